@@ -1,0 +1,45 @@
+"""What all measurements share: order statistics, the machine, and the report file."""
+
+import json
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+
+import bitgear
+from bitgear.files import write_atomically
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def summary(samples_ms: Sequence[float]) -> dict[str, float]:
+    """Return median, quartiles, 99th percentile and count of durations in milliseconds."""
+    p25, p50, p75, p99 = (float(v) for v in np.percentile(np.asarray(samples_ms), [25, 50, 75, 99]))
+    return {"p50_ms": p50, "p25_ms": p25, "p75_ms": p75, "p99_ms": p99, "count": len(samples_ms)}
+
+
+def machine() -> dict[str, str]:
+    """Return the processor's name and the versions that matter."""
+    cpu = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        lines = (line for line in info.read_text().splitlines() if line.startswith("model name"))
+        cpu = next(lines, cpu).split(":")[-1].strip()
+    return {
+        "cpu": cpu,
+        "python": platform.python_version(),
+        "bitgear": bitgear.__version__,
+        "onnxruntime": onnxruntime.__version__,
+    }
+
+
+def write_report(name: str, report: dict[str, Any]) -> Path:
+    """Write ``results/NAME.json`` with the machine added; return its path."""
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}.json"
+    content = json.dumps({"machine": machine(), **report}, indent=2) + "\n"
+    write_atomically(path, content.encode())
+    return path

@@ -1,0 +1,108 @@
+"""What HTTP adds to the engine: one connection, keep-alive, raw PNG of the input size; and where the time goes.
+
+    python -m benchmarks.overhead [--requests 3000]
+
+Starts a server of its own. "round trip" is measured by the client around the whole exchange; the phases are the
+server's own, from the answer. Overhead is the median of (round trip - infer) over single requests, widths in turn.
+"""
+
+import argparse
+import http.client
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from benchmarks.measure import summary, write_report
+from bitgear.checkpoint import read_master
+from bitgear.models import find_master
+
+PHASES = ("queue", "decode", "switch", "infer", "post", "total")
+
+
+def main() -> None:
+    """Run the measurement and print a table."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--model", default="resnet20-cifar10")
+    parser.add_argument("--requests", type=int, default=3000)
+    arguments = parser.parse_args()
+    master = read_master(find_master(arguments.model))
+    body = _png(master.input.width_px, master.input.height_px)
+    port = 18123
+    environment = {**os.environ, "BITGEAR_LOG_LEVEL": "warning"}
+    command = [sys.executable, "-m", "bitgear.cli", "serve", "--port", str(port)]
+    server = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
+    try:
+        connection = _connect(port)
+        samples: dict[int, list[dict[str, float]]] = {bits: [] for bits in master.widths}
+        for i in range(arguments.requests + 20 * len(master.widths)):
+            bits = master.widths[i % len(master.widths)]
+            row = _request(connection, f"/v1/models/{master.name}/classify", body, bits)
+            if i >= 20 * len(master.widths):  # the first ones derive and warm
+                samples[bits].append(row)
+    finally:
+        server.terminate()
+        server.wait(30)
+
+    rows: dict[str, Any] = {}
+    print("bits   round trip    infer   overhead   decode    queue     post    top-1")
+    for bits, measured in samples.items():
+        phases = {phase: summary([row[phase] for row in measured]) for phase in PHASES}
+        overhead = summary([row["round_trip"] - row["infer"] for row in measured])
+        round_trip = summary([row["round_trip"] for row in measured])
+        top1 = master.accuracy[bits]["top1"]
+        rows[str(bits)] = {"round_trip": round_trip, "overhead": overhead, "phases": phases, "top1": top1}
+        print(
+            f"   {bits}  {round_trip['p50_ms']:7.2f} ms  {phases['infer']['p50_ms']:7.2f}  {overhead['p50_ms']:9.2f} "
+            f"{phases['decode']['p50_ms']:8.2f} {phases['queue']['p50_ms']:8.2f} "
+            f"{phases['post']['p50_ms']:8.2f}  {top1:7.2%}"
+        )
+    report = {"model": master.name, "connections": 1, "image": "PNG of the input size", "precisions": rows}
+    print(f"wrote {write_report('overhead', report)}")
+
+
+def _png(width_px: int, height_px: int) -> bytes:
+    pixels = np.random.default_rng(0).integers(0, 256, (height_px, width_px, 3)).astype(np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _connect(port: int) -> http.client.HTTPConnection:
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        try:
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+            connection.request("GET", "/v2/health/ready")
+            response = connection.getresponse()
+            response.read()
+            if response.status == 200:
+                return connection
+        except OSError:
+            time.sleep(0.05)
+    raise SystemExit("the server did not become ready within 30 s")
+
+
+def _request(connection: http.client.HTTPConnection, path: str, body: bytes, bits: int) -> dict[str, float]:
+    started = time.perf_counter()
+    connection.request("POST", path, body, {"Content-Type": "image/png", "Precision": str(bits)})
+    response = connection.getresponse()
+    content = response.read()
+    round_trip_ms = 1e3 * (time.perf_counter() - started)
+    if response.status != 200:
+        raise SystemExit(f"status {response.status}: {re.sub(rb'[^ -~]', b'?', content[:300]).decode()}")
+    answer = json.loads(content)
+    if answer["precision"]["served"] != bits:
+        raise SystemExit(f"asked {bits} bits, served {answer['precision']['served']}")
+    return {"round_trip": round_trip_ms, **{phase: answer["timing_ms"][phase] for phase in PHASES}}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,120 @@
+"""Write the measured numbers into the documents, between ``<!-- begin NAME -->`` and ``<!-- end NAME -->``.
+
+    python -m benchmarks.publish          # writes
+    python -m benchmarks.publish --check  # exits 1 if a document differs from the reports
+
+No number in a document is typed by hand.
+"""
+
+import argparse
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from benchmarks.measure import RESULTS
+from bitgear.checkpoint import read_master
+from bitgear.files import write_atomically
+from bitgear.models import find_master
+
+ROOT = Path(__file__).parent.parent
+DOCUMENTS = ("README.md", "docs/training.md", "docs/performance.md")
+MODEL = "resnet20-cifar10"
+
+
+def blocks() -> dict[str, str]:
+    """Return every generated block by name."""
+    return {
+        "accuracy": _accuracy(_report("evaluate")),
+        "overhead": _overhead(_report("overhead")),
+        "switching": _switching(_report("switching")),
+        "provenance": _provenance(),
+    }
+
+
+def _report(name: str) -> dict[str, Any]:
+    report: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+    return report
+
+
+def _accuracy(report: dict[str, Any]) -> str:
+    path = find_master(MODEL)
+    fp32 = read_master(path).provenance["fp32_top1"]
+    widths = report["precisions"]
+    images = next(iter(widths.values()))["images"]
+    return "\n".join(
+        [
+            f"| {report['model']} | FP32 start | " + " | ".join(f"{bits} bit" for bits in widths) + " |",
+            "|---|---|" + "---|" * len(widths),
+            f"| top-1, {images:,} test images | {100 * fp32:.2f} | "
+            + " | ".join(f"**{100 * row['top1']:.2f}**" for row in widths.values())
+            + " |",
+            "",
+            f"One file of {path.stat().st_size:,} bytes serves all of them.",
+        ]
+    )
+
+
+def _overhead(report: dict[str, Any]) -> str:
+    lines = [f"{report['machine']['cpu']}, one connection, {report['image']}; medians in ms.", ""]
+    lines += ["| bits | round trip | engine | everything else | of it decode | top-1 |", "|---|---|---|---|---|---|"]
+    for bits, row in report["precisions"].items():
+        lines.append(
+            f"| {bits} | {row['round_trip']['p50_ms']:.2f} | {row['phases']['infer']['p50_ms']:.2f} | "
+            f"{row['overhead']['p50_ms']:.2f} | {row['phases']['decode']['p50_ms']:.2f} | {100 * row['top1']:.2f} % |"
+        )
+    return "\n".join(lines)
+
+
+def _switching(report: dict[str, Any]) -> str:
+    lines = [f"{report['machine']['cpu']}, engine {report['engine']}; medians (quartiles) in ms.", ""]
+    lines += ["| bits | derive from the master | load an ONNX file | ratio | top-1 |", "|---|---|---|---|---|"]
+    for bits, row in report["precisions"].items():
+        cells = [
+            f"{row[which]['p50_ms']:.1f} ({row[which]['p25_ms']:.1f}-{row[which]['p75_ms']:.1f})"
+            for which in ("derive", "onnx_file")
+        ]
+        lines.append(
+            f"| {bits} | {cells[0]} | {cells[1]} | {row['ratio_of_medians']:.2f} | {100 * row['top1']:.2f} % |"
+        )
+    return "\n".join(lines)
+
+
+def _provenance() -> str:
+    p = read_master(find_master(MODEL)).provenance
+    train = p["recipe"]["train"]
+    return (
+        f"{train['epochs']} epochs over widths {', '.join(map(str, train['widths']))}, batch {train['batch_size']}, "
+        f"Adam at {train['lr']}, ALRS `{train['alrs']}`, seed {p['seed']}; {p['data']}; "
+        f"{p['training_seconds'] / 60:.0f} minutes on `{train['device']}`. "
+        f"FP32 start {100 * p['fp32_top1']:.2f} %, teacher {100 * p['teacher_top1']:.2f} %."
+    )
+
+
+def main() -> None:
+    """Write or check the documents."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--check", action="store_true")
+    check = parser.parse_args().check
+    stale = []
+    known = blocks()
+    for name in DOCUMENTS:
+        path = ROOT / name
+        text = path.read_text(encoding="utf-8")
+        wanted = re.sub(
+            r"(<!-- begin (\w+) -->\n).*?(<!-- end \2 -->)",
+            lambda found: f"{found[1]}{known[found[2]]}\n{found[3]}",
+            text,
+            flags=re.DOTALL,
+        )
+        if wanted != text:
+            stale.append(name)
+            if not check:
+                write_atomically(path, wanted.encode())
+    if check and stale:
+        raise SystemExit(f"{', '.join(stale)}: numbers differ from the reports; run python -m benchmarks.publish")
+    print("documents agree with the reports" if not stale else f"wrote {', '.join(stale)}")
+
+
+if __name__ == "__main__":
+    main()

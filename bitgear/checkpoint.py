@@ -1,0 +1,372 @@
+"""The master checkpoint: one safetensors file that holds everything a model needs at every width.
+
+``docs/format.md`` defines the file. Reading validates everything before any tensor is allocated, then maps the file:
+the weights exist once, in the page cache. Writing goes to a temporary sibling that replaces the target at the end.
+"""
+
+import json
+import math
+import mmap
+import os
+import struct
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import save
+
+from bitgear.bits import MASTER_BITS, WIDTHS
+from bitgear.errors import (
+    CheckpointError,
+    CheckpointNotFound,
+    CheckpointTruncated,
+    GraphError,
+    HeaderInvalid,
+    HeaderTooLarge,
+    MetadataInvalid,
+    NotAMaster,
+    PrecisionMissing,
+    TensorDtype,
+    TensorMissing,
+    TensorShape,
+    TensorUnexpected,
+    ValueInvalid,
+    VersionUnsupported,
+)
+from bitgear.files import write_atomically
+from bitgear.graph import IMAGE, Conv, Graph, Linear, Pool
+from bitgear.inputs import InputRecord
+
+FORMAT = "bitgear-master"
+VERSION = 1
+MAX_HEADER_BYTES = 16 * 1024 * 1024
+
+_DTYPES: Mapping[str, np.dtype[Any]] = {
+    "I8": np.dtype(np.int8),
+    "F16": np.dtype("<f2"),
+    "F32": np.dtype("<f4"),
+}
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """What the graph prescribes for one tensor: safetensors dtype, shape, and whether its values must be positive.
+
+    ``per_width``: the first axis has a row for each width. A ``shape`` of (-1,) stands for one scale or one a channel.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+    positive: bool = False
+    per_width: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Master:
+    """A model as stored: int8 weights, scales, batch-norm parameters per width, and what is known about it.
+
+    ``tensors`` are read-only arrays by name (see docs/format.md). ``accuracy`` maps a width to metrics such as
+    ``{"top1": 0.92, "images": 10000}``. Two masters are the same only if they are the same object.
+    """
+
+    name: str
+    task: str
+    graph: Graph
+    input: InputRecord
+    labels: tuple[str, ...]
+    widths: tuple[int, ...]
+    tensors: Mapping[str, NDArray[Any]]
+    accuracy: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def row(self, bits: int) -> int:
+        """Return the row of a width in per-width tensors."""
+        return self.widths.index(bits)
+
+    @property
+    def parameter_count(self) -> int:
+        """Number of weights, biases, and one gain and bias for each batch-norm channel."""
+        count = 0
+        for node in self.graph.nodes:
+            if isinstance(node, Conv):
+                count += self.tensors[f"{node.name}.weight"].size + 2 * node.channels
+            elif isinstance(node, Linear):
+                count += self.tensors[f"{node.name}.weight"].size + node.channels
+        return count
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors."""
+        return sum(tensor.nbytes for tensor in self.tensors.values())
+
+
+def tensor_specs(graph: Graph, record: InputRecord, width_count: int) -> dict[str, TensorSpec]:
+    """Return the tensors that a master of this graph holds, by name; raise :class:`GraphError` on impossible shapes."""
+    shapes = graph.shapes((3, record.height_px, record.width_px))
+    specs: dict[str, TensorSpec] = {}
+    per_width = TensorSpec("F32", (width_count,), positive=True, per_width=True)
+    for node in graph.nodes:
+        if isinstance(node, Conv | Pool | Linear) and node.input != IMAGE:
+            specs[f"{node.name}.act_scale"] = per_width
+        if isinstance(node, Conv):
+            specs[f"{node.name}.weight"] = TensorSpec(
+                "I8", (node.channels, shapes[node.input][0], node.kernel, node.kernel)
+            )
+            specs[f"{node.name}.weight_scale"] = TensorSpec("F32", (-1,), positive=True)
+            for part in ("gain", "bias"):
+                specs[f"{node.name}.{part}"] = TensorSpec("F16", (width_count, node.channels), per_width=True)
+            if node.residual is not None:
+                specs[f"{node.name}.residual_scale"] = per_width
+        elif isinstance(node, Linear):
+            specs[f"{node.name}.weight"] = TensorSpec("I8", (node.channels, shapes[node.input][0]))
+            specs[f"{node.name}.weight_scale"] = TensorSpec("F32", (-1,), positive=True)
+            specs[f"{node.name}.bias"] = TensorSpec("F32", (node.channels,))
+    return specs
+
+
+def read_master(path: str | os.PathLike[str]) -> Master:
+    """Return the master in a file, validated in full, its tensors mapped from the file.
+
+    Raises a subclass of :class:`~bitgear.errors.CheckpointError` or :class:`~bitgear.errors.GraphError` for whatever
+    is wrong; the message begins with the path.
+    """
+    path = Path(path)
+    try:
+        return _read(path)
+    except (CheckpointError, GraphError) as error:
+        raise type(error)(f"{path}: {error}") from error
+
+
+def _read(path: Path) -> Master:
+    try:
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            header = _read_header(file.read(8), file, size)
+            metadata, entries = _split_header(header)
+            data_start = 8 + int(header["__length__"])
+            master, specs = _describe(metadata)
+            _check_entries(entries, specs, len(master["widths"]), size - data_start)
+            view = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    except OSError as error:
+        raise CheckpointNotFound(
+            f"cannot be opened: {error.strerror}; give the path of a .safetensors master"
+        ) from error
+    tensors: dict[str, NDArray[Any]] = {}
+    for name, entry in entries.items():
+        begin, end = entry["data_offsets"]
+        flat = np.frombuffer(view[data_start + begin : data_start + end], _DTYPES[entry["dtype"]])
+        tensors[name] = flat.reshape(entry["shape"])
+    _check_values(tensors, specs)
+    return Master(tensors=tensors, **master)
+
+
+def _read_header(prefix: bytes, file: Any, size: int) -> dict[str, Any]:
+    if len(prefix) < 8:
+        raise CheckpointTruncated(f"has {size} bytes; a safetensors file begins with 8 bytes of header length")
+    (length,) = struct.unpack("<Q", prefix)
+    if length > MAX_HEADER_BYTES:
+        raise HeaderTooLarge(f"declares a header of {length} bytes; the limit is {MAX_HEADER_BYTES}")
+    if 8 + length > size:
+        raise CheckpointTruncated(f"ends after {size} bytes inside the header, which needs {8 + length}")
+    try:
+        header = json.loads(file.read(length), object_pairs_hook=_no_duplicates)
+    except (UnicodeDecodeError, ValueError, RecursionError) as error:
+        raise HeaderInvalid(f"the header is not JSON: {error}") from error
+    if not isinstance(header, dict) or "__length__" in header:
+        raise HeaderInvalid("the header is not an object of tensors")
+    header["__length__"] = length
+    return header
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        raise ValueError("a key occurs twice")
+    return result
+
+
+def _split_header(header: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, dict[str, Any]]]:
+    metadata = header.get("__metadata__")
+    if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
+        raise NotAMaster("is a safetensors file, but its metadata do not say that it is a bitgear master")
+    if not all(isinstance(value, str) for value in metadata.values()):
+        raise HeaderInvalid("a metadata value is not a string")
+    entries = {name: value for name, value in header.items() if name not in ("__metadata__", "__length__")}
+    for name, entry in entries.items():
+        valid = (
+            isinstance(entry, dict)
+            and isinstance(entry.get("dtype"), str)
+            and _whole_numbers(entry.get("shape"))
+            and _whole_numbers(entry.get("data_offsets"))
+            and len(entry["data_offsets"]) == 2
+        )
+        if not valid:
+            raise HeaderInvalid(f"the entry of tensor {name!r} lacks a dtype, a shape or two offsets")
+    return metadata, entries
+
+
+def _whole_numbers(value: Any) -> bool:
+    return isinstance(value, list) and all(type(n) is int and 0 <= n < 1 << 48 for n in value)
+
+
+def _describe(metadata: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, TensorSpec]]:
+    version = metadata.get("version", "")
+    if not (version.isascii() and version.isdecimal() and len(version) <= 9):
+        raise MetadataInvalid(f"metadata entry 'version' is {version[:40]!r}; expected a whole number")
+    if int(version) > VERSION:
+        raise VersionUnsupported(f"has format version {version}; this bitgear reads up to {VERSION}; upgrade bitgear")
+    name = metadata.get("name", "")
+    if not is_model_name(name):
+        raise MetadataInvalid(f"metadata entry 'name' is {name[:40]!r}; expected 1 to 64 of a-z 0-9 . _ -")
+    if metadata.get("task") != "classify":
+        raise MetadataInvalid(f"metadata entry 'task' is {metadata.get('task')!r}; this version knows 'classify'")
+    graph = Graph.from_json(_json(metadata, "graph"))
+    try:
+        record = InputRecord.from_json(_json(metadata, "input"))
+    except ValueError as error:
+        raise MetadataInvalid(f"metadata entry 'input': {error}") from error
+    labels = _json(metadata, "labels")
+    output = graph.shapes((3, record.height_px, record.width_px))[graph.nodes[-1].name]
+    if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels) or (len(labels),) != output:
+        raise MetadataInvalid(
+            f"metadata entry 'labels' must be a list of strings, one for each output of shape {output}"
+        )
+    widths = _json(metadata, "widths")
+    if not isinstance(widths, list) or any(width not in WIDTHS or type(width) is not int for width in widths):
+        raise MetadataInvalid("metadata entry 'widths' must be a list of numbers from 2 to 8")
+    if MASTER_BITS not in widths or widths != sorted(set(widths), reverse=True):
+        raise PrecisionMissing(
+            f"metadata entry 'widths' is {widths}; expected 8 and lower widths once each, highest first"
+        )
+    described = {
+        "name": name,
+        "task": "classify",
+        "graph": graph,
+        "input": record,
+        "labels": tuple(labels),
+        "widths": tuple(widths),
+        "accuracy": _accuracy(_json(metadata, "accuracy"), widths),
+        "provenance": _object(_json(metadata, "provenance"), "provenance"),
+    }
+    return described, tensor_specs(graph, record, len(widths))
+
+
+def _json(metadata: Mapping[str, str], name: str) -> Any:
+    if name not in metadata:
+        raise MetadataInvalid(f"metadata entry {name!r} is missing")
+    try:
+        value = json.loads(metadata[name])
+        # What JSON cannot carry, NaN and halves of surrogate pairs, would fail only when an answer quotes it.
+        json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
+    except (ValueError, RecursionError) as error:
+        raise MetadataInvalid(f"metadata entry {name!r} is not JSON: {error}") from error
+    return value
+
+
+def _object(value: Any, name: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise MetadataInvalid(f"metadata entry {name!r} must be an object")
+    return value
+
+
+def _accuracy(value: Any, widths: list[int]) -> dict[int, dict[str, float]]:
+    table = _object(value, "accuracy")
+    for width, metrics in table.items():
+        numbers = isinstance(metrics, dict) and all(
+            type(number) in (int, float) and abs(number) <= sys.float_info.max for number in metrics.values()
+        )
+        if width not in map(str, widths) or not numbers:
+            raise MetadataInvalid(f"metadata entry 'accuracy' has no finite metrics for an offered width at {width!r}")
+    return {int(width): metrics for width, metrics in table.items()}
+
+
+def _check_entries(
+    entries: Mapping[str, dict[str, Any]], specs: Mapping[str, TensorSpec], width_count: int, data_bytes: int
+) -> None:
+    for name, spec in specs.items():
+        if name not in entries:
+            raise TensorMissing(f"tensor {name!r} is missing")
+        dtype, shape = entries[name]["dtype"], tuple(entries[name]["shape"])
+        if dtype != spec.dtype:
+            raise TensorDtype(f"tensor {name!r} has dtype {dtype}; expected {spec.dtype}")
+        if spec.per_width and len(shape) == len(spec.shape) and shape[1:] == spec.shape[1:] and shape[0] != width_count:
+            raise PrecisionMissing(f"tensor {name!r} has {shape[0]} rows for {width_count} widths")
+        if spec.shape == (-1,):
+            channels = specs[name.removesuffix("_scale")].shape[0]
+            if shape not in ((1,), (channels,)):
+                raise TensorShape(f"tensor {name!r} has shape {shape}; expected (1,) or ({channels},)")
+        elif shape != spec.shape:
+            raise TensorShape(f"tensor {name!r} has shape {shape}; expected {spec.shape}")
+    for name in entries:
+        if name not in specs:
+            raise TensorUnexpected(f"tensor {name[:80]!r} is not used by the graph")
+    position = 0
+    for name, entry in sorted(entries.items(), key=lambda item: item[1]["data_offsets"]):
+        begin, end = entry["data_offsets"]
+        size = math.prod(entry["shape"]) * _DTYPES[entry["dtype"]].itemsize
+        if begin != position or end - begin != size:
+            raise HeaderInvalid(f"tensor {name!r} lies at {begin}..{end}; expected {position}..{position + size}")
+        position = end
+    if position > data_bytes:
+        raise CheckpointTruncated(f"holds {data_bytes} bytes of tensors; the header declares {position}")
+    if position < data_bytes:
+        raise HeaderInvalid(f"{data_bytes - position} bytes follow the last tensor")
+
+
+def _check_values(tensors: Mapping[str, NDArray[Any]], specs: Mapping[str, TensorSpec]) -> None:
+    for name, spec in specs.items():
+        if spec.dtype == "I8":
+            continue
+        if not np.isfinite(tensors[name]).all():
+            raise ValueInvalid(f"tensor {name!r} holds a NaN or an infinite value")
+        if spec.positive and not (tensors[name] > 0).all():
+            raise ValueInvalid(f"tensor {name!r} holds a scale that is not positive")
+
+
+def is_model_name(name: str) -> bool:
+    """Return whether ``name`` is 1 to 64 of a-z, 0-9, dot, underscore, hyphen, first a letter or digit, no two dots."""
+    allowed = frozenset("abcdefghijklmnopqrstuvwxyz0123456789._-")
+    return 1 <= len(name) <= 64 and set(name) <= allowed and name[0] not in "._-" and ".." not in name
+
+
+def write_master(master: Master, path: str | os.PathLike[str]) -> None:
+    """Write a master: the same master gives the same bytes. The file appears complete or not at all.
+
+    Raises :class:`~bitgear.errors.CheckpointError` or :class:`~bitgear.errors.GraphError` if what would be written
+    could not be read back; nothing is left behind then.
+    """
+    path = Path(path)
+    metadata = {
+        "format": FORMAT,
+        "version": str(VERSION),
+        "name": master.name,
+        "task": master.task,
+        "graph": _dump(master.graph.to_json()),
+        "input": _dump(master.input.to_json()),
+        "labels": _dump(list(master.labels)),
+        "widths": _dump(list(master.widths)),
+        "accuracy": _dump({str(width): dict(metrics) for width, metrics in master.accuracy.items()}),
+        "provenance": _dump(dict(master.provenance)),
+    }
+    tensors = {name: np.ascontiguousarray(master.tensors[name]) for name in sorted(master.tensors)}
+    content = _sorted_header(save(tensors, metadata))
+    write_atomically(path, content, check=read_master)
+
+
+def _dump(value: Any) -> str:
+    try:
+        return json.dumps(value, separators=(",", ":"), sort_keys=True, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise MetadataInvalid(f"the metadata cannot be written as JSON: {error}") from error
+
+
+def _sorted_header(content: bytes) -> bytes:
+    """Return a safetensors file with the keys of its header sorted: the library orders metadata by a random hash."""
+    (length,) = struct.unpack("<Q", content[:8])
+    header = _dump(json.loads(content[8 : 8 + length])).encode()
+    header += b" " * (-len(header) % 8)  # tensors stay aligned to 8 bytes
+    return struct.pack("<Q", len(header)) + header + content[8 + length :]

@@ -1,0 +1,226 @@
+"""The command ``bitgear``. Each verb imports what it needs, so that none waits for the others' libraries."""
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, Literal, NoReturn
+
+import typer
+
+from bitgear import __version__
+from bitgear.errors import BitgearError, EngineUnavailable, PrecisionNotOffered
+
+app = typer.Typer(
+    help="One INT8 master checkpoint, served at any width from 8 to 2 bits.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+DEFAULT_MODEL = "resnet20-cifar10"
+ModelArgument = Annotated[str, typer.Argument(help="A shipped master's name or the path of a master.", metavar="MODEL")]
+ModelOption = Annotated[str, typer.Option(help="A shipped master's name or the path of a master.")]
+EngineOption = Annotated[str, typer.Option(help="onnxruntime or reference.")]
+ThreadsOption = Annotated[int, typer.Option(min=1, help="Threads of the engine for one call.")]
+JsonOption = Annotated[Path | None, typer.Option("--json", help="Write the results to this file.")]
+
+
+def main() -> NoReturn:
+    """Run the command line; errors raised on purpose become one line on stderr and exit status 1."""
+    try:
+        app()
+    except BitgearError as error:
+        typer.echo(f"error: {error} [{error.code}]", err=True)
+        sys.exit(1)
+    sys.exit(0)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"bitgear {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def serve(
+    model: Annotated[
+        list[str] | None, typer.Option(help="Master to serve: a path. Repeatable. Default: the shipped ones.")
+    ] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on. Default 127.0.0.1.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port; 0 takes a free one. Default 8000.")] = None,
+    profile: Annotated[str | None, typer.Option(help="Device profile: default, edge-small, edge, cloud-cpu.")] = None,
+    engine: Annotated[str | None, typer.Option(help="onnxruntime or reference.")] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="TOML file of settings; environment and options override it.")
+    ] = None,
+) -> None:
+    """Serve masters over HTTP. Every setting is also an environment variable, BITGEAR_HOST and so on."""
+    from server.main import run
+    from server.settings import load_settings
+
+    given = {
+        "models": [str(find_path(name)) for name in model] if model else None,
+        "host": host,
+        "port": port,
+        "profile": profile,
+        "engine": engine,
+    }
+    raise typer.Exit(run(load_settings(config=config, **given)))
+
+
+def find_path(name: str) -> Path:
+    """Return the master's path, or a folder of masters as it is."""
+    from bitgear.models import find_master
+
+    return Path(name) if Path(name).is_dir() else find_master(name)
+
+
+@app.command()
+def predict(
+    image: Annotated[Path, typer.Argument(help="A JPEG, PNG or WebP file.", exists=True, dir_okay=False)],
+    precision: Annotated[str, typer.Option(help="Width from 2 to 8; with --url also auto.")] = "8",
+    model: ModelOption = DEFAULT_MODEL,
+    top_k: Annotated[int, typer.Option(min=1, help="How many classes to show.")] = 3,
+    url: Annotated[str | None, typer.Option(help="Ask the server at this address instead of running here.")] = None,
+    engine: EngineOption = "onnxruntime",
+) -> None:
+    """Classify an image, here or on a server."""
+    if url is not None:
+        _predict_remotely(image, precision, model, top_k, url)
+        return
+    from bitgear.bits import parse_bits
+    from bitgear.checkpoint import read_master
+    from bitgear.engines import create_engine
+    from bitgear.models import find_master
+    from bitgear.tasks.classify import predictions, preprocess
+    from bitgear.tasks.pictures import decode_picture
+
+    master = read_master(find_master(model))
+    picture = decode_picture(image.read_bytes())
+    derived = create_engine(engine).derive(master, parse_bits(precision))
+    logits = derived.run(preprocess(picture, master.input))
+    typer.echo(f"{image.name}  {picture.width_px}x{picture.height_px}  {master.name} at {derived.bits} bits")
+    for prediction in predictions(logits[0], master.labels, top_k):
+        typer.echo(f"{prediction.confidence:7.2%}  {prediction.class_name}")
+
+
+def _predict_remotely(image: Path, precision: str, model: str, top_k: int, url: str) -> None:
+    try:
+        from bitgear_client import BitgearClientError, Client
+    except ImportError as error:
+        raise EngineUnavailable(f"--url needs the client: install bitgear-client ({error})") from error
+    from bitgear.bits import parse_bits
+
+    wish: int | Literal["auto"] = "auto" if precision == "auto" else parse_bits(precision)
+    try:
+        with Client(url) as client:
+            answer = client.classify(image, model=model, precision=wish, top_k=top_k)
+    except BitgearClientError as error:
+        raise BitgearError(str(error)) from error
+    served = answer.precision
+    typer.echo(
+        f"{image.name}  {answer.image_width_px}x{answer.image_height_px}  {answer.model} at {served.served} bits "
+        f"({served.source}: {served.reason}), {answer.timing.total_ms:.1f} ms"
+    )
+    for prediction in answer.predictions:
+        typer.echo(f"{prediction.confidence:7.2%}  {prediction.class_name}")
+
+
+@app.command()
+def evaluate(
+    model: ModelArgument,
+    data: Annotated[Path, typer.Option(help="Folder of the data set; its test split is used.")],
+    precision: Annotated[str, typer.Option(help="Widths, comma-separated.")] = "8,7,6,5,4,3,2",
+    json_file: JsonOption = None,
+    engine: EngineOption = "onnxruntime",
+    threads: ThreadsOption = 2,
+    limit: Annotated[int | None, typer.Option(min=1, help="Use only this many images.")] = None,
+) -> None:
+    """Measure accuracy per width through the engine that serves."""
+    from tqdm import tqdm
+
+    from bitgear.bits import parse_widths
+    from bitgear.checkpoint import read_master
+    from bitgear.engines import create_engine
+    from bitgear.evaluate import evaluate_classifier
+    from bitgear.files import write_atomically
+    from bitgear.models import find_master
+    from bitgear.tasks.datasets import read_labelled_images, subset
+
+    widths = parse_widths(precision)
+    master = read_master(find_master(model))
+    for bits in widths:
+        if bits not in master.widths:
+            raise PrecisionNotOffered(bits, master.widths, master.name)
+    images = read_labelled_images(data, "test", master.input.height_px)
+    if limit is not None:
+        images = subset(images, range(min(limit, len(images.labels))))
+    with tqdm(total=len(widths) * len(images.labels), unit="image", leave=False) as bar:
+        results = evaluate_classifier(master, create_engine(engine, threads), images, widths, bar.update)
+    typer.echo("bits   top-1    images/s")
+    for bits, row in results.items():
+        typer.echo(f"   {bits}   {row['top1']:7.2%}  {row['images'] / row['seconds']:8.0f}")
+    if json_file is not None:
+        report = {
+            "model": master.name,
+            "engine": engine,
+            "threads": threads,
+            "split": "test",
+            "precisions": {str(bits): row for bits, row in results.items()},
+        }
+        write_atomically(json_file, (json.dumps(report, indent=2) + "\n").encode())
+
+
+@app.command()
+def inspect(
+    file: ModelArgument,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show what a master holds."""
+    from bitgear.checkpoint import read_master
+    from bitgear.describe import as_text, describe
+    from bitgear.models import find_master
+
+    path = Path(file)
+    path = path if path.exists() else find_master(file)
+    description: dict[str, Any] = describe(read_master(path), path.stat().st_size)
+    typer.echo(json.dumps(description, indent=2) if as_json else as_text(description))
+
+
+@contextmanager
+def _needs_torch() -> Iterator[None]:
+    try:
+        yield
+    except ImportError as error:
+        raise EngineUnavailable(f"training needs the extra 'train': pip install 'bitgear[train]' ({error})") from error
+
+
+@app.command()
+def train(
+    config: Annotated[Path, typer.Argument(help="TOML file of the run, or the name of a shipped configuration.")],
+    data: Annotated[Path, typer.Option(help="Folder of the data set.")],
+    out: Annotated[Path, typer.Option(help="Folder of the run; a run found there is resumed.")],
+    weights: Annotated[Path | None, typer.Option(help="FP32 weights to start from (safetensors).")] = None,
+    teacher: Annotated[Path | None, typer.Option(help="FP32 weights of a teacher (safetensors).")] = None,
+) -> None:
+    """Train, calibrate, export and report: from FP32 weights to a master. Starts under torchrun too."""
+    with _needs_torch():
+        from trainer.pipeline import shipped_config, train_master
+    train_master(
+        config if config.is_file() else shipped_config(config.name), data, out, weights=weights, teacher=teacher
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+"""A master in words and numbers, for people and for scripts."""
+
+from typing import Any
+
+import numpy as np
+
+from bitgear.bits import MASTER_BITS
+from bitgear.checkpoint import Master
+from bitgear.graph import Conv, Linear
+from bitgear.packing import packed_size_bytes
+from bitgear.rounding import derive
+
+
+def describe(master: Master, file_bytes: int) -> dict[str, Any]:
+    """Return what there is to know about a master as a JSON-ready object. Sizes in bytes, accuracy in 0..1."""
+    count = master.parameter_count
+    weights = sum(t.size for name, t in master.tensors.items() if name.endswith(".weight"))
+    return {
+        "name": master.name,
+        "task": master.task,
+        "input": {"height": master.input.height_px, "width": master.input.width_px},
+        "labels": list(master.labels),
+        "parameters": count,
+        "file_bytes": file_bytes,
+        "file_bytes_per_parameter": file_bytes / count,
+        "precisions": {
+            str(bits): {
+                **master.accuracy.get(bits, {}),
+                "packed_weight_bytes": packed_size_bytes(weights, bits),
+            }
+            for bits in master.widths
+        },
+        "layers": [_layer(master, node) for node in master.graph.nodes if isinstance(node, Conv | Linear)],
+        "provenance": dict(master.provenance),
+    }
+
+
+def _layer(master: Master, node: Conv | Linear) -> dict[str, Any]:
+    weight = master.tensors[f"{node.name}.weight"]
+    pinned = MASTER_BITS if isinstance(node, Linear) else node.bits
+    return {
+        "name": node.name,
+        "op": node.op,
+        "weight_shape": list(weight.shape),
+        "pinned_bits": pinned,
+        "mean_scale": float(master.tensors[f"{node.name}.weight_scale"].mean()),
+        "codes_2bit": None if pinned else code_shares(derive(weight, 2), 2),
+    }
+
+
+def code_shares(codes: np.ndarray[Any, np.dtype[np.int8]], bits: int) -> list[float]:
+    """Return how often each code of a width occurs, as shares of 1, from the lowest code to the highest."""
+    counts = np.bincount(codes.reshape(-1).astype(np.int64) + (1 << (bits - 1)), minlength=1 << bits)
+    return [float(share) for share in counts / codes.size]
+
+
+def as_text(description: dict[str, Any]) -> str:
+    """Return the description as a page for a terminal."""
+    d = description
+    lines = [
+        f"{d['name']}  ({d['task']}, {len(d['labels'])} classes, input {d['input']['width']}x{d['input']['height']})",
+        f"{d['parameters']:,} parameters in {d['file_bytes']:,} bytes, {d['file_bytes_per_parameter']:.3f} a parameter",
+        "",
+        "bits   top-1    images   packed weights",
+    ]
+    for bits, row in d["precisions"].items():
+        top1 = f"{100 * row['top1']:.2f} %" if "top1" in row else "unknown"
+        images = f"{int(row['images']):,}" if "images" in row else ""
+        lines.append(f"   {bits}   {top1:>7}  {images:>7}   {row['packed_weight_bytes']:>9,} bytes")
+    lines += ["", f"{'layer':<20} {'weight':<16} {'bits':<8} {'scale':<10} 2-bit codes -2 / -1 / 0 / 1"]
+    for layer in d["layers"]:
+        shape = "x".join(map(str, layer["weight_shape"]))
+        bits = str(layer["pinned_bits"] or "asked")
+        shares = " / ".join(f"{100 * s:.0f}" for s in layer["codes_2bit"]) + " %" if layer["codes_2bit"] else ""
+        lines.append(f"{layer['name']:<20} {shape:<16} {bits:<8} {layer['mean_scale']:<10.3g} {shares}".rstrip())
+    if d["provenance"]:
+        lines += ["", "provenance"]
+        lines += [f"  {name}: {_short(value)}" for name, value in d["provenance"].items()]
+    return "\n".join(lines)
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{k}={v}" for k, v in value.items())
+    return str(value)

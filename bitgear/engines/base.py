@@ -1,0 +1,38 @@
+"""What an engine is: two small protocols, the seam at which engines are exchanged."""
+
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bitgear.checkpoint import Master
+
+
+class DerivedModel(Protocol):
+    """A master made ready at one width. Immutable: any number of threads may run it at once."""
+
+    @property
+    def bits(self) -> int:
+        """The width."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that this width keeps resident beside the master."""
+
+    def run(self, q_image: NDArray[np.int8]) -> NDArray[np.float32]:
+        """Return the last node's output, float32 (N, classes), of int8 codes (N, 3, H, W), N at least 1.
+
+        A row does not depend on the rest of the batch. Raises :class:`~bitgear.errors.InputError` for another
+        shape or element type.
+        """
+
+
+class Engine(Protocol):
+    """Derives runnable models from masters. Precision is an argument of every derivation, never a mode."""
+
+    @property
+    def name(self) -> str:
+        """The name under which the engine is chosen: ``onnxruntime``, ``reference``."""
+
+    def derive(self, master: Master, bits: int) -> DerivedModel:
+        """Return the master at a width; raise :class:`~bitgear.errors.PrecisionNotOffered` if it has no such width."""

@@ -1,0 +1,92 @@
+"""Derived models, kept while they fit in a budget of bytes."""
+
+import threading
+from collections import OrderedDict
+from concurrent.futures import Future
+from dataclasses import dataclass
+
+from bitgear.checkpoint import Master
+from bitgear.engines.base import DerivedModel, Engine
+
+_Key = tuple[Master, int]
+
+
+@dataclass(frozen=True)
+class CacheStats:
+    """Counts since the cache was made, and what is resident now."""
+
+    hits: int
+    derivations: int
+    evictions: int
+    resident_bytes: int
+
+
+class ModelCache:
+    """Derived models of one engine, least recently used out first.
+
+    A width is derived once however many threads ask for it at the same time; the others wait for that one. Eviction
+    only forgets: a request that holds an evicted model runs it to the end, and the memory goes when it is done.
+    The model asked for last always stays, even if it alone exceeds ``limit_bytes``.
+    """
+
+    def __init__(self, engine: Engine, limit_bytes: int) -> None:
+        self.engine = engine
+        self.limit_bytes = limit_bytes
+        self._lock = threading.Lock()
+        self._models: OrderedDict[_Key, DerivedModel] = OrderedDict()
+        self._deriving: dict[_Key, Future[DerivedModel]] = {}
+        self._hits = self._derivations = self._evictions = 0
+
+    def get(self, master: Master, bits: int) -> DerivedModel:
+        """Return the model, deriving it if it is not resident.
+
+        Raises what :meth:`Engine.derive` raises; a failed derivation is not remembered.
+        """
+        key = (master, bits)
+        with self._lock:
+            model = self._models.get(key)
+            if model is not None:
+                self._models.move_to_end(key)
+                self._hits += 1
+                return model
+            pending = self._deriving.get(key)
+            mine = pending is None
+            if pending is None:
+                pending = self._deriving[key] = Future()
+        if mine:
+            self._derive(key, pending)
+        return pending.result()
+
+    def _derive(self, key: _Key, pending: Future[DerivedModel]) -> None:
+        try:
+            model = self.engine.derive(*key)
+        except BaseException as error:
+            with self._lock:
+                del self._deriving[key]
+            pending.set_exception(error)
+            return
+        with self._lock:
+            del self._deriving[key]
+            self._models[key] = model
+            self._derivations += 1
+            while len(self._models) > 1 and sum(m.nbytes for m in self._models.values()) > self.limit_bytes:
+                self._models.popitem(last=False)
+                self._evictions += 1
+        pending.set_result(model)
+
+    def resident(self, master: Master) -> dict[int, int]:
+        """Return resident bytes by width for one master."""
+        with self._lock:
+            return {bits: model.nbytes for (owner, bits), model in self._models.items() if owner is master}
+
+    def discard(self, master: Master) -> None:
+        """Forget every width of a master; models in use stay alive until their requests end."""
+        with self._lock:
+            for key in [key for key in self._models if key[0] is master]:
+                del self._models[key]
+
+    def stats(self) -> CacheStats:
+        """Return the counts."""
+        with self._lock:
+            resident = sum(model.nbytes for model in self._models.values())
+            return CacheStats(self._hits, self._derivations, self._evictions, resident)

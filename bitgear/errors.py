@@ -1,0 +1,218 @@
+"""Every error that bitgear raises on purpose. Each class has a stable ``code`` that clients and scripts may rely on.
+
+::
+
+    BitgearError
+    ├── PrecisionError            a width that does not exist or is not written as one
+    │   └── PrecisionNotOffered   a width that exists, but not in this master
+    ├── GraphError                a network description that contradicts itself
+    │   └── UnknownNode           a node type this version does not know
+    ├── CheckpointError           a master that cannot be used
+    │   ├── CheckpointNotFound
+    │   ├── CheckpointTruncated   the file ends before its content does
+    │   ├── HeaderTooLarge        the declared header exceeds the limit
+    │   ├── HeaderInvalid         the header is not what safetensors prescribes
+    │   ├── NotAMaster            a safetensors file, but not one of ours
+    │   ├── VersionUnsupported    written by a newer bitgear
+    │   ├── MetadataInvalid       a metadata entry is missing or malformed
+    │   ├── TensorMissing / TensorUnexpected / TensorDtype / TensorShape
+    │   ├── PrecisionMissing      no row of scales and statistics for a declared width
+    │   └── ValueInvalid          NaN, infinite or non-positive where that has no meaning
+    ├── ImageError                bytes that are not a usable picture
+    │   ├── ImageEmpty
+    │   ├── ImageFormatUnsupported
+    │   ├── ImageCorrupt          truncated or damaged
+    │   ├── ImageTooLarge         more pixels than allowed, judged before decoding
+    │   └── ImageAnimated
+    ├── InputError                a tensor of the wrong shape or type
+    ├── ModelNotFound
+    ├── EngineUnavailable         the engine's library is not installed
+    └── DataError                 a data set that cannot be read
+"""
+
+
+class BitgearError(Exception):
+    """Base of all errors raised on purpose. ``str(error)`` says what was given, what was expected and what to do."""
+
+    code = "bitgear"
+
+
+class PrecisionError(BitgearError):
+    """A precision that is not a width from 2 to 8."""
+
+    code = "precision-invalid"
+
+
+class PrecisionNotOffered(PrecisionError):
+    """A valid width that this model does not offer."""
+
+    code = "precision-not-offered"
+
+    def __init__(self, bits: int, offered: tuple[int, ...], model: str) -> None:
+        self.bits = bits
+        self.offered = offered
+        widths = ", ".join(map(str, sorted(offered, reverse=True)))
+        super().__init__(f"model {model!r} does not offer {bits} bits; it offers {widths}")
+
+
+class GraphError(BitgearError):
+    """A network description that contradicts itself."""
+
+    code = "graph-invalid"
+
+
+class UnknownNode(GraphError):
+    """A node type that this version of bitgear does not know."""
+
+    code = "graph-unknown-node"
+
+
+class CheckpointError(BitgearError):
+    """A master checkpoint that cannot be used."""
+
+    code = "checkpoint-invalid"
+
+
+class CheckpointNotFound(CheckpointError):
+    """No readable file at the path given."""
+
+    code = "checkpoint-not-found"
+
+
+class CheckpointTruncated(CheckpointError):
+    """The file ends before the content its header declares."""
+
+    code = "checkpoint-truncated"
+
+
+class HeaderTooLarge(CheckpointError):
+    """The header declares more bytes than a master may have."""
+
+    code = "checkpoint-header-too-large"
+
+
+class HeaderInvalid(CheckpointError):
+    """The header is not the JSON object that safetensors prescribes."""
+
+    code = "checkpoint-header-invalid"
+
+
+class NotAMaster(CheckpointError):
+    """A safetensors file without bitgear's metadata."""
+
+    code = "checkpoint-not-a-master"
+
+
+class VersionUnsupported(CheckpointError):
+    """A master written in a format newer than this version reads."""
+
+    code = "checkpoint-version-unsupported"
+
+
+class MetadataInvalid(CheckpointError):
+    """A metadata entry is missing or malformed."""
+
+    code = "checkpoint-metadata-invalid"
+
+
+class TensorMissing(CheckpointError):
+    """The graph needs a tensor that the file does not hold."""
+
+    code = "checkpoint-tensor-missing"
+
+
+class TensorUnexpected(CheckpointError):
+    """The file holds a tensor that the graph does not use."""
+
+    code = "checkpoint-tensor-unexpected"
+
+
+class TensorDtype(CheckpointError):
+    """A tensor has another element type than the format prescribes."""
+
+    code = "checkpoint-tensor-dtype"
+
+
+class TensorShape(CheckpointError):
+    """A tensor has another shape than the graph prescribes."""
+
+    code = "checkpoint-tensor-shape"
+
+
+class PrecisionMissing(CheckpointError):
+    """A declared width has no row of scales or batch-norm parameters."""
+
+    code = "checkpoint-precision-missing"
+
+
+class ValueInvalid(CheckpointError):
+    """A scale is NaN, infinite or not positive, or a parameter is not finite."""
+
+    code = "checkpoint-value-invalid"
+
+
+class ImageError(BitgearError):
+    """Bytes that are not a usable picture."""
+
+    code = "image-invalid"
+
+
+class ImageEmpty(ImageError):
+    """No bytes at all."""
+
+    code = "image-empty"
+
+
+class ImageFormatUnsupported(ImageError):
+    """Not a JPEG, PNG or WebP image."""
+
+    code = "image-format-unsupported"
+
+
+class ImageCorrupt(ImageError):
+    """A truncated or damaged image."""
+
+    code = "image-corrupt"
+
+
+class ImageTooLarge(ImageError):
+    """More pixels than the limit, judged from the header before decoding."""
+
+    code = "image-too-large"
+
+    def __init__(self, width_px: int, height_px: int, limit_pixels: int) -> None:
+        self.limit_pixels = limit_pixels
+        super().__init__(
+            f"image of {width_px} x {height_px} = {width_px * height_px} pixels exceeds the limit of {limit_pixels}; "
+            "send a smaller image"
+        )
+
+
+class ImageAnimated(ImageError):
+    """An image of several frames."""
+
+    code = "image-animated"
+
+
+class InputError(BitgearError):
+    """A tensor of the wrong shape or element type."""
+
+    code = "input-invalid"
+
+
+class ModelNotFound(BitgearError):
+    """No model of that name."""
+
+    code = "model-not-found"
+
+
+class EngineUnavailable(BitgearError):
+    """The engine's library is not installed or cannot be loaded."""
+
+    code = "engine-unavailable"
+
+
+class DataError(BitgearError):
+    """A data set that cannot be read."""
+
+    code = "data-invalid"

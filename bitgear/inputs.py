@@ -1,0 +1,78 @@
+"""From pixels to the integers the first layer reads."""
+
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+_FLOAT32_RANGE = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
+
+
+@dataclass(frozen=True)
+class InputRecord:
+    """How a picture becomes the value ``image``: size in pixels, RGB ``mean`` and ``std`` of pixels in 0..1, ``scale``.
+
+    The code of pixel value p in channel c is ``clip(rint(((p / 255 - mean[c]) / std[c]) / scale), -128, 127)``,
+    computed once in float64 for the 256 values of each channel; the network's input in real units is ``scale * code``.
+    """
+
+    height_px: int
+    width_px: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    scale: float
+
+    def table(self) -> NDArray[np.int8]:
+        """Return the codes, int8 (3, 256), by channel and pixel value."""
+        pixels = np.arange(256, dtype=np.float64) / 255
+        mean, std = np.asarray(self.mean)[:, None], np.asarray(self.std)[:, None]
+        codes: NDArray[np.int8] = np.clip(np.rint((pixels - mean) / std / self.scale), -128, 127).astype(np.int8)
+        return codes
+
+    def encode(self, pixels: NDArray[np.uint8]) -> NDArray[np.int8]:
+        """Return the codes, int8 (N, 3, H, W), of uint8 RGB pixels (N, H, W, 3)."""
+        table = self.table()
+        return np.stack([table[channel][pixels[..., channel]] for channel in range(3)], axis=1)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the record as a JSON object."""
+        return {
+            "height_px": self.height_px,
+            "width_px": self.width_px,
+            "mean": list(self.mean),
+            "std": list(self.std),
+            "scale": self.scale,
+        }
+
+    @classmethod
+    def from_json(cls, value: Any) -> "InputRecord":
+        """Return the record of a JSON object; raise ``ValueError`` naming what is wrong."""
+        if not isinstance(value, dict) or value.keys() != {"height_px", "width_px", "mean", "std", "scale"}:
+            raise ValueError("expected the keys height_px, width_px, mean, std, scale")
+        for name in ("height_px", "width_px"):
+            if type(value[name]) is not int or not 1 <= value[name] <= 8192:
+                raise ValueError(f"{name} must be a whole number of pixels from 1 to 8192")
+        for name in ("mean", "std"):
+            numbers = value[name]
+            if not isinstance(numbers, list) or len(numbers) != 3 or not all(_finite(n) for n in numbers):
+                raise ValueError(f"{name} must be three finite numbers")
+        if min(value["std"]) <= 0:
+            raise ValueError("std must be positive")
+        if not _finite(value["scale"]) or not _FLOAT32_RANGE[0] <= value["scale"] <= _FLOAT32_RANGE[1]:
+            raise ValueError("scale must be positive and within the range of float32")
+        mean, std = tuple(map(float, value["mean"])), tuple(map(float, value["std"]))
+        return cls(value["height_px"], value["width_px"], mean, std, float(value["scale"]))  # type: ignore[arg-type]
+
+    @classmethod
+    def centred(cls, side_px: int, offset: int) -> "InputRecord":
+        """Return the record of square pictures whose codes are exactly ``pixel - offset``, in real units / 128."""
+        return cls(side_px, side_px, (offset / 255,) * 3, (128 / 255,) * 3, 1 / 128)
+
+
+def _finite(value: Any) -> bool:
+    """Whole numbers beyond the range of a float are not finite either: ``math.isfinite`` alone would overflow."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return abs(value) <= sys.float_info.max

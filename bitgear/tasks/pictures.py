@@ -1,0 +1,81 @@
+"""Encoded image bytes -> RGB pixels, for everything that takes pictures from outside."""
+
+import io
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from bitgear.errors import ImageAnimated, ImageCorrupt, ImageEmpty, ImageFormatUnsupported, ImageTooLarge
+
+FORMATS = ("JPEG", "PNG", "WEBP")
+DEFAULT_LIMIT_PIXELS = 50_000_000
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """``pixels``: uint8 (height, width, 3) RGB, upright (EXIF orientation applied)."""
+
+    pixels: NDArray[np.uint8]
+
+    @property
+    def width_px(self) -> int:
+        """Width in pixels."""
+        return int(self.pixels.shape[1])
+
+    @property
+    def height_px(self) -> int:
+        """Height in pixels."""
+        return int(self.pixels.shape[0])
+
+
+def decode_picture(data: bytes, limit_pixels: int = DEFAULT_LIMIT_PIXELS) -> Picture:
+    """Return the picture in JPEG, PNG or WebP bytes; the format is told from the bytes.
+
+    Grey, palette, 16-bit, CMYK and transparent images become 8-bit RGB: 16-bit values lose their low byte,
+    transparent pixels are laid over black. The pixel limit is held against the header, before anything is decoded.
+
+    Raises :class:`ImageEmpty`, :class:`ImageFormatUnsupported`, :class:`ImageTooLarge`, :class:`ImageAnimated` or
+    :class:`ImageCorrupt`.
+    """
+    if not data:
+        raise ImageEmpty("no image bytes were given; send a JPEG, PNG or WebP file")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow's own size warning; our limit replaces it
+        try:
+            image = Image.open(io.BytesIO(data), formats=FORMATS)
+        except UnidentifiedImageError as error:
+            raise ImageFormatUnsupported(
+                f"the {len(data)} bytes given are not a JPEG, PNG or WebP image; convert the file to one of these"
+            ) from error
+        except Image.DecompressionBombError as error:
+            raise ImageCorrupt("the image declares an absurd number of pixels") from error
+        except Exception as error:  # the codecs raise many types on damaged headers
+            raise ImageCorrupt("the image header is damaged; send the file again") from error
+        with image:
+            width, height = image.size
+            if width * height > limit_pixels:
+                raise ImageTooLarge(width, height, limit_pixels)
+            if getattr(image, "n_frames", 1) != 1:
+                raise ImageAnimated("the image has several frames; send one frame as a still image")
+            try:
+                image.load()
+                upright = ImageOps.exif_transpose(image)
+                return Picture(_to_rgb(upright))
+            except Exception as error:
+                raise ImageCorrupt("the image is truncated or damaged; send the whole file") from error
+
+
+def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:
+    if image.mode == "P":
+        image = image.convert("RGBA" if "transparency" in image.info else "RGB")
+    if image.mode.startswith("I"):  # 16-bit grey: Pillow would clip to 255 instead of scaling
+        grey = (np.asarray(image).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8)
+        return np.repeat(grey[:, :, None], 3, axis=2)
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La"):
+        rgba = image.convert("RGBA")
+        black = Image.new("RGBA", rgba.size, (0, 0, 0, 255))
+        image = Image.alpha_composite(black, rgba)
+    return np.asarray(image.convert("RGB"))

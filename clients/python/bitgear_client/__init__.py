@@ -1,0 +1,87 @@
+"""Python client for bitgear, the inference server that switches precision on demand.
+
+``Client`` and ``AsyncClient`` make the calls; the errors are drawn as a tree in ``bitgear_client.errors``.
+"""
+
+from bitgear_client.client import AsyncClient, Client
+from bitgear_client.errors import (
+    BadParameter,
+    BadRequest,
+    BitgearClientError,
+    BodyTimeout,
+    ConflictingControls,
+    ConnectionFailed,
+    Draining,
+    ImageInputError,
+    InputError,
+    InternalError,
+    MethodNotAllowed,
+    ModelNotFound,
+    NotReady,
+    Overloaded,
+    PathNotFound,
+    PrecisionNotOffered,
+    ProtocolError,
+    ServerProblem,
+    TaskMismatch,
+    Timeout,
+    TooLarge,
+    TransportError,
+    UndecodableImage,
+    UnsupportedMediaType,
+)
+from bitgear_client.images import ImageInput
+from bitgear_client.protocol import PrecisionWish
+from bitgear_client.results import (
+    ClassifyResult,
+    Ladder,
+    Latency,
+    ModelDetails,
+    ModelInfo,
+    Precision,
+    Prediction,
+    Rung,
+    Timing,
+)
+from bitgear_client.version import __version__
+
+__all__ = [
+    "AsyncClient",
+    "BadParameter",
+    "BadRequest",
+    "BitgearClientError",
+    "BodyTimeout",
+    "ClassifyResult",
+    "Client",
+    "ConflictingControls",
+    "ConnectionFailed",
+    "Draining",
+    "ImageInput",
+    "ImageInputError",
+    "InputError",
+    "InternalError",
+    "Ladder",
+    "Latency",
+    "MethodNotAllowed",
+    "ModelDetails",
+    "ModelInfo",
+    "ModelNotFound",
+    "NotReady",
+    "Overloaded",
+    "PathNotFound",
+    "Precision",
+    "PrecisionNotOffered",
+    "PrecisionWish",
+    "Prediction",
+    "ProtocolError",
+    "Rung",
+    "ServerProblem",
+    "TaskMismatch",
+    "Timeout",
+    "Timing",
+    "TooLarge",
+    "TransportError",
+    "UndecodableImage",
+    "UnsupportedMediaType",
+    "__version__",
+]

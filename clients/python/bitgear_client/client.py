@@ -1,0 +1,297 @@
+"""The two clients. They only carry: what to send, how to read it and when to retry is decided in the other modules."""
+
+import asyncio
+import os
+import random
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Self, TypedDict, TypeVar
+
+import httpx
+
+from bitgear_client import protocol
+from bitgear_client.errors import (
+    BitgearClientError,
+    ConnectionFailed,
+    InputError,
+    ProtocolError,
+    Timeout,
+    TransportError,
+)
+from bitgear_client.images import ImageInput, image_bytes
+from bitgear_client.protocol import DEFAULT_MODEL, Answer, Call, PrecisionWish, Request
+from bitgear_client.results import ClassifyResult, Ladder, ModelDetails, ModelInfo
+from bitgear_client.retries import Retries
+from bitgear_client.version import __version__
+
+DEFAULT_BASE_URL = "http://127.0.0.1:8000"
+
+T = TypeVar("T")
+
+_ERRORS: tuple[tuple[type[httpx.RequestError], type[BitgearClientError]], ...] = (  # the first that fits
+    (httpx.TimeoutException, Timeout),
+    (httpx.NetworkError, ConnectionFailed),
+    (httpx.ProxyError, ConnectionFailed),
+    (httpx.RemoteProtocolError, ConnectionFailed),  # closed in the middle of an answer
+    (httpx.TransportError, TransportError),
+    (httpx.RequestError, ProtocolError),  # a content coding that does not decode
+)
+
+
+@contextmanager
+def _own_errors() -> Iterator[None]:
+    try:
+        yield
+    except httpx.RequestError as error:
+        own = next(own for theirs, own in _ERRORS if isinstance(error, theirs))
+        raise own(f"{type(error).__name__}: {error}") from error
+
+
+class _HttpOptions(TypedDict):
+    base_url: httpx.URL
+    timeout: float | None
+    headers: dict[str, str]
+
+
+def _http_options(base_url: str | None, timeout_s: float | None) -> _HttpOptions:
+    given = base_url or os.environ.get("BITGEAR_URL") or DEFAULT_BASE_URL
+    try:
+        url = httpx.URL(given)
+    except httpx.InvalidURL as error:
+        raise InputError(f"base_url {given!r} is not a URL: {error}") from error
+    if url.scheme not in ("http", "https") or not url.host:
+        raise InputError(f"base_url {given!r} must start with http:// or https:// and name a host")
+    headers = {"User-Agent": f"bitgear-client/{__version__}", "Accept": "application/json"}
+    return {"base_url": url, "timeout": timeout_s, "headers": headers}
+
+
+class _RequestOptions(TypedDict):
+    method: str
+    url: str
+    headers: dict[str, str]
+    params: dict[str, str]
+    content: bytes
+
+
+def _request_options(request: Request) -> _RequestOptions:
+    return {
+        "method": request.method,
+        "url": request.path,
+        "headers": dict(request.headers),
+        "params": dict(request.query),
+        "content": request.body,
+    }
+
+
+def _answer(response: httpx.Response) -> Answer:
+    return Answer(response.status_code, dict(response.headers), response.content)
+
+
+class Client:
+    """A client for programs without an event loop; threads may share it.
+
+    ``base_url`` defaults to the environment variable ``BITGEAR_URL``, else ``http://127.0.0.1:8000``. ``timeout_s``
+    bounds each connect, write and read of one attempt, ``None`` means no bound. ``retry_budget_s``: refusals for now
+    (429, 503) and failed connections are tried again until this many seconds after the call began; 0 turns that off.
+    ``transport`` replaces the network; ``clock``, ``sleep`` and ``random`` replace time and chance, for tests.
+
+    Raises ``InputError`` for a ``base_url`` that is not an http or https URL. Every call raises a
+    ``BitgearClientError``; see ``bitgear_client.errors``.
+    """
+
+    def __init__(
+        self,
+        base_url: str | None = None,
+        *,
+        timeout_s: float | None = 30.0,
+        retry_budget_s: float = 10.0,
+        transport: httpx.BaseTransport | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+        random: Callable[[], float] = random.random,
+    ) -> None:
+        self._http = httpx.Client(**_http_options(base_url, timeout_s), transport=transport)
+        self._retry_budget_s = retry_budget_s
+        self._clock = clock
+        self._sleep = sleep
+        self._random = random
+
+    def classify(
+        self,
+        image: ImageInput,
+        model: str = DEFAULT_MODEL,
+        *,
+        precision: PrecisionWish | None = None,
+        precision_min: int | None = None,
+        precision_max: int | None = None,
+        device_profile: str | None = None,
+        top_k: int | None = None,
+        request_id: str | None = None,
+    ) -> ClassifyResult:
+        """Return the classes of one image, and which precision ran.
+
+        ``image``: a path, the bytes of a JPEG, PNG or WebP file, a uint8 array (H, W, 3) in RGB order or (H, W) grey,
+        or a Pillow image. ``precision``: a width in bits, 2..8, served exactly or refused; ``"auto"`` or ``None``
+        lets the server choose, between ``precision_min`` and ``precision_max`` (2..8) if given. ``device_profile``:
+        name of a profile of the server. ``top_k``: how many classes, 1..1000; the server's default is 5.
+        ``request_id``: 1..128 characters of ``A-Z a-z 0-9 . _ : -``, returned as ``id``; the server makes one up if
+        it is absent or unfit.
+
+        Raises ``ImageInputError`` before anything is sent if the image cannot be read.
+        """
+        call = protocol.classify_call(
+            image_bytes(image),
+            model,
+            precision=precision,
+            precision_min=precision_min,
+            precision_max=precision_max,
+            device_profile=device_profile,
+            top_k=top_k,
+            request_id=request_id,
+        )
+        return self._run(call)
+
+    def models(self) -> tuple[ModelInfo, ...]:
+        """Return all models of the server."""
+        return self._run(protocol.models_call())
+
+    def model(self, name: str) -> ModelDetails:
+        """Return one model with its labels, measured accuracy and provenance."""
+        return self._run(protocol.model_call(name))
+
+    def ladder(self, name: str) -> Ladder:
+        """Return the widths of one model with accuracy, memory and latency of each."""
+        return self._run(protocol.ladder_call(name))
+
+    def live(self) -> bool:
+        """Return whether the server's process answers. One attempt; no answer raises ``TransportError``."""
+        return self._run(protocol.live_call())
+
+    def ready(self) -> bool:
+        """Return whether the server takes requests now. One attempt; no answer raises ``TransportError``."""
+        return self._run(protocol.ready_call())
+
+    def close(self) -> None:
+        """Close the connections; the client cannot be used afterwards."""
+        self._http.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _run(self, call: Call[T]) -> T:
+        retries = Retries(self._retry_budget_s if call.retry else 0.0, self._clock, self._random)
+        while True:
+            try:
+                return call.parse(self._send(call.request))
+            except BitgearClientError as error:
+                wait_s = retries.wait_s(error)
+                if wait_s is None:
+                    raise
+            self._sleep(wait_s)
+
+    def _send(self, request: Request) -> Answer:
+        with _own_errors():
+            return _answer(self._http.request(**_request_options(request)))
+
+
+class AsyncClient:
+    """A client for asyncio; tasks of one event loop may share it. Arguments and methods are those of ``Client``.
+
+    Image files are read, and arrays encoded, in a thread.
+    """
+
+    def __init__(
+        self,
+        base_url: str | None = None,
+        *,
+        timeout_s: float | None = 30.0,
+        retry_budget_s: float = 10.0,
+        transport: httpx.AsyncBaseTransport | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        random: Callable[[], float] = random.random,
+    ) -> None:
+        self._http = httpx.AsyncClient(**_http_options(base_url, timeout_s), transport=transport)
+        self._retry_budget_s = retry_budget_s
+        self._clock = clock
+        self._sleep = sleep
+        self._random = random
+
+    async def classify(
+        self,
+        image: ImageInput,
+        model: str = DEFAULT_MODEL,
+        *,
+        precision: PrecisionWish | None = None,
+        precision_min: int | None = None,
+        precision_max: int | None = None,
+        device_profile: str | None = None,
+        top_k: int | None = None,
+        request_id: str | None = None,
+    ) -> ClassifyResult:
+        """Return the classes of one image, and which precision ran; see ``Client.classify``."""
+        call = protocol.classify_call(
+            await asyncio.to_thread(image_bytes, image),
+            model,
+            precision=precision,
+            precision_min=precision_min,
+            precision_max=precision_max,
+            device_profile=device_profile,
+            top_k=top_k,
+            request_id=request_id,
+        )
+        return await self._run(call)
+
+    async def models(self) -> tuple[ModelInfo, ...]:
+        """Return all models of the server."""
+        return await self._run(protocol.models_call())
+
+    async def model(self, name: str) -> ModelDetails:
+        """Return one model with its labels, measured accuracy and provenance."""
+        return await self._run(protocol.model_call(name))
+
+    async def ladder(self, name: str) -> Ladder:
+        """Return the widths of one model with accuracy, memory and latency of each."""
+        return await self._run(protocol.ladder_call(name))
+
+    async def live(self) -> bool:
+        """Return whether the server's process answers. One attempt; no answer raises ``TransportError``."""
+        return await self._run(protocol.live_call())
+
+    async def ready(self) -> bool:
+        """Return whether the server takes requests now. One attempt; no answer raises ``TransportError``."""
+        return await self._run(protocol.ready_call())
+
+    async def aclose(self) -> None:
+        """Close the connections; the client cannot be used afterwards."""
+        await self._http.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def _run(self, call: Call[T]) -> T:
+        retries = Retries(self._retry_budget_s if call.retry else 0.0, self._clock, self._random)
+        while True:
+            try:
+                return call.parse(await self._send(call.request))
+            except BitgearClientError as error:
+                wait_s = retries.wait_s(error)
+                if wait_s is None:
+                    raise
+            await self._sleep(wait_s)
+
+    async def _send(self, request: Request) -> Answer:
+        with _own_errors():
+            return _answer(await self._http.request(**_request_options(request)))

@@ -1,0 +1,309 @@
+"""The HTTP contract as pure functions: arguments to a request, an answer to a result. No I/O, no clock.
+
+Each ``*_call`` pairs a request with the function that reads its answer; a client only has to carry one to the server
+and the other back. Paths, header names and member names of the contract are spelled here and nowhere else.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from email.utils import parsedate_to_datetime
+from typing import Generic, Literal, TypeAlias, TypeVar
+from urllib.parse import quote
+
+from bitgear_client.errors import InputError, ProtocolError, ServerProblem, problem_class
+from bitgear_client.fields import Fields, finite_number, parse_json
+from bitgear_client.results import (
+    ClassifyResult,
+    Ladder,
+    Latency,
+    ModelDetails,
+    ModelInfo,
+    Precision,
+    Prediction,
+    Rung,
+    Timing,
+)
+
+DEFAULT_MODEL = "resnet20-cifar10"
+
+PrecisionWish: TypeAlias = int | Literal["auto"]
+"""A width in bits, 2..8, served exactly or refused; or ``"auto"``, and the server chooses."""
+
+_STANDARD_MEMBERS = frozenset({"type", "title", "status", "detail", "instance", "error"})
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What to send: ``path`` is percent-encoded and relative to the base URL, ``query`` is not encoded yet."""
+
+    method: str
+    path: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+    query: Mapping[str, str] = field(default_factory=dict)
+    body: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came back: HTTP status, headers with their names in lower case, body with any content coding removed."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Call(Generic[T]):
+    """A request, how to read its answer, and whether a refusal for now is worth retrying."""
+
+    request: Request
+    parse: Callable[[Answer], T]
+    retry: bool = True
+
+
+def classify_call(
+    image: bytes,
+    model: str = DEFAULT_MODEL,
+    *,
+    precision: PrecisionWish | None = None,
+    precision_min: int | None = None,
+    precision_max: int | None = None,
+    device_profile: str | None = None,
+    top_k: int | None = None,
+    request_id: str | None = None,
+) -> Call[ClassifyResult]:
+    """Return the call that classifies one image file, given as its bytes. Arguments left at ``None`` are not sent.
+
+    Values are not judged here, the server does that; only what HTTP cannot carry raises ``InputError``.
+
+    >>> call = classify_call(b"...", precision=4, top_k=3)
+    >>> call.request.path, call.request.headers["Precision"], call.request.query
+    ('/v1/models/resnet20-cifar10/classify', '4', {'top_k': '3'})
+    """
+    controls = {
+        "Precision": precision,
+        "Precision-Min": precision_min,
+        "Precision-Max": precision_max,
+        "Device-Profile": device_profile,
+        "X-Request-Id": request_id,
+    }
+    headers = {name: _header_value(name, value) for name, value in controls.items() if value is not None}
+    headers["Content-Type"] = "application/octet-stream"  # the server tells the format from the bytes
+    query = {} if top_k is None else {"top_k": str(top_k)}
+    return Call(Request("POST", f"{_model_path(model)}/classify", headers, query, image), parse_classify)
+
+
+def models_call() -> Call[tuple[ModelInfo, ...]]:
+    """Return the call that lists the models."""
+    return Call(Request("GET", "/v1/models"), parse_models)
+
+
+def model_call(name: str) -> Call[ModelDetails]:
+    """Return the call that describes one model."""
+    return Call(Request("GET", _model_path(name)), parse_model)
+
+
+def ladder_call(name: str) -> Call[Ladder]:
+    """Return the call that lists the widths of one model."""
+    return Call(Request("GET", f"{_model_path(name)}/ladder"), parse_ladder)
+
+
+def live_call() -> Call[bool]:
+    """Return the call that asks whether the process answers; never retried, it asks about now."""
+    return Call(Request("GET", "/v2/health/live"), parse_health, retry=False)
+
+
+def ready_call() -> Call[bool]:
+    """Return the call that asks whether the server takes requests; never retried, it asks about now."""
+    return Call(Request("GET", "/v2/health/ready"), parse_health, retry=False)
+
+
+def parse_classify(answer: Answer) -> ClassifyResult:
+    """Return the classification.
+
+    Raises ``ServerProblem`` or a subclass for a refusal, ``ProtocolError`` for an answer outside the contract.
+    """
+    fields = _fields(answer)
+    image = fields.fields("image")
+    predictions = tuple(
+        Prediction(item.text("class"), item.integer("class_id"), item.number("confidence"))
+        for item in fields.list_of_fields("predictions")
+    )
+    if not predictions:
+        raise ProtocolError("answer.predictions is empty")
+    precision = fields.fields("precision")
+    timing = fields.fields("timing_ms")
+    return ClassifyResult(
+        id=fields.text("id"),
+        model=fields.text("model"),
+        version=fields.text("version"),
+        image_width_px=image.integer("width"),
+        image_height_px=image.integer("height"),
+        predictions=predictions,
+        precision=Precision(
+            requested=precision.text("requested"),
+            served=precision.integer("served"),
+            source=precision.text("source"),
+            reason=precision.text("reason"),
+        ),
+        timing=Timing(
+            queue_ms=timing.number("queue"),
+            decode_ms=timing.number("decode"),
+            switch_ms=timing.number("switch"),
+            infer_ms=timing.number("infer"),
+            post_ms=timing.number("post"),
+            total_ms=timing.number("total"),
+        ),
+    )
+
+
+def parse_models(answer: Answer) -> tuple[ModelInfo, ...]:
+    """Return the models, in the server's order; raises as ``parse_classify``."""
+    return tuple(_model_info(item) for item in _fields(answer).list_of_fields("models"))
+
+
+def parse_model(answer: Answer) -> ModelDetails:
+    """Return one model with its details; raises as ``parse_classify``."""
+    fields = _fields(answer)
+    info = _model_info(fields)
+    return ModelDetails(
+        name=info.name,
+        version=info.version,
+        task=info.task,
+        precisions=info.precisions,
+        default_precision=info.default_precision,
+        classes=info.classes,
+        input_width_px=info.input_width_px,
+        input_height_px=info.input_height_px,
+        labels=fields.texts("labels"),
+        accuracy=_accuracy(fields.fields("accuracy")),
+        provenance=fields.fields("provenance").raw(),
+    )
+
+
+def parse_ladder(answer: Answer) -> Ladder:
+    """Return the widths of one model, in the server's order; raises as ``parse_classify``."""
+    fields = _fields(answer)
+    return Ladder(
+        model=fields.text("model"),
+        engine=fields.text("engine"),
+        profile=fields.text("profile"),
+        rungs=tuple(_rung(item) for item in fields.list_of_fields("rungs")),
+    )
+
+
+def parse_health(answer: Answer) -> bool:
+    """Return whether the answer is a yes (200) or a no (503); any other status raises as ``parse_classify``."""
+    if answer.status in (200, 503):
+        return answer.status == 200
+    raise _refusal(answer)
+
+
+def parse_problem(answer: Answer) -> ServerProblem:
+    """Return the error for an answer with status 400..599, whether or not its body is a problem document."""
+    try:
+        document = Fields(parse_json(answer.body), "problem").raw()
+    except ProtocolError:  # a proxy's page: its status still says what to do
+        document = {}
+    type_, detail, instance = document.get("type"), document.get("detail"), document.get("instance")
+    type_ = type_ if isinstance(type_, str) else "about:blank"
+    if not isinstance(detail, str):
+        detail = answer.body[:200].decode(errors="replace") or "the answer has no body"
+    members = {name: value for name, value in document.items() if name not in _STANDARD_MEMBERS}
+    return problem_class(type_, answer.status)(
+        status=answer.status,
+        type=type_,
+        detail=detail,
+        request_id=answer.headers.get("x-request-id") or (instance if isinstance(instance, str) else None),
+        members=members,
+        retry_after_s=_retry_after_s(answer.headers, members),
+    )
+
+
+def _retry_after_s(headers: Mapping[str, str], members: Mapping[str, object]) -> float | None:
+    """Seconds from the header (a number, or a date measured against the answer's own), else from the body."""
+    header = headers.get("retry-after", "").strip()
+    if header.isascii() and header.isdigit():
+        return float(header)
+    until, now = _http_date(header), _http_date(headers.get("date", ""))
+    if until is not None and now is not None:
+        return max(0.0, (until - now).total_seconds())
+    wait_s = finite_number(members.get("retry_after_s"))
+    return None if wait_s is None else max(0.0, wait_s)
+
+
+def _http_date(text: str) -> datetime | None:
+    try:
+        date = parsedate_to_datetime(text)
+    except (ValueError, OverflowError):
+        return None
+    return date if date.tzinfo is not None else None
+
+
+def _fields(answer: Answer) -> Fields:
+    if answer.status != 200:
+        raise _refusal(answer)
+    return Fields(parse_json(answer.body), "answer")
+
+
+def _refusal(answer: Answer) -> ServerProblem | ProtocolError:
+    if 400 <= answer.status <= 599:
+        return parse_problem(answer)
+    return ProtocolError(f"expected status 200 or an error, got {answer.status}; is base_url right?")
+
+
+def _model_info(fields: Fields) -> ModelInfo:
+    size = fields.fields("input")
+    return ModelInfo(
+        name=fields.text("name"),
+        version=fields.text("version"),
+        task=fields.text("task"),
+        precisions=fields.integers("precisions"),
+        default_precision=fields.integer("default_precision"),
+        classes=fields.integer("classes"),
+        input_width_px=size.integer("width"),
+        input_height_px=size.integer("height"),
+    )
+
+
+def _accuracy(fields: Fields) -> dict[int, dict[str, float]]:
+    accuracy = {}
+    for width in fields.names():
+        if not (width.isascii() and width.isdigit()):
+            raise ProtocolError(f"answer.accuracy: expected widths as names, got {width!r}")
+        metrics = fields.fields(width)
+        accuracy[int(width)] = {name: metrics.number(name) for name in metrics.names()}
+    return accuracy
+
+
+def _rung(fields: Fields) -> Rung:
+    latency = fields.fields_or_none("latency_ms")
+    return Rung(
+        precision=fields.integer("precision"),
+        offered=fields.flag("offered"),
+        reason=fields.text_or_none("reason"),
+        top1=fields.number_or_none("top1"),
+        resident=fields.flag("resident"),
+        resident_bytes=fields.integer_or_none("resident_bytes"),
+        latency=None if latency is None else _latency(latency),
+    )
+
+
+def _latency(fields: Fields) -> Latency:
+    return Latency(p50_ms=fields.number("p50"), p99_ms=fields.number("p99"), count=fields.integer("count"))
+
+
+def _model_path(name: str) -> str:
+    if name in ("", ".", ".."):  # a URL would lose these
+        raise InputError(f"{name!r} is not a model's name")
+    return f"/v1/models/{quote(name, safe='')}"
+
+
+def _header_value(name: str, value: object) -> str:
+    text = str(value)
+    if not (text.isascii() and text.isprintable() and text == text.strip()):
+        raise InputError(f"{name}: {text!r} cannot be a header; printable ASCII without spaces around it can")
+    return text

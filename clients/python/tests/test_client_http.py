@@ -1,0 +1,280 @@
+"""Both clients over httpx with the network replaced. Each test of behaviour runs once for either."""
+
+import asyncio
+import inspect
+import io
+
+import bitgear_client
+import httpx
+import numpy
+import pytest
+from bitgear_client import (
+    AsyncClient,
+    BitgearClientError,
+    Client,
+    ConnectionFailed,
+    ImageInputError,
+    InputError,
+    NotReady,
+    PrecisionNotOffered,
+    ProtocolError,
+    Timeout,
+    TransportError,
+)
+from bitgear_client.protocol import classify_call
+from PIL import Image
+
+NOT_READY = {"type": "urn:bitgear:problem:not-ready", "detail": "starting", "retry_after_s": 1}
+
+
+class Server:
+    """Answers with ``replies`` in turn, the last one for ever; keeps the ``requests``."""
+
+    def __init__(self, *replies):
+        self.replies = list(replies)
+        self.requests = []
+
+    def __call__(self, request):
+        self.requests.append(request)
+        reply = self.replies.pop(0) if len(self.replies) > 1 else self.replies[0]
+        if isinstance(reply, Exception):
+            raise reply
+        return httpx.Response(200, json=reply) if isinstance(reply, dict) else reply
+
+
+@pytest.fixture(params=["sync", "async"])
+def call(request, fake_time):
+    """``call(server, method, *args)`` makes one call with a client of either kind and returns its result."""
+
+    def sync_call(server, method, *args, options=None, **kwargs):
+        transport = httpx.MockTransport(server)
+        parts = {"clock": fake_time.clock, "sleep": fake_time.sleep, "random": fake_time.random}
+        with Client(transport=transport, **parts, **(options or {})) as client:
+            return getattr(client, method)(*args, **kwargs)
+
+    def async_call(server, method, *args, options=None, **kwargs):
+        async def main():
+            transport = httpx.MockTransport(server)
+            parts = {"clock": fake_time.clock, "sleep": fake_time.async_sleep, "random": fake_time.random}
+            async with AsyncClient(transport=transport, **parts, **(options or {})) as client:
+                return await getattr(client, method)(*args, **kwargs)
+
+        return asyncio.run(main())
+
+    return sync_call if request.param == "sync" else async_call
+
+
+def _busy(headers=None):
+    return httpx.Response(503, json=NOT_READY, headers=headers)
+
+
+def test_classify_end_to_end(call, classify_json):
+    server = Server(classify_json)
+    result = call(server, "classify", b"image", precision=4, top_k=2, request_id="r-1")
+    assert (result.top.class_name, result.precision.served) == ("cat", 4)
+    (request,) = server.requests
+    assert request.method == "POST"
+    assert request.url == "http://127.0.0.1:8000/v1/models/resnet20-cifar10/classify?top_k=2"
+    assert request.content == b"image"
+    assert request.headers["precision"] == "4"
+    assert request.headers["x-request-id"] == "r-1"
+    assert request.headers["content-type"] == "application/octet-stream"
+    assert request.headers["accept"] == "application/json"
+    assert request.headers["user-agent"] == f"bitgear-client/{bitgear_client.__version__}"
+
+
+def test_every_argument_arrives(call, classify_json):
+    server = Server(classify_json)
+    call(server, "classify", b"", "a/b", precision="auto", precision_min=3, precision_max=6, device_profile="edge")
+    (request,) = server.requests
+    assert request.url.raw_path == b"/v1/models/a%2Fb/classify"
+    sent = [request.headers[name] for name in ("precision", "precision-min", "precision-max", "device-profile")]
+    assert sent == ["auto", "3", "6", "edge"]
+
+
+def test_every_form_of_image_is_sent(call, classify_json, tmp_path):
+    array = numpy.arange(12, dtype=numpy.uint8).reshape(2, 2, 3)
+    image = Image.fromarray(array)
+    file = tmp_path / "image.png"
+    image.save(file)
+    for form in (file, str(file), file.read_bytes(), array, image):
+        server = Server(classify_json)
+        call(server, "classify", form)
+        sent = Image.open(io.BytesIO(server.requests[0].content))
+        assert numpy.array_equal(numpy.asarray(sent), array)
+
+
+def test_a_bad_image_sends_nothing(call):
+    server = Server({})
+    with pytest.raises(ImageInputError):
+        call(server, "classify", "no/such/file.png")
+    assert server.requests == []
+
+
+def test_the_other_calls(call, model_json, details_json, ladder_json):
+    assert call(Server({"models": [model_json]}), "models")[0].name == "resnet20-cifar10"
+    assert call(Server(details_json), "model", "m").labels == ("airplane", "automobile")
+    assert call(Server(ladder_json), "ladder", "m").rungs[0].precision == 8
+    assert call(Server({}), "live") is True
+    assert call(Server({}), "ready") is True
+
+
+def test_a_refusal_is_raised_once(call, fake_time):
+    refusal = {"type": "urn:bitgear:problem:width-not-offered", "detail": "no 7", "offered_precisions": [8, 4]}
+    server = Server(httpx.Response(422, json=refusal, headers={"X-Request-Id": "r-1"}))
+    with pytest.raises(PrecisionNotOffered) as caught:
+        call(server, "classify", b"", precision=7)
+    assert (caught.value.offered_precisions, caught.value.request_id) == ((8, 4), "r-1")
+    assert len(server.requests) == 1
+    assert fake_time.slept_s == []
+
+
+def test_it_tries_again_until_it_works(call, classify_json, fake_time):
+    server = Server(_busy({"Retry-After": "2"}), httpx.ConnectError("refused"), httpx.Response(429), classify_json)
+    assert call(server, "classify", b"image", request_id="r-1").top.class_name == "cat"
+    assert fake_time.slept_s == pytest.approx([2.05, 0.1, 0.2])
+    assert {(sent.content, sent.headers["x-request-id"]) for sent in server.requests} == {(b"image", "r-1")}
+
+
+def test_it_gives_up_with_the_last_error(call, fake_time):
+    server = Server(httpx.ConnectError("refused"), _busy())
+    with pytest.raises(NotReady):
+        call(server, "models")
+    assert len(server.requests) > 2
+    assert 8.0 < sum(fake_time.slept_s) <= 10.0 + 1e-9
+
+
+def test_retries_can_be_turned_off(call, fake_time):
+    server = Server(_busy())
+    with pytest.raises(NotReady):
+        call(server, "models", options={"retry_budget_s": 0})
+    assert (len(server.requests), fake_time.slept_s) == (1, [])
+
+
+def test_each_call_has_a_budget_of_its_own(fake_time):
+    with Client(
+        transport=httpx.MockTransport(Server(_busy())),
+        clock=fake_time.clock,
+        sleep=fake_time.sleep,
+        random=fake_time.random,
+    ) as client:
+        for _ in range(2):
+            start_s = fake_time.now_s
+            with pytest.raises(NotReady):
+                client.models()
+            assert fake_time.now_s - start_s > 8.0
+
+
+def test_health_asks_once(call, fake_time):
+    server = Server(_busy({"Retry-After": "1"}))
+    assert call(server, "ready") is False
+    with pytest.raises(ConnectionFailed):
+        call(Server(httpx.ConnectError("refused")), "live")
+    assert (len(server.requests), fake_time.slept_s) == (1, [])
+
+
+EXPECTED_ERRORS = {
+    "ConnectTimeout": Timeout,
+    "ReadTimeout": Timeout,
+    "WriteTimeout": Timeout,
+    "PoolTimeout": Timeout,
+    "TimeoutException": Timeout,
+    "ConnectError": ConnectionFailed,
+    "ReadError": ConnectionFailed,
+    "WriteError": ConnectionFailed,
+    "CloseError": ConnectionFailed,
+    "NetworkError": ConnectionFailed,
+    "ProxyError": ConnectionFailed,
+    "RemoteProtocolError": ConnectionFailed,
+    "LocalProtocolError": TransportError,
+    "ProtocolError": TransportError,
+    "UnsupportedProtocol": TransportError,
+    "TransportError": TransportError,
+    "DecodingError": ProtocolError,
+    "TooManyRedirects": ProtocolError,
+}
+
+
+def _with_subclasses(kind):
+    yield kind
+    for subclass in kind.__subclasses__():
+        yield from _with_subclasses(subclass)
+
+
+def test_every_error_of_httpx_is_expected():
+    known = {kind.__name__ for kind in _with_subclasses(httpx.RequestError) if kind.__module__.startswith("httpx")}
+    assert known - {"RequestError"} == EXPECTED_ERRORS.keys()
+
+
+@pytest.mark.parametrize(("name", "expected"), EXPECTED_ERRORS.items())
+def test_every_error_of_httpx_is_mapped(call, name, expected):
+    original = getattr(httpx, name)("the reason")
+    with pytest.raises(BitgearClientError) as caught:
+        call(Server(original), "models", options={"retry_budget_s": 0})
+    assert type(caught.value) is expected
+    assert str(caught.value) == f"{name}: the reason"
+    assert caught.value.__cause__ is original
+
+
+def test_a_content_coding_that_does_not_decode(call):
+    broken = httpx.Response(200, headers={"Content-Encoding": "gzip"}, stream=httpx.ByteStream(b"not gzip"))
+    with pytest.raises(ProtocolError, match="DecodingError"):
+        call(Server(broken), "models")
+
+
+def test_a_redirect_is_not_followed(call):
+    server = Server(httpx.Response(302, headers={"Location": "http://elsewhere/"}))
+    with pytest.raises(ProtocolError, match="302"):
+        call(server, "models")
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("argument", "variable", "expected"),
+    [
+        (None, None, "http://127.0.0.1:8000/v1/models"),
+        (None, "", "http://127.0.0.1:8000/v1/models"),
+        (None, "https://env", "https://env/v1/models"),
+        ("http://arg:81", "https://env", "http://arg:81/v1/models"),
+        ("http://gateway/bitgear/", None, "http://gateway/bitgear/v1/models"),
+    ],
+)
+def test_base_url(call, monkeypatch, argument, variable, expected):
+    monkeypatch.delenv("BITGEAR_URL", raising=False)
+    if variable is not None:
+        monkeypatch.setenv("BITGEAR_URL", variable)
+    server = Server({"models": []})
+    call(server, "models", options={"base_url": argument})
+    assert server.requests[0].url == expected
+
+
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+@pytest.mark.parametrize("base_url", ["127.0.0.1:8000", "localhost:8000", "ftp://x", "http://", "http://x:y", "\x00"])
+def test_a_base_url_that_cannot_work_is_refused_at_once(kind, base_url):
+    with pytest.raises(InputError, match="base_url"):
+        kind(base_url)
+
+
+@pytest.mark.parametrize(("timeout_s", "expected"), [(2.5, 2.5), (None, None)])
+def test_the_timeout_reaches_httpx(call, timeout_s, expected):
+    server = Server({"models": []})
+    call(server, "models", options={"timeout_s": timeout_s})
+    assert set(server.requests[0].extensions["timeout"].values()) == {expected}
+
+
+def _arguments(function):
+    return [
+        (parameter.name, parameter.kind, parameter.default)
+        for parameter in inspect.signature(function).parameters.values()
+        if parameter.name not in ("sleep", "image")
+    ]
+
+
+def test_both_clients_have_the_same_methods_and_arguments():
+    def methods(kind):
+        return {name for name in vars(kind) if not name.startswith("_")} - {"close", "aclose"}
+
+    assert methods(Client) == methods(AsyncClient)
+    for name in [*methods(Client), "__init__"]:
+        assert _arguments(getattr(Client, name)) == _arguments(getattr(AsyncClient, name))
+    assert _arguments(Client.classify)[1:] == _arguments(classify_call)

@@ -1,0 +1,46 @@
+"""The examples of the README and of the docstrings do what they say."""
+
+import doctest
+import functools
+import importlib
+import pkgutil
+import re
+from pathlib import Path
+
+import bitgear_client
+import httpx
+import pytest
+
+README = Path(__file__).parents[1] / "README.md"
+EXAMPLES = re.findall(r"```python\n(.*?)```\n\n```text\n(.*?)```", README.read_text(), re.DOTALL)
+
+
+def test_every_python_block_has_its_output():
+    assert len(EXAMPLES) == README.read_text().count("```python") == 3
+
+
+@pytest.mark.parametrize(("code", "output"), EXAMPLES)
+def test_readme_example(code, output, classify_json, tmp_path, monkeypatch, capsys):
+    def serve(request):
+        width = int(request.headers["Precision"])
+        if width == 7:
+            refusal = {"type": "urn:bitgear:problem:width-not-offered", "offered_precisions": [8, 4, 2]}
+            return httpx.Response(422, json=refusal)
+        classify_json["precision"]["served"] = width
+        return httpx.Response(200, json=classify_json)
+
+    transport = httpx.MockTransport(serve)
+    for name in ("Client", "AsyncClient"):
+        kind = getattr(bitgear_client, name)
+        monkeypatch.setattr(bitgear_client, name, functools.partial(kind, transport=transport))
+    monkeypatch.chdir(tmp_path)
+    Path("cat.png").write_bytes(b"image")
+    exec(compile(code, str(README), "exec"), {"__name__": "__main__"})
+    assert capsys.readouterr().out == output
+
+
+def test_docstring_examples():
+    modules = [module.name for module in pkgutil.iter_modules(bitgear_client.__path__)]
+    outcomes = [doctest.testmod(importlib.import_module(f"bitgear_client.{name}")) for name in modules]
+    assert sum(outcome.failed for outcome in outcomes) == 0
+    assert sum(outcome.attempted for outcome in outcomes) >= 5

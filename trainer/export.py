@@ -1,0 +1,115 @@
+"""From a trained network to the master checkpoint, proven equal to it before anyone gets to see it."""
+
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+import bitgear
+from bitgear import reference
+from bitgear.bits import MASTER_BITS, WIDTHS
+from bitgear.checkpoint import Master, read_master, write_master
+from bitgear.engines import Engine
+from bitgear.errors import BitgearError
+from bitgear.graph import IMAGE, Conv, Linear
+from bitgear.inputs import InputRecord
+from trainer.model import Pass, QuantNet, key, require
+from trainer.quantizers import derive_codes
+
+
+class ExportMismatch(BitgearError):
+    """The written master does not compute what the trained network computes."""
+
+    code = "export-mismatch"
+
+
+def build_master(
+    model: QuantNet, record: InputRecord, name: str, labels: tuple[str, ...], *,
+    accuracy: Mapping[int, Mapping[str, float]], provenance: Mapping[str, Any],
+) -> Master:  # fmt: skip
+    """Return the master of a network that has scales and batch norm for every width."""
+    tensors: dict[str, NDArray[Any]] = {}
+    with torch.no_grad():
+        for node, layer in model.quantised():
+            if node.input != IMAGE:
+                tensors[f"{node.name}.act_scale"] = _rows([layer.act_log_scale[key(b)].exp() for b in WIDTHS])
+            if layer.weight is not None:
+                scale = require(layer.weight_log_scale).exp()
+                u = layer.weight / scale.reshape(-1, *[1] * (layer.weight.dim() - 1))
+                tensors[f"{node.name}.weight"] = derive_codes(u, MASTER_BITS).to(torch.int8).contiguous().numpy()
+                tensors[f"{node.name}.weight_scale"] = scale.numpy()
+            if isinstance(node, Linear):
+                tensors[f"{node.name}.bias"] = require(layer.bias).detach().numpy()
+            if isinstance(node, Conv):
+                folded = [layer.batch_norm(b).folded() for b in WIDTHS]
+                tensors[f"{node.name}.gain"] = _rows([gain for gain, _ in folded])
+                tensors[f"{node.name}.bias"] = _rows([bias for _, bias in folded])
+                if node.residual is not None:
+                    scales = [layer.residual_log_scale[key(b)].exp() for b in WIDTHS]
+                    tensors[f"{node.name}.residual_scale"] = _rows(scales)
+    return Master(
+        name=name, task="classify", graph=model.graph, input=record, labels=labels, widths=WIDTHS, tensors=tensors,
+        accuracy=accuracy, provenance=provenance,
+    )  # fmt: skip
+
+
+def _rows(tensors: list[torch.Tensor]) -> NDArray[Any]:
+    rows: NDArray[Any] = torch.stack(tensors).numpy()
+    return rows
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that a run depends on."""
+    return {"bitgear": bitgear.__version__, "torch": torch.__version__, "python": platform.python_version()}
+
+
+def export(master: Master, model: QuantNet, path: Path, q_images: NDArray[np.int8], engine: Engine) -> Master:
+    """Write the master, read it back and compare it with the network on ``q_images``; return what was read.
+
+    Compared at every width: the integers that enter every layer and every residual sum, the accumulators, and the
+    logits, of the network's evaluation form, the reference and ``engine``. All must be equal, bit for bit. On a
+    mismatch the file is removed and :class:`ExportMismatch` names the first place.
+    """
+    write_master(master, path)
+    try:
+        stored = read_master(path)
+        for bits in stored.widths:
+            compare(stored, model, q_images, bits, engine)
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+    return stored
+
+
+def compare(master: Master, model: QuantNet, q_images: NDArray[np.int8], bits: int, engine: Engine) -> int:
+    """Return how many integers were compared and found equal; raise :class:`ExportMismatch` otherwise."""
+    ours: dict[tuple[str, str], NDArray[Any]] = {}
+    theirs: dict[tuple[str, str], NDArray[Any]] = {}
+
+    def keep(name: str, what: str, integers: torch.Tensor) -> None:
+        ours[name, what] = integers.double().numpy()
+
+    with torch.no_grad():
+        how = Pass(bits, training=False, exact=True, observe=keep)
+        trained = model(torch.from_numpy(q_images), how).numpy()
+    logits = reference.run(master, q_images, bits, lambda name, what, integers: theirs.update({(name, what): integers}))
+    compared = 0
+    for place, integers in ours.items():
+        wrong = int((integers != theirs[place]).sum())
+        if wrong:
+            raise ExportMismatch(
+                f"{wrong} of {integers.size} integers differ at {bits} bits in the {place[1]} of node {place[0]!r}"
+            )
+        compared += integers.size
+    for who, other in (
+        ("the trained network", trained),
+        (f"engine {engine.name}", engine.derive(master, bits).run(q_images)),
+    ):
+        if not np.array_equal(logits, other):
+            worst = float(np.abs(logits - other).max())
+            raise ExportMismatch(f"logits of {who} differ from the reference at {bits} bits by up to {worst:.3g}")
+    return compared

@@ -1,0 +1,391 @@
+"""A training run: FP32 start, joint training over widths, calibration of the rest. Resumable after every epoch."""
+
+import json
+import math
+import os
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from bitgear.bits import WIDTHS
+from bitgear.errors import BitgearError
+from bitgear.files import write_atomically
+from bitgear.graph import Linear
+from bitgear.inputs import InputRecord
+from bitgear.tasks.datasets import LabelledImages, read_labelled_images, subset
+from trainer.alrs import mean_clipped_gradient, scale_lr
+from trainer.config import Config, ConfigError
+from trainer.data import Batches, ImageSet, read_images
+from trainer.model import Pass, QuantNet, key
+from trainer.networks import resnet_cifar
+from trainer.quantizers import Kernels
+
+
+class NonFiniteLoss(BitgearError):
+    """The loss became NaN or infinite; training stopped before the step was taken."""
+
+    code = "training-non-finite-loss"
+
+
+@dataclass(frozen=True)
+class Process:
+    """One process among those of a ``torchrun`` launch."""
+
+    rank: int = 0
+    count: int = 1
+
+    @property
+    def first(self) -> bool:
+        """Whether this process reports and writes."""
+        return self.rank == 0
+
+    def average(self, tensors: list[Tensor]) -> None:
+        """Replace each tensor by its mean over all processes."""
+        if self.count > 1 and tensors:
+            flat = torch.cat([t.detach().reshape(-1) for t in tensors])
+            dist.all_reduce(flat)
+            flat /= self.count
+            for t, part in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
+                t.detach().copy_(part.view_as(t))
+
+
+def join_processes() -> Process:
+    """Return this process's place, joining the group if ``torchrun`` started it."""
+    count = int(os.environ.get("WORLD_SIZE", "1"))
+    if count == 1:
+        return Process()
+    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    return Process(dist.get_rank(), count)
+
+
+@dataclass
+class History:
+    """What a run records: a row for each epoch, seconds spent, and where it ran."""
+
+    epochs: list[dict[str, Any]] = field(default_factory=list)
+    seconds: float = 0.0
+    fp32_top1: float | None = None
+    teacher_top1: float | None = None
+
+
+@dataclass(frozen=True)
+class Data:
+    """The two splits as codes, and the class names."""
+
+    train: ImageSet
+    test: ImageSet
+    classes: tuple[str, ...]
+
+
+def load_data(config: Config, folder: Path, record: InputRecord, device: torch.device) -> Data:
+    """Return both splits on ``device``, cut to the configured number of images."""
+
+    def load(split: str, limit: int | None) -> tuple[ImageSet, tuple[str, ...]]:
+        data: LabelledImages = read_labelled_images(folder, split, config.data.side_px)
+        if limit is not None:
+            data = subset(data, range(min(limit, len(data.labels))))
+        return read_images(data, torch.from_numpy(record.table())).to(device), data.classes
+
+    train, classes = load("train", config.data.train_images)
+    test, _ = load("test", config.data.test_images)
+    return Data(train, test, classes)
+
+
+class Run:
+    """One training run in the folder ``out``: ``state.pt`` after every epoch, ``history.json``, the configuration."""
+
+    def __init__(
+        self,
+        config: Config,
+        data_folder: Path,
+        out: Path,
+        *,
+        weights: Path | None = None,
+        teacher: Path | None = None,
+        process: Process | None = None,
+        progress: bool = True,
+    ) -> None:
+        self.config = config
+        self.out = out
+        self.process = process or Process()
+        self.progress = progress and self.process.first
+        train = config.train
+        if train.threads is not None:
+            torch.set_num_threads(train.threads)
+        if train.device == "cuda" and not torch.cuda.is_available():
+            raise ConfigError("train.device is 'cuda', but torch finds no CUDA device; use 'cpu'")
+        self.device = torch.device(train.device)
+        torch.manual_seed(train.seed)
+        self.record = InputRecord.centred(config.data.side_px, config.data.offset)
+        self.data = load_data(config, data_folder, self.record, self.device)
+        self.kernels = Kernels.compiled() if train.compile else Kernels()
+        self.model = self._network(config.network.depth)
+        self.history = History()
+        self.teacher: QuantNet | None = None
+        if weights is not None:
+            self.model.import_resnet(str(weights), config.start.mean, config.start.std, config.data.offset)
+        elif not config.fp32.epochs:
+            raise ConfigError("no start: give FP32 weights, or set fp32.epochs to train them")
+        if teacher is not None:
+            self.teacher = self._network(config.teacher.depth)
+            self.teacher.import_resnet(str(teacher), config.teacher.mean, config.teacher.std, config.data.offset)
+            self.teacher.requires_grad_(False)
+        self.next_epoch = 0
+        self.fp32_next_epoch = 0
+
+    def _network(self, depth: int) -> QuantNet:
+        graph = resnet_cifar(depth, len(self.data.classes))
+        shape = (3, self.record.height_px, self.record.width_px)
+        per_channel = self.config.network.per_channel
+        model = QuantNet(graph, shape, self.record.scale, per_channel=per_channel, kernels=self.kernels)
+        return model.to(self.device)
+
+    # -- the run --------------------------------------------------------------------------------------------------
+
+    def fit(self) -> None:
+        """Train from where the folder's state stands to the last epoch."""
+        self.out.mkdir(parents=True, exist_ok=True)
+        if self.process.first:
+            write_atomically(self.out / "config.json", self.config.model_dump_json(indent=2).encode())
+        state_path = self.out / "state.pt"
+        state = torch.load(state_path, weights_only=True, map_location=self.device) if state_path.is_file() else None
+        if state is None or not state["joint"]:
+            self._fit_fp32(state)
+            self.history.fp32_top1 = self.evaluate(self.model, None)
+            self._start_widths()
+        else:
+            for bits in self.config.train.widths:
+                self.model.add_width(bits, None)
+        weight_optimizer, scale_optimizers = self._optimizers()
+        if state is not None and state["joint"]:
+            self.model.load_state_dict(state["model"])
+            weight_optimizer.load_state_dict(state["weight_optimizer"])
+            for bits, optimizer in scale_optimizers.items():
+                optimizer.load_state_dict(state["scale_optimizers"][bits])
+            self.history, self.next_epoch = History(**json.loads(state["history"])), state["epoch"]
+        if self.teacher is not None and self.history.teacher_top1 is None:
+            self.history.teacher_top1 = self.evaluate(self.teacher, None)
+        for epoch in range(self.next_epoch, self.config.train.epochs):
+            started = time.perf_counter()
+            row = self._epoch(epoch, weight_optimizer, scale_optimizers)
+            self._average_statistics()
+            row["top1"] = {str(bits): self.evaluate(self.model, bits) for bits in self.config.train.widths}
+            row["seconds"] = time.perf_counter() - started
+            self.history.epochs.append(row)
+            self.history.seconds += row["seconds"]
+            self.next_epoch = epoch + 1
+            self._save(
+                joint=True,
+                epoch=epoch + 1,
+                weight_optimizer=weight_optimizer.state_dict(),
+                scale_optimizers={bits: o.state_dict() for bits, o in scale_optimizers.items()},
+            )
+
+    def _start_widths(self) -> None:
+        for bits in self.config.train.widths:
+            self.model.add_width(bits, None)
+        self.model.start_weight_scales(self.config.train.scale_start_widths)
+        for bits in self.config.train.widths:
+            self.model.calibrate_width(bits, self.calibration_batches(), scales=True)
+
+    def calibrate_untrained(self) -> None:
+        """Give the widths that were not trained scales and statistics, starting from the next higher trained width."""
+        trained = self.config.train.widths
+        for bits in WIDTHS:
+            if bits not in trained:
+                self.model.add_width(bits, min(b for b in trained if b > bits))
+                self.model.calibrate_width(bits, self.calibration_batches(), scales=True)
+
+    def calibration_batches(self) -> list[Tensor]:
+        """Return the configured number of batches of training images, without augmentation, always the same."""
+        settings = self.config.calibrate
+        order = torch.randperm(len(self.data.train), generator=torch.Generator().manual_seed(self.config.train.seed))
+        chunks = order[: settings.images * settings.batches].to(self.device).split(settings.images)
+        return [self.data.train.codes[chunk] for chunk in chunks if len(chunk) > 1]
+
+    def _batches(self, epoch: int) -> Batches:
+        data = self.config.data
+        return Batches(
+            self.data.train,
+            self.config.train.batch_size,
+            shift_px=data.shift_px,
+            mirror=data.mirror,
+            seed=self.config.train.seed,
+            epoch=epoch,
+            rank=self.process.rank,
+            processes=self.process.count,
+        )
+
+    def _fit_fp32(self, state: dict[str, Any] | None) -> None:
+        settings = self.config.fp32
+        parameters = [p for p in self.model.parameters() if p.requires_grad]
+        optimizer = torch.optim.SGD(
+            parameters, lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay, nesterov=True
+        )
+        if state is not None:
+            self.model.load_state_dict(state["model"])
+            optimizer.load_state_dict(state["weight_optimizer"])
+            self.fp32_next_epoch = state["epoch"]
+        for epoch in range(self.fp32_next_epoch, settings.epochs):
+            batches = self._batches(epoch)
+            bar = tqdm(batches, desc=f"fp32 {epoch + 1}/{settings.epochs}", disable=not self.progress, leave=False)
+            for step, (codes, labels) in enumerate(bar):
+                done = (epoch + step / len(batches)) / settings.epochs
+                for group in optimizer.param_groups:
+                    group["lr"] = 0.5 * settings.lr * (1 + math.cos(math.pi * done))
+                logits = self.model(codes, Pass(None, training=True, momentum=0.1))
+                loss = F.cross_entropy(logits, labels)
+                self._check_finite(loss, f"FP32 epoch {epoch + 1}, step {step + 1}")
+                loss.backward()
+                self.process.average([p.grad for p in parameters if p.grad is not None])
+                optimizer.step()
+                optimizer.zero_grad()
+            self._average_statistics()
+            self._save(joint=False, epoch=epoch + 1, weight_optimizer=optimizer.state_dict(), scale_optimizers={})
+
+    def _optimizers(self) -> tuple[torch.optim.Adam, dict[int, torch.optim.Adam]]:
+        """Return the optimiser of weights and batch norm, and one for the scales of each width.
+
+        A width's optimiser holds the shared weight scales too, with moments of its own: gradients of a scale differ
+        tenfold between widths.
+        """
+        train = self.config.train
+        decayed, plain = [], []
+        for _, layer in self.model.quantised():
+            decayed += [] if layer.weight is None else [layer.weight]
+            plain += [] if layer.bias is None else [layer.bias]
+            for bits in train.widths:
+                if key(bits) in layer.bn:
+                    plain += list(layer.batch_norm(bits).parameters())
+            if key(None) in layer.bn:
+                layer.batch_norm(None).requires_grad_(False)
+        groups = [{"params": decayed, "weight_decay": train.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+        scales = {}
+        for bits in train.widths:
+            weight_scales, act_scales = self._scales(bits)
+            scales[bits] = torch.optim.Adam([{"params": weight_scales}, {"params": act_scales}], lr=train.lr)
+        return torch.optim.Adam(groups, lr=train.lr), scales
+
+    def _scales(self, bits: int) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+        weight_scales, act_scales = [], []
+        for _, layer in self.model.quantised():
+            weight_scales += [] if layer.weight_log_scale is None else [layer.weight_log_scale]
+            for scales in (layer.act_log_scale, layer.residual_log_scale):
+                act_scales += [scales[key(bits)]] if key(bits) in scales else []
+        return weight_scales, act_scales
+
+    def _epoch(
+        self, epoch: int, weight_optimizer: torch.optim.Adam, scale_optimizers: dict[int, torch.optim.Adam]
+    ) -> dict[str, Any]:
+        train = self.config.train
+        batches = self._batches(epoch)
+        losses = dict.fromkeys(train.widths, 0.0)
+        gradients: dict[int, list[tuple[float, float]]] = {bits: [] for bits in train.widths}
+        weights = [p for group in weight_optimizer.param_groups for p in group["params"]]
+        bar = tqdm(batches, desc=f"epoch {epoch + 1}/{train.epochs}", disable=not self.progress, leave=False)
+        for step, (codes, labels) in enumerate(bar):
+            done = (epoch + step / len(batches)) / train.epochs
+            lr = 0.5 * train.lr * (1 + math.cos(math.pi * done))
+            target = self._teacher_logits(codes)
+            for bits in train.widths:  # the highest first: each width teaches the next lower one
+                logits = self.model(codes, Pass(bits, training=True, momentum=train.bn_momentum))
+                loss = self._loss(logits, labels, target)
+                self._check_finite(loss, f"epoch {epoch + 1}, step {step + 1}, {bits} bits")
+                (loss + self._shape_penalty()).backward()
+                target = logits.detach()
+                weight_scales, act_scales = self._scales(bits)
+                self.process.average([p.grad for p in (*weights, *weight_scales, *act_scales) if p.grad is not None])
+                for group in weight_optimizer.param_groups:
+                    group["lr"] = lr
+                weight_optimizer.step()
+                measured = (_raw_gradient(weight_scales), _raw_gradient(act_scales))
+                optimizer = scale_optimizers[bits]
+                optimizer.param_groups[0]["lr"] = scale_lr(lr, measured[0], bits, train.alrs)
+                optimizer.param_groups[1]["lr"] = scale_lr(lr, measured[1], bits, train.alrs_activations)
+                optimizer.step()
+                weight_optimizer.zero_grad()
+                optimizer.zero_grad()
+                gradients[bits].append(measured)
+                losses[bits] += loss.item()
+            if self.progress and step % 20 == 0:
+                bar.set_postfix({f"loss{bits}": f"{losses[bits] / (step + 1):.3f}" for bits in train.widths})
+        return {
+            "epoch": epoch + 1,
+            "lr": lr,
+            "loss": {str(bits): losses[bits] / len(batches) for bits in train.widths},
+            "weight_scale_gradient": {str(b): sum(g[0] for g in gradients[b]) / len(batches) for b in train.widths},
+            "act_scale_gradient": {str(b): sum(g[1] for g in gradients[b]) / len(batches) for b in train.widths},
+        }
+
+    def _teacher_logits(self, codes: Tensor) -> Tensor | None:
+        if self.teacher is None or not self.config.train.distill:
+            return None
+        with torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16):
+            logits: Tensor = self.teacher(codes, Pass(None, training=False))
+            return logits.float()
+
+    def _loss(self, logits: Tensor, labels: Tensor, target: Tensor | None) -> Tensor:
+        """Return the cross entropy, mixed with the divergence from softened ``target`` logits (Hinton et al. 2015)."""
+        share, t = self.config.train.distill, self.config.train.temperature
+        loss = F.cross_entropy(logits, labels)
+        if target is None or not share:
+            return loss
+        divergence = F.kl_div(
+            F.log_softmax(logits / t, 1), F.log_softmax(target / t, 1), reduction="batchmean", log_target=True
+        )
+        return (1 - share) * loss + share * t * t * divergence
+
+    def _shape_penalty(self) -> Tensor:
+        """Return the pull of weight distributions to the uniform one: kurtosis to 1.8, skewness to 0 (EQ-Net, KURE)."""
+        kurtosis, skewness = self.config.train.kurtosis, self.config.train.skewness
+        total = torch.zeros((), device=self.device)
+        if not kurtosis and not skewness:
+            return total
+        for node, layer in self.model.quantised():
+            if layer.weight is None or isinstance(node, Linear) or getattr(node, "bits", None) is not None:
+                continue
+            w = layer.weight.flatten()
+            z = (w - w.mean()) / w.std().clamp_min(1e-8)
+            total = total + kurtosis * (z.pow(4).mean() - 1.8).square() + skewness * z.pow(3).mean().square()
+        return total
+
+    def _check_finite(self, loss: Tensor, where: str) -> None:
+        if not math.isfinite(loss.item()):
+            raise NonFiniteLoss(
+                f"loss is {loss.item()} at {where}; the last good state is in {self.out / 'state.pt'}; lower train.lr"
+            )
+
+    def _average_statistics(self) -> None:
+        self.process.average([b for b in self.model.buffers() if b.dim() == 1])
+
+    @torch.no_grad()
+    def evaluate(self, model: QuantNet, bits: int | None, *, exact: bool = False) -> float:
+        """Return top-1 in 0..1 on the test images; not ``exact``: convolutions in bfloat16, good to a few images."""
+        how = Pass(bits, training=False, exact=exact)
+        size = 64 if exact else 500
+        hits = 0
+        for start in range(0, len(self.data.test), size):
+            logits = model(self.data.test.codes[start : start + size], how)
+            hits += int((logits.argmax(1) == self.data.test.labels[start : start + size]).sum())
+        return hits / len(self.data.test)
+
+    def _save(self, **state: Any) -> None:
+        if not self.process.first:
+            return
+        temporary = self.out / "state.pt.partial"
+        history = json.dumps(vars(self.history))
+        torch.save({"model": self.model.state_dict(), "history": history, **state}, temporary)
+        temporary.replace(self.out / "state.pt")
+        write_atomically(self.out / "history.json", json.dumps(vars(self.history), indent=1).encode())
+
+
+def _raw_gradient(log_scales: list[nn.Parameter]) -> float:
+    """Return ALRS's G of one width: gradients of log s divided by s are gradients of s."""
+    return mean_clipped_gradient(p.grad.div(p.detach().exp()).cpu() for p in log_scales if p.grad is not None)

@@ -1,0 +1,377 @@
+"""A graph as a torch module that runs at any trained width: fake quantization in training, integers in evaluation.
+
+The evaluation form obeys docs/format.md operation by operation, so its activation codes equal those of the engines.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from bitgear.bits import MASTER_BITS, activation_range
+from bitgear.graph import IMAGE, Conv, Graph, Linear, Pool, Shortcut
+from trainer.networks.resnet_cifar import batch_norm_name, strip_prefix
+from trainer.quantizers import (
+    BatchNormReLU,
+    Kernels,
+    QuantizeActivation,
+    QuantizeWeight,
+    initial_weight_scale,
+    search_activation_scale,
+)
+
+T = TypeVar("T")
+
+EPS = 1e-5
+FP32 = "fp32"
+"""Key of the batch norm that belongs to the unquantised network."""
+
+
+def key(bits: int | None) -> str:
+    """Return the name of a width in parameter dictionaries: torch does not allow bare digits everywhere."""
+    return FP32 if bits is None else f"w{bits}"
+
+
+class BatchNorm(nn.Module):
+    """Parameters and running statistics of one batch norm at one width."""
+
+    mean: Tensor
+    var: Tensor
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.ones(channels))
+        self.beta = nn.Parameter(torch.zeros(channels))
+        self.register_buffer("mean", torch.zeros(channels))
+        self.register_buffer("var", torch.ones(channels))
+
+    def folded(self) -> tuple[Tensor, Tensor]:
+        """Return (gain, bias), float16 of shape (C,), such that the output is ``gain * y + bias``.
+
+        The bias is computed from the gain as rounded, so that the rounding of the gain does not shift the mean.
+        """
+        gain = (self.gamma.double() / (self.var.double() + EPS).sqrt()).half()
+        return gain, (self.beta.double() - self.mean.double() * gain.double()).half()
+
+
+class Layer(nn.Module):
+    """State of a convolution, pool or linear node: weight, its scale, and per width scales and batch norm."""
+
+    def __init__(self, weight: Tensor | None, per_channel: bool) -> None:
+        super().__init__()
+        self.per_channel = per_channel
+        self.act_log_scale = nn.ParameterDict()
+        self.residual_log_scale = nn.ParameterDict()
+        self.bn = nn.ModuleDict()
+        self.weight = None if weight is None else nn.Parameter(weight)
+        self.bias: nn.Parameter | None = None
+        rows = 1 if weight is None or not per_channel else weight.shape[0]
+        self.weight_log_scale = None if weight is None else nn.Parameter(torch.zeros(rows))
+
+    def batch_norm(self, bits: int | None) -> BatchNorm:
+        """Return the batch norm of a width; None is the FP32 network's."""
+        bn = self.bn[key(bits)]
+        if not isinstance(bn, BatchNorm):  # pragma: no cover - nothing else is put there
+            raise TypeError(key(bits))
+        return bn
+
+
+Observer = Callable[[str, str, Tensor], None]
+"""Called with node name, what ("input", "residual" or "accumulator") and the integers, as bitgear.reference does."""
+
+
+@dataclass(frozen=True)
+class Pass:
+    """How one forward pass treats its layers.
+
+    ``bits`` None runs the FP32 network. ``momentum`` None leaves running statistics alone. ``calibrate`` sets
+    activation scales on the way. ``exact`` sums in float64 what the engines sum in integers; evaluation only.
+    """
+
+    bits: int | None
+    training: bool
+    momentum: float | None = None
+    calibrate: bool = False
+    exact: bool = False
+    observe: Observer | None = None
+
+    def show(self, name: str, what: str, integers: Tensor) -> None:
+        """Tell the observer, if there is one."""
+        if self.observe is not None:
+            self.observe(name, what, integers)
+
+
+class QuantNet(nn.Module):
+    """The network of a :class:`~bitgear.graph.Graph`.
+
+    ``image_scale`` is the scale of the integer input (the input record's); the FP32 network takes ``code * scale``.
+    """
+
+    def __init__(
+        self, graph: Graph, image: tuple[int, int, int], image_scale: float, *, per_channel: bool, kernels: Kernels
+    ) -> None:
+        super().__init__()
+        self.graph = graph
+        self.image = image
+        self.image_scale = image_scale
+        self.kernels = kernels
+        shapes = graph.shapes(image)
+        self.layers = nn.ModuleDict()
+        for node in graph.nodes:
+            if isinstance(node, Shortcut):
+                continue
+            weight = None
+            if isinstance(node, Conv):
+                fan_in = shapes[node.input][0] * node.kernel**2
+                weight = torch.randn(node.channels, shapes[node.input][0], node.kernel, node.kernel)
+                weight *= math.sqrt(2.0 / fan_in)
+            elif isinstance(node, Linear):
+                weight = torch.randn(node.channels, shapes[node.input][0]) / math.sqrt(shapes[node.input][0])
+            layer = Layer(weight, per_channel)
+            if isinstance(node, Conv):
+                layer.bn[key(None)] = BatchNorm(node.channels)
+            if isinstance(node, Linear):
+                layer.bias = nn.Parameter(torch.zeros(node.channels))
+            self.layers[slug(node.name)] = layer
+        for parameter in self.parameters():  # convolutions run on NHWC tensors
+            if parameter.dim() == 4:
+                parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+        for bits in range(2, 9):  # constants of the quantizers; not part of the state
+            for signed in (False, True):
+                low, high = activation_range(bits, signed)
+                self.register_buffer(f"_low_{bits}_{signed}", torch.tensor(float(low)), persistent=False)
+                self.register_buffer(f"_high_{bits}_{signed}", torch.tensor(float(high)), persistent=False)
+
+    # -- widths ---------------------------------------------------------------------------------------------------
+
+    def layer(self, name: str) -> Layer:
+        """Return the state of the node ``name``."""
+        layer = self.layers[slug(name)]
+        if not isinstance(layer, Layer):  # pragma: no cover - by construction
+            raise TypeError(name)
+        return layer
+
+    def quantised(self) -> Iterator[tuple[Conv | Pool | Linear, Layer]]:
+        """Yield every node that holds scales, with its layer."""
+        for node in self.graph.nodes:
+            if not isinstance(node, Shortcut):
+                yield node, self.layer(node.name)
+
+    def add_width(self, bits: int, source: int | None) -> None:
+        """Give every layer scales and a batch norm for a width, copied from ``source`` (None: the FP32 network)."""
+        device = next(self.parameters()).device
+        for node, layer in self.quantised():
+            if node.input != IMAGE:
+                layer.act_log_scale[key(bits)] = nn.Parameter(torch.zeros((), device=device))
+            if isinstance(node, Conv):
+                bn = BatchNorm(node.channels).to(device)
+                bn.load_state_dict(layer.batch_norm(source).state_dict())
+                layer.bn[key(bits)] = bn
+                if node.residual is not None:
+                    layer.residual_log_scale[key(bits)] = nn.Parameter(torch.zeros((), device=device))
+
+    @torch.no_grad()
+    def start_weight_scales(self, bits: Sequence[int]) -> None:
+        """Set the master scale of every weight from its FP32 values; stem and head aim at 8 bits alone."""
+        for node, layer in self.quantised():
+            if layer.weight is None or layer.weight_log_scale is None:
+                continue
+            pinned = isinstance(node, Linear) or (isinstance(node, Conv) and node.bits is not None)
+            scale = initial_weight_scale(layer.weight.cpu(), (MASTER_BITS,) if pinned else bits, layer.per_channel)
+            layer.weight_log_scale.copy_(scale.log())
+
+    @torch.no_grad()
+    def calibrate_width(self, bits: int, batches: Sequence[Tensor], *, scales: bool) -> None:
+        """Set a width's activation scales from the first batch (if ``scales``) and its statistics from all batches.
+
+        Each batch (int8 codes, (N, 3, H, W)) runs with its own batch statistics; their plain average is kept.
+        """
+        if scales:
+            self.forward(batches[0], Pass(bits, training=True, calibrate=True))
+        for i, batch in enumerate(batches):
+            self.forward(batch, Pass(bits, training=True, momentum=1.0 / (i + 1)))
+
+    # -- forward --------------------------------------------------------------------------------------------------
+
+    def forward(self, q_image: Tensor, how: Pass) -> Tensor:
+        """Return logits, float32 (N, classes), of int8 image codes (N, 3, H, W)."""
+        if how.bits is None:
+            return self._forward_fp32(q_image, how)
+        values: dict[str, Tensor] = {IMAGE: q_image}
+        for node in self.graph.nodes:
+            match node:
+                case Shortcut():
+                    values[node.name] = shortcut(values[node.input], node)
+                case Conv():
+                    values[node.name] = self._conv(node, values, how)
+                case Pool():
+                    values[node.name] = self._pool(node, values[node.input], how)
+                case Linear():
+                    values[node.name] = self._linear(node, values[node.input], how)
+        return values[self.graph.nodes[-1].name]
+
+    def _bounds(self, bits: int, signed: bool) -> tuple[Tensor, Tensor]:
+        return self.get_buffer(f"_low_{bits}_{signed}"), self.get_buffer(f"_high_{bits}_{signed}")
+
+    def _codes(self, v: Tensor, value: str, log_scale: nn.Parameter, bits: int, how: Pass) -> Tensor:
+        low, high = self._bounds(bits, self.graph.signed(value))
+        if how.calibrate:
+            log_scale.data.copy_(search_activation_scale(v, int(low.item()), int(high.item())).log())
+        if how.exact:
+            return torch.clamp(torch.round(v / log_scale.exp()), low, high)
+        codes: Tensor = QuantizeActivation.apply(v, log_scale, low, high, self.kernels)
+        return codes
+
+    def _conv(self, node: Conv, values: Mapping[str, Tensor], how: Pass) -> Tensor:
+        layer = self.layer(node.name)
+        bits = node.bits or require(how.bits)
+        which = key(how.bits)
+        weight, log_scale = require(layer.weight), require(layer.weight_log_scale)
+        if node.input == IMAGE:
+            q_x, act_scale = values[IMAGE].to(torch.bfloat16), torch.tensor(self.image_scale)
+        else:
+            act_log_scale = layer.act_log_scale[which]
+            q_x = self._codes(values[node.input], node.input, act_log_scale, bits, how)
+            act_scale = act_log_scale.detach().exp()
+        q_w: Tensor = QuantizeWeight.apply(weight, log_scale, bits)
+        # The element type of the convolution: bfloat16 holds every code; float64 makes the sums exact for evaluation.
+        dtype = torch.float64 if how.exact else torch.bfloat16
+        q_w = q_w.to(dtype, memory_format=torch.channels_last)
+        acc = F.conv2d(q_x.to(dtype), q_w, None, node.stride, node.padding)
+        how.show(node.name, "input", q_x)
+        how.show(node.name, "accumulator", acc)
+        q_residual, residual_scale = None, None
+        if node.residual is not None:
+            residual_log_scale = layer.residual_log_scale[which]
+            q_residual = self._codes(values[node.residual], node.residual, residual_log_scale, MASTER_BITS, how)
+            residual_scale = residual_log_scale.detach().exp()
+            how.show(node.name, "residual", q_residual)
+        bn = layer.batch_norm(how.bits)
+        weight_scale = log_scale.detach().exp()
+        if not how.training:
+            gain, bias = bn.folded()
+            multiplier = epilogue_multiplier(act_scale, weight_scale, bits, gain)
+            y = acc.float() * multiplier.view(1, -1, 1, 1) + bias.float().view(1, -1, 1, 1)
+            if q_residual is not None and residual_scale is not None:
+                y = y + q_residual.float() * residual_scale
+            return torch.relu(y) if node.relu else y
+        if not node.relu:
+            raise NotImplementedError("training of convolutions without ReLU")
+        multiplier = (act_scale * weight_scale * 2.0 ** (MASTER_BITS - bits)).expand(node.channels)
+        v, mean, var = BatchNormReLU.apply(
+            acc, multiplier, bn.gamma, bn.beta, EPS, q_residual, residual_scale, self.kernels
+        )
+        if how.momentum is not None:
+            count = acc.numel() // acc.shape[1]
+            bn.mean.lerp_(mean, how.momentum)
+            bn.var.lerp_(var * (count / (count - 1)), how.momentum)
+        out: Tensor = v
+        return out
+
+    def _pool(self, node: Pool, v: Tensor, how: Pass) -> Tensor:
+        log_scale = self.layer(node.name).act_log_scale[key(how.bits)]
+        codes = self._codes(v, node.input, log_scale, MASTER_BITS, how)
+        how.show(node.name, "input", codes)
+        area = v.shape[2] * v.shape[3]
+        if how.exact:
+            scale = (log_scale.exp().double() / area).float()
+            return codes.double().sum((2, 3)).float() * scale
+        return codes.float().sum((2, 3)) * (log_scale.detach().exp() / area)
+
+    def _linear(self, node: Linear, v: Tensor, how: Pass) -> Tensor:
+        layer = self.layer(node.name)
+        weight, log_scale, bias = require(layer.weight), require(layer.weight_log_scale), require(layer.bias)
+        act_log_scale = layer.act_log_scale[key(how.bits)]
+        codes = self._codes(v, node.input, act_log_scale, MASTER_BITS, how)
+        how.show(node.name, "input", codes)
+        q_w: Tensor = QuantizeWeight.apply(weight, log_scale, MASTER_BITS)
+        act_scale, weight_scale = act_log_scale.detach().exp(), log_scale.detach().exp()
+        if how.exact:
+            acc = F.linear(codes.double(), q_w.double()).float()
+            return acc * epilogue_multiplier(act_scale, weight_scale, MASTER_BITS, None) + bias
+        return F.linear(codes.float(), q_w) * (act_scale * weight_scale) + bias
+
+    def _forward_fp32(self, q_image: Tensor, how: Pass) -> Tensor:
+        values: dict[str, Tensor] = {IMAGE: q_image.float() * self.image_scale}
+        for node in self.graph.nodes:
+            x = values[node.input]
+            match node:
+                case Shortcut():
+                    y = shortcut(x, node)
+                case Conv():
+                    layer = self.layer(node.name)
+                    bn = layer.batch_norm(None)
+                    weight = require(layer.weight)
+                    y = F.conv2d(x, weight, None, node.stride, node.padding)
+                    y = F.batch_norm(y, bn.mean, bn.var, bn.gamma, bn.beta, how.training, how.momentum or 0.0, EPS)
+                    if node.residual is not None:
+                        y = y + values[node.residual]
+                    y = torch.relu(y) if node.relu else y
+                case Pool():
+                    y = x.mean((2, 3))
+                case Linear():
+                    layer = self.layer(node.name)
+                    y = F.linear(x, require(layer.weight), layer.bias)
+            values[node.name] = y
+        return values[self.graph.nodes[-1].name]
+
+    # -- FP32 weights ---------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def import_resnet(self, path: str, mean: Sequence[float], std: Sequence[float], offset: float) -> None:
+        """Load customary ResNet weights trained on ``(x / 255 - mean) / std`` into the FP32 network.
+
+        Our input is ``code * image_scale`` with ``code = pixel - offset``; both are the same up to a factor and a
+        shift per channel, which go into the stem's weights and its batch-norm mean (exact except at the border,
+        where zero padding now means ``offset`` and not ``mean``).
+        """
+        state = strip_prefix(load_file(path))
+        for node in self.graph.nodes:
+            if isinstance(node, Conv):
+                layer, bn_name = self.layer(node.name), batch_norm_name(node.name)
+                weight = state[f"{node.name}.weight"].clone()
+                bn = layer.batch_norm(None)
+                bn.gamma.copy_(state[f"{bn_name}.weight"])
+                bn.beta.copy_(state[f"{bn_name}.bias"])
+                bn.mean.copy_(state[f"{bn_name}.running_mean"])
+                bn.var.copy_(state[f"{bn_name}.running_var"])
+                if node.input == IMAGE:
+                    shift = (offset / 255 - torch.tensor(mean)) / torch.tensor(std)
+                    bn.mean.sub_((weight.sum((2, 3)) * shift).sum(1))
+                    weight *= (1 / (255 * self.image_scale * torch.tensor(std))).view(1, -1, 1, 1)
+                require(layer.weight).copy_(weight)
+            elif isinstance(node, Linear):
+                layer = self.layer(node.name)
+                require(layer.weight).copy_(state[f"{node.name}.weight"])
+                require(layer.bias).copy_(state[f"{node.name}.bias"])
+
+
+def slug(name: str) -> str:
+    """Return a node name as torch accepts it in a module dictionary."""
+    return name.replace(".", "_")
+
+
+def shortcut(v: Tensor, node: Shortcut) -> Tensor:
+    """Return every ``stride``-th pixel with zero channels on both sides."""
+    pad = (node.channels - v.shape[1]) // 2
+    return F.pad(v[:, :, :: node.stride, :: node.stride], (0, 0, 0, 0, pad, pad))
+
+
+def epilogue_multiplier(act_scale: Tensor, weight_scale: Tensor, bits: int, gain: Tensor | None) -> Tensor:
+    """Return the float32 factor of the accumulators, (C,) or (1,), multiplied in float64 as docs/format.md says."""
+    product = act_scale.double() * weight_scale.double()
+    if gain is not None:
+        product = product * gain.double()
+    return (product * 2.0 ** (MASTER_BITS - bits)).float()
+
+
+def require(value: T | None) -> T:
+    """Return ``value``; raise ``ValueError`` if a node lacks what its type always has."""
+    if value is None:
+        raise ValueError("the layer lacks a parameter of its node type")
+    return value

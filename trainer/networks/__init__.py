@@ -1,0 +1,5 @@
+"""Networks as graphs, and the customary names of their FP32 weights."""
+
+from trainer.networks.resnet_cifar import resnet_cifar
+
+__all__ = ["resnet_cifar"]
