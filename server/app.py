@@ -1,0 +1,79 @@
+"""The ASGI application: everything it needs hangs on the object that :func:`create_app` returns."""
+
+import asyncio
+import contextlib
+import functools
+from collections.abc import AsyncIterator
+
+from fastapi import FastAPI, Request, Response
+from starlette.exceptions import HTTPException
+
+from bitgear import __version__
+from bitgear.checkpoint import Master
+from bitgear.engines import Engine, create_engine
+from bitgear.errors import BitgearError
+from server.exchange import exchange_of
+from server.metrics import Metrics
+from server.middleware import Surround
+from server.problems import problem_of, respond, translate
+from server.routes.operations import operations_routes
+from server.routes.v1 import v1_routes
+from server.runtime import MODEL_VERSION, Runtime
+from server.settings import Settings
+
+
+def create_app(settings: Settings, *, engine: Engine | None = None) -> FastAPI:
+    """Return the application; its :class:`~server.runtime.Runtime` is ``app.state.runtime``.
+
+    Masters are read here and warmed in the background once the application starts. ``engine`` replaces the one that
+    the settings name. Raises a :class:`~bitgear.errors.BitgearError` for settings, profiles, masters or an engine that
+    cannot be used.
+    """
+    engine = engine or create_engine(settings.engine, settings.threads)
+    runtime = Runtime(settings, engine)
+    metrics = Metrics(engine.name)
+    for master in runtime.models.values():
+        metrics.add_model(
+            master.name,
+            MODEL_VERSION,
+            master.task,
+            master.nbytes,
+            functools.partial(_resident_bytes, runtime, master),
+        )
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        warming = asyncio.create_task(runtime.warm())
+        try:
+            yield
+        finally:
+            warming.cancel()
+            runtime.close()
+
+    app = FastAPI(
+        title="bitgear",
+        version=__version__,
+        summary="Inference at the precision that each request asks for.",
+        lifespan=lifespan,
+        docs_url=None,  # the pages that FastAPI makes load scripts from elsewhere
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    app.state.runtime = runtime
+    app.add_middleware(Surround, metrics=metrics)
+    app.add_exception_handler(BitgearError, _answer_error)
+    app.add_exception_handler(HTTPException, _answer_error)
+    app.include_router(v1_routes(runtime, metrics))
+    app.include_router(operations_routes(runtime, metrics))
+    return app
+
+
+def _resident_bytes(runtime: Runtime, master: Master) -> float:
+    return sum(runtime.resident_bytes(master).values())
+
+
+async def _answer_error(request: Request, error: Exception) -> Response:
+    exchange = exchange_of(request.scope)
+    error = translate(error, request.method)
+    exchange.problem = problem_of(error).name
+    return respond(error, exchange.request_id)

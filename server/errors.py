@@ -1,0 +1,160 @@
+"""What can be wrong with a request. Status codes and titles are in :mod:`server.problems`, not here.
+
+::
+
+    BitgearError
+    ├── RequestError              ``members`` are the extra members of the problem document
+    │   ├── BadRequest            malformed JSON, base64 or multipart, no image, empty body
+    │   ├── BadParameter          unknown parameter, or a value outside its range
+    │   ├── ConflictingControls   one control, two values
+    │   ├── UnknownModel
+    │   ├── UnknownPath
+    │   ├── MethodNotAllowed
+    │   ├── BodyTimeout
+    │   ├── BodyTooLarge
+    │   ├── MediaTypeNotAccepted
+    │   ├── WidthNotOffered
+    │   ├── TaskMismatch
+    │   ├── NotReady              starting
+    │   └── Draining              stopping
+    └── SettingsError             a setting, profile or model path that cannot be used (server.settings)
+"""
+
+from bitgear.errors import BitgearError
+
+SHOWN_CHARACTERS = 40
+
+
+class RequestError(BitgearError):
+    """Base of the refusals. ``str(error)`` says what was given, what was expected and what to do."""
+
+    code = "request-invalid"
+
+    def __init__(self, detail: str, **members: object) -> None:
+        self.members = members
+        super().__init__(detail)
+
+
+class BadRequest(RequestError):
+    """The body is not what its content type says, or holds no image."""
+
+    code = "bad-request"
+
+
+class BadParameter(RequestError):
+    """A parameter that does not exist, or a value outside its range."""
+
+    code = "bad-parameter"
+
+    def __init__(self, detail: str, parameter: str) -> None:
+        super().__init__(detail, parameter=parameter)
+
+
+class ConflictingControls(RequestError):
+    """One control was given twice with different values."""
+
+    code = "conflicting-controls"
+
+    def __init__(self, parameter: str, first: object, second: object) -> None:
+        super().__init__(
+            f"{parameter} was given twice with different values, {shown(first)} and {shown(second)}; give it once",
+            parameter=parameter,
+        )
+
+
+class UnknownModel(RequestError):
+    """No model of that name is served."""
+
+    code = "model-not-found"
+
+    def __init__(self, name: str, models: list[str]) -> None:
+        super().__init__(f"no model is named {shown(name)}; served are {', '.join(models)}", models=models)
+
+
+class UnknownPath(RequestError):
+    """Nothing is served at that path."""
+
+    code = "not-found"
+
+
+class MethodNotAllowed(RequestError):
+    """The path exists, but not for that method."""
+
+    code = "method"
+
+    def __init__(self, method: str, allowed: list[str]) -> None:
+        super().__init__(f"method {shown(method)} is not allowed here; use {', '.join(allowed)}", allowed=allowed)
+
+
+class BodyTimeout(RequestError):
+    """The body did not end in time."""
+
+    code = "body-timeout"
+
+    def __init__(self, timeout_s: float) -> None:
+        super().__init__(f"the body did not end within {timeout_s:g} s; send it faster", timeout_s=timeout_s)
+
+
+class BodyTooLarge(RequestError):
+    """The body has more bytes than allowed."""
+
+    code = "too-large"
+
+    def __init__(self, limit_bytes: int) -> None:
+        super().__init__(f"the body exceeds the limit of {limit_bytes} bytes; send less", limit_bytes=limit_bytes)
+
+
+class MediaTypeNotAccepted(RequestError):
+    """The content type or content encoding is not accepted."""
+
+    code = "media-type"
+
+    def __init__(self, what: str, given: str, allowed: list[str]) -> None:
+        super().__init__(f"{what} {shown(given)} is not accepted; use {', '.join(allowed)}", allowed=allowed)
+
+
+class WidthNotOffered(RequestError):
+    """No width that the model offers within the profile's bounds is the one asked for."""
+
+    code = "width-not-offered"
+
+    def __init__(self, asked: str, offered: list[int]) -> None:
+        widths = ", ".join(map(str, offered)) or "none"
+        super().__init__(f"{asked} is not offered; offered within the profile: {widths}", offered_precisions=offered)
+
+
+class TaskMismatch(RequestError):
+    """The model does another task than the path names."""
+
+    code = "task-mismatch"
+
+    def __init__(self, asked: str, task: str) -> None:
+        super().__init__(f"the model does not {asked}; its task is {task}", task=task)
+
+
+class NotReady(RequestError):
+    """The server is still loading."""
+
+    code = "not-ready"
+
+    def __init__(self, retry_after_s: int) -> None:
+        super().__init__("the server is starting; try again", retry_after_s=retry_after_s)
+
+
+class Draining(RequestError):
+    """The server is stopping."""
+
+    code = "draining"
+
+    def __init__(self, retry_after_s: int) -> None:
+        super().__init__("the server is stopping; try another", retry_after_s=retry_after_s)
+
+
+def shown(value: object) -> str:
+    """Return what a client gave, cut to 40 characters and quoted, fit to be part of a message.
+
+    >>> shown("cat")
+    "'cat'"
+    """
+    text = str(value)
+    return repr(text if len(text) <= SHOWN_CHARACTERS else text[: SHOWN_CHARACTERS - 1] + "…")

@@ -1,0 +1,98 @@
+"""Run the server in this process until it is told to stop."""
+
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from types import FrameType
+
+import uvicorn
+
+from bitgear import __version__
+from bitgear.engines import Engine
+from server.app import create_app
+from server.logs import configure_logging
+from server.runtime import Runtime
+from server.settings import Settings, SettingsError
+
+
+def run(settings: Settings, *, engine: Engine | None = None) -> int:
+    """Serve until SIGTERM or SIGINT; return the exit status, 0 after an orderly stop.
+
+    The first signal drains: not ready at once, accepting for ``drain_delay_s`` more, then finishing what is in flight
+    within ``drain_timeout_s``. The second ends the process on the spot, with status 1.
+
+    Raises a :class:`~bitgear.errors.BitgearError` if the server cannot start.
+    """
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGINT):  # until the server's own handlers are in place
+            signal.signal(number, lambda *_: sys.exit(0))
+    configure_logging(settings.log_level)
+    app = create_app(settings, engine=engine)
+    runtime: Runtime = app.state.runtime
+    config = uvicorn.Config(
+        app,
+        lifespan="on",
+        ws="none",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        timeout_graceful_shutdown=settings.drain_timeout_s,
+    )
+    listener = bind(settings.host, settings.port)
+    _Server(config, runtime, _url(settings.host, listener)).run([listener])
+    if runtime.failure is not None:
+        raise runtime.failure
+    return 0
+
+
+class _Server(uvicorn.Server):
+    """Uvicorn's server with our way of stopping, and a line for humans when it is ready."""
+
+    def __init__(self, config: uvicorn.Config, runtime: Runtime, url: str) -> None:
+        super().__init__(config)
+        self._runtime = runtime
+        self._url = url
+        self._announced = False
+        self._drained_at_s: float | None = None
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - the signature of a handler
+        if self._drained_at_s is not None:
+            os._exit(1)
+        self._runtime.drain()
+        self._drained_at_s = time.monotonic() + self._runtime.settings.drain_delay_s
+
+    async def on_tick(self, counter: int) -> bool:
+        if self._runtime.failure is not None:
+            return True
+        if self._drained_at_s is not None and time.monotonic() >= self._drained_at_s:
+            return True
+        if self._runtime.ready and not self._announced:
+            self._announced = True
+            models = ", ".join(self._runtime.models)
+            sys.stdout.write(f"bitgear {__version__} serves {models} at {self._url}\n")
+            sys.stdout.flush()
+        return await super().on_tick(counter)
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """Return a TCP socket bound to an address; raise :class:`~server.settings.SettingsError` if it cannot be."""
+    # The protocol is spelled out because asyncio switches Nagle's algorithm off only where it sees TCP; with it on, an
+    # answer on a kept-alive connection waits 40 ms for the client's delayed acknowledgement.
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise SettingsError(f"cannot listen on {host} port {port}: {error.strerror}; choose another") from error
+    return listener
+
+
+def _url(host: str, listener: socket.socket) -> str:
+    port = listener.getsockname()[1]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

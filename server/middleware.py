@@ -1,0 +1,129 @@
+"""What surrounds every request: its id, its end in metrics and log, and faults that nobody else caught."""
+
+import asyncio
+import logging
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from server.body import ClientGone
+from server.errors import Draining
+from server.exchange import REQUEST_ID_HEADER, Exchange, begin, exchange_of
+from server.metrics import Metrics
+from server.problems import INTERNAL, RETRY_AFTER_S, problem_of, respond
+
+LINGER_S = 2.0
+
+_REQUEST_ID_HEADER = REQUEST_ID_HEADER.lower().encode()
+_logger = logging.getLogger(__name__)
+
+
+class Surround:
+    """ASGI middleware around the whole application.
+
+    An answer that is sent before the request's body has ended closes the connection, but not at once: what is still
+    arriving is read and thrown away for up to :data:`LINGER_S`. Closed at once, the kernel would reset the connection
+    and the client, still sending, might never see the answer.
+    """
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        exchange = begin(scope)
+        wire = _Wire(exchange, scope, receive, send)
+        try:
+            await self._app(scope, wire.receive, wire.send)
+        except ClientGone:
+            pass
+        except asyncio.CancelledError:
+            # The server stops, and the time for what is in flight is over.
+            await self._refuse(Draining(RETRY_AFTER_S), scope, wire)
+        except Exception as error:
+            _logger.exception("request failed", extra={"request_id": exchange.request_id})
+            await self._refuse(error, scope, wire)
+        finally:
+            self._metrics.finish(exchange)
+            _log(exchange, scope)
+
+    async def _refuse(self, error: Exception, scope: Scope, wire: "_Wire") -> None:
+        exchange = exchange_of(scope)
+        if exchange.status is None:  # otherwise an answer is on its way, and it is too late for another
+            exchange.problem = problem_of(error).name
+            await respond(error, exchange.request_id)(scope, wire.receive, wire.send)
+
+
+class _Wire:
+    """The ASGI channels of one request, watched."""
+
+    def __init__(self, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
+        self._exchange = exchange
+        self._receive = receive
+        self._send = send
+        headers = dict(scope["headers"])
+        self._body_ended = headers.get(b"content-length", b"0") == b"0" and b"transfer-encoding" not in headers
+        # A client that waits for "100 Continue", which the first receive() sends, sends nothing before.
+        self._body_coming = b"expect" not in headers
+
+    async def receive(self) -> Message:
+        self._body_coming = True
+        message = await self._receive()
+        if message["type"] == "http.disconnect" or not message.get("more_body", False):
+            self._body_ended = True
+        return message
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self._exchange.answer(message["status"])
+            headers = [*message["headers"], (_REQUEST_ID_HEADER, self._exchange.request_id.encode())]
+            if not self._body_ended:
+                headers.append((b"connection", b"close"))
+            await self._send({**message, "headers": headers})
+        elif self._body_ended or not self._body_coming or message.get("more_body", False):
+            await self._send(message)
+        else:
+            await self._send({**message, "more_body": True})
+            await self._throw_away()
+            await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _throw_away(self) -> None:
+        try:
+            async with asyncio.timeout(LINGER_S):
+                while not self._body_ended:
+                    await self.receive()
+        except (TimeoutError, asyncio.CancelledError):  # cancelled: the server stops, and waits for nobody
+            return
+
+
+def _log(exchange: Exchange, scope: Scope) -> None:
+    if exchange.problem == INTERNAL.name:
+        level = logging.ERROR
+    else:
+        # Probes and scrapes come every few seconds and say nothing.
+        level = logging.INFO if exchange.task is not None or exchange.problem is not None else logging.DEBUG
+    if not _logger.isEnabledFor(level):
+        return
+    decision = exchange.decision
+    _logger.log(
+        level,
+        "request",
+        extra={
+            "request_id": exchange.request_id,
+            "method": scope["method"][:16],
+            "path": scope["path"][:80],
+            "model": exchange.model,
+            "precision_asked": exchange.asked,
+            "precision_served": decision.bits if decision is not None and exchange.problem is None else None,
+            "reason": exchange.problem or (decision.reason if decision is not None else None),
+            "infer_ms": _rounded(exchange.phases_ms.get("infer")),
+            "total_ms": _rounded(exchange.elapsed_ms()),
+            "status": exchange.status,
+        },
+    )
+
+
+def _rounded(duration_ms: float | None) -> float | None:
+    return None if duration_ms is None else round(duration_ms, 3)

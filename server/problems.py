@@ -1,0 +1,139 @@
+"""Errors -> status codes and ``application/problem+json`` bodies (RFC 9457). Their status codes stand here alone."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from bitgear.errors import BitgearError, ImageEmpty, ImageError, ImageTooLarge
+from server import errors
+
+MEDIA_TYPE = "application/problem+json"
+URN = "urn:bitgear:problem:"
+RETRY_AFTER_S = 1
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One row: what an error becomes. ``extra`` names the members that this problem adds."""
+
+    status: int
+    name: str
+    title: str
+    extra: tuple[str, ...] = ()
+
+
+_MALFORMED = Problem(400, "bad-request", "The request is malformed")
+INTERNAL = Problem(500, "internal", "The server failed")
+
+TABLE: Mapping[type[Exception], Problem] = {
+    errors.BadRequest: _MALFORMED,
+    ImageEmpty: _MALFORMED,
+    errors.BadParameter: Problem(400, "bad-parameter", "A parameter is unknown or out of range", ("parameter",)),
+    errors.ConflictingControls: Problem(400, "conflicting-controls", "A control was given two values", ("parameter",)),
+    errors.UnknownModel: Problem(404, "model-not-found", "No such model", ("models",)),
+    errors.UnknownPath: Problem(404, "not-found", "Nothing at this path"),
+    errors.MethodNotAllowed: Problem(405, "method", "Method not allowed", ("allowed",)),
+    errors.BodyTimeout: Problem(408, "body-timeout", "The body did not end in time", ("timeout_s",)),
+    errors.BodyTooLarge: Problem(413, "too-large", "The body is too large", ("limit_bytes",)),
+    ImageTooLarge: Problem(413, "too-large", "The image is too large", ("limit_pixels",)),
+    errors.MediaTypeNotAccepted: Problem(415, "media-type", "Content type or encoding not accepted", ("allowed",)),
+    ImageError: Problem(422, "undecodable-image", "The image cannot be decoded", ("reason",)),
+    errors.WidthNotOffered: Problem(422, "width-not-offered", "The precision is not offered", ("offered_precisions",)),
+    errors.TaskMismatch: Problem(422, "task-mismatch", "The model does another task", ("task",)),
+    errors.NotReady: Problem(503, "not-ready", "The server is starting", ("retry_after_s",)),
+    errors.Draining: Problem(503, "draining", "The server is stopping", ("retry_after_s",)),
+    Exception: INTERNAL,
+}
+
+
+def problem_of(error: Exception) -> Problem:
+    """Return the row of an error: that of its class or of its nearest base."""
+    return next(TABLE[cls] for cls in type(error).__mro__ if cls in TABLE)
+
+
+def translate(error: Exception, method: str) -> Exception:
+    """Return our own error for one that the router raised; any other error unchanged."""
+    if isinstance(error, HTTPException) and error.status_code == 405:
+        allow = (error.headers or {}).get("Allow", "")
+        return errors.MethodNotAllowed(method, sorted(name.strip() for name in allow.split(",")))
+    if isinstance(error, HTTPException) and error.status_code == 404:
+        return errors.UnknownPath("nothing is served at this path; GET /openapi.json lists the paths")
+    return error
+
+
+def respond(error: Exception, request_id: str) -> Response:
+    """Return the answer to an error. Faults of the server say nothing about themselves."""
+    problem = problem_of(error)
+    detail = "the server failed; its log has the reason under this request id" if problem is INTERNAL else str(error)
+    members = _members(error)
+    document = {
+        "type": URN + problem.name,
+        "title": problem.title,
+        "status": problem.status,
+        "detail": detail,
+        "instance": request_id,
+        "error": detail,
+        **members,
+    }
+    headers = {"Cache-Control": "no-store"}
+    if "retry_after_s" in members:
+        headers["Retry-After"] = str(members["retry_after_s"])
+    if isinstance(error, errors.MethodNotAllowed):
+        headers["Allow"] = ", ".join(error.members["allowed"])  # type: ignore[arg-type]
+    return Response(json.dumps(document), problem.status, headers, MEDIA_TYPE)
+
+
+def _members(error: Exception) -> Mapping[str, Any]:
+    if isinstance(error, errors.RequestError):
+        return error.members
+    if isinstance(error, ImageTooLarge):
+        return {"limit_pixels": error.limit_pixels}
+    if isinstance(error, ImageError) and not isinstance(error, ImageEmpty):
+        return {"reason": error.code}
+    return {}
+
+
+_MEMBER_SCHEMAS: Mapping[str, Mapping[str, Any]] = {
+    "parameter": {"type": "string"},
+    "models": {"type": "array", "items": {"type": "string"}},
+    "allowed": {"type": "array", "items": {"type": "string"}},
+    "timeout_s": {"type": "number"},
+    "limit_bytes": {"type": "integer"},
+    "limit_pixels": {"type": "integer"},
+    "reason": {"type": "string"},
+    "offered_precisions": {"type": "array", "items": {"type": "integer", "minimum": 2, "maximum": 8}},
+    "task": {"type": "string"},
+    "retry_after_s": {"type": "integer"},
+}
+
+
+def documented(*classes: type[BitgearError]) -> dict[int | str, dict[str, Any]]:
+    """Return the OpenAPI responses of a path that can answer with these errors, and with a fault of the server."""
+    by_status: dict[int, list[Problem]] = {}
+    for problem in dict.fromkeys([*(TABLE[cls] for cls in classes), INTERNAL]):
+        by_status.setdefault(problem.status, []).append(problem)
+    return {
+        status: {
+            "description": "; ".join(f"`{problem.name}`: {problem.title}" for problem in problems),
+            "content": {MEDIA_TYPE: {"schema": {"oneOf": [_schema(problem) for problem in problems]}}},
+        }
+        for status, problems in by_status.items()
+    }
+
+
+def _schema(problem: Problem) -> dict[str, Any]:
+    text = {"type": "string"}
+    properties: dict[str, Any] = {
+        "type": {"const": URN + problem.name},
+        "title": {"const": problem.title},
+        "status": {"const": problem.status},
+        "detail": text,
+        "instance": text,
+        "error": text,
+        **{name: _MEMBER_SCHEMAS[name] for name in problem.extra},
+    }
+    return {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}

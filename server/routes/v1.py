@@ -1,0 +1,169 @@
+"""Images in, JSON out; and what is known about the models."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+
+from bitgear.checkpoint import Master
+from bitgear.errors import ImageError, ImageTooLarge
+from server import answers, errors
+from server.body import receive_upload
+from server.exchange import Exchange, exchange_of
+from server.metrics import Metrics
+from server.openapi import image_request, model_request
+from server.precision import PRECISION_HEADER, SOURCE_HEADER, VARY, read_controls, to_wish
+from server.problems import documented
+from server.runtime import MODEL_VERSION, Classification, Runtime
+
+CLASSIFY = "classify"
+
+
+def v1_routes(runtime: Runtime, metrics: Metrics) -> APIRouter:
+    """Return the routes under ``/v1``."""
+    router = APIRouter()
+
+    @router.post(
+        "/v1/models/{model}/classify",
+        response_model=answers.ClassifyAnswer,
+        responses=documented(
+            errors.BadRequest,
+            errors.BadParameter,
+            errors.ConflictingControls,
+            errors.UnknownModel,
+            errors.BodyTimeout,
+            errors.BodyTooLarge,
+            ImageTooLarge,
+            errors.MediaTypeNotAccepted,
+            ImageError,
+            errors.WidthNotOffered,
+            errors.TaskMismatch,
+            errors.NotReady,
+            errors.Draining,
+        ),
+        openapi_extra=image_request(),
+    )
+    async def classify(request: Request) -> Response:
+        """Classify one image at the precision asked for."""
+        exchange = exchange_of(request.scope)
+        name = request.path_params["model"]
+        metrics.begin(exchange, CLASSIFY, name if name in runtime.models else None)
+        runtime.check_warm()
+        master = runtime.model(name)
+        if master.task != CLASSIFY:
+            raise errors.TaskMismatch(CLASSIFY, master.task)
+        headers = request.scope["headers"]
+        controls = read_controls(headers, request.scope["query_string"])
+        exchange.asked = to_wish(controls).asked
+        settings = runtime.settings
+        upload = await receive_upload(headers, request.receive, settings.max_body_bytes, settings.body_timeout_s)
+        result = await runtime.classify(master, upload, controls, exchange)
+        return _answer(master, result, exchange)
+
+    @router.get("/v1/models", response_model=answers.ModelList, responses=documented())
+    async def list_models() -> Response:
+        """List the served models."""
+        return _json({"models": [_summary(master) for master in runtime.models.values()]})
+
+    @router.get(
+        "/v1/models/{model}",
+        response_model=answers.ModelDetail,
+        responses=documented(errors.UnknownModel),
+        openapi_extra=model_request(),
+    )
+    async def describe_model(request: Request) -> Response:
+        """Describe one model."""
+        master = runtime.model(request.path_params["model"])
+        return _json(
+            {
+                **_summary(master),
+                "labels": list(master.labels),
+                "accuracy": {str(bits): dict(metrics) for bits, metrics in master.accuracy.items()},
+                "provenance": dict(master.provenance),
+            }
+        )
+
+    @router.get(
+        "/v1/models/{model}/ladder",
+        response_model=answers.Ladder,
+        responses=documented(errors.UnknownModel),
+        openapi_extra=model_request(),
+    )
+    async def describe_ladder(request: Request) -> Response:
+        """Describe the widths of one model on this device: accuracy, memory and latency as measured."""
+        master = runtime.model(request.path_params["model"])
+        resident_bytes = runtime.resident_bytes(master)
+        return _json(
+            {
+                "model": master.name,
+                "engine": runtime.cache.engine.name,
+                "profile": runtime.profile.name,
+                "rungs": [_rung(runtime, master, bits, resident_bytes) for bits in master.widths],
+            }
+        )
+
+    return router
+
+
+def _answer(master: Master, result: Classification, exchange: Exchange) -> Response:
+    decision = result.decision
+    timing_ms = {name: round(duration, 3) for name, duration in exchange.phases_ms.items()}
+    timing_ms["total"] = round(exchange.elapsed_ms(), 3)
+    content = {
+        "id": exchange.request_id,
+        "model": master.name,
+        "version": MODEL_VERSION,
+        "image": {"width": result.width_px, "height": result.height_px},
+        "predictions": [
+            {"class": best.class_name, "class_id": best.class_id, "confidence": best.confidence}
+            for best in result.predictions
+        ],
+        "precision": {
+            "requested": result.asked,
+            "served": decision.bits,
+            "source": decision.source,
+            "reason": decision.reason,
+        },
+        "timing_ms": timing_ms,
+    }
+    headers = {
+        PRECISION_HEADER: str(decision.bits),
+        SOURCE_HEADER: decision.source,
+        "Server-Timing": ", ".join(f"{name};dur={duration}" for name, duration in timing_ms.items()),
+        "Cache-Control": "no-store",
+        "Vary": VARY,
+    }
+    return _json(content, headers)
+
+
+def _summary(master: Master) -> dict[str, Any]:
+    return {
+        "name": master.name,
+        "version": MODEL_VERSION,
+        "task": master.task,
+        "precisions": list(master.widths),
+        "default_precision": max(master.widths),
+        "classes": len(master.labels),
+        "input": {"height": master.input.height_px, "width": master.input.width_px},
+    }
+
+
+def _rung(runtime: Runtime, master: Master, bits: int, resident_bytes: Mapping[int, int]) -> dict[str, Any]:
+    latency = runtime.latency(master, bits)
+    reason = runtime.profile.excludes(bits)
+    return {
+        "precision": bits,
+        "offered": reason is None,
+        "reason": reason,
+        "top1": master.accuracy.get(bits, {}).get("top1"),
+        "resident": bits in resident_bytes,
+        "resident_bytes": resident_bytes.get(bits, 0),
+        "latency_ms": None
+        if latency is None
+        else {"p50": round(latency.p50_ms, 3), "p99": round(latency.p99_ms, 3), "count": latency.count},
+    }
+
+
+def _json(content: object, headers: dict[str, str] | None = None) -> Response:
+    return Response(json.dumps(content, separators=(",", ":")), 200, headers, "application/json")

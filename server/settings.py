@@ -1,0 +1,105 @@
+"""The settings of one server: a frozen object. Precedence: argument > environment > file > default."""
+
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+from bitgear.errors import BitgearError
+
+ENVIRONMENT_PREFIX = "BITGEAR_"
+CONFIG_VARIABLE = "BITGEAR_CONFIG"
+
+
+class SettingsError(BitgearError):
+    """A setting, profile or model path that cannot be used."""
+
+    code = "settings-invalid"
+
+
+class Settings(BaseSettings):
+    """What a server can be told. Made directly, it looks at neither environment nor file; see :func:`load_settings`."""
+
+    model_config = SettingsConfigDict(env_prefix=ENVIRONMENT_PREFIX, frozen=True, extra="forbid")
+
+    host: str = Field("127.0.0.1", min_length=1, description="address to listen on")
+    port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")
+    models: Annotated[tuple[Path, ...], NoDecode] = Field(
+        (), description="masters, or folders of masters; empty: those shipped with bitgear"
+    )
+    engine: str = Field("onnxruntime", description="engine that runs the models")
+    threads: int = Field(1, ge=1, le=1024, description="engine threads for one call")
+    workers: int = Field(
+        default_factory=lambda: os.cpu_count() or 1, ge=1, le=1024, description="requests worked on at the same time"
+    )
+    profile: str = Field("default", description="active device profile")
+    profiles: Path | None = Field(None, description="folder of further profiles; one of a shipped name replaces it")
+    cache_bytes: int = Field(256 << 20, ge=0, description="memory for derived models")
+    max_body_bytes: int = Field(10 << 20, ge=1, description="limit of a request's body")
+    max_pixels: int = Field(50_000_000, ge=1, description="limit of an image's declared pixels")
+    body_timeout_s: float = Field(10, gt=0, le=3600, description="time in which a body must have arrived")
+    drain_delay_s: float = Field(0, ge=0, le=3600, description="time between SIGTERM and the end of accepting")
+    drain_timeout_s: int = Field(20, ge=1, le=3600, description="time for requests in flight to finish after that")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level that is logged")
+
+    @field_validator("models", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        """Take several paths in one variable, separated like those in ``PATH``."""
+        return value.split(os.pathsep) if isinstance(value, str) else value
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003 - the signature is pydantic's
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Read arguments alone: :func:`load_settings` puts the sources together."""
+        return (init_settings,)
+
+
+def load_settings(config: Path | None = None, **arguments: object) -> Settings:
+    """Return the settings: arguments win over ``BITGEAR_*`` variables, these over a TOML file, that over defaults.
+
+    ``config``: the file; without it, the one that ``BITGEAR_CONFIG`` names, if any. Arguments that are None count as
+    not given. Raises :class:`SettingsError` naming every setting that is unknown or invalid.
+    """
+    if config is None and os.environ.get(CONFIG_VARIABLE):
+        config = Path(os.environ[CONFIG_VARIABLE])
+    given = {name: value for name, value in arguments.items() if value is not None}
+    environment = EnvSettingsSource(Settings)()
+    try:
+        return Settings(**{**_read_file(config), **environment, **given})
+    except ValidationError as error:
+        raise SettingsError("; ".join(_say(item) for item in error.errors())) from error
+
+
+def _read_file(path: Path | None) -> Mapping[str, Any]:
+    if path is None:
+        return {}
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise SettingsError(f"settings file {path} cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"settings file {path} is not TOML: {error}") from error
+
+
+def _say(item: Mapping[str, Any]) -> str:
+    name = ".".join(map(str, item["loc"]))
+    if item["type"] == "extra_forbidden":
+        return f"setting {name!r} is unknown; known are {', '.join(Settings.model_fields)}"
+    return f"setting {name!r} is {item['input']!r:.80}: {item['msg'][:1].lower()}{item['msg'][1:]}"

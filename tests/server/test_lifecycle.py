@@ -1,0 +1,274 @@
+"""The server as a process: how it starts and how it stops."""
+
+import contextlib
+import http.client
+import json
+import os
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import httpx
+import pytest
+
+from bitgear.checkpoint import write_master
+from tests.masters import tiny_master
+from tests.serving import DEADLINE_S, PATH, check_problem, png, read_answer, wait_until
+
+ROOT = Path(__file__).parents[2]
+
+PROGRAM = """
+import sys, time
+from bitgear.engines import create_engine
+from bitgear.errors import BitgearError
+from server.main import run
+from server.settings import load_settings
+
+class Slow:
+    name = "slow"
+    def derive(self, master, bits):
+        time.sleep(float(sys.argv[1]))
+        return create_engine("reference").derive(master, bits)
+
+try:
+    sys.exit(run(load_settings(port=0), engine=Slow() if float(sys.argv[1]) else None))
+except BitgearError as error:
+    print(error.code, error, file=sys.stderr)
+    sys.exit(2)
+"""
+
+
+@dataclass(frozen=True)
+class Process:
+    popen: subprocess.Popen[str]
+    out: IO[str]
+    log: Path
+
+    def port(self) -> int:
+        line = self.out.readline()
+        assert line.startswith("bitgear 0."), line + self.log.read_text()
+        assert " serves tiny at http://127.0.0.1:" in line
+        return int(line.rsplit(":", 1)[1])
+
+    def signal(self, number: int) -> None:
+        os.kill(self.popen.pid, number)
+
+    def status(self) -> int:
+        return self.popen.wait(DEADLINE_S)
+
+
+@contextlib.contextmanager
+def process(folder: Path, derive_s: float = 0, **settings: object) -> Iterator[Process]:
+    path = folder / "tiny.safetensors"
+    write_master(tiny_master(), path)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "BITGEAR_MODELS": str(path)}
+    environment |= {f"BITGEAR_{name.upper()}": str(value) for name, value in settings.items()}
+    log = folder / "log"
+    with log.open("w") as stream:
+        popen = subprocess.Popen(
+            [sys.executable, "-c", PROGRAM, str(derive_s)],
+            cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=stream, text=True,
+        )  # fmt: skip
+    assert popen.stdout is not None
+    with popen.stdout as out:
+        try:
+            yield Process(popen, out, log)
+        finally:
+            popen.kill()
+            popen.wait()
+
+
+def head(length: int) -> bytes:
+    return f"POST {PATH} HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: {length}\r\n\r\n".encode()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_finishes_what_is_in_flight_and_ends_with_0(tmp_path: Path, number: int) -> None:
+    image = png()
+    with process(tmp_path, drain_delay_s=1) as server:
+        port = server.port()
+        client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=DEADLINE_S, trust_env=False)
+        with client, socket.create_connection(("127.0.0.1", port), DEADLINE_S) as slow:
+            slow.sendall(head(len(image)) + image[:10])  # in flight: its body has not ended
+            wait_until(lambda: 'bitgear_in_flight{model="tiny"} 1.0' in client.get("/metrics").text, "in flight")
+            server.signal(number)
+            wait_until(lambda: client.get("/v2/health/ready").status_code == 503, "not ready")
+            assert client.get("/v2/health/ready").json()["type"] == "urn:bitgear:problem:draining"
+            assert client.post(PATH, content=image).status_code == 200  # still serves during the delay
+            wait_until(lambda: not _accepts(port), "no longer accepting")
+            slow.sendall(image[10:])
+            status, _, body = read_answer(slow)
+            assert status == 200
+            assert json.loads(body)["model"] == "tiny"
+        assert server.status() == 0
+    lines = [json.loads(line) for line in server.log.read_text().splitlines()]
+    assert sum(line["status"] == 200 for line in lines if line["message"] == "request") == 2
+
+
+def _accepts(port: int) -> bool:
+    try:
+        with socket.create_connection(("127.0.0.1", port), 1):
+            return True
+    except ConnectionRefusedError:
+        return False
+
+
+def test_a_request_that_does_not_end_is_given_up_after_the_drain_timeout(tmp_path: Path) -> None:
+    with process(tmp_path, drain_timeout_s=1, body_timeout_s=100) as server:
+        port = server.port()
+        with socket.create_connection(("127.0.0.1", port), DEADLINE_S) as slow:
+            slow.sendall(head(1000) + b"x")
+            url = f"http://127.0.0.1:{port}/metrics"
+            wait_until(lambda: 'in_flight{model="tiny"} 1.0' in httpx.get(url, trust_env=False).text, "in flight")
+            server.signal(signal.SIGTERM)
+            status, headers, body = read_answer(slow)
+            assert status == 503
+            check_problem(headers, json.loads(body), 503, "draining")
+            assert server.status() == 0
+    assert "Traceback" not in server.log.read_text()
+
+
+def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
+    with process(tmp_path, drain_delay_s=100) as server:
+        port = server.port()
+        server.signal(signal.SIGTERM)
+        url = f"http://127.0.0.1:{port}/v2/health/ready"
+        wait_until(lambda: httpx.get(url, trust_env=False).status_code == 503, "draining")
+        server.signal(signal.SIGTERM)
+        assert server.status() == 1
+
+
+def test_a_signal_before_ready_ends_with_0(tmp_path: Path) -> None:
+    with process(tmp_path, derive_s=2, log_level="debug") as server:
+        port = _listening_port(server)
+        wait_until(lambda: _accepts(port), "listening")
+        server.signal(signal.SIGTERM)
+        assert server.status() == 0
+        assert server.out.read() == ""  # it never said that it serves
+
+
+def _listening_port(server: Process) -> int:
+    """The port of a process that has not announced itself yet."""
+    found: list[int] = []
+
+    def look() -> bool:
+        if server.popen.poll() is not None:
+            raise AssertionError(server.log.read_text())
+        inodes = set()
+        for link in Path(f"/proc/{server.popen.pid}/fd").iterdir():
+            with contextlib.suppress(OSError):
+                inodes.add(str(link.readlink()))
+        for line in Path(f"/proc/{server.popen.pid}/net/tcp").read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == "0A" and f"socket:[{fields[9]}]" in inodes:
+                found.append(int(fields[1].split(":")[1], 16))
+        return bool(found)
+
+    wait_until(look, "a listening socket")
+    return found[0]
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"profile": "none"}, "settings-invalid profile 'none' is unknown"),
+        ({"threads": "many"}, "settings-invalid setting 'threads' is 'many'"),
+        ({"models": "/nonexistent.safetensors"}, "checkpoint-not-found /nonexistent.safetensors"),
+        ({"engine": "magic"}, "engine-unavailable"),
+    ],
+)
+def test_what_cannot_start_says_why_in_one_line(tmp_path: Path, settings: dict[str, str], said: str) -> None:
+    with process(tmp_path, **settings) as server:
+        assert server.status() == 2
+        lines = server.log.read_text().splitlines()
+        assert len(lines) == 1
+        assert lines[0].startswith(said)
+
+
+def test_a_port_in_use_is_said(tmp_path: Path) -> None:
+    program = "import sys; from server.main import run; from server.settings import load_settings; run(load_settings())"
+    write_master(tiny_master(), tmp_path / "tiny.safetensors")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        environment = {
+            **os.environ, "PYTHONPATH": str(ROOT), "BITGEAR_MODELS": str(tmp_path),
+            "BITGEAR_PORT": str(taken.getsockname()[1]),
+        }  # fmt: skip
+        done = subprocess.run(
+            [sys.executable, "-c", program],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=DEADLINE_S,
+            check=False,
+        )
+    assert done.returncode != 0
+    assert "cannot listen on 127.0.0.1 port" in done.stderr
+
+
+def test_one_json_line_per_request_whatever_the_request_says(tmp_path: Path) -> None:
+    with process(tmp_path) as server:
+        port = server.port()
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=DEADLINE_S, trust_env=False) as client:
+            client.post(PATH, content=png(), headers={"Precision": "4", "X-Request-Id": "mine"})
+            client.post(PATH, content=png(), headers={"Precision": '9","status":200,"x":"'})
+            client.get('/%0A{"level":"error"}')
+            client.get("/v2/health/live")
+        server.signal(signal.SIGTERM)
+        assert server.status() == 0
+        first, second, third = [json.loads(line) for line in server.log.read_text().splitlines()]
+    assert set(first) == {
+        "time", "level", "message", "request_id", "method", "path", "model", "precision_asked", "precision_served",
+        "reason", "infer_ms", "total_ms", "status",
+    }  # fmt: skip
+    assert (first["request_id"], first["model"], first["status"]) == ("mine", "tiny", 200)
+    assert (first["precision_asked"], first["precision_served"], first["reason"]) == ("4", 4, "asked")
+    assert 0 < first["infer_ms"] < first["total_ms"]
+    assert (second["status"], second["reason"], second["precision_served"]) == (400, "bad-parameter", None)
+    assert (third["status"], third["path"]) == (404, '/\n{"level":"error"}')
+
+
+def test_answers_on_a_kept_connection_do_not_wait_for_acknowledgements(tmp_path: Path) -> None:
+    with process(tmp_path, log_level="warning") as server:
+        connection = http.client.HTTPConnection("127.0.0.1", server.port(), timeout=DEADLINE_S)
+        with contextlib.closing(connection):
+            durations_s = []
+            for _ in range(31):
+                start_s = time.monotonic()
+                connection.request("POST", PATH, png(), {"Content-Type": "image/png"})
+                assert connection.getresponse().read()
+                durations_s.append(time.monotonic() - start_s)
+        assert statistics.median(durations_s) < 0.030  # with Nagle's algorithm: 0.040 and more
+
+
+def test_importing_the_server_loads_no_torch() -> None:
+    program = "import sys, server.main; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=False, timeout=60).returncode == 0
+
+
+def test_the_server_runs_outside_the_main_thread(tmp_path: Path) -> None:
+    program = """
+import threading
+from server.main import run
+from server.settings import load_settings
+threading.Thread(target=run, args=(load_settings(port=0),), daemon=True).start()
+threading.Event().wait()
+"""
+    write_master(tiny_master(), tmp_path / "tiny.safetensors")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "BITGEAR_MODELS": str(tmp_path)}
+    popen = subprocess.Popen([sys.executable, "-c", program], env=environment, stdout=subprocess.PIPE, text=True)
+    assert popen.stdout is not None
+    guard = threading.Timer(DEADLINE_S, popen.kill)
+    guard.start()
+    with popen.stdout as out:
+        assert out.readline().startswith("bitgear ")
+        guard.cancel()
+        popen.kill()
+        popen.wait()

@@ -1,0 +1,112 @@
+import itertools
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+from prometheus_client import Metric
+from prometheus_client.parser import text_string_to_metric_families
+
+from server.metrics import BUCKETS_S
+from tests.serving import PATH, Running, png, running, wait_until
+
+PNG = {"Content-Type": "image/png"}
+
+
+def families(server: Running) -> dict[str, Metric]:
+    answer = server.client.get("/metrics")
+    assert answer.status_code == 200
+    assert answer.headers["content-type"].startswith("text/plain")
+    return {family.name: family for family in text_string_to_metric_families(answer.text)}
+
+
+def total(metrics: dict[str, Metric], name: str, suffix: str = "_total", **labels: str) -> float:
+    return sum(
+        sample.value
+        for sample in metrics[name].samples
+        if sample.name == name + suffix and labels.items() <= sample.labels.items()
+    )
+
+
+def test_counts_reconcile(tmp_path: Path) -> None:
+    with running(tmp_path) as server:
+        client = server.client
+        statuses = [
+            client.post(PATH, content=png(), headers={**PNG, "Precision": precision}).status_code
+            for precision in ("8", "8", "4", "8", "9", "auto")
+        ]
+        statuses += [
+            client.post(PATH, content=b"no image", headers=PNG).status_code,
+            client.post(PATH, content=b"", headers=PNG).status_code,
+            client.post(PATH, content=png(), headers={"Content-Type": "text/plain"}).status_code,
+            client.post("/v1/models/nope/classify", content=png(), headers=PNG).status_code,
+            client.post("/v1/models/other/classify", content=png(), headers=PNG).status_code,
+        ]
+        client.get("/v1/models")
+        client.get(PATH)
+        assert statuses == [200, 200, 200, 200, 400, 200, 422, 400, 415, 404, 404]
+        wait_until(lambda: total(families(server), "bitgear_requests") == len(statuses), "all requests are counted")
+        metrics = families(server)
+
+        assert total(metrics, "bitgear_served") == statuses.count(200)
+        assert total(metrics, "bitgear_rejected") == len(statuses) - statuses.count(200)
+        for code in set(statuses):
+            assert total(metrics, "bitgear_requests", code=str(code)) == statuses.count(code)
+        assert total(metrics, "bitgear_requests", model="unknown") == 2
+        assert total(metrics, "bitgear_rejected", model="unknown", reason="model-not-found") == 2
+        assert total(metrics, "bitgear_requests", precision="none", source="none") == 6
+        assert total(metrics, "bitgear_requests", precision="8", source="request") == 3
+        assert total(metrics, "bitgear_requests", precision="8", source="default") == 1
+        assert total(metrics, "bitgear_served", precision="4", reason="asked") == 1
+        assert total(metrics, "bitgear_width_switches") == 2
+        assert total(metrics, "bitgear_width_switches", **{"from": "8", "to": "4"}) == 1
+        assert total(metrics, "bitgear_width_switch_duration_seconds", "_count") == 2
+        assert total(metrics, "bitgear_request_duration_seconds", "_count") == len(statuses)
+        for phase in ("queue", "decode", "switch", "infer", "post"):
+            assert total(metrics, "bitgear_phase_duration_seconds", "_count", phase=phase) == statuses.count(200)
+        assert total(metrics, "bitgear_in_flight", "") == 0
+        assert total(metrics, "bitgear_model_resident_bytes", "", kind="master") == server.master.nbytes
+        assert total(metrics, "bitgear_model_resident_bytes", "", kind="derived") > 0
+
+
+def documented() -> Iterable[tuple[str, set[str]]]:
+    text = (Path(__file__).parents[2] / "docs" / "http.md").read_text()
+    for name, labels in re.findall(r"`(bitgear_[a-z_]+)(?:\{([a-z,]+)\})?`", text):
+        yield name, set(labels.split(",")) if labels else set()
+
+
+def test_every_documented_metric_exists_with_its_labels_and_no_other(server: Running) -> None:
+    for precision in ("8", "4", "0"):
+        server.client.post(PATH, content=png(), headers={**PNG, "Precision": precision})
+    exposed = {
+        family.name + ("_total" if family.type == "counter" else ""): family
+        for family in families(server).values()
+        if not family.name.endswith("_created")
+    }
+    promised = dict(documented())
+    assert set(exposed) == set(promised)
+    for name, labels in promised.items():
+        for sample in exposed[name].samples:
+            if labels:
+                assert set(sample.labels) - {"le"} == labels, name
+
+
+def test_a_bad_name_adds_no_series(server: Running) -> None:
+    server.client.post("/v1/models/nope/classify", content=png(), headers=PNG)
+    before = len(families(server)["bitgear_requests"].samples)
+    for name in ("a", "b", "c", "..", "tiny2"):
+        server.client.post(f"/v1/models/{name}/classify", content=png(), headers=PNG)
+    assert len(families(server)["bitgear_requests"].samples) == before
+
+
+def test_buckets_are_geometric_from_half_a_millisecond_to_ten_seconds() -> None:
+    assert BUCKETS_S[0] == 0.0005
+    assert 10 < BUCKETS_S[-1] < 15
+    ratios = [high / low for low, high in itertools.pairwise(BUCKETS_S)]
+    assert ratios == pytest.approx([1.5] * len(ratios))
+
+
+def test_two_servers_in_one_process_count_apart(tmp_path: Path, server: Running) -> None:
+    server.good()
+    with running(tmp_path) as other:
+        assert total(families(other), "bitgear_requests") == 0

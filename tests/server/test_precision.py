@@ -1,0 +1,114 @@
+from typing import Any
+
+import pytest
+
+from server.errors import BadParameter, ConflictingControls
+from server.precision import VARY, Wish, add_controls, read_controls, to_wish
+
+
+def wish(*headers: tuple[str, str], query: str = "", fields: dict[str, Any] | None = None) -> Wish:
+    controls = read_controls([(n.lower().encode(), v.encode("latin-1")) for n, v in headers], query.encode())
+    return to_wish(add_controls(controls, (fields or {}).items()))
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (wish(), Wish()),
+        (wish(("Precision", "4")), Wish(bits=4)),
+        (wish(("Precision", " 4 ")), Wish(bits=4)),
+        (wish(("Precision", "auto")), Wish()),
+        (wish(query="precision=2"), Wish(bits=2)),
+        (wish(query="precision=%204%20"), Wish(bits=4)),
+        (wish(fields={"precision": "8"}), Wish(bits=8)),
+        (wish(fields={"precision": 8}), Wish(bits=8)),
+        (wish(("Precision-Min", "3"), query="precision_max=5"), Wish(floor=3, ceiling=5)),
+        (wish(("Device-Profile", "edge")), Wish(profile="edge")),
+        (wish(query="top_k=1000"), Wish(top_k=1000)),
+        (wish(fields={"top_k": 1}), Wish(top_k=1)),
+        (wish(("Precision", "4"), ("Precision", "4"), query="precision=4&precision=4"), Wish(bits=4)),
+        (wish(("Precision", "4"), fields={"precision": 4}), Wish(bits=4)),
+        (wish(("Accept", "*/*"), ("X-Other", "1")), Wish()),
+        (wish(fields={"precision": 4, "precision_min": 4, "precision_max": 4}), Wish(4, 4, 4)),
+    ],
+)
+def test_what_is_read(given: Wish, expected: Wish) -> None:
+    assert given == expected
+
+
+WIDTHS_THAT_ARE_NONE = ["0", "1", "9", "-4", "4.0", "int4", "0x4", "", "44", "+4", "٤", "4,4", "AUTO", "4\n"]
+
+
+@pytest.mark.parametrize("text", WIDTHS_THAT_ARE_NONE)
+@pytest.mark.parametrize("name", ["precision", "precision_min", "precision_max"])
+def test_no_width_as_text(name: str, text: str) -> None:
+    with pytest.raises(BadParameter) as caught:
+        wish(fields={name: text})
+    assert caught.value.members == {"parameter": name}
+
+
+@pytest.mark.parametrize("value", [0, 1, 9, -4, 4.0, True, None, [4], {"bits": 4}, 10**50])
+def test_no_width_as_json(value: object) -> None:
+    with pytest.raises(BadParameter):
+        wish(fields={"precision": value})
+
+
+@pytest.mark.parametrize("value", ["auto", ""])
+def test_auto_is_no_bound(value: str) -> None:
+    with pytest.raises(BadParameter):
+        wish(("Precision-Min", value))
+
+
+@pytest.mark.parametrize("value", ["0", "1001", "-1", "1.5", "1e2", "", "99999999999999999999", "²", 0, True, 2.0])
+def test_no_top_k(value: object) -> None:
+    with pytest.raises(BadParameter) as caught:
+        wish(fields={"top_k": value})
+    assert caught.value.members == {"parameter": "top_k"}
+
+
+@pytest.mark.parametrize(
+    ("headers", "query", "fields"),
+    [
+        ([("Precision", "4"), ("Precision", "8")], "", {}),
+        ([], "precision=4&precision=8", {}),
+        ([("Precision", "4")], "precision=8", {}),
+        ([("Precision", "4")], "", {"precision": 8}),
+        ([], "precision=4", {"precision": "8"}),
+        ([("Precision", "auto")], "precision=8", {}),
+    ],
+)
+def test_two_values_for_one_control(headers: list[tuple[str, str]], query: str, fields: dict[str, Any]) -> None:
+    with pytest.raises(ConflictingControls) as caught:
+        wish(*headers, query=query, fields=fields)
+    assert caught.value.members == {"parameter": "precision"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "parameter"),
+    [
+        ({"precision_min": 6, "precision_max": 4}, "precision_min"),
+        ({"precision": "auto", "precision_min": 8, "precision_max": 2}, "precision_min"),
+        ({"precision": 4, "precision_min": 6}, "precision_min"),
+        ({"precision": 4, "precision_max": 3}, "precision_max"),
+    ],
+)
+def test_bounds_that_contradict(fields: dict[str, Any], parameter: str) -> None:
+    with pytest.raises(BadParameter) as caught:
+        wish(fields=fields)
+    assert caught.value.members == {"parameter": parameter}
+
+
+@pytest.mark.parametrize("query", ["bits=4", "Precision=4", "precision", "&x", "precision%20=4"])
+def test_unknown_or_blank_query_parameters(query: str) -> None:
+    with pytest.raises(BadParameter):
+        wish(query=query)
+
+
+def test_what_was_given_is_cut() -> None:
+    with pytest.raises(BadParameter) as caught:
+        wish(query="precision=" + "7" * 5000)
+    assert "7" * 41 not in str(caught.value)
+
+
+def test_vary_names_every_header_that_steers() -> None:
+    assert VARY == "Accept, Precision, Precision-Min, Precision-Max, Device-Profile"

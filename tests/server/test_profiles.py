@@ -1,0 +1,56 @@
+from pathlib import Path
+
+import pytest
+
+from server.profiles import Profile, active_profile, load_profiles
+from server.settings import SettingsError
+
+
+def test_the_shipped_profiles() -> None:
+    profiles = load_profiles()
+    assert set(profiles) == {"default", "edge-small", "edge", "cloud-cpu"}
+    assert profiles["default"] == Profile(name="default", default=None, floor=2, ceiling=8)
+    assert profiles["edge-small"] == Profile(name="edge-small", default=4, floor=2, ceiling=4)
+
+
+def test_a_folder_adds_and_replaces(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text('name = "mine"\ndefault = 3')
+    (tmp_path / "edge.toml").write_text('name = "edge"\ndefault = 2')
+    profiles = load_profiles(tmp_path)
+    assert profiles["mine"].default == 3
+    assert profiles["edge"].default == 2
+    assert "cloud-cpu" in profiles
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "name = 4",
+        'name = "../x"',
+        'name = "x"\ndefault = 9',
+        'name = "x"\ndefault = "4"',
+        'name = "x"\ndefault = 4.0',
+        'name = "x"\nfloor = 6\nceiling = 4',
+        'name = "x"\ndefault = 4\nfloor = 6',
+        'name = "x"\ndefault = 8\nceiling = 6',
+        'name = "x"\nflor = 6',
+        "name = ",
+    ],
+)
+def test_a_bad_profile_is_a_named_error(tmp_path: Path, text: str) -> None:
+    (tmp_path / "bad.toml").write_text(text)
+    with pytest.raises(SettingsError, match=r"bad\.toml"):
+        load_profiles(tmp_path)
+
+
+def test_unknown_names_and_folders(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="'nope' is unknown; known are cloud-cpu, default"):
+        active_profile(load_profiles(), "nope")
+    with pytest.raises(SettingsError, match="does not exist"):
+        load_profiles(tmp_path / "none")
+
+
+def test_which_bound_excludes() -> None:
+    profile = Profile(name="x", floor=3, ceiling=5)
+    assert [profile.excludes(bits) for bits in (2, 3, 5, 6)] == ["floor", None, None, "ceiling"]

@@ -1,0 +1,92 @@
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from server.settings import Settings, SettingsError, load_settings
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("CONFIG", *(field.upper() for field in Settings.model_fields)):
+        monkeypatch.delenv(f"BITGEAR_{name}", raising=False)
+
+
+def test_defaults() -> None:
+    settings = load_settings()
+    assert (settings.host, settings.port, settings.engine, settings.models) == ("127.0.0.1", 8000, "onnxruntime", ())
+    assert (settings.max_body_bytes, settings.max_pixels, settings.cache_bytes) == (10485760, 50_000_000, 268435456)
+
+
+def test_argument_before_environment_before_file_before_default(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "bitgear.toml"
+    file.write_text("port = 1\nthreads = 1\nworkers = 1\n")
+    monkeypatch.setenv("BITGEAR_PORT", "2")
+    monkeypatch.setenv("BITGEAR_THREADS", "2")
+    settings = load_settings(file, port=3, host=None)
+    assert (settings.port, settings.threads, settings.workers, settings.host) == (3, 2, 1, "127.0.0.1")
+
+
+def test_the_file_may_be_named_by_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    named, given = tmp_path / "named.toml", tmp_path / "given.toml"
+    named.write_text("port = 1")
+    given.write_text("port = 2")
+    monkeypatch.setenv("BITGEAR_CONFIG", str(named))
+    assert load_settings().port == 1
+    assert load_settings(given).port == 2
+
+
+def test_several_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BITGEAR_MODELS", "a.safetensors:folder")
+    assert load_settings().models == (Path("a.safetensors"), Path("folder"))
+    file = tmp_path / "bitgear.toml"
+    file.write_text('models = ["b.safetensors"]')
+    assert load_settings(file, models=[Path("c")]).models == (Path("c"),)
+    monkeypatch.delenv("BITGEAR_MODELS")
+    assert load_settings(file).models == (Path("b.safetensors"),)
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("prot = 8000", "'prot' is unknown"),
+        ("port = 'x'", "'port' is 'x'"),
+        ("port = 65536", "'port' is 65536"),
+        ("threads = 0", "'threads' is 0"),
+        ("log_level = 'loud'", "'log_level' is 'loud'"),
+        ("body_timeout_s = nan", "'body_timeout_s' is nan"),
+        ("port = ", "is not TOML"),
+        ("[server]\nport = 1", "'server' is unknown"),
+    ],
+)
+def test_a_bad_file_is_a_named_error(tmp_path: Path, text: str, named: str) -> None:
+    file = tmp_path / "bitgear.toml"
+    file.write_text(text)
+    with pytest.raises(SettingsError) as caught:
+        load_settings(file)
+    assert named in str(caught.value)
+    assert caught.value.code == "settings-invalid"
+
+
+def test_a_missing_file_is_a_named_error(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="cannot be read"):
+        load_settings(tmp_path / "none.toml")
+
+
+def test_a_bad_variable_is_a_named_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BITGEAR_PORT", "tcp://10.0.0.1:8000")  # what Kubernetes sets for a service named bitgear
+    with pytest.raises(SettingsError, match="'port' is 'tcp://"):
+        load_settings()
+
+
+def test_an_unknown_argument_is_a_named_error() -> None:
+    with pytest.raises(SettingsError, match="'ports' is unknown"):
+        load_settings(ports=1)
+
+
+def test_settings_do_not_change() -> None:
+    settings = load_settings()
+    with pytest.raises(ValidationError):
+        settings.port = 1  # type: ignore[misc]

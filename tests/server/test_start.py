@@ -1,0 +1,136 @@
+import asyncio
+import threading
+from pathlib import Path
+
+import httpx
+import pytest
+
+from bitgear.checkpoint import Master, write_master
+from bitgear.engines import DerivedModel, create_engine
+from bitgear.errors import BitgearError, CheckpointError, EngineUnavailable
+from server.app import create_app
+from server.errors import WidthNotOffered
+from server.settings import Settings, SettingsError
+from tests.masters import tiny_master
+from tests.serving import DEADLINE_S, PATH, png
+
+
+@pytest.fixture
+def master_path(tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.safetensors"
+    write_master(tiny_master(), path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        ({"engine": "magic"}, EngineUnavailable),
+        ({"profile": "none"}, SettingsError),
+        ({"profiles": Path("/nonexistent")}, SettingsError),
+    ],
+)
+def test_what_cannot_start_says_so(master_path: Path, change: dict[str, object], error: type[BitgearError]) -> None:
+    with pytest.raises(error):
+        create_app(Settings(models=(master_path,), **change))
+
+
+def test_masters_that_cannot_be_used(master_path: Path, tmp_path: Path) -> None:
+    truncated = tmp_path / "truncated.safetensors"
+    truncated.write_bytes(master_path.read_bytes()[:-1])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(CheckpointError, match=r"truncated\.safetensors"):
+        create_app(Settings(models=(truncated,)))
+    with pytest.raises(CheckpointError, match=r"none\.safetensors"):
+        create_app(Settings(models=(tmp_path / "none.safetensors",)))
+    with pytest.raises(SettingsError, match="holds no"):
+        create_app(Settings(models=(tmp_path / "empty",)))
+    with pytest.raises(SettingsError, match="already loaded"):
+        create_app(Settings(models=(master_path, master_path)))
+
+
+def test_a_folder_is_read_whole(master_path: Path) -> None:
+    write_master(tiny_master(seed=1, name="other"), master_path.with_name("other.safetensors"))
+    app = create_app(Settings(models=(master_path.parent,)))
+    assert list(app.state.runtime.models) == ["other", "tiny"]
+    app.state.runtime.close()
+
+
+def test_a_profile_that_leaves_no_width_fails_the_start(master_path: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "profiles"
+    folder.mkdir()
+    (folder / "odd.toml").write_text('name = "odd"\nfloor = 5\nceiling = 7')
+    narrow = tmp_path / "narrow.safetensors"
+    _write_narrow(narrow)
+    with pytest.raises(WidthNotOffered):
+        create_app(Settings(models=(narrow,), profiles=folder, profile="odd"))
+
+
+def _write_narrow(path: Path) -> None:
+    whole = tiny_master(name="narrow")
+    rows = [whole.row(bits) for bits in (8, 4)]
+    tensors = {
+        name: tensor[rows] if tensor.shape[:1] == (7,) and not name.endswith("weight") else tensor
+        for name, tensor in whole.tensors.items()
+    }
+    accuracy = {bits: whole.accuracy[bits] for bits in (8, 4)}
+    write_master(Master("narrow", "classify", whole.graph, whole.input, whole.labels, (8, 4), tensors, accuracy), path)
+
+
+class SlowEngine:
+    """Derives nothing before it is let go; then does, or fails."""
+
+    name = "slow"
+
+    def __init__(self, failure: Exception | None = None) -> None:
+        self.go = threading.Event()
+        self._failure = failure
+
+    def derive(self, master: Master, bits: int) -> DerivedModel:
+        assert self.go.wait(DEADLINE_S)
+        if self._failure is not None:
+            raise self._failure
+        return create_engine("reference").derive(master, bits)
+
+
+def test_not_ready_before_it_is_warm_and_when_it_drains(master_path: Path) -> None:
+    async def scenario() -> None:
+        engine = SlowEngine()
+        app = create_app(Settings(models=(master_path,)), engine=engine)
+        runtime = app.state.runtime
+        transport = httpx.ASGITransport(app)
+        async with (
+            app.router.lifespan_context(app),
+            httpx.AsyncClient(transport=transport, base_url="http://x") as client,
+        ):
+            assert (await client.get("/v2/health/live")).status_code == 200
+            for answer in (await client.get("/v2/health/ready"), await client.post(PATH, content=png())):
+                assert answer.status_code == 503
+                assert answer.json()["type"] == "urn:bitgear:problem:not-ready"
+                assert answer.headers["retry-after"] == str(answer.json()["retry_after_s"])
+            engine.go.set()
+            async with asyncio.timeout(DEADLINE_S):
+                while (await client.get("/v2/health/ready")).status_code != 200:
+                    await asyncio.sleep(0)
+            assert (await client.post(PATH, content=png())).status_code == 200
+            runtime.drain()
+            answer = await client.get("/v2/health/ready")
+            assert (answer.status_code, answer.json()["type"]) == (503, "urn:bitgear:problem:draining")
+            assert (await client.get("/v2/health/live")).status_code == 200
+            assert (await client.post(PATH, content=png())).status_code == 200
+
+    asyncio.run(scenario())
+
+
+def test_a_model_that_cannot_be_warmed_keeps_the_server_not_ready(master_path: Path) -> None:
+    async def scenario() -> None:
+        failure = RuntimeError("no memory")
+        engine = SlowEngine(failure)
+        engine.go.set()
+        app = create_app(Settings(models=(master_path,)), engine=engine)
+        async with app.router.lifespan_context(app):
+            await app.state.runtime.warm()
+        assert app.state.runtime.failure is failure
+        assert not app.state.runtime.ready
+
+    asyncio.run(scenario())
