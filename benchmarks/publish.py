@@ -28,6 +28,7 @@ def blocks() -> dict[str, str]:
         "accuracy": _accuracy(_report("evaluate")),
         "overhead": _overhead(_report("overhead")),
         "switching": _switching(_report("switching")),
+        "calibration": _calibration(_report("calibration")),
         "provenance": _provenance(),
     }
 
@@ -77,6 +78,21 @@ def _switching(report: dict[str, Any]) -> str:
         lines.append(
             f"| {bits} | {cells[0]} | {cells[1]} | {row['ratio_of_medians']:.2f} | {100 * row['top1']:.2f} % |"
         )
+    return "\n".join(lines)
+
+
+def _calibration(report: dict[str, Any]) -> str:
+    names = {
+        "kept": "trained; statistics kept from training",
+        "re_estimated": "trained; statistics re-estimated (what is done)",
+        "searched": "not trained; scales of least error searched anew",
+        "inherited": "not trained; clipping ranges of the next higher width (what is done)",
+    }
+    widths = report["precisions"]
+    lines = ["| top-1 in % | " + " | ".join(f"{bits} bit" for bits in widths) + " |", "|---|" + "---|" * len(widths)]
+    for name, label in names.items():
+        cells = [f"{100 * row[name]:.2f}" if name in row else "" for row in widths.values()]
+        lines.append(f"| {label} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 

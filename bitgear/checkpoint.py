@@ -44,6 +44,8 @@ from bitgear.inputs import InputRecord
 FORMAT = "bitgear-master"
 VERSION = 1
 MAX_HEADER_BYTES = 16 * 1024 * 1024
+MIN_SCALE, MAX_SCALE = 2.0**-32, 2.0**32
+"""Bounds of stored scales: within them no product of the epilogue leaves the range of float32."""
 
 _DTYPES: Mapping[str, np.dtype[Any]] = {
     "I8": np.dtype(np.int8),
@@ -229,6 +231,10 @@ def _describe(metadata: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, Te
         record = InputRecord.from_json(_json(metadata, "input"))
     except ValueError as error:
         raise MetadataInvalid(f"metadata entry 'input': {error}") from error
+    if record.height_px != record.width_px:
+        raise MetadataInvalid(
+            f"metadata entry 'input': {record.width_px} x {record.height_px} pixels; classification needs a square"
+        )
     labels = _json(metadata, "labels")
     output = graph.shapes((3, record.height_px, record.width_px))[graph.nodes[-1].name]
     if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels) or (len(labels),) != output:
@@ -323,8 +329,8 @@ def _check_values(tensors: Mapping[str, NDArray[Any]], specs: Mapping[str, Tenso
             continue
         if not np.isfinite(tensors[name]).all():
             raise ValueInvalid(f"tensor {name!r} holds a NaN or an infinite value")
-        if spec.positive and not (tensors[name] > 0).all():
-            raise ValueInvalid(f"tensor {name!r} holds a scale that is not positive")
+        if spec.positive and not ((tensors[name] >= MIN_SCALE) & (tensors[name] <= MAX_SCALE)).all():
+            raise ValueInvalid(f"tensor {name!r} holds a scale outside {MIN_SCALE:.3g} .. {MAX_SCALE:.3g}")
 
 
 def is_model_name(name: str) -> bool:

@@ -1,6 +1,7 @@
 """The command ``bitgear``. Each verb imports what it needs, so that none waits for the others' libraries."""
 
 import json
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -66,6 +67,8 @@ def serve(
     ] = None,
 ) -> None:
     """Serve masters over HTTP. Every setting is also an environment variable, BITGEAR_HOST and so on."""
+    # Before the slow imports: as a container's first process we have no default handler, and the signal would be lost.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     from server.main import run
     from server.settings import load_settings
 
@@ -166,8 +169,9 @@ def evaluate(
     images = read_labelled_images(data, "test", master.input.height_px)
     if limit is not None:
         images = subset(images, range(min(limit, len(images.labels))))
+    runner = create_engine(engine, threads)
     with tqdm(total=len(widths) * len(images.labels), unit="image", leave=False) as bar:
-        results = evaluate_classifier(master, create_engine(engine, threads), images, widths, bar.update)
+        results = evaluate_classifier(master, runner, images, widths, bar.update)
     typer.echo("bits   top-1    images/s")
     for bits, row in results.items():
         typer.echo(f"   {bits}   {row['top1']:7.2%}  {row['images'] / row['seconds']:8.0f}")

@@ -132,6 +132,10 @@ class Graph:
         shapes: dict[str, Shape] = {IMAGE: image}
         for node in self.nodes:
             shape = _output_shape(node, shapes[node.input])
+            if _terms(node, shapes[node.input]) > MAX_TERMS[node.op]:
+                raise GraphError(
+                    f"node {node.name!r} sums more than {MAX_TERMS[node.op]} terms; accumulators have 32 bits"
+                )
             if any(size < 1 for size in shape):
                 raise GraphError(f"node {node.name!r} would make a value of shape {shape} from {shapes[node.input]}")
             if isinstance(node, Conv) and node.residual is not None and shapes[node.residual] != shape:
@@ -155,6 +159,22 @@ class Graph:
         if not isinstance(items, list):
             raise GraphError(f"the graph must be a list of nodes, got {type(items).__name__}")
         return cls(tuple(_node_from_json(item) for item in items))
+
+
+MAX_TERMS: Mapping[str, int] = {"conv": 1 << 16, "linear": 1 << 16, "pool": 1 << 23, "shortcut": 0}
+"""How many terms an accumulator may sum: that many of 255 * -128, or of 255, fit an int32."""
+
+
+def _terms(node: Node, source: Shape) -> int:
+    match node:
+        case Conv():
+            return source[0] * node.kernel**2
+        case Linear():
+            return source[0]
+        case Pool():
+            return source[1] * source[2]
+        case Shortcut():
+            return 0
 
 
 def _output_shape(node: Node, source: Shape) -> Shape:

@@ -1,13 +1,12 @@
 """From pixels to the integers the first layer reads."""
 
-import sys
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-_FLOAT32_RANGE = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
+_SMALLEST, _LARGEST = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True)
@@ -58,10 +57,10 @@ class InputRecord:
             numbers = value[name]
             if not isinstance(numbers, list) or len(numbers) != 3 or not all(_finite(n) for n in numbers):
                 raise ValueError(f"{name} must be three finite numbers")
-        if min(value["std"]) <= 0:
+        if min(value["std"]) < _SMALLEST:
             raise ValueError("std must be positive")
-        if not _finite(value["scale"]) or not _FLOAT32_RANGE[0] <= value["scale"] <= _FLOAT32_RANGE[1]:
-            raise ValueError("scale must be positive and within the range of float32")
+        if not _finite(value["scale"]) or value["scale"] < _SMALLEST:
+            raise ValueError("scale must be a positive, finite number")
         mean, std = tuple(map(float, value["mean"])), tuple(map(float, value["std"]))
         return cls(value["height_px"], value["width_px"], mean, std, float(value["scale"]))  # type: ignore[arg-type]
 
@@ -72,7 +71,5 @@ class InputRecord:
 
 
 def _finite(value: Any) -> bool:
-    """Whole numbers beyond the range of a float are not finite either: ``math.isfinite`` alone would overflow."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
-    return abs(value) <= sys.float_info.max
+    """Return whether ``value`` is a number that float32 can hold."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _LARGEST

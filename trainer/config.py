@@ -2,11 +2,12 @@
 
 import tomllib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from bitgear.bits import MASTER_BITS, check_bits
+from bitgear.bits import MASTER_BITS, WIDTHS
+from bitgear.checkpoint import is_model_name
 from bitgear.errors import BitgearError
 from trainer.alrs import AlrsMode
 
@@ -21,12 +22,28 @@ class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+def _resnet_depth(depth: int) -> int:
+    if depth < 8 or (depth - 2) % 6:
+        raise ValueError("the depth of a CIFAR ResNet is 6n + 2: 8, 14, 20, 26, 32, ...")
+    return depth
+
+
+Depth = Annotated[int, AfterValidator(_resnet_depth)]
+
+
 class NetworkConfig(_Frozen):
     """``depth`` of the CIFAR ResNet; whether each output channel of a weight has a scale of its own."""
 
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")
-    depth: int = 20
+    name: str
+    depth: Depth = 20
     per_channel: bool = True
+
+    @field_validator("name")
+    @classmethod
+    def _model_name(cls, name: str) -> str:
+        if not is_model_name(name):
+            raise ValueError("a model name is 1 to 64 of a-z 0-9 . _ -, beginning with a letter or digit")
+        return name
 
 
 class DataConfig(_Frozen):
@@ -43,7 +60,7 @@ class DataConfig(_Frozen):
 class WeightsConfig(_Frozen):
     """Imported FP32 weights and the normalisation they were trained with: ``(x / 255 - mean) / std``."""
 
-    depth: int = 20
+    depth: Depth = 20
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
 
@@ -81,8 +98,8 @@ class TrainConfig(_Frozen):
     @field_validator("widths", "scale_start_widths")
     @classmethod
     def _known_widths(cls, widths: tuple[int, ...]) -> tuple[int, ...]:
-        for bits in widths:
-            check_bits(bits)
+        if not set(widths) <= set(WIDTHS):
+            raise ValueError("widths are whole numbers of bits from 2 to 8")
         if not widths or len(set(widths)) != len(widths):
             raise ValueError("widths must be given once each")
         return tuple(sorted(widths, reverse=True))

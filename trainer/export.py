@@ -43,7 +43,7 @@ def build_master(
                 tensors[f"{node.name}.weight"] = derive_codes(u, MASTER_BITS).to(torch.int8).contiguous().numpy()
                 tensors[f"{node.name}.weight_scale"] = scale.numpy()
             if isinstance(node, Linear):
-                tensors[f"{node.name}.bias"] = require(layer.bias).detach().numpy()
+                tensors[f"{node.name}.bias"] = require(layer.bias).detach().clone().numpy()
             if isinstance(node, Conv):
                 folded = [layer.batch_norm(b).folded() for b in WIDTHS]
                 tensors[f"{node.name}.gain"] = _rows([gain for gain, _ in folded])

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from bitgear.bits import MASTER_BITS, activation_range
+from bitgear.errors import DataError
 from bitgear.graph import IMAGE, Conv, Graph, Linear, Pool, Shortcut
 from trainer.networks.resnet_cifar import batch_norm_name, strip_prefix
 from trainer.quantizers import (
@@ -163,17 +164,29 @@ class QuantNet(nn.Module):
                 yield node, self.layer(node.name)
 
     def add_width(self, bits: int, source: int | None) -> None:
-        """Give every layer scales and a batch norm for a width, copied from ``source`` (None: the FP32 network)."""
+        """Give every layer scales and a batch norm for a width.
+
+        They come from the width ``source``: its batch norm, and scales that keep its clipping range, so that only the
+        steps between change. From the FP32 network (None) come the batch norm and scales of 1, to be calibrated.
+        """
         device = next(self.parameters()).device
+
+        def start(scales: nn.ParameterDict, pinned: bool) -> nn.Parameter:
+            if source is None:
+                return nn.Parameter(torch.zeros((), device=device))
+            steps = 1.0 if pinned else (2**source - 1) / (2**bits - 1)
+            return nn.Parameter(scales[key(source)].detach() + math.log(steps))
+
         for node, layer in self.quantised():
             if node.input != IMAGE:
-                layer.act_log_scale[key(bits)] = nn.Parameter(torch.zeros((), device=device))
+                pinned = not isinstance(node, Conv) or node.bits is not None
+                layer.act_log_scale[key(bits)] = start(layer.act_log_scale, pinned)
             if isinstance(node, Conv):
                 bn = BatchNorm(node.channels).to(device)
                 bn.load_state_dict(layer.batch_norm(source).state_dict())
                 layer.bn[key(bits)] = bn
                 if node.residual is not None:
-                    layer.residual_log_scale[key(bits)] = nn.Parameter(torch.zeros((), device=device))
+                    layer.residual_log_scale[key(bits)] = start(layer.residual_log_scale, pinned=True)
 
     @torch.no_grad()
     def start_weight_scales(self, bits: Sequence[int]) -> None:
@@ -331,6 +344,7 @@ class QuantNet(nn.Module):
         where zero padding now means ``offset`` and not ``mean``).
         """
         state = strip_prefix(load_file(path))
+        self._check_weights(state, path)
         for node in self.graph.nodes:
             if isinstance(node, Conv):
                 layer, bn_name = self.layer(node.name), batch_norm_name(node.name)
@@ -349,6 +363,25 @@ class QuantNet(nn.Module):
                 layer = self.layer(node.name)
                 require(layer.weight).copy_(state[f"{node.name}.weight"])
                 require(layer.bias).copy_(state[f"{node.name}.bias"])
+
+    def _check_weights(self, state: Mapping[str, Tensor], path: str) -> None:
+        expected: dict[str, Tensor] = {}
+        for node, layer in self.quantised():
+            if layer.weight is not None:
+                expected[f"{node.name}.weight"] = layer.weight
+            if layer.bias is not None:
+                expected[f"{node.name}.bias"] = layer.bias
+            if isinstance(node, Conv):
+                bn = layer.batch_norm(None)
+                parts = {"weight": bn.gamma, "bias": bn.beta, "running_mean": bn.mean, "running_var": bn.var}
+                expected |= {f"{batch_norm_name(node.name)}.{part}": tensor for part, tensor in parts.items()}
+        for name, tensor in expected.items():
+            if name not in state:
+                raise DataError(f"{path} has no tensor {name!r}; is it of another depth?")
+            if state[name].shape != tensor.shape:
+                raise DataError(
+                    f"{path}: tensor {name!r} has shape {tuple(state[name].shape)}; expected {tuple(tensor.shape)}"
+                )
 
 
 def slug(name: str) -> str:

@@ -39,7 +39,7 @@ def train_master(
     Under ``torchrun`` only the first process exports; the others return None.
     """
     config = read_config(config_path)
-    process = join_processes()
+    process = join_processes(config.train.device)
     run = Run(config, data, out, weights=weights, teacher=teacher, process=process)
     run.fit()
     if not process.first:
@@ -48,9 +48,9 @@ def train_master(
 
 
 def finish(run: Run, data: Path, sources: dict[str, Any]) -> Path:
-    """Calibrate the untrained widths, export and prove the master, measure every width through the serving engine."""
+    """Calibrate, export and prove the master, measure every width through the serving engine."""
     config = run.config
-    run.calibrate_untrained()
+    run.calibrate()
     run.model.to("cpu").eval()
     engine = create_engine("onnxruntime", torch.get_num_threads())
     provenance = {

@@ -62,13 +62,15 @@ class ModelCache:
             model = self.engine.derive(*key)
         except BaseException as error:
             with self._lock:
-                del self._deriving[key]
+                if self._deriving.get(key) is pending:
+                    del self._deriving[key]
             pending.set_exception(error)
             return
         with self._lock:
-            del self._deriving[key]
-            self._models[key] = model
             self._derivations += 1
+            if self._deriving.get(key) is pending:  # else discarded in the meantime
+                del self._deriving[key]
+                self._models[key] = model
             while len(self._models) > 1 and sum(m.nbytes for m in self._models.values()) > self.limit_bytes:
                 self._models.popitem(last=False)
                 self._evictions += 1
@@ -84,6 +86,8 @@ class ModelCache:
         with self._lock:
             for key in [key for key in self._models if key[0] is master]:
                 del self._models[key]
+            for key in [key for key in self._deriving if key[0] is master]:
+                del self._deriving[key]  # whoever waits still gets the model; it is not kept
 
     def stats(self) -> CacheStats:
         """Return the counts."""

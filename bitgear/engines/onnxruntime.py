@@ -122,15 +122,21 @@ class _Builder:
             return
         folded = fold(self.master, node, self.bits)
         signed = self.master.graph.signed(node.input)
-        low, high = activation_range(folded.bits, signed)
+        # The image's codes have 8 bits, whatever the width of the node that reads them.
+        low, high = activation_range(MASTER_BITS if folded.act_scale is None else folded.bits, signed)
         if folded.act_scale is None:
             codes = self._op("Cast", [IMAGE], f"{node.name}/codes", to=TensorProto.FLOAT)
         else:
             codes = self._quantize(node.input, folded.act_scale, folded.bits, signed, f"{node.name}/input")
         if isinstance(node, Pool):
-            # A sum of integers, exact in float32: 2**24 / 255 pixels are 256 x 256.
             axes = self._constant(f"{node.name}/axes", np.asarray([2, 3], np.int64))
-            acc = self._op("ReduceSum", [codes, axes], f"{node.name}/acc", keepdims=0)
+            _, height, width = self._shape(node.input)
+            if height * width * max(high, -low) <= EXACT_FLOAT_LIMIT:  # up to 256 x 256 pixels
+                acc = self._op("ReduceSum", [codes, axes], f"{node.name}/acc", keepdims=0)
+            else:
+                integers = self._op("Cast", [codes], f"{node.name}/integers", to=TensorProto.INT32)
+                total = self._op("ReduceSum", [integers, axes], f"{node.name}/acc_int32", keepdims=0)
+                acc = self._op("Cast", [total], f"{node.name}/acc", to=TensorProto.FLOAT)
         else:
             acc = self._accumulate(node, folded, codes, low, high)
         self._epilogue(node, folded, acc)

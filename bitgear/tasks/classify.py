@@ -22,7 +22,7 @@ class Prediction:
 
 
 def preprocess(picture: Picture, record: InputRecord) -> NDArray[np.int8]:
-    """Return the codes, int8 (1, 3, H, W): shorter side resized bilinearly to the input size, centre cropped.
+    """Return the codes, int8 (1, 3, H, W), of the square in the centre, resized bilinearly to the input size.
 
     A picture of the input size is taken as it is. The input must be square.
     """

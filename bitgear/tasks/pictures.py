@@ -1,16 +1,18 @@
 """Encoded image bytes -> RGB pixels, for everything that takes pictures from outside."""
 
 import io
-import warnings
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
+from PIL.ImageFile import ImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.WebPImagePlugin import WebPImageFile
 
 from bitgear.errors import ImageAnimated, ImageCorrupt, ImageEmpty, ImageFormatUnsupported, ImageTooLarge
 
-FORMATS = ("JPEG", "PNG", "WEBP")
 DEFAULT_LIMIT_PIXELS = 50_000_000
 
 
@@ -42,34 +44,45 @@ def decode_picture(data: bytes, limit_pixels: int = DEFAULT_LIMIT_PIXELS) -> Pic
     """
     if not data:
         raise ImageEmpty("no image bytes were given; send a JPEG, PNG or WebP file")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow's own size warning; our limit replaces it
+    try:
+        image = _open(data)
+    except ImageFormatUnsupported:
+        raise
+    except Exception as error:  # the codecs raise many types on damaged headers
+        raise ImageCorrupt("the image header is damaged; send the file again") from error
+    with image:
+        width, height = image.size
+        if width * height > limit_pixels:
+            raise ImageTooLarge(width, height, limit_pixels)
+        if getattr(image, "n_frames", 1) != 1:
+            raise ImageAnimated("the image has several frames; send one frame as a still image")
         try:
-            image = Image.open(io.BytesIO(data), formats=FORMATS)
-        except UnidentifiedImageError as error:
-            raise ImageFormatUnsupported(
-                f"the {len(data)} bytes given are not a JPEG, PNG or WebP image; convert the file to one of these"
-            ) from error
-        except Image.DecompressionBombError as error:
-            raise ImageCorrupt("the image declares an absurd number of pixels") from error
-        except Exception as error:  # the codecs raise many types on damaged headers
-            raise ImageCorrupt("the image header is damaged; send the file again") from error
-        with image:
-            width, height = image.size
-            if width * height > limit_pixels:
-                raise ImageTooLarge(width, height, limit_pixels)
-            if getattr(image, "n_frames", 1) != 1:
-                raise ImageAnimated("the image has several frames; send one frame as a still image")
-            try:
-                image.load()
-                upright = ImageOps.exif_transpose(image)
-                return Picture(_to_rgb(upright))
-            except Exception as error:
-                raise ImageCorrupt("the image is truncated or damaged; send the whole file") from error
+            image.load()
+            return Picture(_to_rgb(ImageOps.exif_transpose(image)))
+        except Exception as error:
+            raise ImageCorrupt("the image is truncated or damaged; send the whole file") from error
+
+
+def _open(data: bytes) -> ImageFile:
+    """Return the image with its header read and its pixels not.
+
+    The codecs are called by name. ``Image.open`` would try them in turn, and warn about large images: to silence
+    a warning is not safe while other threads run. A camera's JPEG with further pictures behind it (MPO) is read as
+    its first picture.
+    """
+    if data.startswith(b"\xff\xd8\xff"):
+        return JpegImageFile(io.BytesIO(data))
+    if data.startswith(b"\x89PNG\r\n\x1a\n"):
+        return PngImageFile(io.BytesIO(data))
+    if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
+        return WebPImageFile(io.BytesIO(data))
+    raise ImageFormatUnsupported(
+        f"the {len(data)} bytes given are not a JPEG, PNG or WebP image; convert the file to one of these"
+    )
 
 
 def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:
-    if image.mode == "P":
+    if image.mode in ("1", "L", "RGB", "P"):
         image = image.convert("RGBA" if "transparency" in image.info else "RGB")
     if image.mode.startswith("I"):  # 16-bit grey: Pillow would clip to 255 instead of scaling
         grey = (np.asarray(image).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8)

@@ -51,7 +51,7 @@ class Batches:
         self.mirror = mirror
         self.generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
         order = torch.randperm(len(data), generator=self.generator)
-        per_step = batch_size // processes
+        per_step = min(batch_size, len(data)) // processes
         self.steps = max(len(data) // batch_size, 1)
         picked = order[: self.steps * batch_size].view(self.steps, -1) if len(data) >= batch_size else order.view(1, -1)
         self.indices = picked[:, rank * per_step : (rank + 1) * per_step] if processes > 1 else picked

@@ -1,0 +1,262 @@
+"""The cache of derived models: one derivation each, bounded bytes, nothing pulled from under a request."""
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bitgear.checkpoint import Master
+from bitgear.engines import CacheStats, ModelCache, create_engine
+from tests.masters import random_codes, tiny_master
+
+
+@dataclass(frozen=True, eq=False)
+class FakeModel:
+    master: Any
+    bits: int
+    nbytes: int = 10
+
+    def run(self, q_image: np.ndarray) -> np.ndarray:
+        return np.full((len(q_image), 1), self.bits, np.float32)
+
+
+class FakeEngine:
+    """Counts derivations; ``hook`` runs inside each, with the width."""
+
+    name = "fake"
+
+    def __init__(self, hook: Callable[[int], None] = lambda _: None, nbytes: int = 10) -> None:
+        self.derived: list[int] = []
+        self.hook = hook
+        self.nbytes = nbytes
+
+    def derive(self, master: Master, bits: int) -> FakeModel:
+        self.derived.append(bits)
+        self.hook(bits)
+        return FakeModel(master, bits, self.nbytes)
+
+
+MASTER, OTHER = tiny_master(0), tiny_master(1)
+
+
+def start(work: Callable[[], None]) -> threading.Thread:
+    thread = threading.Thread(target=work)
+    thread.start()
+    return thread
+
+
+def test_a_width_is_derived_once_and_then_found() -> None:
+    engine = FakeEngine()
+    cache = ModelCache(engine, 100)
+    first = cache.get(MASTER, 4)
+    assert cache.get(MASTER, 4) is first
+    assert cache.get(MASTER, 2) is not first
+    assert cache.get(OTHER, 4) is not first
+    assert engine.derived == [4, 2, 4]
+    assert cache.stats() == CacheStats(hits=1, derivations=3, evictions=0, resident_bytes=30)
+
+
+def test_many_threads_asking_at_once_share_one_derivation() -> None:
+    count = 16
+    asked = threading.Barrier(count + 1)
+    proceed = threading.Event()
+    engine = FakeEngine(hook=lambda _: proceed.wait(10) or None)
+    cache = ModelCache(engine, 100)
+    models: list[Any] = []
+
+    def work() -> None:
+        asked.wait(10)
+        models.append(cache.get(MASTER, 4))
+
+    threads = [start(work) for _ in range(count)]
+    asked.wait(10)
+    proceed.set()
+    for thread in threads:
+        thread.join(10)
+    assert engine.derived == [4]
+    assert len(models) == count
+    assert len({id(model) for model in models}) == 1
+
+
+def test_different_widths_derive_at_the_same_time() -> None:
+    both = threading.Barrier(2)
+    cache = ModelCache(FakeEngine(hook=lambda _: both.wait(10) and None), 100)  # one alone would wait for ever
+    threads = [start(lambda bits=bits: cache.get(MASTER, bits)) for bits in (8, 2)]  # type: ignore[misc]
+    for thread in threads:
+        thread.join(10)
+    assert cache.stats().derivations == 2
+
+
+def test_a_derivation_does_not_hold_up_models_that_are_there() -> None:
+    cache = ModelCache(FakeEngine(), 100)
+    ready = cache.get(MASTER, 8)
+    inside, proceed = threading.Event(), threading.Event()
+
+    def hook(_: int) -> None:
+        inside.set()
+        proceed.wait(10)
+
+    cache.engine.hook = hook  # type: ignore[attr-defined]
+    thread = start(lambda: cache.get(MASTER, 2) and None)
+    assert inside.wait(10)
+    assert cache.get(MASTER, 8) is ready
+    assert cache.resident(MASTER) == {8: 10}
+    proceed.set()
+    thread.join(10)
+    assert cache.resident(MASTER) == {8: 10, 2: 10}
+
+
+def test_the_least_recently_used_goes_first() -> None:
+    cache = ModelCache(FakeEngine(), 30)
+    for bits in (8, 6, 4):
+        cache.get(MASTER, bits)
+    cache.get(MASTER, 8)  # now 6 is the oldest
+    cache.get(MASTER, 2)
+    assert set(cache.resident(MASTER)) == {8, 4, 2}
+    cache.get(MASTER, 6)
+    assert set(cache.resident(MASTER)) == {8, 2, 6}
+    assert cache.stats() == CacheStats(hits=1, derivations=5, evictions=2, resident_bytes=30)
+
+
+@pytest.mark.parametrize(("limit_bytes", "kept"), [(0, 1), (9, 1), (10, 1), (19, 1), (20, 2), (29, 2), (10**9, 7)])
+def test_bytes_are_bounded_but_the_newest_always_stays(limit_bytes: int, kept: int) -> None:
+    cache = ModelCache(FakeEngine(), limit_bytes)
+    for bits in (8, 7, 6, 5, 4, 3, 2):
+        model = cache.get(MASTER, bits)
+        assert cache.get(MASTER, bits) is model
+    assert len(cache.resident(MASTER)) == kept
+    assert 2 in cache.resident(MASTER)
+    assert cache.stats().evictions == 7 - kept
+
+
+def test_one_large_model_pushes_several_small_ones_out() -> None:
+    engine = FakeEngine()
+    cache = ModelCache(engine, 30)
+    for bits in (8, 6, 4):
+        cache.get(MASTER, bits)
+    engine.nbytes = 25
+    cache.get(MASTER, 2)
+    assert cache.resident(MASTER) == {2: 25}
+
+
+@pytest.mark.parametrize("name", ["reference", "onnxruntime"])
+def test_an_evicted_model_runs_to_the_end(name: str) -> None:
+    cache = ModelCache(create_engine(name), 0)
+    q_images = random_codes(MASTER, 2)
+    held = cache.get(MASTER, 8)
+    before = held.run(q_images)
+    cache.get(MASTER, 2)
+    cache.discard(MASTER)
+    assert cache.resident(MASTER) == {}
+    np.testing.assert_array_equal(held.run(q_images), before)
+
+
+def test_a_failed_derivation_is_not_remembered() -> None:
+    failures = [ValueError("no memory")]
+
+    def hook(_: int) -> None:
+        if failures:
+            raise failures.pop()
+
+    cache = ModelCache(FakeEngine(hook), 100)
+    with pytest.raises(ValueError, match="no memory"):
+        cache.get(MASTER, 4)
+    assert cache.stats() == CacheStats(0, 0, 0, 0)
+    assert cache.get(MASTER, 4).bits == 4
+
+
+def test_a_failed_derivation_fails_all_who_wait_for_it() -> None:
+    inside, proceed = threading.Event(), threading.Event()
+
+    def hook(_: int) -> None:
+        inside.set()
+        proceed.wait(10)
+        raise KeyError("broken")
+
+    cache = ModelCache(FakeEngine(hook), 100)
+    caught: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            cache.get(MASTER, 4)
+        except KeyError as error:
+            caught.append(error)
+
+    first = start(work)
+    assert inside.wait(10)
+    others = [start(work) for _ in range(3)]
+    proceed.set()
+    for thread in (first, *others):
+        thread.join(10)
+    assert len(caught) == 4
+
+
+def test_discarding_forgets_one_master_alone() -> None:
+    engine = FakeEngine()
+    cache = ModelCache(engine, 100)
+    old = cache.get(MASTER, 8)
+    cache.get(MASTER, 2)
+    other = cache.get(OTHER, 8)
+    cache.discard(MASTER)
+    assert cache.resident(MASTER) == {}
+    assert cache.get(OTHER, 8) is other
+    assert cache.get(MASTER, 8) is not old
+    assert cache.stats().evictions == 0
+    cache.discard(tiny_master(2))  # unknown: nothing to forget
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_master_discarded_while_it_is_derived_does_not_come_back(fails: bool) -> None:
+    inside, proceed = threading.Event(), threading.Event()
+
+    def hook(_: int) -> None:
+        inside.set()
+        proceed.wait(10)
+        if fails:
+            raise ValueError("too late")
+
+    cache = ModelCache(FakeEngine(hook), 100)
+    got: list[Any] = []
+
+    def work() -> None:
+        try:
+            got.append(cache.get(MASTER, 4))
+        except ValueError:
+            got.append(None)
+
+    thread = start(work)
+    assert inside.wait(10)
+    cache.discard(MASTER)
+    proceed.set()
+    thread.join(10)
+    assert (got[0] is None) is fails
+    assert cache.resident(MASTER) == {}
+
+
+def test_many_threads_and_little_memory_stay_correct() -> None:
+    engine = FakeEngine()
+    cache = ModelCache(engine, 25)
+    barrier = threading.Barrier(6)
+    wrong: list[int] = []
+
+    def work(seed: int) -> None:
+        rng = np.random.default_rng(seed)
+        barrier.wait(10)
+        for bits in rng.integers(2, 9, 100).tolist():
+            master = MASTER if rng.random() < 0.8 else OTHER
+            model = cache.get(master, bits)
+            if model.bits != bits or model.master is not master:  # type: ignore[attr-defined]
+                wrong.append(bits)
+            if rng.random() < 0.05:
+                cache.discard(master)
+
+    threads = [start(lambda seed=seed: work(seed)) for seed in range(6)]  # type: ignore[misc]
+    for thread in threads:
+        thread.join(10)
+    assert not wrong
+    stats = cache.stats()
+    assert stats.resident_bytes <= 25
+    assert stats.derivations == len(engine.derived)

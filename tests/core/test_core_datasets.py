@@ -1,0 +1,214 @@
+"""Data sets on disk, in their three forms, and every way they can be unreadable."""
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from bitgear.errors import DataError
+from bitgear.tasks.datasets import CIFAR10_CLASSES, LabelledImages, read_labelled_images, resize_crop, subset
+
+RNG = np.random.default_rng(0)
+
+
+def write_binary(folder: Path, counts: dict[str, int]) -> dict[str, np.ndarray]:
+    """CIFAR-10 binary files; returns the rows written."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = {}
+    for name, count in counts.items():
+        rows[name] = RNG.integers(0, 256, (count, 3073)).astype(np.uint8)
+        rows[name][:, 0] = RNG.integers(0, 10, count)
+        (folder / name).write_bytes(rows[name].tobytes())
+    return rows
+
+
+FILES = {f"data_batch_{i}.bin": i for i in range(1, 6)} | {"test_batch.bin": 3}
+
+
+@pytest.mark.parametrize("nested", ["", "cifar-10-batches-bin"])
+def test_cifar_binary_files(tmp_path: Path, nested: str) -> None:
+    rows = write_binary(tmp_path / nested, FILES)
+    test = read_labelled_images(tmp_path, "test", 32)
+    assert test.images.shape == (3, 32, 32, 3)
+    assert test.classes == CIFAR10_CLASSES
+    np.testing.assert_array_equal(test.labels, rows["test_batch.bin"][:, 0])
+    assert test.labels.dtype == np.int64
+    first = rows["test_batch.bin"][0, 1:]  # red rows, green rows, blue rows
+    assert test.images[0, 0, 1].tolist() == [first[1], first[1024 + 1], first[2048 + 1]]
+    assert test.images[0, 31, 0].tolist() == [first[31 * 32], first[1024 + 31 * 32], first[2048 + 31 * 32]]
+    train = read_labelled_images(tmp_path, "train", 32)
+    assert len(train.labels) == 15
+    np.testing.assert_array_equal(train.labels[1:3], rows["data_batch_2.bin"][:, 0])
+
+
+def write_sheet(folder: Path, split: str, index: int) -> np.ndarray:
+    """One sheet of 1,000 images; returns them, (1000, 32, 32, 3)."""
+    images = RNG.integers(0, 256, (1000, 1, 1, 3)).astype(np.uint8).repeat(32, 1).repeat(32, 2)
+    sheet = images.reshape(25, 40, 32, 32, 3).transpose(0, 2, 1, 3, 4).reshape(800, 1280, 3)
+    Image.fromarray(sheet).save(folder / f"{split}_{index:02d}.webp", lossless=True, method=0)
+    return images
+
+
+def test_cifar_sheets(tmp_path: Path) -> None:
+    images = [write_sheet(tmp_path, "test", i) for i in range(2)]
+    labels = RNG.integers(0, 10, 2000)
+    np.savez(tmp_path / "labels.npz", test=labels.astype(np.uint8))
+    data = read_labelled_images(tmp_path, "test", 32)
+    np.testing.assert_array_equal(data.images, np.concatenate(images))
+    np.testing.assert_array_equal(data.labels, labels)
+    assert data.labels.dtype == np.int64
+
+
+def write_folders(folder: Path, classes: dict[str, list[str]], size: tuple[int, int] = (12, 10)) -> None:
+    for name, files in classes.items():
+        (folder / name).mkdir(parents=True)
+        for i, file in enumerate(files):
+            Image.new("RGB", size, (10 * i, 20, 30)).save(folder / name / file)
+
+
+def test_a_folder_per_class(tmp_path: Path) -> None:
+    write_folders(tmp_path / "train", {"zebra": ["b.png", "a.PNG"], "ant": ["x.webp", "y.jpg", "z.jpeg"]})
+    (tmp_path / "train" / "ant" / "notes.txt").write_text("no image")
+    (tmp_path / "train" / "README").write_text("no class")
+    data = read_labelled_images(tmp_path, "train", 8)
+    assert data.classes == ("ant", "zebra")
+    assert data.labels.tolist() == [0, 0, 0, 1, 1]
+    assert data.images.shape == (5, 8, 8, 3)
+    assert data.images[3].max(axis=(0, 1)).tolist() == [10, 20, 30]  # a.PNG comes before b.png
+
+
+def test_files_are_decoded_as_serving_decodes_them(tmp_path: Path) -> None:
+    folder = tmp_path / "train" / "only"
+    folder.mkdir(parents=True)
+    Image.fromarray(np.full((8, 8), 40_000, np.uint16)).save(folder / "a.png")
+    Image.new("RGBA", (8, 8), (200, 100, 50, 0)).save(folder / "b.png")
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    half = np.zeros((8, 8, 3), np.uint8)
+    half[:4] = 255
+    Image.fromarray(half).save(folder / "c.png", exif=exif)
+    grey, clear, turned = read_labelled_images(tmp_path, "train", 8).images
+    assert (grey == 40_000 >> 8).all()
+    assert clear.max() == 0
+    np.testing.assert_array_equal(turned, half[::-1])
+
+
+def sheets_with(labels: object) -> object:
+    def make(folder: Path) -> None:
+        write_sheet(folder, "test", 0)
+        np.savez(folder / "labels.npz", test=labels)  # type: ignore[arg-type]
+
+    return make
+
+
+def a_pickle_as_labels(folder: Path) -> None:
+    write_sheet(folder, "test", 0)
+    np.savez(folder / "labels.npz", test=np.asarray([{}] * 1000, object))
+
+
+def a_small_sheet(folder: Path) -> None:
+    Image.new("RGB", (1280, 32)).save(folder / "test_00.webp")
+    np.savez(folder / "labels.npz", test=np.zeros(1000, np.int64))
+
+
+def a_class_with(content: bytes) -> object:
+    def make(folder: Path) -> None:
+        (folder / "test" / "cat").mkdir(parents=True)
+        (folder / "test" / "cat" / "a.png").write_bytes(content)
+
+    return make
+
+
+def binary_with(name: str, content: bytes) -> object:
+    def make(folder: Path) -> None:
+        write_binary(folder, FILES)
+        (folder / name).write_bytes(content)
+
+    return make
+
+
+ZEROS = np.zeros(1000, np.int64)
+
+
+@pytest.mark.parametrize(
+    ("make", "complaint"),
+    [
+        (lambda folder: None, "holds neither CIFAR-10"),
+        (lambda folder: folder.rmdir(), "does not exist"),
+        (lambda folder: (folder / "test").mkdir(), "holds no class folders"),
+        (lambda folder: (folder / "test" / "cat").mkdir(parents=True), "cat holds no JPEG, PNG or WebP"),
+        (a_class_with(b""), r"a\.png cannot be read as an image"),
+        (a_class_with(b"not a picture"), r"a\.png cannot be read as an image"),
+        (a_class_with(b"\x89PNG\r\n\x1a\n" + bytes(50)), r"a\.png cannot be read as an image"),
+        (lambda folder: (folder / "test" / "cat" / "a.png").mkdir(parents=True), r"a\.png cannot be read"),
+        (binary_with("test_batch.bin", b""), r"test_batch\.bin has 0 bytes"),
+        (binary_with("test_batch.bin", bytes(3074)), r"test_batch\.bin has 3074 bytes"),
+        (binary_with("test_batch.bin", b"\x0a" + bytes(3072)), r"test_batch\.bin has the label 10"),
+        (lambda folder: (folder / "labels.npz").write_bytes(b""), r"labels\.npz is not an archive"),
+        (lambda folder: (folder / "labels.npz").write_bytes(b"PK\x03\x04 torn"), r"labels\.npz is not an archive"),
+        (lambda folder: (folder / "labels.npz").write_bytes(pickle.dumps([1])), r"labels\.npz is not an archive"),
+        (lambda folder: np.savez(folder / "labels.npz", train=ZEROS), "no entry 'test'"),
+        (a_pickle_as_labels, r"labels\.npz is not an archive"),
+        (a_small_sheet, r"test_00\.webp is 1280 x 32 pixels"),
+        (sheets_with(np.zeros(999, np.int64)), "1 sheets of 1,000 images for 999 test labels"),
+        (sheets_with(np.zeros(2000, np.int64)), "1 sheets of 1,000 images for 2000 test labels"),
+        (sheets_with(np.zeros(0, np.int64)), "labels from 0 to 9"),
+        (sheets_with(np.full(1000, 10)), "labels from 0 to 9"),
+        (sheets_with(np.full(1000, -1)), "labels from 0 to 9"),
+        (sheets_with(np.zeros((1000, 1), np.int64)), "labels from 0 to 9"),
+        (sheets_with(np.zeros(1000)), "labels from 0 to 9"),
+    ],
+    ids=range(24),
+)
+def test_what_cannot_be_read_is_named(tmp_path: Path, make: object, complaint: str) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    make(folder)  # type: ignore[operator]
+    with pytest.raises(DataError, match=complaint):
+        read_labelled_images(folder, "test", 32)
+
+
+def test_a_missing_training_file_is_named(tmp_path: Path) -> None:
+    write_binary(tmp_path, {name: count for name, count in FILES.items() if name != "data_batch_4.bin"})
+    with pytest.raises(DataError, match=r"data_batch_4\.bin is missing"):
+        read_labelled_images(tmp_path, "train", 32)
+    assert len(read_labelled_images(tmp_path, "test", 32).labels) == 3
+
+
+def test_an_image_of_the_right_size_is_returned_as_it_is() -> None:
+    image = RNG.integers(0, 256, (8, 8, 3)).astype(np.uint8)
+    assert resize_crop(image, 8) is image
+
+
+@pytest.mark.parametrize("shape", [(8, 20), (20, 8), (9, 8), (1, 1), (1, 50), (3, 2), (100, 64)])
+@pytest.mark.parametrize("side_px", [1, 8, 33])
+def test_any_size_becomes_the_square(shape: tuple[int, int], side_px: int) -> None:
+    image = np.full((*shape, 3), (1, 128, 254), np.uint8)
+    resized = resize_crop(image, side_px)
+    assert resized.shape == (side_px, side_px, 3)
+    assert resized.dtype == np.uint8
+    assert (resized == (1, 128, 254)).all()
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_the_centre_is_kept(transposed: bool) -> None:
+    image = np.zeros((8, 24, 3), np.uint8)
+    image[:, 8:16] = 255
+    image = image.transpose(1, 0, 2) if transposed else image
+    assert resize_crop(np.ascontiguousarray(image), 8).min() == 255
+    assert resize_crop(np.ascontiguousarray(image), 4).min() == 255
+
+
+def test_a_single_row_of_pixels_takes_no_more_memory_than_its_square() -> None:
+    strip = np.broadcast_to(np.asarray([7, 8, 9], np.uint8), (1, 40_000_000, 3))  # resized in full: 123 gigabytes
+    assert resize_crop(strip, 32).shape == (32, 32, 3)
+
+
+def test_a_subset_keeps_images_with_their_labels() -> None:
+    data = LabelledImages(RNG.integers(0, 256, (5, 2, 2, 3)).astype(np.uint8), np.arange(5), ("a", "b"))
+    picked = subset(data, [4, 0])
+    assert picked.labels.tolist() == [4, 0]
+    np.testing.assert_array_equal(picked.images, data.images[[4, 0]])
+    assert picked.classes == ("a", "b")

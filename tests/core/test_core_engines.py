@@ -1,0 +1,341 @@
+"""Engines give the reference's logits, bit for bit, whatever the weights, shapes and batch."""
+
+import sys
+import threading
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bitgear import reference
+from bitgear.bits import WIDTHS
+from bitgear.checkpoint import Master
+from bitgear.engines import ENGINE_NAMES, create_engine
+from bitgear.engines.onnxruntime import EXACT_FLOAT_LIMIT, OnnxRuntimeEngine, build_onnx, float_convolution_is_exact
+from bitgear.errors import EngineUnavailable, InputError, PrecisionNotOffered
+from bitgear.graph import IMAGE, Conv, Graph, Linear, Pool, Shortcut
+from tests.masters import LABELS, random_codes, tiny_graph, tiny_master
+
+HEAD = (Pool("pool", "last"), Linear("head", "pool", len(LABELS)))
+ENGINE = OnnxRuntimeEngine()
+
+
+def lively_master(seed: int = 0, **options: Any) -> Master:
+    """A tiny master with smaller scales, so that activations use all of their codes."""
+    master = tiny_master(seed, **options)
+    for name, scale in master.tensors.items():
+        if name.endswith("act_scale"):
+            scale *= np.float32(0.3)
+    return master
+
+
+def assert_equal_to_reference(master: Master, q_images: np.ndarray, widths: tuple[int, ...] = WIDTHS) -> None:
+    for bits in widths:
+        logits = ENGINE.derive(master, bits).run(q_images)
+        assert logits.dtype == np.float32
+        np.testing.assert_array_equal(logits, reference.run(master, q_images, bits), err_msg=f"{bits} bits")
+
+
+def set_weights(master: Master, value: int) -> Master:
+    for name, tensor in master.tensors.items():
+        if name.endswith(".weight"):
+            tensor[...] = value
+    return master
+
+
+def operators(master: Master, bits: int) -> set[str]:
+    return {node.op_type for node in build_onnx(master, bits).graph.node}
+
+
+@pytest.mark.parametrize("per_channel", [True, False], ids=["per-channel", "per-tensor"])
+@pytest.mark.parametrize("extreme", [False, True], ids=["random", "extreme"])
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_logits_equal_the_reference_at_every_width(seed: int, extreme: bool, per_channel: bool) -> None:
+    master = lively_master(seed, extreme=extreme, per_channel=per_channel)
+    assert_equal_to_reference(master, random_codes(master, 4, seed))
+
+
+@pytest.mark.parametrize("channels", [1, 3, 5, 17, 33])
+@pytest.mark.parametrize("side_px", [9, 15, 17])
+def test_ragged_channels_and_odd_sides(channels: int, side_px: int) -> None:
+    if channels % 2:  # the shortcut pads equally: from an odd number to an odd multiple
+        nodes = tuple(
+            type(node)(**{**vars(node), "channels": 3 * channels}) if node.name.startswith("b.") else node
+            for node in tiny_graph(channels).nodes
+        )
+    master = lively_master(channels, graph=Graph(nodes), side_px=side_px)
+    assert_equal_to_reference(master, random_codes(master, 2), (8, 5, 4, 2))
+
+
+@pytest.mark.parametrize("count", range(1, 10))
+def test_every_batch_size(count: int) -> None:
+    master = lively_master(7)
+    assert_equal_to_reference(master, random_codes(master, count, count), (8, 3))
+
+
+@pytest.mark.parametrize("code", [-128, 127, 0, -1])
+@pytest.mark.parametrize("weight", [-128, 127, 0, None])
+def test_constant_images_and_weights(code: int, weight: int | None) -> None:
+    master = lively_master(3)
+    if weight is not None:
+        set_weights(master, weight)
+    q_images = np.full((2, 3, 16, 16), code, np.int8)
+    assert_equal_to_reference(master, q_images, (8, 4, 2))
+
+
+SIGNED = Graph(
+    (
+        Conv("stem", IMAGE, 6, 3, padding=1, relu=False),
+        Conv("a", "stem", 6, 3, padding=1, relu=False, residual="stem", bits=3),
+        Shortcut("wider", "a", 8, 2),
+        Conv("last", "a", 8, 2, stride=2, padding=1, relu=False),
+        Conv("last2", "wider", 8, 1, residual="wider", relu=False),
+        Pool("pool", "last2"),
+        Linear("head", "pool", len(LABELS)),
+    )
+)
+
+
+@pytest.mark.parametrize("side_px", [8, 11])
+def test_signed_activations(side_px: int) -> None:
+    master = lively_master(5, graph=SIGNED, side_px=side_px)
+    assert_equal_to_reference(master, random_codes(master, 3))
+
+
+@settings(deadline=None, database=None, max_examples=25)
+@given(
+    seed=st.integers(0, 2**31), channels=st.integers(1, 9), kernel=st.integers(1, 5), stride=st.integers(1, 3),
+    padding=st.integers(0, 3), relu=st.booleans(), side_px=st.integers(5, 12), bits=st.sampled_from(WIDTHS),
+)  # fmt: skip
+def test_any_convolution_geometry(
+    seed: int, channels: int, kernel: int, stride: int, padding: int, relu: bool, side_px: int, bits: int
+) -> None:
+    graph = Graph(
+        (
+            Conv("stem", IMAGE, channels, 1, relu=relu),
+            Conv("last", "stem", 4, kernel, stride=stride, padding=padding, relu=relu),
+            *HEAD,
+        )
+    )
+    master = lively_master(seed, graph=graph, side_px=side_px)
+    assert_equal_to_reference(master, random_codes(master, 2, seed), (bits,))
+
+
+def test_a_row_does_not_depend_on_the_rest_of_the_batch() -> None:
+    master = lively_master(8)
+    q_images = random_codes(master, 9)
+    model = ENGINE.derive(master, 4)
+    together = model.run(q_images)
+    for i in range(9):
+        np.testing.assert_array_equal(model.run(q_images[i : i + 1])[0], together[i])
+    np.testing.assert_array_equal(model.run(q_images[::-1].copy()), together[::-1])
+
+
+def test_images_of_any_memory_layout_give_the_same_logits() -> None:
+    master = lively_master(9)
+    q_images = random_codes(master, 3)
+    expected = ENGINE.derive(master, 8).run(q_images)
+    channels_last = np.ascontiguousarray(q_images.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+    assert not channels_last.flags.c_contiguous
+    np.testing.assert_array_equal(ENGINE.derive(master, 8).run(channels_last), expected)
+
+
+# -- sums that float32 cannot hold ------------------------------------------------------------------------------------
+
+
+def wide(channels: int, kernel: int, relu: bool, padding: int = 1) -> Master:
+    """All weights -128 in a layer whose sums exceed 2**24 at 8 bits."""
+    graph = Graph(
+        (
+            Conv("stem", IMAGE, channels, 1, relu=relu),
+            Conv("last", "stem", 4, kernel, padding=padding, relu=False),
+            *HEAD,
+        )
+    )
+    return lively_master(11, graph=graph, side_px=5)
+
+
+@pytest.mark.parametrize("weights", ["-128", "127", "extreme"])
+@pytest.mark.parametrize(
+    ("channels", "kernel", "relu"), [(64, 3, True), (129, 3, False), (600, 1, True)], ids=["3x3", "signed", "1x1"]
+)
+def test_sums_beyond_float32_run_as_integers(channels: int, kernel: int, relu: bool, weights: str) -> None:
+    master = wide(channels, kernel, relu)
+    weight = master.tensors["last.weight"]
+    if weights == "extreme":  # per output channel, so that each passes the limit in one direction
+        weight[...] = np.where(np.arange(4) % 2, 127, -128).reshape(4, 1, 1, 1)
+    else:
+        weight[...] = int(weights)
+    weight[:, 0] += np.int8(1) if weights == "-128" else np.int8(-1)  # odd sums, which float32 would round
+    assert "ConvInteger" in operators(master, 8)
+    assert "ConvInteger" not in operators(master, 4)
+    assert_equal_to_reference(master, random_codes(master, 2), (8, 7, 4))
+    for code in (-128, 127):
+        assert_equal_to_reference(master, np.full((1, 3, 5, 5), code, np.int8), (8,))
+
+
+@pytest.mark.parametrize("relu", [True, False])
+def test_a_linear_layer_beyond_float32_runs_as_integers(relu: bool) -> None:
+    graph = Graph((Conv("last", IMAGE, 1100, 1, relu=relu), Pool("pool", "last"), Linear("head", "pool", len(LABELS))))
+    master = lively_master(12, graph=graph, side_px=3)
+    master.tensors["head.weight"][...] = -128
+    master.tensors["head.weight"][:, ::3] = -127
+    assert "MatMulInteger" in operators(master, 8)
+    assert_equal_to_reference(master, random_codes(master, 3), (8, 2))
+    for code in (-128, 127):
+        assert_equal_to_reference(master, np.full((1, 3, 3, 3), code, np.int8), (8,))
+
+
+@pytest.mark.parametrize("bits", [8, 7])
+def test_an_unpinned_stem_reads_8_bit_codes_whatever_its_width(bits: int) -> None:
+    graph = Graph((Conv("last", IMAGE, 3, 33, relu=False), *HEAD))
+    master = lively_master(13, graph=graph, side_px=33)
+    master.tensors["last.weight"][...] = -126  # -63 at 7 bits: 3267 products of up to 63 * 128 exceed 2**24
+    assert "ConvInteger" in operators(master, bits)
+    for code in (-127, 127, -128):
+        assert_equal_to_reference(master, np.full((1, 3, 33, 33), code, np.int8), (bits,))
+    assert_equal_to_reference(master, random_codes(master, 1), (bits,))
+
+
+def test_a_pool_over_more_pixels_than_float32_can_sum() -> None:
+    graph = Graph((Conv("last", IMAGE, 10, 1), Pool("pool", "last")))
+    master = lively_master(14, graph=graph, side_px=259)
+    master.tensors["last.weight"][...] = 1
+    master.tensors["last.gain"][...] = np.linspace(1, 2, 10)
+    master.tensors["pool.act_scale"][...] = 0.01  # most codes saturate: 259 * 259 * 255 exceeds 2**24
+    master.tensors["last.weight_scale"][...] = 1
+    q_images = np.random.default_rng(0).integers(100, 128, (1, 3, 259, 259)).astype(np.int8)
+    seen = {}
+    expected = reference.run(master, q_images, 8, lambda name, what, q: seen.update({(name, what): q}))
+    assert seen["pool", "accumulator"].max() > EXACT_FLOAT_LIMIT
+    np.testing.assert_array_equal(ENGINE.derive(master, 8).run(q_images), expected)
+
+
+def test_small_layers_run_as_floats() -> None:
+    for bits in WIDTHS:
+        assert {"Conv", "MatMul"} <= operators(lively_master(), bits)
+        assert not {"ConvInteger", "MatMulInteger"} & operators(lively_master(), bits)
+
+
+@settings(deadline=None, database=None, max_examples=60)
+@given(
+    seed=st.integers(0, 2**31), count=st.integers(1, 2500), level=st.sampled_from([1, 60, 120, 127, 128]),
+    signed=st.booleans(),
+)  # fmt: skip
+def test_the_float_bound_is_the_largest_sum_that_can_occur(seed: int, count: int, level: int, signed: bool) -> None:
+    rng = np.random.default_rng(seed)
+    q_weight = rng.choice([-level, min(level, 127), 0], (2, count), p=[0.5, 0.45, 0.05]).astype(np.int8)
+    q_weight[1] = np.abs(q_weight[1].astype(np.int16)).clip(0, 127)
+    low, high = (-128, 127) if signed else (0, 255)
+    worst = 0
+    for row in q_weight.astype(np.int64):
+        positive = np.where(row > 0, high, low)  # the activations that make the largest sum, and the smallest
+        negative = np.where(row > 0, low, high)
+        worst = max(worst, abs(int((row * positive).sum())), abs(int((row * negative).sum())))
+    assert float_convolution_is_exact(q_weight, low, high) == (worst <= EXACT_FLOAT_LIMIT)
+
+
+@pytest.mark.parametrize(
+    ("count", "weight", "low", "high", "exact"),
+    [
+        (514, -128, 0, 255, True), (515, -128, 0, 255, False), (1024, -128, -128, 127, True),
+        (1025, -128, -128, 127, False), (518, 127, 0, 255, True), (519, 127, 0, 255, False), (10**6, 0, 0, 255, True),
+        (10**6, -2, 0, 3, True),
+    ],
+)  # fmt: skip
+def test_the_float_bound_at_its_edge(count: int, weight: int, low: int, high: int, exact: bool) -> None:
+    assert float_convolution_is_exact(np.full((1, count), weight, np.int8), low, high) is exact
+
+
+def test_sums_below_the_bound_are_exact_in_any_order() -> None:
+    rng = np.random.default_rng(0)
+    products = rng.choice([-128 * 255, 127 * 255, 127 * 254], 514).astype(np.float32)
+    for _ in range(50):
+        rng.shuffle(products)
+        assert np.cumsum(products, dtype=np.float32)[-1] == products.astype(np.int64).sum()
+
+
+# -- engines by name --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ENGINE_NAMES)
+def test_engines_come_by_name_and_agree(name: str) -> None:
+    engine = create_engine(name)
+    assert engine.name == name
+    master = lively_master(20)
+    q_images = random_codes(master, 2)
+    for bits in (8, 2):
+        model = engine.derive(master, bits)
+        assert model.bits == bits
+        assert model.nbytes >= 0
+        np.testing.assert_array_equal(model.run(q_images), reference.run(master, q_images, bits))
+
+
+@pytest.mark.parametrize("name", ["", "tensorrt", "ONNXRuntime"])
+def test_unknown_engines_are_unavailable(name: str) -> None:
+    with pytest.raises(EngineUnavailable, match="known are onnxruntime, reference"):
+        create_engine(name)
+
+
+def test_an_engine_whose_library_is_missing_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "bitgear.engines.onnxruntime")
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(EngineUnavailable, match=r"onnxruntime.*install onnx and onnxruntime") as caught:
+        create_engine("onnxruntime")
+    assert isinstance(caught.value.__cause__, ImportError)
+
+
+@pytest.mark.parametrize("name", ENGINE_NAMES)
+@pytest.mark.parametrize("bits", [1, 3, 9])
+def test_a_width_not_offered_is_refused_by_every_engine(name: str, bits: int) -> None:
+    master = lively_master()
+    object.__setattr__(master, "widths", (8, 4))
+    with pytest.raises(PrecisionNotOffered, match=f"does not offer {bits} bits"):
+        create_engine(name).derive(master, bits)
+
+
+@pytest.mark.parametrize("name", ENGINE_NAMES)
+@pytest.mark.parametrize("shape", [(3, 16, 16), (0, 3, 16, 16), (1, 3, 8, 16), (1, 16, 16, 3)])
+def test_inputs_of_another_shape_are_refused_by_every_engine(name: str, shape: tuple[int, ...]) -> None:
+    model = create_engine(name).derive(lively_master(), 4)
+    with pytest.raises(InputError):
+        model.run(np.zeros(shape, np.int8))
+
+
+def test_a_derived_model_counts_its_bytes() -> None:
+    master = lively_master()
+    weights = sum(t.size for name, t in master.tensors.items() if name.endswith(".weight"))
+    assert 4 * weights < ENGINE.derive(master, 4).nbytes < 4 * weights + 20_000
+
+
+@pytest.mark.parametrize("name", ENGINE_NAMES)
+def test_threads_at_different_widths_do_not_touch_each_other(name: str) -> None:
+    master = lively_master(21)
+    q_images = random_codes(master, 2)
+    models = {bits: create_engine(name).derive(master, bits) for bits in (8, 5, 2)}
+    expected = {bits: reference.run(master, q_images, bits) for bits in models}
+    barrier = threading.Barrier(len(models) * 2)
+    wrong: list[int] = []
+
+    def work(bits: int) -> None:
+        barrier.wait()
+        results = [models[bits].run(q_images) for _ in range(5)]
+        wrong.extend(bits for logits in results if not np.array_equal(logits, expected[bits]))
+
+    threads = [threading.Thread(target=work, args=(bits,)) for bits in models for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def test_the_onnx_model_states_its_interface() -> None:
+    model = build_onnx(lively_master(), 3)
+    (image,), (output,) = model.graph.input, model.graph.output
+    assert image.name == IMAGE
+    assert [d.dim_param or d.dim_value for d in image.type.tensor_type.shape.dim] == ["N", 3, 16, 16]
+    assert output.name == "head"
+    assert model.graph.name == "tiny-w3"

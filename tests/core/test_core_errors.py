@@ -1,0 +1,47 @@
+"""The error tree: a stable code each, drawn in the docstring of its module."""
+
+import inspect
+import re
+
+import pytest
+
+from bitgear import errors
+
+CLASSES = [cls for _, cls in inspect.getmembers(errors, inspect.isclass) if cls.__module__ == errors.__name__]
+
+
+def test_there_are_errors_and_all_are_bitgears() -> None:
+    assert len(CLASSES) > 20
+    assert all(issubclass(cls, errors.BitgearError) for cls in CLASSES)
+
+
+def test_codes_are_unique() -> None:
+    codes = [cls.code for cls in CLASSES]
+    assert len(set(codes)) == len(codes)
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+def test_every_class_states_its_code_and_is_drawn(cls: type[errors.BitgearError]) -> None:
+    assert "code" in vars(cls), "the code is inherited: it would change with the tree"
+    assert re.fullmatch(r"[a-z]+(-[a-z]+)*", cls.code)
+    assert re.search(rf"\b{cls.__name__}\b", errors.__doc__ or "")
+    assert cls.__doc__
+
+
+def test_the_drawn_tree_has_the_real_parents() -> None:
+    stack: list[tuple[int, str]] = []
+    drawn: dict[str, str] = {}
+    for line in (errors.__doc__ or "").splitlines():
+        names = re.match(r"^(\s*[│├└─ ]*)([A-Z]\w+(?: / [A-Z]\w+)*)", line)
+        if names is None or "──" not in line:
+            if line.strip() == "BitgearError":
+                stack = [(line.index("B"), "BitgearError")]
+            continue
+        depth = len(names.group(1))
+        while stack[-1][0] >= depth:
+            stack.pop()
+        for name in names.group(2).split(" / "):
+            drawn[name] = stack[-1][1]
+        stack.append((depth, names.group(2).split(" / ")[0]))
+    real = {cls.__name__: cls.__base__.__name__ for cls in CLASSES if cls is not errors.BitgearError}
+    assert drawn == real
