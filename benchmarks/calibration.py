@@ -29,11 +29,16 @@ def main() -> None:
     run = Run(config, arguments.data, arguments.run, weights=arguments.weights)
     run.fit()  # a finished run: loads its state and trains nothing
     trained, batches = config.train.widths, run.calibration_batches()
+    plain = list(
+        run.data.train.codes[: config.calibrate.images * config.calibrate.batches].split(config.calibrate.images)
+    )
     rows: dict[str, dict[str, float]] = {}
     with torch.no_grad():
         for bits in WIDTHS:
             if bits in trained:
                 row = {"kept": run.evaluate(run.model, bits)}
+                run.model.calibrate_width(bits, plain, scales=False)
+                row["plain"] = run.evaluate(run.model, bits)
                 run.model.calibrate_width(bits, batches, scales=False)
                 row["re_estimated"] = run.evaluate(run.model, bits)
             else:

@@ -27,6 +27,8 @@ def blocks() -> dict[str, str]:
     return {
         "accuracy": _accuracy(_report("evaluate")),
         "overhead": _overhead(_report("overhead")),
+        "start": _start(_report("start")),
+        "answer": _answer(_report("start")),
         "switching": _switching(_report("switching")),
         "calibration": _calibration(_report("calibration")),
         "provenance": _provenance(),
@@ -67,6 +69,20 @@ def _overhead(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _start(report: dict[str, Any]) -> str:
+    answers = [
+        f"{row['first_answer']['p50_ms'] / 1e3:.2f} s at {bits} bits" for bits, row in report["precisions"].items()
+    ]
+    rounds = next(iter(report["precisions"].values()))["first_answer"]["count"]
+    return f"{report['machine']['cpu']}; medians of {rounds} starts: {', '.join(answers)}."
+
+
+def _answer(report: dict[str, Any]) -> str:
+    answer = report["precisions"]["4"]["answer"]
+    members = [f'  "{name}": {json.dumps(value)}' for name, value in answer.items()]
+    return "```json\n{\n" + ",\n".join(members) + "\n}\n```"
+
+
 def _switching(report: dict[str, Any]) -> str:
     lines = [f"{report['machine']['cpu']}, engine {report['engine']}; medians (quartiles) in ms.", ""]
     lines += ["| bits | derive from the master | load an ONNX file | ratio | top-1 |", "|---|---|---|---|---|"]
@@ -84,7 +100,8 @@ def _switching(report: dict[str, Any]) -> str:
 def _calibration(report: dict[str, Any]) -> str:
     names = {
         "kept": "trained; statistics kept from training",
-        "re_estimated": "trained; statistics re-estimated (what is done)",
+        "plain": "trained; statistics re-estimated on plain images",
+        "re_estimated": "trained; statistics re-estimated on augmented images (what is done)",
         "searched": "not trained; scales of least error searched anew",
         "inherited": "not trained; clipping ranges of the next higher width (what is done)",
     }

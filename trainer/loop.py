@@ -5,6 +5,7 @@ import math
 import os
 import time
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -202,8 +203,8 @@ class Run:
     def calibrate(self) -> None:
         """Make every width ready for export: batch-norm statistics of the final weights, from training images.
 
-        Widths that were not trained take the batch norm and the clipping ranges of the next higher trained one; on
-        ResNet-20 at 3 bits that is a point better than searching for the scales of least error anew.
+        Widths that were not trained take the batch norm and the clipping ranges of the next higher trained one, which
+        measured better than searching for the scales of least error anew (docs/training.md).
         """
         trained = self.config.train.widths
         for bits in WIDTHS:
@@ -212,11 +213,13 @@ class Run:
             self.model.calibrate_width(bits, self.calibration_batches(), scales=False)
 
     def calibration_batches(self) -> list[Tensor]:
-        """Return the configured number of batches of training images, without augmentation, always the same."""
+        """Return the configured number of batches of training images, augmented as in training, always the same."""
         settings = self.config.calibrate
-        order = torch.randperm(len(self.data.train), generator=torch.Generator().manual_seed(self.config.train.seed))
-        chunks = order[: settings.images * settings.batches].to(self.device).split(settings.images)
-        return [self.data.train.codes[chunk] for chunk in chunks if len(chunk) > 1]
+        batches = Batches(
+            self.data.train, settings.images, shift_px=self.config.data.shift_px, mirror=self.config.data.mirror,
+            seed=self.config.train.seed, epoch=self.config.train.epochs,
+        )  # fmt: skip
+        return [codes for codes, _ in islice(batches, settings.batches)]
 
     def _batches(self, epoch: int) -> Batches:
         data = self.config.data

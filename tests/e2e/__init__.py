@@ -1,0 +1,1 @@
+"""Tests of the product as it is run: a server process, a container."""

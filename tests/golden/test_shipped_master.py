@@ -1,0 +1,88 @@
+"""The master that ships: what it promises, and that every engine computes it to the bit on a real photograph."""
+
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from bitgear import reference
+from bitgear.bits import WIDTHS
+from bitgear.checkpoint import Master, read_master
+from bitgear.describe import code_shares
+from bitgear.engines import create_engine
+from bitgear.graph import Conv
+from bitgear.models import shipped_masters
+from bitgear.rounding import derive
+from bitgear.tasks.classify import predictions, preprocess
+from bitgear.tasks.pictures import decode_picture
+
+PHOTO = Path(__file__).parents[2] / "examples" / "cat.jpg"
+NAMES = tuple(shipped_masters())
+
+
+@cache
+def shipped(name: str) -> Master:
+    return read_master(shipped_masters()[name])
+
+
+@cache
+def patches(side_px: int) -> NDArray[np.uint8]:
+    """Real picture content, uint8 (N, side, side, 3): squares from all over the photograph."""
+    pixels = decode_picture(PHOTO.read_bytes()).pixels
+    rows = range(0, pixels.shape[0] - side_px, 45)
+    columns = range(0, pixels.shape[1] - side_px, 61)
+    return np.stack([pixels[r : r + side_px, c : c + side_px] for r in rows for c in columns])
+
+
+def images(master: Master) -> NDArray[np.int8]:
+    """Codes of real patches, and of pictures that are all black, all white, and a checkerboard of both."""
+    side = master.input.height_px
+    black, white = np.zeros((side, side, 3), np.uint8), np.full((side, side, 3), 255, np.uint8)
+    board = np.where((np.indices((side, side)).sum(0) % 2)[..., None], black, white)
+    return master.input.encode(np.concatenate([patches(side), np.stack([black, white, board])]))
+
+
+def test_there_is_a_shipped_master() -> None:
+    assert "resnet20-cifar10" in NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_takes_at_most_115_hundredths_of_a_byte_per_parameter(name: str) -> None:
+    assert shipped_masters()[name].stat().st_size <= 1.15 * shipped(name).parameter_count
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_offers_every_width_with_an_accuracy_measured_on_the_whole_test_split(name: str) -> None:
+    master = shipped(name)
+    assert master.widths == WIDTHS
+    assert {bits: row["images"] for bits, row in master.accuracy.items()} == dict.fromkeys(WIDTHS, 10_000)
+    assert master.provenance["versions"]
+
+
+@pytest.mark.parametrize("bits", WIDTHS)
+@pytest.mark.parametrize("name", NAMES)
+def test_the_engine_equals_the_reference_to_the_bit(name: str, bits: int) -> None:
+    master = shipped(name)
+    q_images = images(master)
+    expected = reference.run(master, q_images, bits)
+    model = create_engine("onnxruntime").derive(master, bits)
+    np.testing.assert_array_equal(model.run(q_images), expected)
+    np.testing.assert_array_equal(np.concatenate([model.run(q[None]) for q in q_images]), expected)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_all_four_codes_are_used_at_two_bits_in_every_layer(name: str) -> None:
+    master = shipped(name)
+    for node in master.graph.nodes:
+        if isinstance(node, Conv) and node.bits is None:
+            assert min(code_shares(derive(master.tensors[f"{node.name}.weight"], 2), 2)) > 0, node.name
+
+
+@pytest.mark.parametrize("bits", WIDTHS)
+def test_the_photograph_of_a_cat_is_a_cat(bits: int) -> None:
+    master = shipped("resnet20-cifar10")
+    codes = preprocess(decode_picture(PHOTO.read_bytes()), master.input)
+    best = predictions(create_engine("onnxruntime").derive(master, bits).run(codes)[0], master.labels, 1)
+    assert best[0].class_name == "cat"
