@@ -68,12 +68,21 @@ def test_paths_that_lead_nowhere(server: Running, target: str) -> None:
     server.good()
 
 
-@pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "BREW", "post", "CONNECTX"])
+@pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE"])
 def test_methods_that_are_not_allowed(server: Running, method: str) -> None:
     status, headers, body = send(server, method, PATH)
     assert status == 405
     assert headers["allow"] == "POST"
     assert check_problem(headers, json.loads(body), 405, "method")["allowed"] == ["POST"]
+    server.good()
+
+
+@pytest.mark.parametrize("method", ["BREW", "post", "CONNECTX"])
+def test_methods_that_http_does_not_have(server: Running, method: str) -> None:
+    status, headers, body = send(server, method, PATH)
+    assert status == 400
+    assert headers["connection"] == "close"
+    assert body == b"Invalid HTTP request received."
     server.good()
 
 
