@@ -217,13 +217,15 @@ def train(
     out: Annotated[Path, typer.Option(help="Folder of the run; a run found there is resumed.")],
     weights: Annotated[Path | None, typer.Option(help="FP32 weights to start from (safetensors).")] = None,
     teacher: Annotated[Path | None, typer.Option(help="FP32 weights of a teacher (safetensors).")] = None,
+    from_epoch: Annotated[
+        int | None, typer.Option(min=1, help="Go back to the state after this epoch; default: the newest.")
+    ] = None,
 ) -> None:
     """Train, calibrate, export and report: from FP32 weights to a master. Starts under torchrun too."""
     with _needs_torch():
         from trainer.pipeline import shipped_config, train_master
-    train_master(
-        config if config.is_file() else shipped_config(config.name), data, out, weights=weights, teacher=teacher
-    )
+    path = config if config.is_file() else shipped_config(config.name)
+    train_master(path, data, out, weights=weights, teacher=teacher, from_epoch=from_epoch)
 
 
 if __name__ == "__main__":

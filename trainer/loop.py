@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import time
 from dataclasses import dataclass, field
 from itertools import islice
@@ -104,7 +105,11 @@ def load_data(config: Config, folder: Path, record: InputRecord, device: torch.d
 
 
 class Run:
-    """One training run in the folder ``out``: ``state.pt`` after every epoch, ``history.json``, the configuration."""
+    """One training run in the folder ``out``.
+
+    It holds ``state.pt``, the newest state, a copy for every epoch of joint training in ``epochs/NNNN.pt``,
+    ``history.json`` and the configuration.
+    """
 
     def __init__(
         self,
@@ -154,12 +159,17 @@ class Run:
 
     # -- the run --------------------------------------------------------------------------------------------------
 
-    def fit(self) -> None:
-        """Train from where the folder's state stands to the last epoch."""
+    def fit(self, from_epoch: int | None = None) -> None:
+        """Train from where the folder's state stands, or stood after ``from_epoch`` (from 1), to the last epoch.
+
+        Raises :class:`~trainer.config.ConfigError` if there is no state of that epoch.
+        """
         self.out.mkdir(parents=True, exist_ok=True)
         if self.process.first:
             write_atomically(self.out / "config.json", self.config.model_dump_json(indent=2).encode())
-        state_path = self.out / "state.pt"
+        state_path = self.out / "state.pt" if from_epoch is None else self._epoch_path(from_epoch)
+        if from_epoch is not None and not state_path.is_file():
+            raise ConfigError(f"{state_path} does not exist; this run has no state after epoch {from_epoch}")
         state = torch.load(state_path, weights_only=True, map_location=self.device) if state_path.is_file() else None
         if state is None or not state["joint"]:
             self._fit_fp32(state)
@@ -387,6 +397,9 @@ class Run:
             hits += int((logits.argmax(1) == self.data.test.labels[start : start + size]).sum())
         return hits / len(self.data.test)
 
+    def _epoch_path(self, epoch: int) -> Path:
+        return self.out / "epochs" / f"{epoch:04d}.pt"
+
     def _save(self, **state: Any) -> None:
         if not self.process.first:
             return
@@ -394,6 +407,10 @@ class Run:
         history = json.dumps(vars(self.history))
         torch.save({"model": self.model.state_dict(), "history": history, **state}, temporary)
         temporary.replace(self.out / "state.pt")
+        if state["joint"]:
+            path = self._epoch_path(state["epoch"])
+            path.parent.mkdir(exist_ok=True)
+            shutil.copyfile(self.out / "state.pt", path)
         write_atomically(self.out / "history.json", json.dumps(vars(self.history), indent=1).encode())
 
 

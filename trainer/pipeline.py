@@ -32,7 +32,13 @@ def shipped_config(name: str) -> Path:
 
 
 def train_master(
-    config_path: Path, data: Path, out: Path, *, weights: Path | None, teacher: Path | None
+    config_path: Path,
+    data: Path,
+    out: Path,
+    *,
+    weights: Path | None,
+    teacher: Path | None,
+    from_epoch: int | None = None,
 ) -> Path | None:
     """Train to the end (resuming what is in ``out``), export, measure, report; return the master's path.
 
@@ -41,7 +47,7 @@ def train_master(
     config = read_config(config_path)
     process = join_processes(config.train.device)
     run = Run(config, data, out, weights=weights, teacher=teacher, process=process)
-    run.fit()
+    run.fit(from_epoch)
     if not process.first:
         return None
     return finish(run, data, {"weights": _provenance(weights), "teacher": _provenance(teacher)})

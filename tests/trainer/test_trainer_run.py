@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,16 @@ def test_an_interrupted_run_ends_with_the_same_bits(pictures: Path, tmp_path: Pa
     assert found.keys() == expected.keys()
     for name, tensor in expected.items():
         assert torch.equal(found[name], tensor), name
+
+
+def test_a_run_goes_on_from_any_epoch(pictures: Path, finished: Run, tmp_path: Path) -> None:
+    shutil.copytree(finished.out, tmp_path / "copy")
+    again = tiny_run(pictures, tmp_path / "copy")
+    again.fit(from_epoch=1)
+    assert [row["epoch"] for row in again.history.epochs] == [1, 2]
+    assert all(torch.equal(state_of(again)[name], tensor) for name, tensor in state_of(finished).items())
+    with pytest.raises(ConfigError, match=r"0007\.pt"):
+        tiny_run(pictures, tmp_path / "copy").fit(from_epoch=7)
 
 
 def test_a_finished_run_has_nothing_left_to_do(pictures: Path, finished: Run) -> None:
