@@ -8,11 +8,11 @@ from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 
 from bitgear.checkpoint import Master, read_master
 from bitgear.engines import Engine, ModelCache
+from bitgear.models import SHIPPED, masters_in
 from bitgear.tasks.classify import Prediction, predictions, preprocess
 from bitgear.tasks.pictures import decode_picture
 from server.body import Upload
@@ -225,8 +225,8 @@ def _read_models(paths: Iterable[Path]) -> dict[str, Master]:
 
 def _master_paths(paths: tuple[Path, ...]) -> list[Path]:
     found: list[Path] = []
-    for path in paths or (Path(str(files("bitgear.models"))),):
-        masters = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
+    for path in paths or (SHIPPED,):
+        masters = masters_in(path) if path.is_dir() else [path]
         if not masters:
             raise SettingsError(f"{path} holds no .safetensors master; give the path of one")
         found += masters

@@ -1,9 +1,9 @@
 """A training run: FP32 start, joint training over widths, calibration of the rest. Resumable after every epoch."""
 
+import io
 import json
 import math
 import os
-import shutil
 import time
 from dataclasses import dataclass, field
 from itertools import islice
@@ -403,14 +403,15 @@ class Run:
     def _save(self, **state: Any) -> None:
         if not self.process.first:
             return
-        temporary = self.out / "state.pt.partial"
+        buffer = io.BytesIO()
         history = json.dumps(vars(self.history))
-        torch.save({"model": self.model.state_dict(), "history": history, **state}, temporary)
-        temporary.replace(self.out / "state.pt")
+        torch.save({"model": self.model.state_dict(), "history": history, **state}, buffer)
+        paths = [self.out / "state.pt"]
         if state["joint"]:
-            path = self._epoch_path(state["epoch"])
-            path.parent.mkdir(exist_ok=True)
-            shutil.copyfile(self.out / "state.pt", path)
+            paths.append(self._epoch_path(state["epoch"]))
+            paths[-1].parent.mkdir(exist_ok=True)
+        for path in paths:
+            write_atomically(path, buffer.getvalue())
         write_atomically(self.out / "history.json", json.dumps(vars(self.history), indent=1).encode())
 
 

@@ -5,11 +5,17 @@ from pathlib import Path
 from bitgear.errors import ModelNotFound
 
 SUFFIX = ".safetensors"
+SHIPPED = Path(__file__).parent
+
+
+def masters_in(folder: Path) -> list[Path]:
+    """Return the files in ``folder`` that are masters by their name, sorted."""
+    return sorted(folder.glob(f"*{SUFFIX}"))
 
 
 def shipped_masters() -> dict[str, Path]:
     """Return the shipped masters: name -> file."""
-    return {path.name.removesuffix(SUFFIX): path for path in sorted(Path(__file__).parent.glob(f"*{SUFFIX}"))}
+    return {path.name.removesuffix(SUFFIX): path for path in masters_in(SHIPPED)}
 
 
 def find_master(name_or_path: str) -> Path:
