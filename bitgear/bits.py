@@ -1,6 +1,9 @@
-"""Widths: the whole numbers 2..8 of bits that a model can run at."""
+"""Widths, the whole numbers 2..8 of bits, and plans, which give every layer its widths."""
 
+import re
 from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
 
 from bitgear.errors import PrecisionError
 
@@ -53,3 +56,92 @@ def activation_range(bits: int, signed: bool) -> tuple[int, int]:
 def descending(widths: Iterable[int]) -> tuple[int, ...]:
     """Return the widths without repeats, highest first."""
     return tuple(sorted(set(widths), reverse=True))
+
+
+@dataclass(frozen=True)
+class LayerBits:
+    """The widths of one layer: of its weights, and of the activations it reads."""
+
+    weight_bits: int
+    act_bits: int
+
+    def __post_init__(self) -> None:
+        check_bits(self.weight_bits)
+        check_bits(self.act_bits)
+
+    def __str__(self) -> str:
+        return f"w{self.weight_bits}a{self.act_bits}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The widths of every layer: ``default``, and those of the convolutions that have their own, by node name.
+
+    ``str(plan)`` is ``4`` (weights and activations everywhere), ``w8a7``, or ``w4a4+3`` where three layers have their
+    own. ``layers`` is kept in order of names, so plans of the same widths are equal. Raises :class:`PrecisionError` for
+    a name given twice.
+    """
+
+    default: LayerBits
+    layers: tuple[tuple[str, LayerBits], ...] = ()
+
+    def __post_init__(self) -> None:
+        if len(self._own) != len(self.layers):
+            raise PrecisionError("a plan gives the widths of a layer twice; give each layer once")
+        object.__setattr__(self, "layers", tuple(sorted(self._own.items(), key=lambda item: item[0])))
+
+    @cached_property
+    def _own(self) -> dict[str, LayerBits]:
+        return dict(self.layers)
+
+    @classmethod
+    def uniform(cls, bits: int) -> "Plan":
+        """Return the plan of one width everywhere; raise :class:`PrecisionError` if it is none."""
+        return cls(LayerBits(bits, bits))
+
+    @classmethod
+    def parse(cls, text: str) -> "Plan":
+        """Return the plan that ``text`` names: a width, or widths of weights and activations; blanks around allowed.
+
+        >>> Plan.parse("w8a7").default
+        LayerBits(weight_bits=8, act_bits=7)
+        >>> Plan.parse("4") == Plan.uniform(4)
+        True
+
+        Raises :class:`PrecisionError` for anything else.
+        """
+        match = _PLAN.fullmatch(text.strip(" \t"))
+        if match is None:
+            raise PrecisionError(
+                f"precision {text[:40]!r} is neither a width from 2 to 8 nor two, of weights and activations, like w8a7"
+            )
+        return cls(LayerBits(int(match[1] or match[0]), int(match[2] or match[0])))
+
+    def of(self, name: str) -> LayerBits:
+        """Return the widths of the node ``name``."""
+        return self._own.get(name, self.default)
+
+    @property
+    def widths(self) -> frozenset[int]:
+        """Every width that occurs."""
+        every = (self.default, *self._own.values())
+        return frozenset(bits for layer in every for bits in (layer.weight_bits, layer.act_bits))
+
+    def __str__(self) -> str:
+        if self.layers:
+            return f"{self.default}+{len(self.layers)}"
+        return str(self.default.weight_bits) if len(self.widths) == 1 else str(self.default)
+
+
+_PLAN = re.compile(r"[2-8]|w([2-8])a([2-8])", re.ASCII)
+
+Precision = int | Plan
+"""A width for everything, or a plan."""
+
+
+def as_plan(precision: Precision) -> Plan:
+    """Return a plan as it is and a width as the plan of that width everywhere.
+
+    Raises :class:`PrecisionError` if a number is no width.
+    """
+    return precision if isinstance(precision, Plan) else Plan.uniform(precision)

@@ -12,6 +12,7 @@ import struct
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ from bitgear.errors import (
     VersionUnsupported,
 )
 from bitgear.files import write_atomically
-from bitgear.graph import IMAGE, Conv, Graph, Linear, Pool
+from bitgear.graph import IMAGE, Conv, Graph, Linear, Shape, sums
 from bitgear.inputs import InputRecord
 
 FORMAT = "bitgear-master"
@@ -89,6 +90,11 @@ class Master:
         """Return the row of a width in per-width tensors."""
         return self.widths.index(bits)
 
+    @cached_property
+    def shapes(self) -> Mapping[str, Shape]:
+        """The shape of every value of the graph, without the batch."""
+        return self.graph.shapes((3, self.input.height_px, self.input.width_px))
+
     @property
     def parameter_count(self) -> int:
         """Number of weights, biases, and one gain and bias for each batch-norm channel."""
@@ -112,11 +118,11 @@ def tensor_specs(graph: Graph, record: InputRecord, width_count: int) -> dict[st
     specs: dict[str, TensorSpec] = {}
     per_width = TensorSpec("F32", (width_count,), positive=True, per_width=True)
     for node in graph.nodes:
-        if isinstance(node, Conv | Pool | Linear) and node.input != IMAGE:
+        if sums(node) and node.input != IMAGE:
             specs[f"{node.name}.act_scale"] = per_width
         if isinstance(node, Conv):
             specs[f"{node.name}.weight"] = TensorSpec(
-                "I8", (node.channels, shapes[node.input][0], node.kernel, node.kernel)
+                "I8", (node.channels, shapes[node.input][0] // node.groups, node.kernel, node.kernel)
             )
             specs[f"{node.name}.weight_scale"] = TensorSpec("F32", (-1,), positive=True)
             for part in ("gain", "bias"):

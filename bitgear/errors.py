@@ -3,7 +3,7 @@
 ::
 
     BitgearError
-    ├── PrecisionError            a width that does not exist or is not written as one
+    ├── PrecisionError            a width or plan that does not exist or is not written as one
     │   └── PrecisionNotOffered   a width that exists, but not in this master
     ├── GraphError                a network description that contradicts itself
     │   └── UnknownNode           a node type this version does not know
@@ -38,7 +38,7 @@ class BitgearError(Exception):
 
 
 class PrecisionError(BitgearError):
-    """A precision that is not a width from 2 to 8."""
+    """A precision that is neither a width from 2 to 8 nor a plan of widths."""
 
     code = "precision-invalid"
 

@@ -5,12 +5,16 @@ every reader quantises what it reads with scales of its own, so an engine never 
 the epilogue of a node, just the integer tensors that the readers want. ``docs/format.md`` defines the arithmetic.
 
 The value ``image`` is the input: int8 codes of the picture (see :class:`bitgear.checkpoint.InputRecord`).
+
+Nodes are of two kinds. *Selections* (shortcut, max pool, nearest resize, concat) move values and hold no tensors; since
+a reader's quantisation is monotone they commute with it, so an engine may move codes. All others sum codes.
 """
 
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
-from typing import Any, ClassVar
+from dataclasses import dataclass, fields
+from functools import cached_property
+from typing import Any, ClassVar, TypeGuard
 
 from bitgear.errors import GraphError, UnknownNode
 
@@ -25,8 +29,10 @@ Shape = tuple[int, ...]
 class Conv:
     """Convolution, folded batch norm, then an optional residual sum, then an optional ReLU.
 
-    ``bits`` pins the node to a width whatever the request asks; None follows the request. ``residual`` names a value
-    of the output's shape; it is read at 8 bits whatever the width.
+    ``padding`` is at the top and left, ``padding_end`` at the bottom and right (None: as ``padding``). ``groups`` split
+    input and output channels evenly. ``clip`` bounds the ReLU from above: 6.0 makes it a ReLU6. ``bits`` pins the node
+    to a width whatever the request asks; None follows the request. ``residual`` names a value of the output's shape; it
+    is read at 8 bits whatever the width.
     """
 
     op: ClassVar[str] = "conv"
@@ -39,6 +45,10 @@ class Conv:
     relu: bool = True
     residual: str | None = None
     bits: int | None = None
+    groups: int = 1
+    dilation: int = 1
+    padding_end: int | None = None
+    clip: float | None = None
 
 
 @dataclass(frozen=True)
@@ -53,12 +63,58 @@ class Shortcut:
 
 
 @dataclass(frozen=True)
+class MaxPool:
+    """Largest value of a window; padding, as a convolution's, never wins."""
+
+    op: ClassVar[str] = "maxpool"
+    name: str
+    input: str
+    kernel: int
+    stride: int = 1
+    padding: int = 0
+    padding_end: int | None = None
+
+
+@dataclass(frozen=True)
+class AvgPool:
+    """Average of a window of the input read at 8 bits; padding counts as zero."""
+
+    op: ClassVar[str] = "avgpool"
+    name: str
+    input: str
+    kernel: int
+    stride: int = 1
+    padding: int = 0
+
+
+@dataclass(frozen=True)
 class Pool:
     """Global average over height and width of the input read at 8 bits."""
 
     op: ClassVar[str] = "pool"
     name: str
     input: str
+
+
+@dataclass(frozen=True)
+class Resize:
+    """The input at another size: ``nearest`` picks pixels, ``bilinear`` sums four of the input read at 8 bits."""
+
+    op: ClassVar[str] = "resize"
+    name: str
+    input: str
+    height: int
+    width: int
+    mode: str = "nearest"
+
+
+@dataclass(frozen=True)
+class Concat:
+    """Two or more values of equal height and width, one behind the other along the channels."""
+
+    op: ClassVar[str] = "concat"
+    name: str
+    inputs: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -71,8 +127,27 @@ class Linear:
     channels: int
 
 
-Node = Conv | Shortcut | Pool | Linear
-NODE_TYPES: Mapping[str, type[Node]] = {node.op: node for node in (Conv, Shortcut, Pool, Linear)}
+Node = Conv | Shortcut | MaxPool | AvgPool | Pool | Resize | Concat | Linear
+SummingNode = Conv | AvgPool | Pool | Resize | Linear
+"""Nodes that sum codes; a :class:`Resize` only where it is bilinear."""
+
+NODE_TYPES: Mapping[str, type[Node]] = {
+    node.op: node for node in (Conv, Shortcut, MaxPool, AvgPool, Pool, Resize, Concat, Linear)
+}
+RESIZE_MODES = ("nearest", "bilinear")
+
+
+def sums(node: Node) -> TypeGuard[SummingNode]:
+    """Return whether a node sums codes; otherwise it is a selection."""
+    return not isinstance(node, Shortcut | MaxPool | Concat) and not (
+        isinstance(node, Resize) and node.mode == "nearest"
+    )
+
+
+def borders(node: Conv | MaxPool | AvgPool) -> tuple[int, int]:
+    """Return the padding of a window: at the top and left, and at the bottom and right."""
+    end = None if isinstance(node, AvgPool) else node.padding_end
+    return node.padding, node.padding if end is None else end
 
 
 @dataclass(frozen=True)
@@ -101,11 +176,17 @@ class Graph:
             floats = self.inputs(node)[1:] if isinstance(node, Conv | Pool) else self.inputs(node)
             if IMAGE in floats:
                 raise GraphError(f"node {node.name!r} reads the image where it needs floats; the image holds codes")
+            if isinstance(node, Conv) and node.clip is not None and not node.relu:
+                raise GraphError(f"node {node.name!r} has a clip but no ReLU; a clip bounds a ReLU from above")
+            if isinstance(node, Concat) and len(node.inputs) < 2:
+                raise GraphError(f"node {node.name!r} joins {len(node.inputs)} values; a concat needs two or more")
             known.add(node.name)
 
     @staticmethod
     def inputs(node: Node) -> tuple[str, ...]:
         """Return the names of the values that a node reads."""
+        if isinstance(node, Concat):
+            return node.inputs
         residual = node.residual if isinstance(node, Conv) else None
         return (node.input,) if residual is None else (node.input, residual)
 
@@ -116,28 +197,33 @@ class Graph:
 
     def signed(self, value: str) -> bool:
         """Return whether a value can be negative: it then takes signed codes."""
-        by_name = {node.name: node for node in self.nodes}
-        while value != IMAGE:
-            match by_name[value]:
+        return self._signed[value]
+
+    @cached_property
+    def _signed(self) -> dict[str, bool]:
+        signed = {IMAGE: True}
+        for node in self.nodes:
+            match node:
                 case Conv(relu=relu):
-                    return not relu
+                    signed[node.name] = not relu
                 case Linear():
-                    return True
-                case Shortcut(input=source) | Pool(input=source):
-                    value = source
-        return True
+                    signed[node.name] = True
+                case _:
+                    signed[node.name] = any(signed[value] for value in self.inputs(node))
+        return signed
 
     def shapes(self, image: Shape) -> dict[str, Shape]:
         """Return the shape of every value for an ``image`` of shape (3, H, W)."""
         shapes: dict[str, Shape] = {IMAGE: image}
         for node in self.nodes:
-            shape = _output_shape(node, shapes[node.input])
-            if _terms(node, shapes[node.input]) > MAX_TERMS[node.op]:
+            sources = [shapes[value] for value in self.inputs(node)]
+            shape = _output_shape(node, sources)
+            if _terms(node, sources[0]) > MAX_TERMS.get(node.op, 0):
                 raise GraphError(
                     f"node {node.name!r} sums more than {MAX_TERMS[node.op]} terms; accumulators have 32 bits"
                 )
             if any(size < 1 for size in shape):
-                raise GraphError(f"node {node.name!r} would make a value of shape {shape} from {shapes[node.input]}")
+                raise GraphError(f"node {node.name!r} would make a value of shape {shape} from {sources[0]}")
             if isinstance(node, Conv) and node.residual is not None and shapes[node.residual] != shape:
                 raise GraphError(
                     f"node {node.name!r} adds {node.residual!r} of shape {shapes[node.residual]} to {shape}; "
@@ -148,10 +234,7 @@ class Graph:
 
     def to_json(self) -> list[dict[str, Any]]:
         """Return the nodes as JSON objects, defaults left out."""
-        return [
-            {"op": node.op} | {f.name: value for f in fields(node) if (value := asdict(node)[f.name]) != f.default}
-            for node in self.nodes
-        ]
+        return [_node_to_json(node) for node in self.nodes]
 
     @classmethod
     def from_json(cls, items: Any) -> "Graph":
@@ -161,42 +244,86 @@ class Graph:
         return cls(tuple(_node_from_json(item) for item in items))
 
 
-MAX_TERMS: Mapping[str, int] = {"conv": 1 << 16, "linear": 1 << 16, "pool": 1 << 23, "shortcut": 0}
-"""How many terms an accumulator may sum: that many of 255 * -128, or of 255, fit an int32."""
+MAX_TERMS: Mapping[str, int] = {"conv": 1 << 16, "linear": 1 << 16, "pool": 1 << 23, "avgpool": 1 << 23}
+"""How many terms an accumulator may sum: that many of 255 * -128, or of 255, fit an int32.
+
+A bilinear resize always sums four, with weights of 2**14 together.
+"""
 
 
 def _terms(node: Node, source: Shape) -> int:
     match node:
         case Conv():
-            return source[0] * node.kernel**2
+            return source[0] // node.groups * node.kernel**2
         case Linear():
             return source[0]
         case Pool():
             return source[1] * source[2]
-        case Shortcut():
+        case AvgPool():
+            return node.kernel**2
+        case _:
             return 0
 
 
-def _output_shape(node: Node, source: Shape) -> Shape:
-    match node:
-        case Conv() | Shortcut() | Pool() if len(source) != 3:
-            raise GraphError(f"node {node.name!r} needs a (C, H, W) input, got {source}")
-        case Linear() if len(source) != 1:
+def _output_shape(node: Node, sources: list[Shape]) -> Shape:
+    source = sources[0]
+    if isinstance(node, Linear):
+        if len(source) != 1:
             raise GraphError(f"node {node.name!r} needs a (C,) input, got {source}")
+        return (node.channels,)
+    for shape in sources if isinstance(node, Concat) else (source,):
+        if len(shape) != 3:
+            raise GraphError(f"node {node.name!r} needs a (C, H, W) input, got {shape}")
+    match node:
         case Conv():
-            sides = [(size + 2 * node.padding - node.kernel) // node.stride + 1 for size in source[1:]]
-            return (node.channels, *sides)
+            if source[0] % node.groups or node.channels % node.groups:
+                raise GraphError(
+                    f"node {node.name!r} splits {source[0]} input and {node.channels} output channels into "
+                    f"{node.groups} groups; both must be multiples"
+                )
+            return (node.channels, *_window_positions(node, source))
+        case MaxPool():
+            if max(borders(node)) >= node.kernel:
+                raise GraphError(
+                    f"node {node.name!r} pads {max(borders(node))} pixels for a window of {node.kernel}; "
+                    "a window without a pixel has no largest value"
+                )
+            return (source[0], *_window_positions(node, source))
+        case AvgPool():
+            return (source[0], *_window_positions(node, source))
         case Shortcut():
             if node.channels < source[0] or (node.channels - source[0]) % 2:
                 raise GraphError(f"node {node.name!r} cannot pad {source[0]} channels equally to {node.channels}")
             return (node.channels, *((size - 1) // node.stride + 1 for size in source[1:]))
         case Pool():
             return (source[0],)
-        case Linear():
-            return (node.channels,)
+        case Resize():
+            return (source[0], node.height, node.width)
+        case Concat():
+            if any(shape[1:] != source[1:] for shape in sources):
+                raise GraphError(f"node {node.name!r} joins values of shapes {sources}; height and width must be equal")
+            return (sum(shape[0] for shape in sources), *source[1:])
 
 
-_MINIMUM = {"channels": 1, "kernel": 1, "stride": 1, "padding": 0}
+def _window_positions(node: Conv | MaxPool | AvgPool, source: Shape) -> list[int]:
+    dilation = node.dilation if isinstance(node, Conv) else 1
+    return [(size + sum(borders(node)) - dilation * (node.kernel - 1) - 1) // node.stride + 1 for size in source[1:]]
+
+
+def _node_to_json(node: Node) -> dict[str, Any]:
+    item: dict[str, Any] = {"op": node.op}
+    for f in fields(node):
+        value = getattr(node, f.name)
+        if value != f.default:
+            item[f.name] = list(value) if isinstance(value, tuple) else value
+    return item
+
+
+_MINIMUM = {
+    "channels": 1, "kernel": 1, "stride": 1, "padding": 0, "padding_end": 0, "groups": 1, "dilation": 1, "height": 1,
+    "width": 1,
+}  # fmt: skip
+_LARGEST_FLOAT32 = (2 - 2.0**-23) * 2.0**127
 
 
 def _node_from_json(item: Any) -> Node:
@@ -210,19 +337,29 @@ def _node_from_json(item: Any) -> Node:
     label = f"{op} node {item.get('name')!r}"
     for f in fields(node_type):
         value = item.get(f.name, f.default)
-        if f.name in ("name", "input"):
-            valid = isinstance(value, str)
-        elif f.name == "residual":
-            valid = value is None or isinstance(value, str)
-        elif f.name == "relu":
-            valid = isinstance(value, bool)
-        elif f.name == "bits":
-            valid = value is None or (type(value) is int and 2 <= value <= 8)
-        else:
-            valid = type(value) is int and _MINIMUM[f.name] <= value <= 65536
-        if not valid:
+        if not (value is None and f.default is None) and not _valid(f.name, value):
             raise GraphError(f"{label}: field {f.name!r} is missing or invalid")
     unknown = item.keys() - {f.name for f in fields(node_type)}
     if unknown:
         raise GraphError(f"{label}: unknown field {sorted(unknown)[0]!r}")
+    if "inputs" in item:
+        item["inputs"] = tuple(item["inputs"])
     return node_type(**item)
+
+
+def _valid(field: str, value: Any) -> bool:
+    match field:
+        case "name" | "input" | "residual":
+            return isinstance(value, str)
+        case "inputs":
+            return isinstance(value, list) and all(isinstance(name, str) for name in value)
+        case "relu":
+            return isinstance(value, bool)
+        case "mode":
+            return value in RESIZE_MODES
+        case "bits":
+            return type(value) is int and 2 <= value <= 8
+        case "clip":
+            return type(value) in (int, float) and 2.0**-126 <= value <= _LARGEST_FLOAT32
+        case _:
+            return type(value) is int and _MINIMUM[field] <= value <= 65536

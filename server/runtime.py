@@ -189,7 +189,7 @@ class Runtime:
 
     def resident_bytes(self, master: Master) -> Mapping[int, int]:
         """Return the bytes of derived weights in memory, by width."""
-        return self.cache.resident(master)
+        return {plan.default.weight_bits: size for plan, size in self.cache.resident(master).items()}
 
 
 class _Stopwatch:

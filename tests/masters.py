@@ -1,13 +1,15 @@
 """Small masters with random weights, for unit tests alone."""
 
+import dataclasses
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bitgear.bits import WIDTHS
-from bitgear.checkpoint import Master, tensor_specs
-from bitgear.graph import IMAGE, Conv, Graph, Linear, Pool, Shortcut
+from bitgear import reference
+from bitgear.bits import MASTER_BITS, WIDTHS, Plan, activation_range
+from bitgear.checkpoint import Master, TensorSpec, tensor_specs
+from bitgear.graph import IMAGE, Conv, Graph, Linear, Pool, Shortcut, SummingNode, sums
 from bitgear.inputs import InputRecord
 
 LABELS = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -80,3 +82,79 @@ def random_codes(master: Master, count: int, seed: int = 0) -> NDArray[np.int8]:
     """Random image codes, int8 (count, 3, H, W)."""
     shape = (count, 3, master.input.height_px, master.input.width_px)
     return np.random.default_rng(seed).integers(-128, 128, shape).astype(np.int8)
+
+
+def random_master(
+    graph: Graph, side_px: int, seed: int, widths: tuple[int, ...] = WIDTHS, extreme: bool = False
+) -> Master:
+    """A master of any graph with random weights, and scales with which activations use, and exceed, all of their codes.
+
+    ``extreme``: weights -128 and 127 alone, with one output channel of each. A graph whose output is (C,) gets C
+    labels; another gets none, and its master cannot be written to a file.
+    """
+    rng = np.random.default_rng(seed)
+    record = InputRecord.centred(side_px, 128)
+    tensors: dict[str, NDArray[Any]] = {}
+    output = graph.shapes((3, side_px, side_px))[graph.nodes[-1].name]
+    labels = tuple(f"class {i}" for i in range(output[0])) if len(output) == 1 else ()
+    master = Master("random", "classify", graph, record, labels, widths, tensors)
+    specs = tensor_specs(graph, record, len(widths))
+    q_image = random_codes(master, 2, seed)
+    values: dict[str, NDArray[np.float32]] = {}
+    for node in graph.nodes:
+        if sums(node):
+            _set_scales(master, node, values, tensors, rng)
+        if isinstance(node, Conv | Linear):
+            _set_weights(master, node, values, q_image, tensors, specs, rng, extreme)
+        values[node.name] = reference.run_node(master, node, values, q_image, Plan.uniform(max(widths)))
+    return master
+
+
+def _set_scales(
+    master: Master, node: SummingNode, values: reference.Values, tensors: dict[str, Any], rng: np.random.Generator
+) -> None:
+    pinned = node.bits if isinstance(node, Conv) else MASTER_BITS
+    residual = node.residual if isinstance(node, Conv) else None
+    for kind, value, fixed in (("act_scale", node.input, pinned), ("residual_scale", residual, MASTER_BITS)):
+        if value not in (None, IMAGE):
+            largest = max(np.abs(values[value]).max(), 0.01) * rng.uniform(0.4, 1.1, len(master.widths))
+            levels = [activation_range(fixed or bits, master.graph.signed(value))[1] for bits in master.widths]
+            tensors[f"{node.name}.{kind}"] = (largest / levels).astype(np.float32)
+
+
+def _set_weights(
+    master: Master,
+    node: Conv | Linear,
+    values: reference.Values,
+    q_image: NDArray[np.int8],
+    tensors: dict[str, Any],
+    specs: dict[str, TensorSpec],
+    rng: np.random.Generator,
+    extreme: bool,
+) -> None:
+    """Give a node weights, and values of mean and deviation around 1: with a clip, around a third of it."""
+    name, shape = node.name, specs[f"{node.name}.weight"].shape
+    weight = rng.integers(-128, 128, shape)
+    weight[rng.random(shape) < (1 if extreme else 0.05)] = -128
+    weight[(weight == -128) & (rng.random(shape) < 0.5)] = 127
+    if extreme and shape[0] > 2:
+        weight[0], weight[-1] = -128, 127
+    tensors[f"{name}.weight"] = weight.astype(np.int8)
+    tensors[f"{name}.weight_scale"] = rng.uniform(0.001, 0.002, rng.choice([1, shape[0]])).astype(np.float32)
+    for part in ("gain", "bias"):
+        if spec := specs.get(f"{name}.{part}"):
+            empty = np.ones(spec.shape) if part == "gain" else np.zeros(spec.shape)
+            tensors[f"{name}.{part}"] = empty.astype({"F16": np.float16, "F32": np.float32}[spec.dtype])
+    # What the node makes as it is decides what has to be done to it.
+    plain = dataclasses.replace(node, relu=False, clip=None, residual=None) if isinstance(node, Conv) else node
+    y = reference.run_node(master, plain, values, q_image, Plan.uniform(max(master.widths)))
+    axes = (0, 2, 3)[: y.ndim - 1]
+    aim = node.clip / 3 if isinstance(node, Conv) and node.clip else 1.0
+    if isinstance(node, Linear):
+        tensors[f"{name}.weight_scale"] *= np.float32(aim / max(y.std(), 1e-3))
+        tensors[f"{name}.bias"] = rng.normal(0, 0.5, shape[0]).astype(np.float32)
+        return
+    gain = aim / np.maximum(y.std(axes), 1e-2) * rng.uniform(0.7, 1.3, (len(master.widths), shape[0]))
+    gain *= rng.choice([1, -1], shape[0], p=[0.8, 0.2])
+    tensors[f"{name}.gain"] = gain.astype(np.float16)
+    tensors[f"{name}.bias"] = (rng.normal(aim, aim, gain.shape) - y.mean(axes) * gain).astype(np.float16)

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from bitgear.bits import MASTER_BITS, activation_range
-from bitgear.errors import DataError
+from bitgear.errors import DataError, GraphError
 from bitgear.graph import IMAGE, Conv, Graph, Linear, Pool, Shortcut
 from trainer.networks.resnet_cifar import batch_norm_name, strip_prefix
 from trainer.quantizers import (
@@ -27,6 +27,7 @@ from trainer.quantizers import (
 )
 
 T = TypeVar("T")
+TrainableNode = Conv | Shortcut | Pool | Linear
 
 EPS = 1e-5
 FP32 = "fp32"
@@ -118,12 +119,13 @@ class QuantNet(nn.Module):
     ) -> None:
         super().__init__()
         self.graph = graph
+        self.nodes = trainable_nodes(graph)
         self.image = image
         self.image_scale = image_scale
         self.kernels = kernels
         shapes = graph.shapes(image)
         self.layers = nn.ModuleDict()
-        for node in graph.nodes:
+        for node in self.nodes:
             if isinstance(node, Shortcut):
                 continue
             weight = None
@@ -159,7 +161,7 @@ class QuantNet(nn.Module):
 
     def quantised(self) -> Iterator[tuple[Conv | Pool | Linear, Layer]]:
         """Yield every node that holds scales, with its layer."""
-        for node in self.graph.nodes:
+        for node in self.nodes:
             if not isinstance(node, Shortcut):
                 yield node, self.layer(node.name)
 
@@ -216,7 +218,7 @@ class QuantNet(nn.Module):
         if how.bits is None:
             return self._forward_fp32(q_image, how)
         values: dict[str, Tensor] = {IMAGE: q_image}
-        for node in self.graph.nodes:
+        for node in self.nodes:
             match node:
                 case Shortcut():
                     values[node.name] = shortcut(values[node.input], node)
@@ -311,7 +313,7 @@ class QuantNet(nn.Module):
 
     def _forward_fp32(self, q_image: Tensor, how: Pass) -> Tensor:
         values: dict[str, Tensor] = {IMAGE: q_image.float() * self.image_scale}
-        for node in self.graph.nodes:
+        for node in self.nodes:
             x = values[node.input]
             match node:
                 case Shortcut():
@@ -345,7 +347,7 @@ class QuantNet(nn.Module):
         """
         state = strip_prefix(load_file(path))
         self._check_weights(state, path)
-        for node in self.graph.nodes:
+        for node in self.nodes:
             if isinstance(node, Conv):
                 layer, bn_name = self.layer(node.name), batch_norm_name(node.name)
                 weight = state[f"{node.name}.weight"].clone()
@@ -382,6 +384,21 @@ class QuantNet(nn.Module):
                 raise DataError(
                     f"{path}: tensor {name!r} has shape {tuple(state[name].shape)}; expected {tuple(tensor.shape)}"
                 )
+
+
+def trainable_nodes(graph: Graph) -> tuple[TrainableNode, ...]:
+    """Return the nodes of a graph; raise :class:`~bitgear.errors.GraphError` for one that cannot be trained."""
+    nodes: list[TrainableNode] = []
+    for node in graph.nodes:
+        if not isinstance(node, TrainableNode):
+            raise GraphError(f"node {node.name!r} is a {node.op}, which cannot be trained yet; import trained weights")
+        if isinstance(node, Conv) and (node.groups, node.dilation, node.padding_end, node.clip) != (1, 1, None, None):
+            raise GraphError(
+                f"node {node.name!r} has groups, a dilation, uneven padding or a clip, which cannot be trained yet; "
+                "import trained weights"
+            )
+        nodes.append(node)
+    return tuple(nodes)
 
 
 def slug(name: str) -> str:

@@ -5,19 +5,20 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from bitgear.bits import Plan, Precision
 from bitgear.checkpoint import Master
 
 
 class DerivedModel(Protocol):
-    """A master made ready at one width. Immutable: any number of threads may run it at once."""
+    """A master made ready at one plan. Immutable: any number of threads may run it at once."""
 
     @property
-    def bits(self) -> int:
-        """The width."""
+    def plan(self) -> Plan:
+        """The widths of its layers."""
 
     @property
     def nbytes(self) -> int:
-        """Bytes that this width keeps resident beside the master."""
+        """Bytes that this plan keeps resident beside the master."""
 
     def run(self, q_image: NDArray[np.int8]) -> NDArray[np.float32]:
         """Return the last node's output, float32 (N, classes), of int8 codes (N, 3, H, W), N at least 1.
@@ -34,5 +35,5 @@ class Engine(Protocol):
     def name(self) -> str:
         """The name under which the engine is chosen: ``onnxruntime``, ``reference``."""
 
-    def derive(self, master: Master, bits: int) -> DerivedModel:
-        """Return the master at a width; raise :class:`~bitgear.errors.PrecisionNotOffered` if it has no such width."""
+    def derive(self, master: Master, precision: Precision) -> DerivedModel:
+        """Return the master at a width or plan; raise what :func:`~bitgear.fold.check_plan` raises if it has none."""

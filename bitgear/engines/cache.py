@@ -5,10 +5,11 @@ from collections import OrderedDict
 from concurrent.futures import Future
 from dataclasses import dataclass
 
+from bitgear.bits import Plan, Precision, as_plan
 from bitgear.checkpoint import Master
 from bitgear.engines.base import DerivedModel, Engine
 
-_Key = tuple[Master, int]
+_Key = tuple[Master, Plan]
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class CacheStats:
 class ModelCache:
     """Derived models of one engine, least recently used out first.
 
-    A width is derived once however many threads ask for it at the same time; the others wait for that one. Eviction
+    A plan is derived once however many threads ask for it at the same time; the others wait for that one. Eviction
     only forgets: a request that holds an evicted model runs it to the end, and the memory goes when it is done.
     The model asked for last always stays, even if it alone exceeds ``limit_bytes``.
     """
@@ -37,12 +38,12 @@ class ModelCache:
         self._deriving: dict[_Key, Future[DerivedModel]] = {}
         self._hits = self._derivations = self._evictions = 0
 
-    def get(self, master: Master, bits: int) -> DerivedModel:
-        """Return the model, deriving it if it is not resident.
+    def get(self, master: Master, precision: Precision) -> DerivedModel:
+        """Return the model at a width or plan, deriving it if it is not resident.
 
         Raises what :meth:`Engine.derive` raises; a failed derivation is not remembered.
         """
-        key = (master, bits)
+        key = (master, as_plan(precision))
         with self._lock:
             model = self._models.get(key)
             if model is not None:
@@ -76,13 +77,13 @@ class ModelCache:
                 self._evictions += 1
         pending.set_result(model)
 
-    def resident(self, master: Master) -> dict[int, int]:
-        """Return resident bytes by width for one master."""
+    def resident(self, master: Master) -> dict[Plan, int]:
+        """Return resident bytes by plan for one master."""
         with self._lock:
-            return {bits: model.nbytes for (owner, bits), model in self._models.items() if owner is master}
+            return {plan: model.nbytes for (owner, plan), model in self._models.items() if owner is master}
 
     def discard(self, master: Master) -> None:
-        """Forget every width of a master; models in use stay alive until their requests end."""
+        """Forget every plan of a master; models in use stay alive until their requests end."""
         with self._lock:
             for key in [key for key in self._models if key[0] is master]:
                 del self._models[key]

@@ -6,20 +6,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitgear import reference
+from bitgear.bits import Plan, Precision
 from bitgear.checkpoint import Master
-from bitgear.errors import PrecisionNotOffered
+from bitgear.fold import check_plan
 
 
 @dataclass(frozen=True, eq=False)
 class NumpyModel:
-    """A master and a width; weights are derived anew in every call, so nothing is resident."""
+    """A master and a plan; weights are derived anew in every call, so nothing is resident."""
 
     master: Master
-    bits: int
+    plan: Plan
     nbytes: int = 0
 
     def run(self, q_image: NDArray[np.int8]) -> NDArray[np.float32]:
-        return reference.run(self.master, q_image, self.bits)
+        return reference.run(self.master, q_image, self.plan)
 
 
 class NumpyEngine:
@@ -27,7 +28,5 @@ class NumpyEngine:
 
     name = "reference"
 
-    def derive(self, master: Master, bits: int) -> NumpyModel:
-        if bits not in master.widths:
-            raise PrecisionNotOffered(bits, master.widths, master.name)
-        return NumpyModel(master, bits)
+    def derive(self, master: Master, precision: Precision) -> NumpyModel:
+        return NumpyModel(master, check_plan(master, precision))

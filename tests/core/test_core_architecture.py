@@ -14,7 +14,7 @@ ALLOWED = {"bitgear": {"bitgear"}, "server": {"bitgear", "server"}, "trainer": {
 
 ORDER = (
     "errors", "bits", "rounding", "packing", "graph", "inputs", "files", "checkpoint", "fold", "reference", "engines",
-    "tasks", "evaluate", "describe", "models", "cli",
+    "doctor", "tasks", "evaluate", "describe", "models", "convert", "cli",
 )  # fmt: skip
 """The modules and packages of the core: what stands left never imports what stands right."""
 

@@ -2,7 +2,18 @@
 
 import pytest
 
-from bitgear.bits import WIDTHS, activation_range, check_bits, descending, parse_bits, parse_widths, weight_range
+from bitgear.bits import (
+    WIDTHS,
+    LayerBits,
+    Plan,
+    activation_range,
+    as_plan,
+    check_bits,
+    descending,
+    parse_bits,
+    parse_widths,
+    weight_range,
+)
 from bitgear.errors import PrecisionError, PrecisionNotOffered
 
 
@@ -70,3 +81,61 @@ def test_a_width_not_offered_says_what_is() -> None:
     assert (error.bits, error.offered) == (3, (2, 8, 4))
     assert str(error) == "model 'tiny' does not offer 3 bits; it offers 8, 4, 2"
     assert isinstance(error, PrecisionError)
+
+
+@pytest.mark.parametrize("bits", WIDTHS)
+def test_a_width_is_the_plan_of_that_width_everywhere(bits: int) -> None:
+    plan = Plan.uniform(bits)
+    assert plan == as_plan(bits) == as_plan(plan) == Plan.parse(f" {bits}\t") == Plan.parse(f"w{bits}a{bits}")
+    assert plan.of("any") == LayerBits(bits, bits)
+    assert plan.widths == {bits}
+    assert str(plan) == str(bits)
+
+
+def test_weights_and_activations_may_have_widths_of_their_own() -> None:
+    plan = Plan.parse(" w8a7 ")
+    assert plan == Plan(LayerBits(8, 7)) != Plan.parse("w7a8")
+    assert plan.of("any") == LayerBits(8, 7)
+    assert plan.widths == {7, 8}
+    assert str(plan) == "w8a7"
+    assert Plan.parse(str(plan)) == plan
+
+
+def test_layers_may_have_widths_of_their_own() -> None:
+    plan = Plan(LayerBits(4, 4), (("b", LayerBits(8, 4)), ("a", LayerBits(2, 6))))
+    assert [plan.of(name) for name in "abc"] == [LayerBits(2, 6), LayerBits(8, 4), LayerBits(4, 4)]
+    assert plan.widths == {2, 4, 6, 8}
+    assert str(plan) == "w4a4+2"
+
+
+def test_plans_of_the_same_widths_are_the_same_key() -> None:
+    layers = (("b", LayerBits(8, 4)), ("a", LayerBits(2, 6)))
+    one, other = Plan(LayerBits(4, 4), layers), Plan(LayerBits(4, 4), layers[::-1])
+    assert one == other
+    assert {one: 1}[other] == 1
+    assert one != Plan(LayerBits(4, 4), layers[:1]) != Plan.uniform(4)
+
+
+def test_a_plan_names_each_layer_once() -> None:
+    with pytest.raises(PrecisionError, match="twice"):
+        Plan(LayerBits(4, 4), (("a", LayerBits(8, 4)), ("a", LayerBits(8, 8))))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", " ", "1", "9", "44", "w4", "a4", "w4a", "wa", "w4a9", "w1a4", "w4a4a4", "W4A4", "w4 a4", "a4w4", "w4a4+1",
+        "w4,a4", "4.0", "٤", "w4a٤", "w4a4\n", "\u00a04", "auto", "w" * 10_000,
+    ],
+)  # fmt: skip
+def test_other_text_is_no_plan(text: str) -> None:
+    with pytest.raises(PrecisionError, match="neither a width") as caught:
+        Plan.parse(text)
+    assert len(str(caught.value)) < 200
+
+
+@pytest.mark.parametrize("bits", [1, 9, True, 4.0, "4", None])
+def test_what_is_no_width_is_in_no_plan(bits: object) -> None:
+    for make in (as_plan, Plan.uniform, lambda b: LayerBits(b, 4), lambda b: LayerBits(4, b)):
+        with pytest.raises(PrecisionError, match="from 2 to 8"):
+            make(bits)  # type: ignore[arg-type,operator]

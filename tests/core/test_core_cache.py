@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from bitgear.bits import LayerBits, Plan, Precision, as_plan
 from bitgear.checkpoint import Master
 from bitgear.engines import CacheStats, ModelCache, create_engine
 from tests.masters import random_codes, tiny_master
@@ -16,27 +17,33 @@ from tests.masters import random_codes, tiny_master
 @dataclass(frozen=True, eq=False)
 class FakeModel:
     master: Any
-    bits: int
+    plan: Plan
     nbytes: int = 10
 
     def run(self, q_image: np.ndarray) -> np.ndarray:
-        return np.full((len(q_image), 1), self.bits, np.float32)
+        return np.zeros((len(q_image), 1), np.float32)
 
 
 class FakeEngine:
-    """Counts derivations; ``hook`` runs inside each, with the width."""
+    """Counts derivations; ``hook`` runs inside each, with the plan's name."""
 
     name = "fake"
 
-    def __init__(self, hook: Callable[[int], None] = lambda _: None, nbytes: int = 10) -> None:
-        self.derived: list[int] = []
+    def __init__(self, hook: Callable[[str], None] = lambda _: None, nbytes: int = 10) -> None:
+        self.derived: list[str] = []
         self.hook = hook
         self.nbytes = nbytes
 
-    def derive(self, master: Master, bits: int) -> FakeModel:
-        self.derived.append(bits)
-        self.hook(bits)
-        return FakeModel(master, bits, self.nbytes)
+    def derive(self, master: Master, precision: Precision) -> FakeModel:
+        plan = as_plan(precision)
+        self.derived.append(str(plan))
+        self.hook(str(plan))
+        return FakeModel(master, plan, self.nbytes)
+
+
+def resident(cache: ModelCache, master: Master) -> dict[str, int]:
+    """Resident bytes by the plan's name."""
+    return {str(plan): nbytes for plan, nbytes in cache.resident(master).items()}
 
 
 MASTER, OTHER = tiny_master(0), tiny_master(1)
@@ -55,8 +62,20 @@ def test_a_width_is_derived_once_and_then_found() -> None:
     assert cache.get(MASTER, 4) is first
     assert cache.get(MASTER, 2) is not first
     assert cache.get(OTHER, 4) is not first
-    assert engine.derived == [4, 2, 4]
+    assert engine.derived == ["4", "2", "4"]
     assert cache.stats() == CacheStats(hits=1, derivations=3, evictions=0, resident_bytes=30)
+
+
+def test_plans_are_kept_beside_widths() -> None:
+    engine = FakeEngine()
+    cache = ModelCache(engine, 100)
+    mixed = Plan(LayerBits(4, 4), (("a.conv1", LayerBits(8, 4)),))
+    first = cache.get(MASTER, 4)
+    assert cache.get(MASTER, Plan.parse("w4a4")) is first
+    assert cache.get(MASTER, mixed) is cache.get(MASTER, Plan(mixed.default, mixed.layers)) is not first
+    cache.get(MASTER, Plan.parse("w8a7"))
+    assert engine.derived == ["4", "w4a4+1", "w8a7"]
+    assert cache.resident(MASTER) == {Plan.uniform(4): 10, mixed: 10, Plan.parse("w8a7"): 10}
 
 
 def test_many_threads_asking_at_once_share_one_derivation() -> None:
@@ -76,7 +95,7 @@ def test_many_threads_asking_at_once_share_one_derivation() -> None:
     proceed.set()
     for thread in threads:
         thread.join(10)
-    assert engine.derived == [4]
+    assert engine.derived == ["4"]
     assert len(models) == count
     assert len({id(model) for model in models}) == 1
 
@@ -95,7 +114,7 @@ def test_a_derivation_does_not_hold_up_models_that_are_there() -> None:
     ready = cache.get(MASTER, 8)
     inside, proceed = threading.Event(), threading.Event()
 
-    def hook(_: int) -> None:
+    def hook(_: str) -> None:
         inside.set()
         proceed.wait(10)
 
@@ -103,10 +122,10 @@ def test_a_derivation_does_not_hold_up_models_that_are_there() -> None:
     thread = start(lambda: cache.get(MASTER, 2) and None)
     assert inside.wait(10)
     assert cache.get(MASTER, 8) is ready
-    assert cache.resident(MASTER) == {8: 10}
+    assert resident(cache, MASTER) == {"8": 10}
     proceed.set()
     thread.join(10)
-    assert cache.resident(MASTER) == {8: 10, 2: 10}
+    assert resident(cache, MASTER) == {"8": 10, "2": 10}
 
 
 def test_the_least_recently_used_goes_first() -> None:
@@ -115,9 +134,9 @@ def test_the_least_recently_used_goes_first() -> None:
         cache.get(MASTER, bits)
     cache.get(MASTER, 8)  # now 6 is the oldest
     cache.get(MASTER, 2)
-    assert set(cache.resident(MASTER)) == {8, 4, 2}
+    assert set(resident(cache, MASTER)) == {"8", "4", "2"}
     cache.get(MASTER, 6)
-    assert set(cache.resident(MASTER)) == {8, 2, 6}
+    assert set(resident(cache, MASTER)) == {"8", "2", "6"}
     assert cache.stats() == CacheStats(hits=1, derivations=5, evictions=2, resident_bytes=30)
 
 
@@ -127,8 +146,8 @@ def test_bytes_are_bounded_but_the_newest_always_stays(limit_bytes: int, kept: i
     for bits in (8, 7, 6, 5, 4, 3, 2):
         model = cache.get(MASTER, bits)
         assert cache.get(MASTER, bits) is model
-    assert len(cache.resident(MASTER)) == kept
-    assert 2 in cache.resident(MASTER)
+    assert len(resident(cache, MASTER)) == kept
+    assert "2" in resident(cache, MASTER)
     assert cache.stats().evictions == 7 - kept
 
 
@@ -139,10 +158,10 @@ def test_one_large_model_pushes_several_small_ones_out() -> None:
         cache.get(MASTER, bits)
     engine.nbytes = 25
     cache.get(MASTER, 2)
-    assert cache.resident(MASTER) == {2: 25}
+    assert resident(cache, MASTER) == {"2": 25}
 
 
-@pytest.mark.parametrize("name", ["reference", "onnxruntime"])
+@pytest.mark.parametrize("name", ["auto", "onnxruntime", "reference"])
 def test_an_evicted_model_runs_to_the_end(name: str) -> None:
     cache = ModelCache(create_engine(name), 0)
     q_images = random_codes(MASTER, 2)
@@ -150,14 +169,14 @@ def test_an_evicted_model_runs_to_the_end(name: str) -> None:
     before = held.run(q_images)
     cache.get(MASTER, 2)
     cache.discard(MASTER)
-    assert cache.resident(MASTER) == {}
+    assert resident(cache, MASTER) == {}
     np.testing.assert_array_equal(held.run(q_images), before)
 
 
 def test_a_failed_derivation_is_not_remembered() -> None:
     failures = [ValueError("no memory")]
 
-    def hook(_: int) -> None:
+    def hook(_: str) -> None:
         if failures:
             raise failures.pop()
 
@@ -165,13 +184,13 @@ def test_a_failed_derivation_is_not_remembered() -> None:
     with pytest.raises(ValueError, match="no memory"):
         cache.get(MASTER, 4)
     assert cache.stats() == CacheStats(0, 0, 0, 0)
-    assert cache.get(MASTER, 4).bits == 4
+    assert cache.get(MASTER, 4).plan == Plan.uniform(4)
 
 
 def test_a_failed_derivation_fails_all_who_wait_for_it() -> None:
     inside, proceed = threading.Event(), threading.Event()
 
-    def hook(_: int) -> None:
+    def hook(_: str) -> None:
         inside.set()
         proceed.wait(10)
         raise KeyError("broken")
@@ -201,7 +220,7 @@ def test_discarding_forgets_one_master_alone() -> None:
     cache.get(MASTER, 2)
     other = cache.get(OTHER, 8)
     cache.discard(MASTER)
-    assert cache.resident(MASTER) == {}
+    assert resident(cache, MASTER) == {}
     assert cache.get(OTHER, 8) is other
     assert cache.get(MASTER, 8) is not old
     assert cache.stats().evictions == 0
@@ -212,7 +231,7 @@ def test_discarding_forgets_one_master_alone() -> None:
 def test_a_master_discarded_while_it_is_derived_does_not_come_back(fails: bool) -> None:
     inside, proceed = threading.Event(), threading.Event()
 
-    def hook(_: int) -> None:
+    def hook(_: str) -> None:
         inside.set()
         proceed.wait(10)
         if fails:
@@ -233,7 +252,7 @@ def test_a_master_discarded_while_it_is_derived_does_not_come_back(fails: bool) 
     proceed.set()
     thread.join(10)
     assert (got[0] is None) is fails
-    assert cache.resident(MASTER) == {}
+    assert resident(cache, MASTER) == {}
 
 
 def test_many_threads_and_little_memory_stay_correct() -> None:
@@ -248,7 +267,7 @@ def test_many_threads_and_little_memory_stay_correct() -> None:
         for bits in rng.integers(2, 9, 100).tolist():
             master = MASTER if rng.random() < 0.8 else OTHER
             model = cache.get(master, bits)
-            if model.bits != bits or model.master is not master:  # type: ignore[attr-defined]
+            if model.plan != Plan.uniform(bits) or model.master is not master:  # type: ignore[attr-defined]
                 wrong.append(bits)
             if rng.random() < 0.05:
                 cache.discard(master)

@@ -15,12 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save
 
-from bitgear import errors
-from bitgear.bits import WIDTHS
+from bitgear import errors, reference
+from bitgear.bits import WIDTHS, Plan
 from bitgear.checkpoint import MAX_HEADER_BYTES, Master, is_model_name, read_master, write_master
 from bitgear.errors import BitgearError, CheckpointError, GraphError
-from bitgear.graph import IMAGE, Conv, Graph, Linear, Pool
-from tests.masters import LABELS, tiny_master
+from bitgear.graph import IMAGE, AvgPool, Concat, Conv, Graph, Linear, MaxPool, Pool, Resize, Shortcut
+from tests.masters import LABELS, random_codes, random_master, tiny_master
 
 SMALL = Graph(
     (
@@ -100,6 +100,68 @@ def test_what_is_written_is_read_back_equal(tmp_path: Path, per_channel: bool) -
     for name, tensor in master.tensors.items():
         assert stored.tensors[name].dtype == tensor.dtype
         np.testing.assert_array_equal(stored.tensors[name], tensor)
+
+
+EVERY = Graph(
+    (
+        Conv("stem", IMAGE, 4, 3, stride=2, padding_end=1, clip=6.0),
+        MaxPool("largest", "stem", 2),
+        Conv("grouped", "largest", 6, 2, groups=2, dilation=2, padding=1, relu=False),
+        AvgPool("average", "grouped", 2),
+        Resize("larger", "average", 7, 7, "bilinear"),
+        Resize("equal", "stem", 7, 7),
+        Concat("joined", ("larger", "equal")),
+        Shortcut("wider", "joined", 12, 2),
+        Pool("pool", "wider"),
+        Linear("head", "pool", 5),
+    )
+)
+
+
+@pytest.mark.parametrize("widths", [WIDTHS, (8, 4, 2), (8,)])
+def test_every_node_is_stored(tmp_path: Path, widths: tuple[int, ...]) -> None:
+    master = random_master(EVERY, 12, 0, widths)
+    assert master.labels == tuple(f"class {i}" for i in range(5))
+    path = tmp_path / "m.safetensors"
+    write_master(master, path)
+    stored = read_master(path)
+    assert stored.graph == EVERY
+    assert stored.shapes == master.shapes
+    q_images = random_codes(master, 2)
+    for precision in (*widths, Plan.parse(f"w8a{widths[-1]}")):
+        np.testing.assert_array_equal(
+            reference.run(stored, q_images, precision), reference.run(master, q_images, precision)
+        )
+
+
+@pytest.mark.parametrize("name", ["average", "larger"])
+def test_a_sum_without_weights_needs_its_scales(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "m.safetensors"
+    write_master(random_master(EVERY, 12, 0), path)
+    content = path.read_bytes()
+    error = rejected(tmp_path, with_tensors(content, lambda tensors: tensors.__delitem__(f"{name}.act_scale")))
+    assert type(error) is errors.TensorMissing
+    assert repr(f"{name}.act_scale") in str(error)
+
+
+@pytest.mark.parametrize("name", ["largest", "equal", "joined", "wider"])
+def test_selections_hold_no_tensors(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "m.safetensors"
+    write_master(random_master(EVERY, 12, 0), path)
+    extra = {f"{name}.act_scale": np.ones(len(WIDTHS), np.float32)}
+    error = rejected(tmp_path, with_tensors(path.read_bytes(), lambda tensors: tensors.update(extra)))
+    assert type(error) is errors.TensorUnexpected
+
+
+def test_a_grouped_convolution_holds_the_weights_of_its_groups_alone(tmp_path: Path) -> None:
+    path = tmp_path / "m.safetensors"
+    write_master(random_master(EVERY, 12, 0), path)
+    assert read_master(path).tensors["grouped.weight"].shape == (6, 2, 2, 2)
+
+    def ungrouped(tensors: dict[str, np.ndarray]) -> None:
+        tensors["grouped.weight"] = np.zeros((6, 4, 2, 2), np.int8)
+
+    assert type(rejected(tmp_path, with_tensors(path.read_bytes(), ungrouped))) is errors.TensorShape
 
 
 def test_stored_tensors_cannot_be_written_to(tmp_path: Path) -> None:
@@ -531,6 +593,12 @@ def test_the_input_record_is_checked(tmp_path: Path, content: bytes, name: str, 
         (0, {"name": "other"}, errors.GraphError),
         (3, {"name": "other"}, errors.TensorMissing),
         (3, {"channels": 9}, errors.MetadataInvalid),
+        (0, {"groups": 2}, errors.GraphError),
+        (1, {"groups": 2}, errors.TensorShape),
+        (1, {"clip": 0}, errors.GraphError),
+        (1, {"clip": 6.0, "relu": False}, errors.GraphError),
+        (1, {"padding_end": 1}, errors.GraphError),
+        (1, {"op": "concat"}, errors.GraphError),
     ],
 )
 def test_the_graph_is_checked(

@@ -1,11 +1,31 @@
 """Network descriptions: what is accepted, and the error of everything else."""
 
+import json
+import math
+from dataclasses import fields
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from bitgear.errors import GraphError, UnknownNode
-from bitgear.graph import IMAGE, MAX_TERMS, Conv, Graph, Linear, Pool, Shortcut
+from bitgear.graph import (
+    IMAGE,
+    MAX_TERMS,
+    NODE_TYPES,
+    AvgPool,
+    Concat,
+    Conv,
+    Graph,
+    Linear,
+    MaxPool,
+    Pool,
+    Resize,
+    Shortcut,
+    borders,
+    sums,
+)
 from tests.masters import tiny_graph
 
 CONV = {"op": "conv", "name": "c", "input": IMAGE, "channels": 4, "kernel": 3}
@@ -24,6 +44,82 @@ def test_json_leaves_defaults_out_and_keeps_the_rest() -> None:
         "op": "conv", "name": "d", "input": "c", "channels": 4, "kernel": 1, "stride": 2, "padding": 3, "relu": False,
         "residual": "e", "bits": 8,
     }  # fmt: skip
+
+
+EVERY = (
+    Conv("c", IMAGE, 4, 3, 2, 1, clip=6.0, groups=1, dilation=2, padding_end=0),
+    MaxPool("m", "c", 3, 2, 1, 0),
+    AvgPool("a", "m", 2, 2, 1),
+    Resize("r", "a", 5, 7, "bilinear"),
+    Resize("n", "c", 5, 7),
+    Concat("k", ("r", "n", "r")),
+    Shortcut("s", "k", 14),
+    Conv("d", "s", 14, 1, groups=7, relu=False, residual="s", bits=3),
+    Pool("p", "d"),
+    Linear("l", "p", 2),
+)
+
+
+def test_every_node_goes_through_json() -> None:
+    graph = Graph(EVERY)
+    items = graph.to_json()
+    assert {item["op"] for item in items} == set(NODE_TYPES)
+    assert items[0] == {
+        "op": "conv", "name": "c", "input": IMAGE, "channels": 4, "kernel": 3, "stride": 2, "padding": 1,
+        "dilation": 2, "padding_end": 0, "clip": 6.0,
+    }  # fmt: skip
+    assert items[1] == {
+        "op": "maxpool", "name": "m", "input": "c", "kernel": 3, "stride": 2, "padding": 1, "padding_end": 0
+    }  # fmt: skip
+    assert items[3] == {"op": "resize", "name": "r", "input": "a", "height": 5, "width": 7, "mode": "bilinear"}
+    assert items[4] == {"op": "resize", "name": "n", "input": "c", "height": 5, "width": 7}
+    assert items[5] == {"op": "concat", "name": "k", "inputs": ["r", "n", "r"]}
+    read = Graph.from_json(json.loads(json.dumps(items)))
+    assert read == graph
+    assert hash(read) == hash(graph)
+
+
+def test_shapes_of_every_node() -> None:
+    shapes = Graph(EVERY).shapes((3, 24, 17))
+    assert {name: shapes[name] for name in "cmarnksd"} == {
+        "c": (4, 11, 7), "m": (4, 5, 3), "a": (4, 3, 2), "r": (4, 5, 7), "n": (4, 5, 7), "k": (12, 5, 7),
+        "s": (14, 5, 7), "d": (14, 5, 7),
+    }  # fmt: skip
+
+
+@settings(deadline=None, database=None, max_examples=300)
+@given(data=st.data())
+def test_damaged_json_gives_a_named_error_or_a_graph(data: st.DataObject) -> None:
+    items = Graph(EVERY).to_json()
+    item = data.draw(st.sampled_from(items))
+    names = sorted({f.name for node in NODE_TYPES.values() for f in fields(node)} | {"op"})
+    values = st.sampled_from([*NODE_TYPES, *(node.name for node in EVERY), IMAGE, "bilinear", []]) | st.lists(
+        st.sampled_from([*"cmarnk", 3, None]), max_size=4
+    )
+    values |= st.none() | st.booleans() | st.integers() | st.floats()
+    item[data.draw(st.sampled_from(names))] = data.draw(values)
+    try:
+        graph = Graph.from_json(items)
+        graph.shapes((3, 24, 17))
+    except GraphError:
+        return
+    assert Graph.from_json(graph.to_json()) == graph
+
+
+def test_selections_move_and_the_others_sum() -> None:
+    assert [node.name for node in EVERY if not sums(node)] == ["m", "n", "k", "s"]
+
+
+def test_padding_at_the_end_is_that_at_the_start_unless_given() -> None:
+    assert [borders(node) for node in EVERY if isinstance(node, Conv | MaxPool | AvgPool)] == [
+        (1, 0), (1, 0), (1, 1), (0, 0),
+    ]  # fmt: skip
+    assert borders(Conv("c", IMAGE, 1, 1, padding=2)) == borders(MaxPool("m", "c", 3, padding=2)) == (2, 2)
+    assert borders(Conv("c", IMAGE, 1, 1, padding_end=2)) == (0, 2)
+
+
+def test_inputs_are_the_values_that_a_node_reads() -> None:
+    assert [Graph.inputs(node) for node in EVERY[4:8]] == [("c",), ("r", "n", "r"), ("k",), ("s", "s")]
 
 
 def test_shapes_follow_the_geometry() -> None:
@@ -48,6 +144,12 @@ def test_shapes_follow_the_geometry() -> None:
         (Conv("c", IMAGE, 5, 3, stride=3, padding=2), (3, 8, 7), (5, 4, 3)),
         (Conv("c", IMAGE, 5, 8), (3, 8, 8), (5, 1, 1)),
         (Conv("c", IMAGE, 5, 1, stride=9), (3, 8, 8), (5, 1, 1)),
+        (Conv("c", IMAGE, 6, 3, groups=3), (3, 8, 8), (6, 6, 6)),
+        (Conv("c", IMAGE, 5, 3, dilation=3), (3, 8, 7), (5, 2, 1)),
+        (Conv("c", IMAGE, 5, 3, dilation=2, padding=2, stride=2), (3, 8, 7), (5, 4, 4)),
+        (Conv("c", IMAGE, 5, 3, stride=2, padding_end=1), (3, 8, 7), (5, 4, 3)),
+        (Conv("c", IMAGE, 5, 3, padding=2, padding_end=0), (3, 8, 7), (5, 8, 7)),
+        (Conv("c", IMAGE, 5, 1, dilation=65536), (3, 8, 8), (5, 8, 8)),
         (Pool("p", IMAGE), (3, 8, 8), (3,)),
     ],
 )
@@ -73,6 +175,16 @@ def test_shape_of_one_node(node: Any, image: tuple[int, ...], shape: tuple[int, 
         ((Shortcut("s", IMAGE, 5, 1),), "'s' reads the image"),
         ((Linear("l", IMAGE, 5),), "'l' reads the image"),
         ((Conv("c", IMAGE, 3, 1, residual=IMAGE),), "'c' reads the image"),
+        ((MaxPool("m", IMAGE, 2),), "'m' reads the image"),
+        ((AvgPool("a", IMAGE, 2),), "'a' reads the image"),
+        ((Resize("r", IMAGE, 2, 2),), "'r' reads the image"),
+        ((Resize("r", IMAGE, 2, 2, "bilinear"),), "'r' reads the image"),
+        ((Conv("c", IMAGE, 3, 1), Concat("k", ("c", IMAGE))), "'k' reads the image"),
+        ((Conv("c", IMAGE, 3, 1), Concat("k", ("c", "d"))), "'k' reads 'd'"),
+        ((Conv("c", IMAGE, 3, 1), Concat("k", ("c", "k"))), "'k' reads 'k'"),
+        ((Conv("c", IMAGE, 3, 1), Concat("k", ("c",))), "'k' joins 1 values"),
+        ((Concat("k", ()),), "'k' joins 0 values"),
+        ((Conv("c", IMAGE, 3, 1, relu=False, clip=6.0),), "'c' has a clip but no ReLU"),
     ],
 )
 def test_construction_names_the_node_that_contradicts(nodes: tuple[Any, ...], complaint: str) -> None:
@@ -97,7 +209,23 @@ STEM = Conv("c", IMAGE, 4, 3, padding=1)
         ((Conv("c", IMAGE, 1, 148, padding=148),), "'c' sums more than 65536 terms"),
         ((Conv("c", IMAGE, 65536, 1), Conv("d", "c", 1, 2)), "'d' sums more than 65536 terms"),
         ((Conv("c", IMAGE, 1, 1, padding=1500), Pool("p", "c")), "'p' sums more than 8388608 terms"),
+        ((STEM, AvgPool("p", "c", 2897, padding=1500)), "'p' sums more than 8388608 terms"),
         ((STEM, Conv("d", "c", 8, 1, residual="c")), "'d' adds 'c'"),
+        ((STEM, Conv("d", "c", 4, 1, groups=3)), "'d' splits 4 input and 4 output channels into 3 groups"),
+        ((STEM, Conv("d", "c", 6, 1, groups=4)), "'d' splits 4 input and 6 output channels into 4 groups"),
+        ((Conv("c", IMAGE, 4, 1, groups=2),), "'c' splits 3 input"),
+        ((Conv("c", IMAGE, 4, 3, dilation=4),), "'c' would make"),
+        ((STEM, MaxPool("m", "c", 9)), "'m' would make"),
+        ((STEM, MaxPool("m", "c", 2, padding=2)), "'m' pads 2 pixels for a window of 2"),
+        ((STEM, MaxPool("m", "c", 2, padding_end=2)), "'m' pads 2 pixels for a window of 2"),
+        ((STEM, AvgPool("a", "c", 9)), "'a' would make"),
+        ((STEM, Pool("p", "c"), MaxPool("m", "p", 1)), r"'m' needs a \(C, H, W\) input"),
+        ((STEM, Pool("p", "c"), AvgPool("a", "p", 1)), r"'a' needs a \(C, H, W\) input"),
+        ((STEM, Pool("p", "c"), Resize("r", "p", 1, 1)), r"'r' needs a \(C, H, W\) input"),
+        ((STEM, Pool("p", "c"), Concat("k", ("c", "p"))), r"'k' needs a \(C, H, W\) input, got \(4,\)"),
+        ((STEM, Pool("p", "c"), Concat("k", ("p", "p"))), r"'k' needs a \(C, H, W\) input"),
+        ((STEM, Resize("r", "c", 8, 7), Concat("k", ("c", "r"))), "'k' joins values of shapes"),
+        ((STEM, Resize("r", "c", 9, 8), Concat("k", ("c", "c", "r"))), "'k' joins values of shapes"),
         ((STEM, Conv("d", "c", 4, 1, stride=2, residual="c")), "'d' adds 'c'"),
     ],
 )
@@ -108,7 +236,10 @@ def test_geometry_names_the_node_that_does_not_fit(nodes: tuple[Any, ...], compl
 
 def test_the_longest_sums_fit_32_bits() -> None:
     assert max(MAX_TERMS["conv"], MAX_TERMS["linear"]) * 255 * 128 < 2**31
-    assert MAX_TERMS["pool"] * 255 < 2**31
+    assert max(MAX_TERMS["pool"], MAX_TERMS["avgpool"]) * 255 < 2**31
+    depthwise = Graph((Conv("c", IMAGE, 65536, 1), Conv("d", "c", 65536, 256, padding=128, groups=65536)))
+    assert depthwise.shapes((3, 8, 8))["d"] == (65536, 9, 9)
+    assert Graph((STEM, AvgPool("a", "c", 2896, padding=1500))).shapes((3, 8, 8))["a"] == (4, 113, 113)
     assert Graph((Conv("c", IMAGE, 65536, 1), Conv("d", "c", 1, 1))).shapes((3, 8, 8))["d"] == (1, 8, 8)
 
 
@@ -126,7 +257,9 @@ def test_a_node_is_an_object(item: Any) -> None:
 
 @pytest.mark.parametrize("op", [None, "", "Conv", "attention", 3, ["conv"], {"conv": 1}])
 def test_unknown_node_types_have_an_error_of_their_own(op: Any) -> None:
-    with pytest.raises(UnknownNode, match="this version knows conv, shortcut, pool, linear"):
+    with pytest.raises(
+        UnknownNode, match="this version knows conv, shortcut, maxpool, avgpool, pool, resize, concat, linear"
+    ):
         Graph.from_json([CONV | {"op": op}])
 
 
@@ -138,12 +271,42 @@ def test_unknown_node_types_have_an_error_of_their_own(op: Any) -> None:
         ("channels", 65537),
         ("channels", None), ("kernel", 0), ("kernel", 65537), ("kernel", None), ("stride", 0), ("stride", "1"),
         ("padding", -1), ("padding", None), ("relu", 1), ("relu", None), ("residual", 3), ("bits", 1), ("bits", 9),
-        ("bits", 8.0), ("bits", True), ("bits", "8"),
+        ("bits", 8.0), ("bits", True), ("bits", "8"), ("groups", 0), ("groups", None), ("groups", 1.0),
+        ("dilation", 0), ("dilation", 65537), ("padding_end", -1), ("padding_end", True), ("clip", 0), ("clip", -6.0),
+        ("clip", "6"), ("clip", True), ("clip", 1e-40), ("clip", 1e39), ("clip", 10**400), ("clip", math.inf),
+        ("clip", math.nan),
     ],
 )  # fmt: skip
 def test_each_field_is_checked(name: str, value: Any) -> None:
     with pytest.raises(GraphError, match=f"conv node .*: field '{name}' is missing or invalid"):
         Graph.from_json([CONV | {name: value}])
+
+
+RESIZE = {"op": "resize", "name": "r", "input": "c", "height": 2, "width": 3}
+
+
+@pytest.mark.parametrize(
+    ("item", "name", "value"),
+    [
+        (RESIZE, "height", 0), (RESIZE, "width", None), (RESIZE, "width", 65537), (RESIZE, "mode", "cubic"),
+        (RESIZE, "mode", None), (RESIZE, "mode", ["nearest"]), (RESIZE, "input", None),
+        ({"op": "concat", "name": "k", "inputs": ["c", "c"]}, "inputs", "cc"),
+        ({"op": "concat", "name": "k", "inputs": ["c", "c"]}, "inputs", None),
+        ({"op": "concat", "name": "k", "inputs": ["c", "c"]}, "inputs", ["c", 3]),
+        ({"op": "maxpool", "name": "m", "input": "c", "kernel": 3}, "kernel", 0),
+        ({"op": "maxpool", "name": "m", "input": "c", "kernel": 3}, "padding_end", -1),
+        ({"op": "avgpool", "name": "a", "input": "c", "kernel": 3}, "padding", None),
+    ],
+)  # fmt: skip
+def test_each_field_of_the_other_nodes_is_checked(item: dict[str, Any], name: str, value: Any) -> None:
+    Graph.from_json([CONV, item])
+    with pytest.raises(GraphError, match=f"{item['op']} node .*: field '{name}' is missing or invalid"):
+        Graph.from_json([CONV, item | {name: value}])
+
+
+def test_a_clip_may_be_written_as_a_whole_number() -> None:
+    graph = Graph.from_json([CONV | {"clip": 6}])
+    assert graph == Graph.from_json(graph.to_json())
 
 
 @pytest.mark.parametrize("name", ["name", "input", "channels", "kernel"])
@@ -153,8 +316,12 @@ def test_required_fields_may_not_be_left_out(name: str) -> None:
 
 
 def test_unknown_fields_are_refused() -> None:
-    with pytest.raises(GraphError, match="unknown field 'dilation'"):
-        Graph.from_json([CONV | {"dilation": 2}])
+    with pytest.raises(GraphError, match="unknown field 'dilations'"):
+        Graph.from_json([CONV | {"dilations": 2}])
+    with pytest.raises(GraphError, match="unknown field 'padding_end'"):
+        Graph.from_json([CONV, {"op": "avgpool", "name": "p", "input": "c", "kernel": 3, "padding_end": 1}])
+    with pytest.raises(GraphError, match="unknown field 'input'"):
+        Graph.from_json([CONV, {"op": "concat", "name": "k", "inputs": ["c", "c"], "input": "c"}])
     with pytest.raises(GraphError, match="unknown field 'kernel'"):
         Graph.from_json([CONV, {"op": "pool", "name": "p", "input": "c", "kernel": 3}])
 
@@ -166,12 +333,20 @@ def test_reading_a_graph_leaves_the_json_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "signed"), [(IMAGE, True), ("c", False), ("d", True), ("s", True), ("t", False), ("p", True), ("l", True)]
-)
+    ("value", "signed"),
+    [
+        (IMAGE, True), ("c", False), ("d", True), ("s", True), ("t", False), ("p", True), ("l", True),
+        ("ms", True), ("mu", False), ("as", True), ("au", False), ("rs", True), ("ru", False), ("bu", False),
+        ("us", True), ("su", True), ("uu", False), ("uuu", False), ("last", True),
+    ],
+)  # fmt: skip
 def test_sign_comes_from_the_last_layer_that_decides(value: str, signed: bool) -> None:
     nodes = (
         Conv("c", IMAGE, 4, 3), Conv("d", "c", 4, 1, relu=False), Shortcut("s", "d", 6), Shortcut("t", "c", 6),
-        Pool("p", "s"), Linear("l", "p", 2),
+        Pool("p", "s"), Linear("l", "p", 2), MaxPool("ms", "d", 2), MaxPool("mu", "c", 2), AvgPool("as", "d", 2),
+        AvgPool("au", "c", 2), Resize("rs", "d", 2, 2), Resize("ru", "c", 2, 2), Resize("bu", "c", 2, 2, "bilinear"),
+        Concat("us", ("c", "d")), Concat("su", ("d", "c")), Concat("uu", ("ru", "bu")), Concat("uuu", ("uu", "uu")),
+        Concat("last", ("uu", "rs")),
     )  # fmt: skip
     assert Graph(nodes).signed(value) is signed
 

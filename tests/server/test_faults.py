@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from bitgear.bits import Precision, as_plan
 from bitgear.engines import DerivedModel, Engine, create_engine
 from tests.masters import tiny_master
 from tests.serving import PATH, png, running
@@ -17,10 +18,10 @@ class FailingEngine:
     def __init__(self) -> None:
         self._engine: Engine = create_engine("reference")
 
-    def derive(self, master: object, bits: int) -> DerivedModel:
-        if bits == 3:
+    def derive(self, master: object, precision: Precision) -> DerivedModel:
+        if as_plan(precision) == as_plan(3):
             raise RuntimeError("secret of /the/server")
-        return self._engine.derive(master, bits)  # type: ignore[arg-type]
+        return self._engine.derive(master, precision)  # type: ignore[arg-type]
 
 
 def test_a_fault_is_a_problem_a_log_line_and_a_count(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

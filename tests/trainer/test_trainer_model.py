@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from bitgear.graph import Conv
+from bitgear.errors import GraphError
+from bitgear.graph import IMAGE, AvgPool, Concat, Conv, Graph, Linear, MaxPool, Node, Pool, Resize
 from tests.trainer.tiny_runs import tiny_run
 from trainer.loop import Run
 from trainer.model import EPS, BatchNorm, Pass, QuantNet, key, require, slug
@@ -85,13 +86,25 @@ def test_widths_do_not_touch_each_other(pictures: Path, finished: Run) -> None:
 
 
 def test_training_without_relu_says_that_it_cannot() -> None:
-    from bitgear.graph import IMAGE, Graph, Linear, Pool
-
     graph = Graph((Conv("c", IMAGE, 4, 3, relu=False), Pool("p", "c"), Linear("l", "p", 2)))
     model = QuantNet(graph, (3, 8, 8), 1 / 128, per_channel=True, kernels=Kernels())
     model.add_width(8, None)
     with pytest.raises(NotImplementedError, match="without ReLU"):
         model(torch.zeros(2, 3, 8, 8, dtype=torch.int8), Pass(8, training=True))
+
+
+@pytest.mark.parametrize(
+    "node",
+    [
+        MaxPool("m", "c", 2), AvgPool("m", "c", 2), Resize("m", "c", 4, 4), Concat("m", ("c", "c")),
+        Conv("m", "c", 4, 1, groups=2), Conv("m", "c", 4, 1, dilation=2), Conv("m", "c", 4, 1, padding_end=0),
+        Conv("m", "c", 4, 1, clip=6.0),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_trained_is_refused(node: Node) -> None:
+    graph = Graph((Conv("c", IMAGE, 4, 3), node))
+    with pytest.raises(GraphError, match=r"'m' .* cannot be trained yet"):
+        QuantNet(graph, (3, 8, 8), 1 / 128, per_channel=True, kernels=Kernels())
 
 
 def test_names_and_missing_parts() -> None:
