@@ -4,18 +4,23 @@ ARG BASE=python:3.11-slim-bookworm
 
 FROM ${BASE} AS build
 WORKDIR /src
+# For the native engine. Its version is the base's: what a base brings is pinned by the base's digest.
+# hadolint ignore=DL3008
+RUN apt-get update \
+    && apt-get install -y --no-install-recommends g++ \
+    && rm -rf /var/lib/apt/lists/*
 RUN python3 -m venv --without-pip /opt/bitgear
 # The dependencies alone, so that a change of the source does not install them again.
 COPY pyproject.toml constraints.txt ./
 RUN --mount=type=cache,target=/root/.cache/pip --mount=type=secret,id=pip.conf,target=/etc/pip.conf \
     python3 -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" > requirements.txt \
     && python3 -m pip --python /opt/bitgear/bin/python install --only-binary :all: --no-compile -c constraints.txt -r requirements.txt
-COPY README.md ./
+COPY README.md CMakeLists.txt ./
 COPY bitgear bitgear
 COPY server server
 COPY trainer trainer
 RUN --mount=type=cache,target=/root/.cache/pip --mount=type=secret,id=pip.conf,target=/etc/pip.conf \
-    python3 -m pip --python /opt/bitgear/bin/python install --no-compile --no-deps .
+    REQUIRE_BITGEAR_NATIVE=1 python3 -m pip --python /opt/bitgear/bin/python install --no-compile --no-deps .
 # Away with what packages carry for their own developers. Then bytecode, since nobody can write it later: it halves the
 # time to the first answer. It is never checked against the source, so it does not depend on the time of the build.
 RUN find /opt/bitgear/lib -type d \( -name tests -o -name test \) -prune -exec rm -rf {} + \

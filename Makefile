@@ -7,6 +7,7 @@ MAKEFLAGS += --no-print-directory
 
 PYTHON ?= python3
 ARGS ?=
+JSON ?=
 TESTS ?=
 DATA ?=
 BENCHMARKS ?= overhead start switching
@@ -21,12 +22,13 @@ BUILD_ARGS = --tag $(IMAGE) --build-arg BASE=$(BASE) \
 SERVE := .venv
 DEV := .venv-dev
 PROJECTS := pyproject.toml clients/python/pyproject.toml constraints.txt
+NATIVE := CMakeLists.txt $(wildcard bitgear/native/*)
 
-.PHONY: help serve test check bench train-smoke container lock clean
+.PHONY: help serve test check bench bench-engine sanitize test-aarch64 train-smoke container lock clean
 
 help:  ## Show this
 	@echo "usage: make TARGET [ARGS='...'] [PYTHON=python3.12]"
-	sed -nE 's/^([a-z-]+):[^#]*## (.*)/  \1\t\2/p' Makefile | expand -t 16
+	sed -nE 's/^([a-z0-9-]+):[^#]*## (.*)/  \1\t\2/p' Makefile | expand -t 16
 
 serve: $(SERVE)/.installed  ## Serve the shipped models on http://127.0.0.1:8000; ARGS='--port 9000 --profile edge'
 	@exec $(SERVE)/bin/bitgear serve $(ARGS)
@@ -40,6 +42,7 @@ check: $(DEV)/.installed  ## Check format, lint, types and the Dockerfile
 	check() { echo "+ $$*"; "$$@" || status=1; }
 	check ruff format --check .
 	check ruff check .
+	check clang-format --dry-run --Werror $$(find bitgear/native tests/native -name '*.cpp' -o -name '*.h')
 	check mypy
 	check mypy --config-file= --strict clients/python/bitgear_client
 	check hadolint Dockerfile
@@ -51,6 +54,37 @@ bench: $(DEV)/.installed  ## Measure, and write the results into the documents; 
 		$(DEV)/bin/python -m benchmarks.$$name $(ARGS)
 	done
 	$(DEV)/bin/python -m benchmarks.publish
+
+bench-engine: $(DEV)/.peers  ## Measure the native engine against others; JSON=FILE keeps the numbers, ARGS='--models resnet50'
+	@exec $(DEV)/bin/python -m benchmarks.engine $(if $(JSON),--json $(JSON)) $(ARGS)
+
+sanitize: $(DEV)/.installed  ## Test the native engine under checks of memory and undefined behaviour
+	@folder=build/sanitize
+	export PATH=$$PWD/$(DEV)/bin:$$PATH ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1
+	cmake --log-level=WARNING -G Ninja -S . -B $$folder/check \
+		-DCMAKE_BUILD_TYPE=RelWithDebInfo -DBITGEAR_SANITIZE=ON -DBITGEAR_WARNINGS_AS_ERRORS=ON
+	cmake --build $$folder/check
+	$$folder/check/check_kernels
+	# An environment of its own that sees the packages of the other one, but not what is editable there.
+	python -m venv --without-pip $$folder/environment
+	packages='import sysconfig; print(sysconfig.get_path("purelib"))'
+	python -c "$$packages" > "$$($$folder/environment/bin/python -c "$$packages")"/packages.pth
+	export REQUIRE_BITGEAR_NATIVE=1
+	python -m pip --python $$folder/environment/bin/python install --quiet --disable-pip-version-check --no-deps \
+		--no-build-isolation --config-settings=build-dir=$$folder/extension --config-settings=cmake.build-type=RelWithDebInfo \
+		--config-settings=cmake.define.BITGEAR_SANITIZE=ON --config-settings=cmake.define.BITGEAR_WARNINGS_AS_ERRORS=ON -e .
+	compiler=$${CXX:-c++}
+	LD_PRELOAD="$$($$compiler -print-file-name=libasan.so) $$($$compiler -print-file-name=libstdc++.so)" \
+		$$folder/environment/bin/python -m pytest $(ARGS) tests/native --ignore tests/native/test_native_cpp.py
+
+test-aarch64: $(DEV)/.installed  ## Check the kernels for AArch64 in an emulator; on Debian, as root, its tools are installed
+	@if ! { command -v qemu-aarch64-static && command -v aarch64-linux-gnu-g++; } > /dev/null; then
+		[ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null \
+			|| { echo "error: install qemu-user-static and g++-aarch64-linux-gnu" >&2; exit 1; }
+		apt-get update
+		apt-get install -y --no-install-recommends qemu-user-static g++-aarch64-linux-gnu
+	fi
+	exec $(DEV)/bin/python -m pytest $(ARGS) -k aarch64 tests/native/test_native_cpp.py
 
 train-smoke: $(DEV)/.installed  ## Train, export and measure a tiny network: a minute; DATA=folder, else made-up pictures
 	@data='$(DATA)'
@@ -75,7 +109,7 @@ lock:  ## Renew constraints.txt with the newest versions; run the tests before y
 	@rm -rf .venv-lock
 	trap 'rm -rf .venv-lock' EXIT
 	$(PYTHON) -m venv .venv-lock
-	.venv-lock/bin/pip install --quiet --disable-pip-version-check .[train$(,)dev] ./clients/python[images]
+	.venv-lock/bin/pip install --quiet --disable-pip-version-check .[train$(,)dev$(,)bench] ./clients/python[images]
 	head -n 1 constraints.txt > constraints.txt.partial
 	.venv-lock/bin/pip freeze --exclude bitgear --exclude bitgear-client | sed 's/+.*//' >> constraints.txt.partial
 	mv constraints.txt.partial constraints.txt
@@ -84,14 +118,35 @@ clean:  ## Remove environments, caches and container storage
 	@rm -rf $(SERVE) $(DEV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .ctr *.egg-info clients/python/*.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-$(SERVE)/.installed: $(PROJECTS)
-	@$(call make_environment,$(SERVE),-c constraints.txt -e . -e clients/python)
+$(SERVE)/.installed: $(PROJECTS) $(NATIVE)
+	@$(call make_environment,$(SERVE))
+	$(call install,$(SERVE),-e . -e clients/python)
+	$(call note_native,$(SERVE))
+	touch $@
 
-$(DEV)/.installed: $(PROJECTS)
-	@$(call make_environment,$(DEV),-c constraints.txt -e .[train$(,)dev] -e clients/python[images])
+# What builds the extension lies in the environment itself: a change of a source compiles that source alone.
+$(DEV)/.tools: $(PROJECTS)
+	@$(call make_environment,$(DEV))
+	$(call install,$(DEV),scikit-build-core nanobind cmake ninja -e clients/python[images])
+	touch $@
+
+# Where there is a compiler, a failure is an error here and not a reason to do without the extension.
+$(DEV)/.installed: $(DEV)/.tools $(NATIVE)
+	@headers=$$($(DEV)/bin/python -c 'import sysconfig; print(sysconfig.get_path("include"))')
+	if command -v $${CXX:-c++} > /dev/null && [ -e "$$headers/Python.h" ]; then export REQUIRE_BITGEAR_NATIVE=1; fi
+	$(call install,$(DEV),--no-build-isolation --config-settings=build-dir=build/{wheel_tag} \
+		--config-settings=cmake.define.BITGEAR_WARNINGS_AS_ERRORS=ON -e .[train$(,)dev])
+	$(call note_native,$(DEV))
+	touch $@
+
+$(DEV)/.peers: pyproject.toml constraints.txt | $(DEV)/.installed
+	@peers=$$($(DEV)/bin/python -c 'import tomllib; \
+		print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["bench"])')
+	$(call install,$(DEV),$$peers)
+	touch $@
 
 , := ,
-# $(1): folder, $(2): what pip installs. The stamp comes last: an install that was interrupted is done again.
+# Each rule's stamp comes last: an install that was interrupted is done again. $(1): folder of the environment
 define make_environment
 command -v $(PYTHON) > /dev/null || { echo "error: $(PYTHON) not found; install Python 3.11 or later, or name one: PYTHON=" >&2; exit 1; }
 $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -100,6 +155,16 @@ $(PYTHON) -c 'import ensurepip, venv' 2> /dev/null \
 	|| { echo "error: $(PYTHON) cannot make environments; install its venv module (Debian, Ubuntu: apt-get install python3-venv)" >&2; exit 1; }
 echo "installing into $(1) ..."
 $(PYTHON) -m venv $(1)
-$(1)/bin/pip install --quiet --disable-pip-version-check $(2)
-touch $@
+endef
+
+# $(2): what pip installs
+define install
+$(1)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt $(2)
+endef
+
+define note_native
+$(1)/bin/python -c 'import bitgear._native' 2> /dev/null || {
+	echo "note: the native engine is not built, so ONNX Runtime serves: it takes a C++17 compiler and Python's headers"
+	echo "      (Debian, Ubuntu: apt-get install g++ python3-dev). Once they are there: rm $@ and make again"
+}
 endef

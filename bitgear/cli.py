@@ -23,7 +23,7 @@ app = typer.Typer(
 DEFAULT_MODEL = "resnet20-cifar10"
 ModelArgument = Annotated[str, typer.Argument(help="A shipped master's name or the path of a master.", metavar="MODEL")]
 ModelOption = Annotated[str, typer.Option(help="A shipped master's name or the path of a master.")]
-EngineOption = Annotated[str, typer.Option(help="onnxruntime or reference.")]
+EngineOption = Annotated[str, typer.Option(help="auto, native, onnxruntime or reference.")]
 ThreadsOption = Annotated[int, typer.Option(min=1, help="Threads of the engine for one call.")]
 JsonOption = Annotated[Path | None, typer.Option("--json", help="Write the results to this file.")]
 
@@ -61,7 +61,7 @@ def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on. Default 127.0.0.1.")] = None,
     port: Annotated[int | None, typer.Option(help="Port; 0 takes a free one. Default 8000.")] = None,
     profile: Annotated[str | None, typer.Option(help="Device profile: default, edge-small, edge, cloud-cpu.")] = None,
-    engine: Annotated[str | None, typer.Option(help="onnxruntime or reference.")] = None,
+    engine: Annotated[str | None, typer.Option(help="auto, native, onnxruntime or reference.")] = None,
     config: Annotated[
         Path | None, typer.Option(help="TOML file of settings; environment and options override it.")
     ] = None,
@@ -96,7 +96,7 @@ def predict(
     model: ModelOption = DEFAULT_MODEL,
     top_k: Annotated[int, typer.Option(min=1, help="How many classes to show.")] = 3,
     url: Annotated[str | None, typer.Option(help="Ask the server at this address instead of running here.")] = None,
-    engine: EngineOption = "onnxruntime",
+    engine: EngineOption = "auto",
 ) -> None:
     """Classify an image, here or on a server."""
     if url is not None:
@@ -113,7 +113,7 @@ def predict(
     picture = decode_picture(image.read_bytes())
     derived = create_engine(engine).derive(master, parse_bits(precision))
     logits = derived.run(preprocess(picture, master.input))
-    typer.echo(f"{image.name}  {picture.width_px}x{picture.height_px}  {master.name} at {derived.bits} bits")
+    typer.echo(f"{image.name}  {picture.width_px}x{picture.height_px}  {master.name} at {derived.plan} bits")
     for prediction in predictions(logits[0], master.labels, top_k):
         typer.echo(f"{prediction.confidence:7.2%}  {prediction.class_name}")
 
@@ -146,7 +146,7 @@ def evaluate(
     data: Annotated[Path, typer.Option(help="Folder of the data set; its test split is used.")],
     precision: Annotated[str, typer.Option(help="Widths, comma-separated.")] = "8,7,6,5,4,3,2",
     json_file: JsonOption = None,
-    engine: EngineOption = "onnxruntime",
+    engine: EngineOption = "auto",
     threads: ThreadsOption = 2,
     limit: Annotated[int | None, typer.Option(min=1, help="Use only this many images.")] = None,
 ) -> None:
@@ -178,12 +178,24 @@ def evaluate(
     if json_file is not None:
         report = {
             "model": master.name,
-            "engine": engine,
+            "engine": runner.name,
             "threads": threads,
             "split": "test",
             "precisions": {str(bits): row for bits, row in results.items()},
         }
         write_atomically(json_file, (json.dumps(report, indent=2) + "\n").encode())
+
+
+@app.command()
+def doctor(json_file: JsonOption = None) -> None:
+    """Show what this installation can run: engines, instruction sets, and why something is missing."""
+    from bitgear.doctor import diagnose, report
+    from bitgear.files import write_atomically
+
+    found = diagnose()
+    typer.echo(report(found))
+    if json_file is not None:
+        write_atomically(json_file, (json.dumps(found, indent=2) + "\n").encode())
 
 
 @app.command()
@@ -200,6 +212,55 @@ def inspect(
     path = path if path.exists() else find_master(file)
     description: dict[str, Any] = describe(read_master(path), path.stat().st_size)
     typer.echo(json.dumps(description, indent=2) if as_json else as_text(description))
+
+
+@app.command("import")
+def import_(
+    weights: Annotated[Path, typer.Argument(help="Float weights: a state dict in a safetensors file.")],
+    images: Annotated[
+        Path, typer.Option(help="Labelled pictures: a folder or tar, with classes.json or class folders.")
+    ],
+    out: Annotated[Path, typer.Option(help="The master to write.")],
+    architecture: Annotated[
+        str | None, typer.Option(help="resnet18, mobilenet_v2, ...; default: recognised by the weights' names.")
+    ] = None,
+    labels: Annotated[
+        Path | None, typer.Option(help="Class names: a line each, or a JSON list. Default: those of the pictures.")
+    ] = None,
+    calibrate: Annotated[int, typer.Option(min=1, help="Pictures to calibrate on; the others measure.")] = 200,
+    name: Annotated[str | None, typer.Option(help="The model's name. Default: after the file.")] = None,
+    widths: Annotated[str, typer.Option(help="Widths to offer, comma-separated, 8 among them.")] = "8,7,6,5,4,3,2",
+    central_fraction: Annotated[
+        float, typer.Option(min=0.1, max=1, help="Side of the crop, in parts of the shorter side.")
+    ] = 1.0,
+    side_px: Annotated[
+        int | None, typer.Option(min=1, max=8192, help="Side of the input. Default: the architecture's.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=2, help="Use only this many pictures.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Picks the calibration pictures.")] = 0,
+    json_file: JsonOption = None,
+    engine: EngineOption = "auto",
+    threads: ThreadsOption = 2,
+) -> None:
+    """Make a master of a trained float network, without training, and measure it at every width."""
+    from bitgear.bits import parse_widths
+    from bitgear.convert.importer import ImportOptions, import_model
+    from bitgear.files import write_atomically
+
+    options = ImportOptions(
+        weights=weights, images=images, architecture=architecture, labels=labels, calibrate=calibrate, name=name,
+        widths=parse_widths(widths), limit=limit, central_fraction=central_fraction, side_px=side_px, seed=seed,
+        engine=engine, threads=threads,
+    )  # fmt: skip
+    report = import_model(options, out)
+    typer.echo(f"{report['model']}: {report['images']['measured']} images, {report['calibration_seconds']:.0f} s")
+    typer.echo("bits   top-1    top-5    images/s")
+    typer.echo(f"FP32  {report['fp32']['top1']:7.2%}  {report['fp32']['top5']:7.2%}")
+    for bits, row in report["precisions"].items():
+        speed = row["images"] / row["seconds"]
+        typer.echo(f"   {bits}  {row['top1']:7.2%}  {row['top5']:7.2%}  {speed:8.0f}")
+    if json_file is not None:
+        write_atomically(json_file, (json.dumps(report, indent=2) + "\n").encode())
 
 
 @contextmanager

@@ -37,7 +37,7 @@ class Settings(BaseSettings):
     models: Annotated[tuple[Path, ...], NoDecode] = Field(
         (), description="masters, or folders of masters; empty: those shipped with bitgear"
     )
-    engine: str = Field("onnxruntime", description="engine that runs the models")
+    engine: str = Field("auto", description="engine that runs the models; auto: native where it was built")
     threads: int = Field(1, ge=1, le=1024, description="engine threads for one call")
     workers: int = Field(
         default_factory=lambda: os.cpu_count() or 1, ge=1, le=1024, description="requests worked on at the same time"

@@ -58,7 +58,7 @@ def finish(run: Run, data: Path, sources: dict[str, Any]) -> Path:
     config = run.config
     run.calibrate()
     run.model.to("cpu").eval()
-    engine = create_engine("onnxruntime", torch.get_num_threads())
+    engine = create_engine(threads=torch.get_num_threads())
     provenance = {
         "data": f"{len(run.data.train)} training images of {data.name}",
         "recipe": config.model_dump(mode="json"),

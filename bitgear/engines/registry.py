@@ -1,21 +1,40 @@
 """Engines by name. An engine's library is imported when the engine is asked for, not before."""
 
+import os
+
 from bitgear.engines.base import Engine
 from bitgear.errors import EngineUnavailable
 
-ENGINE_NAMES = ("onnxruntime", "reference")
+AUTO = "auto"
+ENGINE_NAMES = ("native", "onnxruntime", "reference")
+KERNEL_VARIABLE = "BITGEAR_KERNEL"
+"""Environment variable that forces the native engine's instruction set: avx512-vnni, avx2, neon-dotprod, portable."""
 
 
-def create_engine(name: str, threads: int = 1) -> Engine:
+def create_engine(name: str = AUTO, threads: int = 1) -> Engine:
     """Return the engine ``name`` whose models use up to ``threads`` threads for one call.
+
+    ``auto`` is the native engine where its extension was built, else ONNX Runtime.
 
     Raises :class:`~bitgear.errors.EngineUnavailable` if the name is unknown or the library cannot be loaded; the
     original failure is in the message and the cause.
     """
+    if name == AUTO:
+        name = "onnxruntime" if native_failure() is not None else "native"
     if name == "reference":
         from bitgear.engines.numpy import NumpyEngine
 
         return NumpyEngine()
+    if name == "native":
+        failure = native_failure()
+        if failure is not None:
+            raise EngineUnavailable(
+                f"engine 'native' cannot be loaded: {failure}; "
+                "install bitgear where there is a C++ compiler, or choose the engine onnxruntime"
+            ) from failure
+        from bitgear.engines.native import NativeEngine
+
+        return NativeEngine(threads, os.environ.get(KERNEL_VARIABLE, ""))
     if name == "onnxruntime":
         try:
             from bitgear.engines.onnxruntime import OnnxRuntimeEngine
@@ -24,4 +43,13 @@ def create_engine(name: str, threads: int = 1) -> Engine:
                 f"engine 'onnxruntime' cannot be loaded: {error}; install onnx and onnxruntime"
             ) from error
         return OnnxRuntimeEngine(threads)
-    raise EngineUnavailable(f"engine {name!r} is unknown; known are {', '.join(ENGINE_NAMES)}")
+    raise EngineUnavailable(f"engine {name!r} is unknown; known are {AUTO}, {', '.join(ENGINE_NAMES)}")
+
+
+def native_failure() -> ImportError | None:
+    """Return why the native engine's extension cannot be imported; None if it can."""
+    try:
+        import bitgear._native  # noqa: F401
+    except ImportError as error:
+        return error
+    return None

@@ -1,10 +1,16 @@
-"""Labelled images on disk, for evaluation and training: CIFAR-10 in two forms, and a folder per class."""
+"""Labelled images on disk: CIFAR-10 in two forms, a folder per class, and files listed in ``classes.json``."""
 
+import json
+import lzma
+import tarfile
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +21,8 @@ from bitgear.tasks.pictures import decode_picture
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
+CLASSES_FILE = "classes.json"
+_TAR_ERRORS = (tarfile.TarError, OSError, EOFError, zlib.error, lzma.LZMAError)
 
 
 @dataclass(frozen=True)
@@ -108,23 +116,181 @@ def _class_folders(folder: Path, side_px: int) -> LabelledImages:
     return LabelledImages(np.stack(images), np.asarray(labels, np.int64), classes)
 
 
+def read_pictures(
+    source: Path,
+    side_px: int,
+    classes: Sequence[str] | None = None,
+    *,
+    central_fraction: float = 1.0,
+    limit: int | None = None,
+    progress: Callable[[int], object] = lambda _: None,
+) -> LabelledImages:
+    """Return the labelled pictures in a folder or an uncompressed or compressed tar archive, in order.
+
+    Forms, recognised by what ``source`` holds:
+
+    - ``classes.json``, a list of objects ``{"class": 3, "name": "tiger shark", "file": "0003.jpg"}``, one for each
+      picture. ``classes`` are by default the names it gives.
+    - A folder per class, ``CLASS/*.jpg|png|webp``. ``classes`` are by default the folders in alphabetical order.
+
+    ``classes``: names of all classes by index, where the pictures are not of all of them or the order is another.
+    ``central_fraction``: as in :func:`resize_crop`. ``limit``: take only so many pictures, spread evenly.
+    ``progress`` is called with 1 after every picture.
+
+    Raises :class:`~bitgear.errors.DataError` naming the file or class that is missing or wrong.
+    """
+    with _open_files(source) as (names, read):
+        if CLASSES_FILE in names:
+            files, labels, classes = _listed(source, _load_json(read(CLASSES_FILE), source), classes)
+        else:
+            files, labels, classes = _foldered(source, names, classes)
+        if limit is not None and limit < len(files):
+            chosen = np.arange(limit) * len(files) // limit
+            files, labels = [files[i] for i in chosen], [labels[i] for i in chosen]
+        images = np.empty((len(files), side_px, side_px, 3), np.uint8)
+        for i, name in enumerate(files):
+            if name not in names:
+                raise DataError(f"{source} lists the picture {name!r}, which is not there")
+            images[i] = resize_crop(_decode(read(name), f"{source}: {name}"), side_px, central_fraction)
+            progress(1)
+    return LabelledImages(images, np.asarray(labels, np.int64), tuple(classes))
+
+
+def read_class_names(file: Path) -> tuple[str, ...]:
+    """Return the class names in a text file, one in a line, or in a JSON file that holds a list of strings.
+
+    Raises :class:`~bitgear.errors.DataError` if it is neither.
+    """
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"class names {file} cannot be read: {error}") from error
+    if file.suffix.lower() != ".json":
+        names = [line.strip() for line in text.splitlines()]
+        if not names or not all(names):
+            raise DataError(f"class names {file} must hold one name in each line and no empty line")
+        return tuple(names)
+    listed = _load_json(text.encode(), file)
+    if not isinstance(listed, list) or not listed or not all(isinstance(name, str) and name for name in listed):
+        raise DataError(f"class names {file} must hold a JSON list of strings")
+    return tuple(listed)
+
+
+_Files = tuple[set[str], Callable[[str], bytes]]
+"""Names of regular files, with ``/`` between folders, and a function that reads one."""
+
+
+@contextmanager
+def _open_files(source: Path) -> Iterator[_Files]:
+    """Give the files below a folder, or in a tar archive, without writing any."""
+    if source.is_dir():
+        names = {path.relative_to(source).as_posix() for path in source.rglob("*") if path.is_file()}
+        yield names, lambda name: _read_file(source / name)
+        return
+    if not source.exists():
+        raise DataError(f"pictures {source} do not exist; give a folder or a tar archive")
+    with ExitStack() as opened:
+        try:
+            archive = opened.enter_context(tarfile.open(source))
+            members = {member.name.removeprefix("./"): member for member in archive if member.isfile()}
+        except _TAR_ERRORS as error:
+            raise DataError(f"{source} is neither a folder nor a tar archive: {error}") from error
+        yield set(members), lambda name: _read_member(source, archive, members[name])
+
+
+def _read_file(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error}") from error
+
+
+def _read_member(source: Path, archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    try:
+        file = archive.extractfile(member)
+        return b"" if file is None else file.read()
+    except _TAR_ERRORS as error:
+        raise DataError(f"{source}: {member.name} cannot be read: {error}") from error
+
+
+def _load_json(content: bytes, source: Path) -> Any:
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{source}: the list of classes is not JSON: {error}") from error
+
+
+def _listed(source: Path, entries: Any, classes: Sequence[str] | None) -> tuple[list[str], list[int], Sequence[str]]:
+    if not isinstance(entries, list) or not entries:
+        raise DataError(f"{source}: {CLASSES_FILE} must be a list of pictures")
+    named: dict[int, str] = {}
+    for i, entry in enumerate(entries):
+        valid = (
+            isinstance(entry, dict)
+            and type(entry.get("class")) is int
+            and entry["class"] >= 0
+            and isinstance(entry.get("file"), str)
+            and isinstance(entry.get("name", ""), str)
+        )
+        if not valid:
+            raise DataError(f"{source}: entry {i} of {CLASSES_FILE} lacks a class number, a name or a file")
+        if classes is None and named.setdefault(entry["class"], entry.get("name", "")) != entry.get("name", ""):
+            raise DataError(f"{source}: {CLASSES_FILE} gives class {entry['class']} two names")
+    labels = [entry["class"] for entry in entries]
+    if classes is None:
+        if sorted(named) != list(range(len(named))) or not all(named.values()):
+            raise DataError(f"{source}: {CLASSES_FILE} does not name all classes; give a file of class names")
+        classes = [named[label] for label in range(len(named))]
+    elif max(labels) >= len(classes):
+        raise DataError(f"{source}: {CLASSES_FILE} has class {max(labels)}; only {len(classes)} class names were given")
+    return [entry["file"] for entry in entries], labels, classes
+
+
+def _foldered(
+    source: Path, names: set[str], classes: Sequence[str] | None
+) -> tuple[list[str], list[int], Sequence[str]]:
+    by_class = defaultdict(list)
+    for name in sorted(names):
+        parts = PurePosixPath(name)
+        if len(parts.parts) == 2 and parts.suffix.lower() in IMAGE_SUFFIXES:
+            by_class[parts.parts[0]].append(name)
+    if not by_class:
+        raise DataError(f"{source} holds neither {CLASSES_FILE} nor folders of JPEG, PNG or WebP pictures")
+    classes = sorted(by_class) if classes is None else classes
+    files, labels = [], []
+    for folder, pictures in by_class.items():
+        if list(classes).count(folder) != 1:
+            raise DataError(f"{source}: folder {folder!r} is not the name of exactly one class")
+        files += pictures
+        labels += [list(classes).index(folder)] * len(pictures)
+    return files, labels, classes
+
+
 def _open_rgb(path: Path) -> NDArray[np.uint8]:
     try:
-        return decode_picture(path.read_bytes()).pixels  # as serving decodes: orientation, transparency, 16 bits
-    except (OSError, ImageError) as error:
+        return _decode(path.read_bytes(), str(path))
+    except OSError as error:
         raise DataError(f"{path} cannot be read as an image: {error}") from error
 
 
-def resize_crop(image: NDArray[np.uint8], side_px: int) -> NDArray[np.uint8]:
+def _decode(data: bytes, name: str) -> NDArray[np.uint8]:
+    try:
+        return decode_picture(data).pixels  # as serving decodes: orientation, transparency, 16 bits
+    except ImageError as error:
+        raise DataError(f"{name} cannot be read as an image: {error}") from error
+
+
+def resize_crop(image: NDArray[np.uint8], side_px: int, central_fraction: float = 1.0) -> NDArray[np.uint8]:
     """Return uint8 (side_px, side_px, 3): the square in the centre, resized bilinearly.
 
-    The crop comes first, so that an image of one row of pixels takes no memory that its square does not need. An
-    image that already has the size comes back unchanged.
+    ``central_fraction``: side of the square as a part, 0..1, of the shorter side; ImageNet networks are customarily
+    measured at 0.875. The crop comes first, so that an image of one row of pixels takes no memory that its square does
+    not need. An image that already has the size comes back unchanged.
     """
     height, width = image.shape[:2]
     if (height, width) == (side_px, side_px):
         return image
-    side = min(height, width)
+    side = max(1, round(min(height, width) * central_fraction))
     left, top = (width - side) // 2, (height - side) // 2
     square = Image.fromarray(image[top : top + side, left : left + side])
     return np.asarray(square.resize((side_px, side_px), Image.Resampling.BILINEAR))

@@ -46,7 +46,7 @@ def test_version() -> None:
 
 def test_no_arguments_show_the_verbs() -> None:
     shown = bitgear().stdout
-    for verb in ("serve", "predict", "evaluate", "inspect", "train"):
+    for verb in ("serve", "predict", "evaluate", "doctor", "inspect", "train"):
         assert verb in shown
 
 
@@ -55,6 +55,14 @@ def test_inspect_shows_a_person_what_a_master_holds(master: Path) -> None:
     assert "tiny  (classify, 10 classes, input 16x16)" in shown
     assert "58.00 %" in shown
     assert "b.conv2" in shown
+
+
+def test_doctor_shows_the_engines_and_writes_json(tmp_path: Path) -> None:
+    file = tmp_path / "found.json"
+    done = bitgear("doctor", "--json", file)
+    assert done.returncode == 0, done.stderr
+    assert f"default engine    {create_engine().name}\n" in done.stdout
+    assert json.loads(file.read_text())["auto"] == create_engine().name
 
 
 def test_inspect_prints_json(master: Path) -> None:

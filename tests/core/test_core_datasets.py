@@ -1,6 +1,9 @@
-"""Data sets on disk, in their three forms, and every way they can be unreadable."""
+"""Data sets on disk, in all their forms, and every way they can be unreadable."""
 
+import io
+import json
 import pickle
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +11,15 @@ import pytest
 from PIL import Image
 
 from bitgear.errors import DataError
-from bitgear.tasks.datasets import CIFAR10_CLASSES, LabelledImages, read_labelled_images, resize_crop, subset
+from bitgear.tasks.datasets import (
+    CIFAR10_CLASSES,
+    LabelledImages,
+    read_class_names,
+    read_labelled_images,
+    read_pictures,
+    resize_crop,
+    subset,
+)
 
 RNG = np.random.default_rng(0)
 
@@ -212,3 +223,165 @@ def test_a_subset_keeps_images_with_their_labels() -> None:
     assert picked.labels.tolist() == [4, 0]
     np.testing.assert_array_equal(picked.images, data.images[[4, 0]])
     assert picked.classes == ("a", "b")
+
+
+def test_a_part_of_the_centre_is_kept() -> None:
+    image = RNG.integers(0, 256, (256, 300, 3)).astype(np.uint8)
+    np.testing.assert_array_equal(resize_crop(image, 224, 0.875), image[16:240, 38:262])
+    assert resize_crop(image, 3, 1e-9).shape == (3, 3, 3)
+    half = np.zeros((8, 8, 3), np.uint8)
+    half[2:6, 2:6] = 255
+    assert resize_crop(half, 5, 0.5).min() == 255
+
+
+def write_listed(folder: Path, entries: list[dict[str, object]]) -> None:
+    folder.mkdir(exist_ok=True)
+    (folder / "classes.json").write_text(json.dumps(entries))
+    for i, entry in enumerate(entries):
+        file = folder / str(entry["file"])
+        file.parent.mkdir(exist_ok=True)
+        Image.new("RGB", (10, 10), (i, 0, 0)).save(file)
+
+
+LISTED: list[dict[str, object]] = [
+    {"class": 1, "name": "tench", "file": "b.png", "wnid": "n01440764"},
+    {"class": 0, "name": "crane", "file": "a.png"},
+    {"class": 2, "name": "crane", "file": "more/c.png"},
+    {"class": 1, "name": "tench", "file": "a/d.png"},
+]
+
+
+def as_tar(folder: Path, mode: str) -> Path:
+    path = folder.with_suffix(".tar")
+    with tarfile.open(path, mode) as archive:  # type: ignore[call-overload]
+        archive.add(folder, arcname=".")
+    return path
+
+
+@pytest.mark.parametrize("mode", ["folder", "w", "w:gz"])
+def test_pictures_listed_with_their_classes(tmp_path: Path, mode: str) -> None:
+    source = tmp_path / "pictures"
+    write_listed(source, LISTED)
+    source = source if mode == "folder" else as_tar(source, mode)
+    seen: list[int] = []
+    data = read_pictures(source, 8, progress=seen.append)
+    assert data.classes == ("crane", "tench", "crane")
+    assert data.labels.tolist() == [1, 0, 2, 1]
+    assert data.labels.dtype == np.int64
+    assert data.images.shape == (4, 8, 8, 3)
+    assert data.images[:, 0, 0, 0].tolist() == [0, 1, 2, 3]
+    assert seen == [1, 1, 1, 1]
+    more = read_pictures(source, 8, ["a", "b", "c", "d"])
+    assert more.classes == ("a", "b", "c", "d")
+    assert more.labels.tolist() == [1, 0, 2, 1]
+
+
+def test_as_many_pictures_as_wanted_are_spread_evenly(tmp_path: Path) -> None:
+    write_listed(tmp_path / "p", [{"class": i, "name": str(i), "file": f"{i:02d}.png"} for i in range(10)])
+    assert read_pictures(tmp_path / "p", 4, limit=3).labels.tolist() == [0, 3, 6]
+    assert len(read_pictures(tmp_path / "p", 4, limit=99).labels) == 10
+
+
+@pytest.mark.parametrize("mode", ["folder", "w"])
+def test_pictures_in_a_folder_for_each_class(tmp_path: Path, mode: str) -> None:
+    source = tmp_path / "pictures"
+    write_folders(source, {"zebra": ["b.png", "a.PNG"], "ant": ["x.webp", "notes.png"]})
+    (source / "ant" / "notes.txt").write_text("no image")
+    (source / "ant" / "deeper").mkdir()
+    source = source if mode == "folder" else as_tar(source, mode)
+    data = read_pictures(source, 8)
+    assert data.classes == ("ant", "zebra")
+    assert data.labels.tolist() == [0, 0, 1, 1]
+    named = read_pictures(source, 8, ["zebra", "bee", "ant"])
+    assert named.classes == ("zebra", "bee", "ant")
+    assert named.labels.tolist() == [2, 2, 0, 0]
+
+
+def listed_as(entries: object) -> object:
+    def make(source: Path) -> None:
+        source.mkdir()
+        text = entries if isinstance(entries, str) else json.dumps(entries)
+        (source / "classes.json").write_text(text)
+
+    return make
+
+
+def a_torn_tar(source: Path) -> None:
+    content = io.BytesIO()
+    with tarfile.open(fileobj=content, mode="w:gz") as archive:
+        member = tarfile.TarInfo("classes.json")
+        member.size = 100_000
+        archive.addfile(member, io.BytesIO(RNG.bytes(100_000)))
+    source.write_bytes(content.getvalue()[:5000])
+
+
+@pytest.mark.parametrize(
+    ("make", "complaint"),
+    [
+        (lambda source: None, "do not exist"),
+        (lambda source: source.write_bytes(b"not an archive"), "neither a folder nor a tar archive"),
+        (a_torn_tar, "pictures"),
+        (lambda source: source.mkdir(), "holds neither classes.json nor folders"),
+        (listed_as("{"), "not JSON"),
+        (listed_as("[" * 100_000), "not JSON"),
+        (listed_as({}), "must be a list"),
+        (listed_as([]), "must be a list"),
+        (listed_as([3]), "entry 0"),
+        (listed_as([{"class": -1, "file": "a.png"}]), "entry 0"),
+        (listed_as([{"class": True, "file": "a.png"}]), "entry 0"),
+        (listed_as([{"class": 0}]), "entry 0"),
+        (listed_as([{"class": 0, "file": "a.png", "name": 3}]), "entry 0"),
+        (listed_as([{"class": 0, "file": "a.png", "name": "a"}, {"class": 0, "file": "b.png"}]), "two names"),
+        (listed_as([{"class": 1, "file": "a.png", "name": "a"}]), "does not name all classes"),
+        (listed_as([{"class": 0, "file": "a.png"}]), "does not name all classes"),
+        (listed_as([{"class": 0, "file": "a.png", "name": "a"}]), "lists the picture 'a.png', which is not there"),
+        (listed_as([{"class": 0, "file": "../a.png", "name": "a"}]), "which is not there"),
+    ],
+    ids=range(18),
+)
+def test_pictures_that_cannot_be_read_are_named(tmp_path: Path, make: object, complaint: str) -> None:
+    make(tmp_path / "pictures")  # type: ignore[operator]
+    (tmp_path / "a.png").write_bytes(b"outside")
+    with pytest.raises(DataError, match=complaint):
+        read_pictures(tmp_path / "pictures", 8)
+
+
+def test_classes_that_do_not_fit_are_named(tmp_path: Path) -> None:
+    write_listed(tmp_path / "listed", LISTED)
+    with pytest.raises(DataError, match="has class 2; only 2 class names"):
+        read_pictures(tmp_path / "listed", 8, ["a", "b"])
+    write_folders(tmp_path / "folders", {"ant": ["x.png"]})
+    for names in (["bee"], ["ant", "ant"]):
+        with pytest.raises(DataError, match="'ant' is not the name of exactly one class"):
+            read_pictures(tmp_path / "folders", 8, names)
+
+
+def test_a_picture_that_is_none_is_named(tmp_path: Path) -> None:
+    write_folders(tmp_path / "folders", {"ant": ["x.png"]})
+    (tmp_path / "folders" / "ant" / "y.jpg").write_bytes(b"no picture")
+    with pytest.raises(DataError, match=r"ant/y\.jpg cannot be read as an image"):
+        read_pictures(tmp_path / "folders", 8)
+
+
+def test_class_names_in_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "names.txt"
+    file.write_text("tench\n great white shark \n")
+    assert read_class_names(file) == ("tench", "great white shark")
+    file = tmp_path / "names.json"
+    file.write_text('["a b", "c"]')
+    assert read_class_names(file) == ("a b", "c")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("n.txt", b""), ("n.txt", b"a\n\nb\n"), ("n.txt", b"\xff\xfe"), ("n.json", b"{}"), ("n.json", b"[]"),
+        ("n.json", b'["a", 3]'), ("n.json", b'[""]'), ("n.json", b"["),
+    ],
+)  # fmt: skip
+def test_class_names_that_are_none(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=name):
+        read_class_names(tmp_path / name)
+    with pytest.raises(DataError, match="cannot be read"):
+        read_class_names(tmp_path / "absent.txt")

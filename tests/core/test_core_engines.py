@@ -10,16 +10,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bitgear import reference
-from bitgear.bits import WIDTHS
+from bitgear.bits import WIDTHS, LayerBits, Plan, Precision
 from bitgear.checkpoint import Master
 from bitgear.engines import ENGINE_NAMES, create_engine
 from bitgear.engines.onnxruntime import EXACT_FLOAT_LIMIT, OnnxRuntimeEngine, build_onnx, float_convolution_is_exact
-from bitgear.errors import EngineUnavailable, InputError, PrecisionNotOffered
-from bitgear.graph import IMAGE, Conv, Graph, Linear, Pool, Shortcut
-from tests.masters import LABELS, random_codes, tiny_graph, tiny_master
+from bitgear.engines.registry import native_failure
+from bitgear.errors import EngineUnavailable, GraphError, InputError, PrecisionError, PrecisionNotOffered
+from bitgear.graph import IMAGE, AvgPool, Conv, Graph, Linear, Pool, Shortcut, sums
+from tests.graphs import NODES, random_graph, random_plan
+from tests.masters import LABELS, random_codes, random_master, tiny_graph, tiny_master
 
 HEAD = (Pool("pool", "last"), Linear("head", "pool", len(LABELS)))
 ENGINE = OnnxRuntimeEngine()
+USABLE = [name for name in ENGINE_NAMES if name != "native" or native_failure() is None]
+SERVING = [create_engine(name, threads=2) for name in USABLE if name != "reference"]
 
 
 def lively_master(seed: int = 0, **options: Any) -> Master:
@@ -33,9 +37,11 @@ def lively_master(seed: int = 0, **options: Any) -> Master:
 
 def assert_equal_to_reference(master: Master, q_images: np.ndarray, widths: tuple[int, ...] = WIDTHS) -> None:
     for bits in widths:
-        logits = ENGINE.derive(master, bits).run(q_images)
-        assert logits.dtype == np.float32
-        np.testing.assert_array_equal(logits, reference.run(master, q_images, bits), err_msg=f"{bits} bits")
+        expected = reference.run(master, q_images, bits)
+        for engine in SERVING:
+            logits = engine.derive(master, bits).run(q_images)
+            assert logits.dtype == np.float32
+            np.testing.assert_array_equal(logits, expected, err_msg=f"{engine.name} at {bits} bits")
 
 
 def set_weights(master: Master, value: int) -> Master:
@@ -123,23 +129,105 @@ def test_any_convolution_geometry(
     assert_equal_to_reference(master, random_codes(master, 2, seed), (bits,))
 
 
-def test_a_row_does_not_depend_on_the_rest_of_the_batch() -> None:
+@pytest.mark.parametrize("name", USABLE)
+def test_a_row_does_not_depend_on_the_rest_of_the_batch(name: str) -> None:
     master = lively_master(8)
     q_images = random_codes(master, 9)
-    model = ENGINE.derive(master, 4)
+    model = create_engine(name).derive(master, 4)
     together = model.run(q_images)
     for i in range(9):
         np.testing.assert_array_equal(model.run(q_images[i : i + 1])[0], together[i])
     np.testing.assert_array_equal(model.run(q_images[::-1].copy()), together[::-1])
 
 
-def test_images_of_any_memory_layout_give_the_same_logits() -> None:
+@pytest.mark.parametrize("name", USABLE)
+def test_images_of_any_memory_layout_give_the_same_logits(name: str) -> None:
     master = lively_master(9)
     q_images = random_codes(master, 3)
-    expected = ENGINE.derive(master, 8).run(q_images)
+    model = create_engine(name).derive(master, 8)
+    expected = model.run(q_images)
     channels_last = np.ascontiguousarray(q_images.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
     assert not channels_last.flags.c_contiguous
-    np.testing.assert_array_equal(ENGINE.derive(master, 8).run(channels_last), expected)
+    np.testing.assert_array_equal(model.run(channels_last), expected)
+
+
+# -- every node -------------------------------------------------------------------------------------------------------
+
+
+def hard_codes(master: Master, seed: int) -> np.ndarray:
+    """A random image, the two extreme ones, and one of extremes side by side."""
+    q_images = random_codes(master, 4, seed)
+    q_images[1], q_images[2] = -128, 127
+    q_images[3] = np.where(np.random.default_rng(seed).random(q_images.shape[1:]) < 0.5, -128, 127)
+    return q_images
+
+
+def assert_plans_equal_reference(master: Master, plans: tuple[Precision, ...], seed: int) -> None:
+    q_images = hard_codes(master, seed)
+    for plan in plans:
+        expected = reference.run(master, q_images, plan)
+        for engine in SERVING:
+            if engine.name == "native" and not sums(master.graph.nodes[-1]):
+                continue  # it returns sums only
+            result = engine.derive(master, plan).run(q_images)
+            assert result.dtype == np.float32
+            np.testing.assert_array_equal(result, expected, err_msg=f"{engine.name}, plan {plan} of {master.graph}")
+
+
+@pytest.mark.parametrize("extreme", [False, True], ids=["random", "extreme"])
+@pytest.mark.parametrize("kind", NODES)
+def test_every_node_equals_the_reference_at_every_width(kind: str, extreme: bool) -> None:
+    master = random_master(NODES[kind], 11, 1, extreme=extreme)
+    assert_plans_equal_reference(master, (*WIDTHS, Plan.parse("w8a7"), Plan.parse("w4a8")), 1)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_random_graphs_equal_the_reference(seed: int) -> None:
+    graph = random_graph(seed)
+    master = random_master(graph, 17, seed, extreme=seed % 2 == 1)
+    widths = WIDTHS if seed % 5 == 0 else (WIDTHS[seed % 7],)
+    assert_plans_equal_reference(master, (*widths, Plan.parse("w8a7"), random_plan(graph, seed)), seed)
+
+
+@pytest.mark.parametrize(("bits", "wide"), [(8, True), (7, True), (4, False)])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_grouped_and_dilated_sums_beyond_float32_run_as_integers(groups: int, bits: int, wide: bool) -> None:
+    conv = Conv("last", "stem", 4, 3, padding=3, padding_end=0, dilation=2, stride=2, groups=groups, relu=False)
+    graph = Graph((Conv("stem", IMAGE, 330 * groups, 1), conv, *HEAD))
+    master = random_master(graph, 9, 2, extreme=True)
+    master.tensors["last.weight"][0] = -128
+    master.tensors["last.weight"][0, 0, 0, 0] = -127  # odd sums, which float32 would round
+    assert ("ConvInteger" in operators(master, bits)) is wide
+    assert_plans_equal_reference(master, (bits,), 2)
+
+
+@pytest.mark.parametrize("relu", [True, False])
+def test_an_average_of_more_pixels_than_float32_can_sum(relu: bool) -> None:
+    kernel = 300 if relu else 400
+    graph = Graph((Conv("u", IMAGE, 2, 1, relu=relu), AvgPool("a", "u", kernel, stride=5, padding=3)))
+    master = random_master(graph, kernel, 3)
+    master.tensors["a.act_scale"][:] /= 8  # most codes saturate
+    assert "ConvInteger" in operators(master, 8)
+    q_images = hard_codes(master, 3)[1:3]
+    seen = {}
+    expected = reference.run(master, q_images, 8, lambda name, what, q: seen.update({(name, what): q}))
+    assert np.abs(seen["a", "accumulator"]).max() > EXACT_FLOAT_LIMIT
+    np.testing.assert_array_equal(ENGINE.derive(master, 8).run(q_images), expected)
+
+
+def test_small_averages_and_resizes_run_as_floats() -> None:
+    for kind in ("average of signed", "bilinear up", "nearest down", "depthwise"):
+        assert "ConvInteger" not in operators(random_master(NODES[kind], 9, 0), 8)
+
+
+def test_a_clip_stands_behind_the_relu_alone() -> None:
+    """ReLU6 reaches 6 exactly, and no value passes it."""
+    master = random_master(NODES["relu6"], 9, 4)
+    master.tensors["c.bias"][...] = 5.5
+    result = ENGINE.derive(master, 8).run(hard_codes(master, 4))
+    assert result.max() == 6
+    assert result.min() == 0
+    assert_plans_equal_reference(master, (8, 2), 4)
 
 
 # -- sums that float32 cannot hold ------------------------------------------------------------------------------------
@@ -260,22 +348,23 @@ def test_sums_below_the_bound_are_exact_in_any_order() -> None:
 # -- engines by name --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ENGINE_NAMES)
+@pytest.mark.parametrize("name", USABLE)
 def test_engines_come_by_name_and_agree(name: str) -> None:
     engine = create_engine(name)
     assert engine.name == name
     master = lively_master(20)
     q_images = random_codes(master, 2)
-    for bits in (8, 2):
-        model = engine.derive(master, bits)
-        assert model.bits == bits
+    own = Plan(LayerBits(4, 8), (("a.conv1", LayerBits(2, 3)),))
+    for precision in (8, 2, Plan.uniform(4), Plan.parse("w8a7"), own):
+        model = engine.derive(master, precision)
+        assert model.plan == (Plan.uniform(precision) if isinstance(precision, int) else precision)
         assert model.nbytes >= 0
-        np.testing.assert_array_equal(model.run(q_images), reference.run(master, q_images, bits))
+        np.testing.assert_array_equal(model.run(q_images), reference.run(master, q_images, precision))
 
 
 @pytest.mark.parametrize("name", ["", "tensorrt", "ONNXRuntime"])
 def test_unknown_engines_are_unavailable(name: str) -> None:
-    with pytest.raises(EngineUnavailable, match="known are onnxruntime, reference"):
+    with pytest.raises(EngineUnavailable, match="known are auto, native, onnxruntime, reference"):
         create_engine(name)
 
 
@@ -287,16 +376,26 @@ def test_an_engine_whose_library_is_missing_says_why(monkeypatch: pytest.MonkeyP
     assert isinstance(caught.value.__cause__, ImportError)
 
 
-@pytest.mark.parametrize("name", ENGINE_NAMES)
-@pytest.mark.parametrize("bits", [1, 3, 9])
-def test_a_width_not_offered_is_refused_by_every_engine(name: str, bits: int) -> None:
+@pytest.mark.parametrize("name", USABLE)
+@pytest.mark.parametrize("precision", [3, Plan.uniform(3), Plan.parse("w8a3"), Plan.parse("w3a8")])
+def test_a_width_not_offered_is_refused_by_every_engine(name: str, precision: Precision) -> None:
     master = lively_master()
     object.__setattr__(master, "widths", (8, 4))
-    with pytest.raises(PrecisionNotOffered, match=f"does not offer {bits} bits"):
-        create_engine(name).derive(master, bits)
+    with pytest.raises(PrecisionNotOffered, match="does not offer 3 bits"):
+        create_engine(name).derive(master, precision)
 
 
-@pytest.mark.parametrize("name", ENGINE_NAMES)
+@pytest.mark.parametrize("name", USABLE)
+def test_what_no_master_can_serve_is_refused_by_every_engine(name: str) -> None:
+    engine = create_engine(name)
+    for bits in (1, 9):
+        with pytest.raises(PrecisionError, match="from 2 to 8"):
+            engine.derive(lively_master(), bits)
+    with pytest.raises(GraphError, match="'pool', which is no convolution"):
+        engine.derive(lively_master(), Plan(LayerBits(4, 4), (("pool", LayerBits(8, 8)),)))
+
+
+@pytest.mark.parametrize("name", USABLE)
 @pytest.mark.parametrize("shape", [(3, 16, 16), (0, 3, 16, 16), (1, 3, 8, 16), (1, 16, 16, 3)])
 def test_inputs_of_another_shape_are_refused_by_every_engine(name: str, shape: tuple[int, ...]) -> None:
     model = create_engine(name).derive(lively_master(), 4)
@@ -310,7 +409,7 @@ def test_a_derived_model_counts_its_bytes() -> None:
     assert 4 * weights < ENGINE.derive(master, 4).nbytes < 4 * weights + 20_000
 
 
-@pytest.mark.parametrize("name", ENGINE_NAMES)
+@pytest.mark.parametrize("name", USABLE)
 def test_threads_at_different_widths_do_not_touch_each_other(name: str) -> None:
     master = lively_master(21)
     q_images = random_codes(master, 2)
@@ -338,4 +437,6 @@ def test_the_onnx_model_states_its_interface() -> None:
     assert image.name == IMAGE
     assert [d.dim_param or d.dim_value for d in image.type.tensor_type.shape.dim] == ["N", 3, 16, 16]
     assert output.name == "head"
-    assert model.graph.name == "tiny-w3"
+    assert model.graph.name == "tiny-3"
+    (output,) = build_onnx(random_master(NODES["nearest up"], 9, 0), Plan.parse("w8a7")).graph.output
+    assert [d.dim_param or d.dim_value for d in output.type.tensor_type.shape.dim] == ["N", 6, 11, 16]

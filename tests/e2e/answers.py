@@ -29,7 +29,7 @@ def check_answers(url: str) -> None:
     """Assert that every picture gets, at each width, what the core computes in this process."""
     pictures = {"image/jpeg": (EXAMPLES / "cat.jpg").read_bytes(), "image/png": png(side_px=32)}
     master = read_master(shipped_masters()[MODEL])
-    engine = create_engine("onnxruntime")
+    engine = create_engine()
     with httpx.Client(base_url=url, trust_env=False) as client:
         for width in WIDTHS:
             derived = engine.derive(master, width)

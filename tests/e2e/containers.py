@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[2]
 STORAGE = ROOT / ".ctr"
 BASE = "python:3.11-slim-bookworm"
 SUITE = "bookworm"
+PACKAGES = "python3,python3-venv,python3-pip,libpython3-dev,ca-certificates"
 TOOLS = ("podman", "runc", "mmdebstrap", "iptables", "apt-get")
 PIP_SETTINGS = ("index-url", "trusted-host", "proxy", "timeout")
 DOCUMENTATION = ("/usr/share/man/*", "/usr/share/doc/*", "/usr/share/locale/*")
@@ -86,7 +87,8 @@ class Podman:
 
         Raises :class:`Unavailable` if Debian's packages cannot be had.
         """
-        if self("image", "exists", BASE, check=False).returncode == 0:
+        held = self("image", "inspect", "--format={{.Config.Labels.packages}}", BASE, check=False).stdout.strip()
+        if held == PACKAGES:
             return
         archive = self.folder / "base.tar"
         if not archive.exists():
@@ -96,7 +98,7 @@ class Podman:
                     "mmdebstrap",
                     "--quiet",
                     "--variant=minbase",
-                    "--include=python3,python3-venv,python3-pip,ca-certificates",
+                    f"--include={PACKAGES}",
                     *(f"--dpkgopt=path-exclude={pattern}" for pattern in DOCUMENTATION),
                     '--customize-hook=rm -f "$1"/usr/lib/python3*/EXTERNALLY-MANAGED',
                     '--customize-hook=ln -s ../../bin/python3 "$1/usr/local/bin/python"',
@@ -119,6 +121,7 @@ class Podman:
             "--quiet",
             "--change=ENV PATH=/usr/local/bin:/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin",
             '--change=CMD ["python3"]',
+            f"--change=LABEL packages={PACKAGES}",
             str(archive),
             BASE,
         )
@@ -126,9 +129,7 @@ class Podman:
 
     def build(self, name: str, *arguments: str) -> None:
         """Build the image ``name`` from the Dockerfile, on the base as it is; drop what earlier builds left over."""
-        settings = self.folder / "pip.conf"
-        certificate = _write_pip_settings(settings)
-        mounts = [f"--volume={certificate}:{certificate}:ro"] if certificate else []
+        settings, mounts = self._pip_settings()
         for options in (["--target=build", f"--tag={name}-build"], [f"--tag={name}"]):  # the name keeps its layers
             self(
                 "build",
@@ -142,6 +143,29 @@ class Podman:
                 str(ROOT),
             )
         self("image", "prune", "--force")
+
+    def run_with_index(self, name: str, image: str, *arguments: str) -> None:
+        """Start the container ``name`` on this machine's network, as root, with what pip is told here."""
+        settings, mounts = self._pip_settings()
+        self(
+            "run",
+            "--detach",
+            f"--name={name}",
+            "--pull=never",
+            "--network=host",
+            "--user=0",
+            f"--volume={settings}:/etc/pip.conf:ro",
+            *mounts,
+            f"--volume={ROOT}:/src:ro",
+            image,
+            *arguments,
+        )
+
+    def _pip_settings(self) -> tuple[Path, list[str]]:
+        """Write down what pip is told here; return the file, and options that mount what it names."""
+        settings = self.folder / "pip.conf"
+        certificate = _write_pip_settings(settings)
+        return settings, [f"--volume={certificate}:{certificate}:ro"] if certificate else []
 
     def size_bytes(self, image: str) -> int:
         """Return the size of an image with all its layers."""

@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ LOCKED_UP = (
 )
 STOPPED_WITHIN_S = 10
 ADDED_AT_MOST_BYTES = 300 << 20
+PIP = ("/usr/local/bin/python", "-m", "pip", "--python", "/opt/bitgear/bin/python")  # the base's: the image has none
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,9 @@ def test_runs_without_rights(podman: Podman, served: Running):
     assert int(status["CapBnd"], 16) == 0
     assert status["NoNewPrivs"] == "1"
     assert podman("exec", served.name, "touch", "/tmp/x", check=False).returncode != 0
-    assert "libtorch" not in execute("cat", "/proc/1/maps")
+    loaded = execute("cat", "/proc/1/maps")
+    assert "bitgear/_native." in loaded
+    assert "libtorch" not in loaded
 
 
 def test_accepts_multipart_larger_than_any_buffer_without_a_writable_file_system(served: Running):
@@ -103,6 +107,25 @@ def test_image_holds_nothing_that_serving_does_not_need(podman: Podman):
     assert "bitgear" in packages
     assert not [name for name in packages if name.startswith("pip")]
     assert podman.size_bytes(IMAGE) - podman.size_bytes(BASE) < ADDED_AT_MOST_BYTES
+
+
+def test_without_a_compiler_pip_installs_all_but_the_native_engine(podman: Podman):
+    """In the image, which has no compiler; the dependencies are there already."""
+    name = f"bitgear-test-install-{os.getpid()}"
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    find = "import importlib.util as u; print(u.find_spec('bitgear._native'))"
+    try:
+        podman.run_with_index(name, "--entrypoint=sleep", IMAGE, "infinity")
+        options = ("--no-deps", "--force-reinstall", "--no-compile")
+        podman("exec", name, *PIP, "install", *options, "/src")
+        assert podman("exec", name, "python", "-c", find).stdout.strip() == "None"
+        podman("exec", "--detach", name, "bitgear", "serve", "--host=127.0.0.1", f"--port={port}")
+        wait_until(lambda: is_ready(f"http://127.0.0.1:{port}"), "ready")
+        check_answers(f"http://127.0.0.1:{port}")
+    finally:
+        podman("rm", "--force", "--time=0", name, check=False)
 
 
 def test_image_says_how_to_run_it(podman: Podman):

@@ -5,22 +5,26 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from tests.e2e.answers import check_answers
 
 DEADLINE_S = 30.0
+BITGEAR = (sys.executable, "-m", "bitgear.cli")
 
 
 @contextmanager
-def serving(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+def serving(bitgear: Sequence[str] = BITGEAR) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """A server process and its address, once it says that it serves; killed at the end or after the deadline."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("BITGEAR_")}
-    command = [sys.executable, "-m", "bitgear.cli", "serve", "--port", "0", *arguments]
     with subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*bitgear, "serve", "--port", "0"],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     ) as process:
         alarm = threading.Timer(DEADLINE_S, process.kill)
         alarm.start()

@@ -61,13 +61,14 @@ def test_it_offers_every_width_with_an_accuracy_measured_on_the_whole_test_split
     assert master.provenance["versions"]
 
 
+@pytest.mark.parametrize("engine", ["auto", "onnxruntime"])
 @pytest.mark.parametrize("bits", WIDTHS)
 @pytest.mark.parametrize("name", NAMES)
-def test_the_engine_equals_the_reference_to_the_bit(name: str, bits: int) -> None:
+def test_the_engines_equal_the_reference_to_the_bit(name: str, bits: int, engine: str) -> None:
     master = shipped(name)
     q_images = images(master)
     expected = reference.run(master, q_images, bits)
-    model = create_engine("onnxruntime").derive(master, bits)
+    model = create_engine(engine).derive(master, bits)
     np.testing.assert_array_equal(model.run(q_images), expected)
     np.testing.assert_array_equal(np.concatenate([model.run(q[None]) for q in q_images]), expected)
 
@@ -84,5 +85,5 @@ def test_all_four_codes_are_used_at_two_bits_in_every_layer(name: str) -> None:
 def test_the_photograph_of_a_cat_is_a_cat(bits: int) -> None:
     master = shipped("resnet20-cifar10")
     codes = preprocess(decode_picture(PHOTO.read_bytes()), master.input)
-    best = predictions(create_engine("onnxruntime").derive(master, bits).run(codes)[0], master.labels, 1)
+    best = predictions(create_engine().derive(master, bits).run(codes)[0], master.labels, 1)
     assert best[0].class_name == "cat"

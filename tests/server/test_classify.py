@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from bitgear import reference
+from bitgear.engines import create_engine
 from bitgear.tasks.classify import predictions
 from tests.serving import PATH, Running, encode, pixels, png
 
@@ -137,7 +138,7 @@ def test_models_and_ladder(server: Running) -> None:
     assert detail["provenance"] == server.master.provenance
     assert {name: detail[name] for name in summary} == summary
     ladder = client.get("/v1/models/tiny/ladder").json()
-    assert (ladder["model"], ladder["engine"], ladder["profile"]) == ("tiny", "onnxruntime", "default")
+    assert (ladder["model"], ladder["engine"], ladder["profile"]) == ("tiny", create_engine().name, "default")
     assert [rung["precision"] for rung in ladder["rungs"]] == [8, 7, 6, 5, 4, 3, 2]
     rung = ladder["rungs"][5]
     assert rung["offered"]

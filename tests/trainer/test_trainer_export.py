@@ -24,7 +24,7 @@ from trainer.model import Pass
 from trainer.pipeline import shipped_config, train_master
 from trainer.quantizers import QuantizeWeight
 
-ENGINE = create_engine("onnxruntime")
+ENGINE = create_engine()
 
 
 @pytest.fixture

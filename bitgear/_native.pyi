@@ -1,0 +1,110 @@
+"""The native engine, in C++ (bitgear/native). Missing where it could not be built."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+MAX_OUTPUTS: int
+
+_Output = tuple[int, int, float, int, int, int]
+"""Buffer, first channel in it, scale, lowest and highest code, byte of code 0."""
+
+def instruction_sets() -> list[tuple[str, bool, bool, list[str]]]:
+    """Return name, compiled in, offered by this processor, paths; best first."""
+
+def choose(name: str = "") -> str:
+    """Return the instruction set used for ``name``, the best one for ``""``; raise ValueError if it cannot be used."""
+
+def derive(instruction_set: str, q8: NDArray[np.int8], bits: int, out: NDArray[np.int8]) -> None:
+    """Write the codes of a width into ``out``, as :func:`bitgear.rounding.derive` does."""
+
+class Model:
+    """A flat list of steps over byte buffers; see model.h. Arguments are checked for memory safety, not for sense."""
+
+    def __init__(self, instruction_set: str = "") -> None: ...
+    def add_buffer(
+        self,
+        height: int,
+        width: int,
+        channels: int,
+        top: int,
+        left: int,
+        bottom: int,
+        right: int,
+        spare_bottom: int,
+        spare_right: int,
+        fill: int,
+    ) -> int: ...
+    def add_image(self, buffer: int) -> None: ...
+    def add_conv(
+        self,
+        name: str,
+        input: int,
+        q8: NDArray[np.int8],
+        channels: int,
+        kernel: int,
+        stride: int,
+        dilation: int,
+        groups: int,
+        weight_bits: int,
+        act_max: int,
+        zero: int,
+        multiplier: list[float],
+        bias: list[float],
+        relu: bool,
+        clip: float,
+        residual: tuple[int, float, int],
+        outputs: list[_Output],
+        result: bool,
+        pooling: tuple[int, int, int, int, int],
+        path: str,
+    ) -> None: ...
+    def add_window_sum(
+        self,
+        name: str,
+        input: int,
+        kernel: int,
+        stride: int,
+        zero: int,
+        multiplier: list[float],
+        outputs: list[_Output],
+        result: bool,
+    ) -> None: ...
+    def add_bilinear(
+        self,
+        name: str,
+        input: int,
+        rows: list[tuple[int, int, int]],
+        columns: list[tuple[int, int, int]],
+        zero: int,
+        multiplier: list[float],
+        outputs: list[_Output],
+        result: bool,
+    ) -> None: ...
+    def add_maximum(self, name: str, input: int, output: int, channel: int, kernel: int, stride: int) -> None: ...
+    def add_copy(
+        self,
+        name: str,
+        input: int,
+        output: int,
+        channel: int,
+        source_y: list[int],
+        source_x: list[int],
+        pad_channels: int,
+        pad_byte: int,
+    ) -> None: ...
+    def finish(self) -> None: ...
+    def run(self, q_image: NDArray[np.int8], result: NDArray[np.float32], threads: int) -> None: ...
+    def profile(self, q_image: NDArray[np.int8], threads: int, rounds: int) -> list[tuple[str, str, float, float]]:
+        """Return name, path, multiply-accumulates and median seconds of every step."""
+
+    @property
+    def resident_bytes(self) -> int: ...
+    @property
+    def arena_bytes(self) -> int: ...
+    @property
+    def allocations(self) -> int: ...
+    @property
+    def result_shape(self) -> tuple[int, int, int]: ...
+    @property
+    def paths(self) -> list[tuple[str, str]]:
+        """Name and path of every step."""

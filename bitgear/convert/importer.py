@@ -1,0 +1,194 @@
+"""From a state dict and pictures to a measured master: what ``bitgear import`` does."""
+
+import hashlib
+import platform
+import re
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+import bitgear
+from bitgear.bits import MASTER_BITS, WIDTHS, descending
+from bitgear.checkpoint import is_model_name, write_master
+from bitgear.convert.calibrate import calibrate
+from bitgear.convert.float_model import FloatModel, read_float_model, read_metadata
+from bitgear.engines import create_engine
+from bitgear.errors import DataError, MetadataInvalid, PrecisionMissing
+from bitgear.graph import IMAGE
+from bitgear.tasks.datasets import LabelledImages, read_class_names, read_pictures, subset
+
+BATCH = 50
+
+
+@dataclass(frozen=True)
+class ImportOptions:
+    """What an import needs to know.
+
+    ``architecture``: None recognises it by the weights' names. ``labels``: file of class names, where the pictures do
+    not give them all. ``calibrate``: pictures to calibrate on; accuracy is measured on the others. ``limit``: pictures
+    used of all there are, spread evenly. ``central_fraction``: see :func:`~bitgear.tasks.datasets.resize_crop`.
+    ``side_px``: side of the input, if not the architecture's customary one. ``seed`` picks the calibration pictures.
+    """
+
+    weights: Path
+    images: Path
+    architecture: str | None = None
+    labels: Path | None = None
+    calibrate: int = 200
+    name: str | None = None
+    widths: tuple[int, ...] = WIDTHS
+    limit: int | None = None
+    central_fraction: float = 1.0
+    side_px: int | None = None
+    seed: int = 0
+    engine: str = "auto"
+    threads: int = 2
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Shares, 0..1, of pictures whose class is the most probable, and among the five most probable."""
+
+    top1: float
+    top5: float
+    images: int
+
+
+def import_model(options: ImportOptions, out: Path, *, progress: bool = True) -> dict[str, Any]:
+    """Write the master of a float network to ``out``, measured at every width; return the report, ready for JSON.
+
+    Nothing is written unless all of it succeeds. Raises :class:`~bitgear.errors.CheckpointError` for weights that do
+    not fit the architecture and :class:`~bitgear.errors.DataError` for pictures that do not fit the network.
+    """
+    name = options.name or _name_of(options.weights)
+    widths = descending(options.widths)
+    if not is_model_name(name):
+        raise MetadataInvalid(f"name {name!r} is not 1 to 64 of a-z 0-9 . _ -; give another")
+    if MASTER_BITS not in widths:
+        raise PrecisionMissing(f"widths {', '.join(map(str, widths))} lack 8, the master's own; add it")
+    if not out.parent.is_dir():
+        raise DataError(f"folder {out.parent} does not exist; create it first")
+    engine = create_engine(options.engine, options.threads)
+    model = read_float_model(options.weights, options.architecture, options.side_px)
+    chosen, others = split(_read(options, model, progress), options.calibrate, options.seed)
+
+    started = time.perf_counter()
+    with _bar("calibrating", len(model.graph.nodes) * len(widths), "step", progress) as bar:
+        calibrated = calibrate(
+            model, chosen.images, widths, name=name, labels=chosen.classes, threads=options.threads,
+            seed=options.seed, progress=bar.update,
+        )  # fmt: skip
+    calibration_seconds = time.perf_counter() - started
+
+    with _bar("measuring", len(others.labels) * (1 + len(widths)), "image", progress) as bar:
+        session = model.session(options.threads)
+        fp32 = measure(lambda pixels: session.run(None, {IMAGE: model.normalise(pixels)})[0], others, bar.update)
+        measured: dict[int, dict[str, Any]] = {}
+        for bits in widths:
+            started = time.perf_counter()
+            derived = engine.derive(calibrated.master, bits)
+            encode = calibrated.master.input.encode
+            accuracy = measure(lambda pixels: derived.run(encode(pixels)), others, bar.update)  # noqa: B023
+            measured[bits] = {**asdict(accuracy), "seconds": time.perf_counter() - started}
+
+    provenance = {
+        "method": "post-training calibration",
+        "architecture": model.name,
+        "weights": {"file": options.weights.name, "sha256": _sha256(options.weights), **read_metadata(options.weights)},
+        "data": f"{len(chosen.labels)} pictures of {options.images.name} to calibrate, {len(others.labels)} to measure",
+        "central_fraction": options.central_fraction,
+        "seed": options.seed,
+        "fp32_top1": fp32.top1,
+        "fp32_top5": fp32.top5,
+        "versions": {
+            "bitgear": bitgear.__version__,
+            "numpy": np.__version__,
+            "onnxruntime": onnxruntime.__version__,
+            "python": platform.python_version(),
+        },
+    }
+    metrics = {bits: {k: v for k, v in row.items() if k != "seconds"} for bits, row in measured.items()}
+    master = replace(calibrated.master, accuracy=metrics, provenance=provenance)
+    write_master(master, out)
+    return {
+        "model": name,
+        "architecture": model.name,
+        "parameters": master.parameter_count,
+        "master_bytes": out.stat().st_size,
+        "weights": provenance["weights"],
+        "images": {
+            "source": options.images.name,
+            "calibrated": len(chosen.labels),
+            "measured": len(others.labels),
+            "central_fraction": options.central_fraction,
+            "seed": options.seed,
+        },
+        "engine": engine.name,
+        "threads": options.threads,
+        "calibration_seconds": calibration_seconds,
+        "fp32": asdict(fp32),
+        "precisions": {str(bits): row for bits, row in measured.items()},
+    }
+
+
+def split(data: LabelledImages, calibrate: int, seed: int) -> tuple[LabelledImages, LabelledImages]:
+    """Return ``calibrate`` pictures picked at random, and all others; raise :class:`DataError` if none are left."""
+    count = len(data.labels)
+    if not 0 < calibrate < count:
+        raise DataError(f"{calibrate} of {count} pictures to calibrate leave none to measure; take fewer or give more")
+    order = np.random.default_rng(seed).permutation(count)
+    return subset(data, np.sort(order[:calibrate])), subset(data, np.sort(order[calibrate:]))
+
+
+def measure(
+    run: Callable[[NDArray[np.uint8]], NDArray[np.float32]],
+    data: LabelledImages,
+    progress: Callable[[int], object] = lambda _: None,
+) -> Accuracy:
+    """Return the accuracy of ``run``, pixels uint8 (N, H, W, 3) to logits (N, classes); ties go by class id."""
+    first = fifth = 0
+    for start in range(0, len(data.labels), BATCH):
+        labels = data.labels[start : start + BATCH, None]
+        best = np.argsort(-run(data.images[start : start + BATCH]), axis=1, kind="stable")[:, :5]
+        first += int((best[:, :1] == labels).sum())
+        fifth += int((best == labels).sum())
+        progress(len(labels))
+    count = len(data.labels)
+    return Accuracy(first / count, fifth / count, count)
+
+
+def _read(options: ImportOptions, model: FloatModel, progress: bool) -> LabelledImages:
+    classes: Sequence[str] | None = None if options.labels is None else read_class_names(options.labels)
+    with _bar("reading", None, "image", progress) as bar:
+        data = read_pictures(
+            options.images, model.input.height_px, classes,
+            central_fraction=options.central_fraction, limit=options.limit, progress=bar.update,
+        )  # fmt: skip
+    outputs = len(model.biases[model.graph.nodes[-1].name])
+    if len(data.classes) != outputs:
+        where = options.images if options.labels is None else options.labels
+        raise DataError(
+            f"the network tells {outputs} classes apart, {where} names {len(data.classes)}; "
+            "give a file with the name of every class, in the order of the network's outputs"
+        )
+    return data
+
+
+def _bar(what: str, total: int | None, unit: str, progress: bool) -> Any:
+    return tqdm(desc=what, total=total, unit=unit, leave=False, disable=not progress)
+
+
+def _name_of(path: Path) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", path.stem.lower()).strip("-")[:64]
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,292 @@
+"""The native engine: integers from the first layer to the last, in C++ (``bitgear/native``).
+
+This module lowers a master's graph to a flat list of steps over byte buffers. The idea: a value is never stored. Each
+reader of a value has a buffer of its own, and whoever makes the value writes, in its epilogue, the reader's codes into
+it, quantised with the reader's scale. Selections (max pooling, nearest resizing, shortcuts, concatenation) commute with
+quantisation, so they move codes: the value before a selection is written with the scale of the reader behind it.
+
+Byte = code + zero, zero 0 for unsigned codes, 2^(bits-1) for signed ones.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bitgear import _native
+from bitgear.bits import MASTER_BITS, Plan, Precision, activation_range, as_plan
+from bitgear.checkpoint import Master
+from bitgear.errors import EngineUnavailable, GraphError
+from bitgear.fold import Folded, check_plan, fold
+from bitgear.graph import (
+    IMAGE,
+    AvgPool,
+    Concat,
+    Conv,
+    Linear,
+    MaxPool,
+    Node,
+    Pool,
+    Resize,
+    Shape,
+    Shortcut,
+    SummingNode,
+    borders,
+    sums,
+)
+from bitgear.reference import check_image, interpolation
+
+MAX_POOLED_KERNEL = 15
+
+_Quantizer = tuple[float, int, int, int]
+"""Scale, lowest and highest code, zero."""
+
+
+@dataclass(frozen=True)
+class _Feed:
+    """Where codes of a value go: a buffer, the first channel in it, and how they are quantised."""
+
+    buffer: int
+    channel: int
+    quantizer: _Quantizer
+
+
+@dataclass(frozen=True, eq=False)
+class NativeModel:
+    """A master at a plan, packed for one instruction set. ``nbytes`` counts packed weights and constants."""
+
+    master: Master
+    plan: Plan
+    threads: int
+    core: _native.Model
+
+    @property
+    def nbytes(self) -> int:
+        return self.core.resident_bytes
+
+    def run(self, q_image: NDArray[np.int8], threads: int | None = None) -> NDArray[np.float32]:
+        """Return what :meth:`bitgear.engines.base.DerivedModel.run` does, with up to ``threads`` threads."""
+        check_image(self.master, q_image)
+        channels, height, width = self.core.result_shape
+        last = self.master.graph.nodes[-1]
+        shape = (len(q_image), channels) if isinstance(last, Pool | Linear) else (len(q_image), channels, height, width)
+        result = np.empty(shape, np.float32)
+        self.core.run(np.ascontiguousarray(q_image), result, self.threads if threads is None else threads)
+        return result
+
+
+class NativeEngine:
+    """Packs masters for the instruction set named, or for the best of this processor (``""``).
+
+    Raises :class:`~bitgear.errors.EngineUnavailable` for one that is unknown, not compiled in or not offered by the
+    processor.
+    """
+
+    name = "native"
+
+    def __init__(self, threads: int = 1, instruction_set: str = "") -> None:
+        try:
+            self.instruction_set = _native.choose(instruction_set)
+        except ValueError as error:
+            usable = [name for name, compiled, offered, _ in _native.instruction_sets() if compiled and offered]
+            raise EngineUnavailable(f"{error}; usable here are {', '.join(usable)}") from error
+        self.threads = threads
+
+    def derive(self, master: Master, precision: Precision) -> NativeModel:
+        plan = as_plan(precision)
+        check_plan(master, plan)
+        core = lower(master, plan, self.instruction_set)
+        return NativeModel(master, plan, self.threads, core)
+
+
+def lower(master: Master, plan: Plan, instruction_set: str, path: str = "") -> _native.Model:
+    """Return the finished steps of a master at a plan. ``path`` forces that path wherever it is possible, for tests."""
+    return _Lowering(master, plan, instruction_set, path).run()
+
+
+class _Lowering:
+    """Goes through the graph backwards, to learn who reads what, then forwards, to make the steps."""
+
+    def __init__(self, master: Master, plan: Plan, instruction_set: str, path: str) -> None:
+        self.master = master
+        self.graph = master.graph
+        self.shapes = master.shapes
+        self.path = path
+        self.core = _native.Model(instruction_set)
+        self.feeds: dict[str, list[_Feed]] = {name: [] for name in self.shapes}
+        self.folded: dict[str, Folded] = {}
+        self.read_from: dict[str, int] = {}  # buffer of a node's input
+        self.residual_from: dict[str, int] = {}
+        self.moves: dict[str, list[tuple[int, _Feed]]] = {}  # of selections: from buffer to feed
+        self.pooled: dict[str, MaxPool] = {}  # convolutions that pool their sums, by name
+        self.plan = plan
+        self.last = self.graph.nodes[-1]
+
+    def run(self) -> _native.Model:
+        if not sums(self.last):
+            raise GraphError(
+                f"node {self.last.name!r} ends the graph with a selection; the native engine returns sums only"
+            )
+        alive = [node for node in reversed(self.graph.nodes) if self._collect(node)]
+        for feed in self.feeds[IMAGE]:
+            self.core.add_image(feed.buffer)
+        for node in reversed(alive):
+            self._emit(node)
+        self.core.finish()
+        return self.core
+
+    def _collect(self, node: Node) -> bool:
+        """Make the buffers that a node reads; False if nobody reads the node itself."""
+        feeds = self.feeds[node.name]
+        if not feeds and node is not self.last:
+            return False
+        if isinstance(node, Concat):
+            for feed in feeds:
+                channel = feed.channel
+                for source in node.inputs:
+                    self.feeds[source].append(_Feed(feed.buffer, channel, feed.quantizer))
+                    channel += self.shapes[source][0]
+        elif sums(node):
+            self._collect_sum(node)
+        elif isinstance(node, MaxPool) and self._pools_sums(node):
+            self.pooled[node.input] = node
+            self.feeds[node.input] = feeds
+        else:
+            padding = borders(node) if isinstance(node, MaxPool) else (0, 0)
+            self.moves[node.name] = []
+            for feed in feeds:
+                buffer = self._buffer(self.shapes[node.input], padding, (0, 0), 0)
+                self.feeds[node.input].append(_Feed(buffer, 0, feed.quantizer))
+                self.moves[node.name].append((buffer, feed))
+        return True
+
+    def _pools_sums(self, node: MaxPool) -> bool:
+        """Return whether the convolution before a max pooling, as in a ResNet's stem, has no other reader and can do it."""
+        conv = next((other for other in self.graph.nodes if other.name == node.input), None)
+        readers = [other for other in self.graph.nodes if node.input in self.graph.inputs(other)]
+        if not isinstance(conv, Conv) or len(readers) > 1 or conv.groups > 1 or conv.residual is not None:
+            return False
+        return conv.stride > 1 and node.kernel <= MAX_POOLED_KERNEL
+
+    def _collect_sum(self, node: SummingNode) -> None:
+        folded = self.folded[node.name] = fold(self.master, node, self.plan)
+        quantizer = self._quantizer(node.input, folded.act_scale, folded.act_bits)
+        padding, spare = (0, 0), (0, 0)
+        if isinstance(node, Conv | AvgPool):
+            padding = borders(node)
+        if isinstance(node, Conv) and node.kernel == 3 and node.stride == 1 and node.dilation == 1:
+            _, height, width = self.shapes[node.name]
+            spare = (height % 2, max(-width % columns for columns in (2, 3, 4)))  # Winograd's tiles: 2 x 2, 3 or 4
+        buffer = self._buffer(self.shapes[node.input], padding, spare, quantizer[3])
+        self.read_from[node.name] = buffer
+        self.feeds[node.input].append(_Feed(buffer, 0, quantizer))
+        if isinstance(node, Conv) and node.residual is not None:
+            quantizer = self._quantizer(node.residual, folded.residual_scale, MASTER_BITS)
+            buffer = self._buffer(self.shapes[node.residual], (0, 0), (0, 0), quantizer[3])
+            self.residual_from[node.name] = buffer
+            self.feeds[node.residual].append(_Feed(buffer, 0, quantizer))
+
+    def _quantizer(self, value: str, scale: np.float32 | None, bits: int) -> _Quantizer:
+        low, high = activation_range(bits, self.graph.signed(value))
+        return (1.0 if scale is None else float(scale), low, high, -low)
+
+    def _buffer(self, shape: Shape, padding: tuple[int, int], spare: tuple[int, int], fill: int) -> int:
+        channels, height, width = shape if len(shape) == 3 else (shape[0], 1, 1)
+        start, end = padding
+        return self.core.add_buffer(height, width, channels, start, start, end, end, *spare, fill)
+
+    def _emit(self, node: Node) -> None:
+        match node:
+            case Concat():
+                pass  # its inputs were written side by side
+            case MaxPool():
+                for buffer, feed in self.moves.get(node.name, []):
+                    self.core.add_maximum(node.name, buffer, feed.buffer, feed.channel, node.kernel, node.stride)
+            case Shortcut():
+                rows, columns = (range(0, side, node.stride) for side in self.shapes[node.input][1:])
+                pad = (node.channels - self.shapes[node.input][0]) // 2
+                self._emit_copies(node, list(rows), list(columns), pad)
+            case Resize(mode="nearest"):
+                (_, height, width), (_, out_height, out_width) = self.shapes[node.input], self.shapes[node.name]
+                rows_read = [i * height // out_height for i in range(out_height)]
+                self._emit_copies(node, rows_read, [i * width // out_width for i in range(out_width)], 0)
+            case Conv() | Linear():
+                self._emit_conv(node)
+            case Pool() | AvgPool() | Resize():
+                self._emit_sum(node)
+
+    def _emit_copies(self, node: Shortcut | Resize, rows: list[int], columns: list[int], pad: int) -> None:
+        for buffer, feed in self.moves[node.name]:
+            zero = feed.quantizer[3]
+            self.core.add_copy(node.name, buffer, feed.buffer, feed.channel, rows, columns, pad, zero)
+
+    def _emit_conv(self, node: Conv | Linear) -> None:
+        folded = self.folded[node.name]
+        low, high = activation_range(folded.act_bits, self.graph.signed(node.input))
+        conv = node if isinstance(node, Conv) else None
+        residual = (-1, 1.0, 0)
+        if conv is not None and conv.residual is not None:
+            scale, _, _, zero = self._quantizer(conv.residual, folded.residual_scale, MASTER_BITS)
+            residual = (self.residual_from[node.name], scale, zero)
+        self.core.add_conv(
+            name=node.name,
+            input=self.read_from[node.name],
+            q8=self.master.tensors[f"{node.name}.weight"],
+            channels=node.channels,
+            kernel=1 if conv is None else conv.kernel,
+            stride=1 if conv is None else conv.stride,
+            dilation=1 if conv is None else conv.dilation,
+            groups=1 if conv is None else conv.groups,
+            weight_bits=folded.weight_bits,
+            act_max=high - low,
+            zero=-low,
+            multiplier=_per_channel(folded.multiplier, node.channels),
+            bias=[] if folded.bias is None else _per_channel(folded.bias, node.channels),
+            relu=conv is not None and conv.relu,
+            clip=math.inf if conv is None or conv.clip is None else conv.clip,
+            residual=residual,
+            outputs=self._outputs(node),
+            result=node is self.last,
+            pooling=self._pooling(node),
+            path=self.path,
+        )
+
+    def _pooling(self, node: Conv | Linear) -> tuple[int, int, int, int, int]:
+        pool = self.pooled.get(node.name)
+        if pool is None:
+            return (0, 1, 0, 0, 0)
+        _, height, width = self.shapes[pool.name]
+        return (pool.kernel, pool.stride, pool.padding, height, width)
+
+    def _emit_sum(self, node: Pool | AvgPool | Resize) -> None:
+        folded = self.folded[node.name]
+        zero = self._quantizer(node.input, folded.act_scale, MASTER_BITS)[3]
+        multiplier = _per_channel(folded.multiplier, self.shapes[node.input][0])
+        buffer, outputs, result = self.read_from[node.name], self._outputs(node), node is self.last
+        if isinstance(node, Resize):
+            (_, height, width), (_, out_height, out_width) = self.shapes[node.input], self.shapes[node.name]
+            rows, columns = _interpolation(height, out_height), _interpolation(width, out_width)
+            self.core.add_bilinear(node.name, buffer, rows, columns, zero, multiplier, outputs, result)
+        else:
+            kernel, stride = (0, 1) if isinstance(node, Pool) else (node.kernel, node.stride)
+            self.core.add_window_sum(node.name, buffer, kernel, stride, zero, multiplier, outputs, result)
+
+    def _outputs(self, node: Node) -> list[tuple[int, int, float, int, int, int]]:
+        feeds = self.feeds[node.name]
+        if len(feeds) > _native.MAX_OUTPUTS:
+            raise GraphError(
+                f"{len(feeds)} nodes read {node.name!r}; a value of the native engine has {_native.MAX_OUTPUTS} at most"
+            )
+        return [(feed.buffer, feed.channel, *feed.quantizer) for feed in feeds]
+
+
+def _interpolation(size: int, out_size: int) -> list[tuple[int, int, int]]:
+    """Return two source positions and the second's weight for every output position of an axis."""
+    first, second, weight = interpolation(size, out_size)
+    return list(zip(first.tolist(), second.tolist(), weight.tolist(), strict=True))
+
+
+def _per_channel(values: NDArray[np.float32], channels: int) -> list[float]:
+    numbers: list[float] = np.broadcast_to(values, (channels,)).tolist()
+    return numbers

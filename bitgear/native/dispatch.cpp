@@ -1,0 +1,68 @@
+#include "dispatch.h"
+
+#include <cstring>
+
+#if defined(__aarch64__) && defined(__linux__)
+#include <sys/auxv.h>
+#ifndef HWCAP_ASIMDDP
+#define HWCAP_ASIMDDP (1 << 20)
+#endif
+#endif
+
+namespace bitgear {
+namespace {
+
+bool has_avx2() {
+#if defined(__x86_64__)
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi2");
+#else
+    return false;
+#endif
+}
+
+bool has_avx512_vnni() {
+#if defined(__x86_64__)
+    return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+           __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512vbmi");
+#else
+    return false;
+#endif
+}
+
+bool has_neon_dotprod() {
+#if defined(__aarch64__) && defined(__linux__)
+    return (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0;
+#elif defined(__aarch64__) && defined(__APPLE__)
+    return true;  // every Apple processor that runs 64-bit macOS
+#else
+    return false;
+#endif
+}
+
+}  // namespace
+
+const IsaEntry* instruction_sets(int* count) {
+    static const IsaEntry entries[] = {
+        {"avx512-vnni", kIsaAvx512, has_avx512_vnni()},
+        {"avx2", kIsaAvx2, has_avx2()},
+        {"neon-dotprod", kIsaNeon, has_neon_dotprod()},
+        {"portable", kIsaPortable, true},
+    };
+    *count = sizeof(entries) / sizeof(entries[0]);
+    return entries;
+}
+
+const Isa* choose_isa(const char* name) {
+    int count = 0;
+    const IsaEntry* entries = instruction_sets(&count);
+    const bool any = name == nullptr || name[0] == '\0';
+    for (int i = 0; i < count; ++i) {
+        if (entries[i].isa != nullptr && entries[i].supported && (any || std::strcmp(name, entries[i].name) == 0)) {
+            return entries[i].isa;
+        }
+    }
+    return nullptr;
+}
+
+}  // namespace bitgear

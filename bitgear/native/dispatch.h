@@ -1,0 +1,27 @@
+// Which instruction sets were compiled, which the processor runs, and which path a layer takes.
+#pragma once
+
+#include "kernels.h"
+
+namespace bitgear {
+
+struct IsaEntry {
+    const char* name;
+    const Isa* isa;  // null: not compiled for this architecture
+    bool supported;  // by this processor
+};
+
+// All instruction sets by preference, best first; `portable` is the last one and always there.
+const IsaEntry* instruction_sets(int* count);
+
+// The instruction set named, or the best one if `name` is null or empty. Null if it is unknown, not compiled or not
+// supported.
+const Isa* choose_isa(const char* name);
+
+// One per file isa_*.cpp; null where the compiler's target is another architecture.
+extern const Isa* const kIsaPortable;
+extern const Isa* const kIsaAvx2;
+extern const Isa* const kIsaAvx512;
+extern const Isa* const kIsaNeon;
+
+}  // namespace bitgear

@@ -1,0 +1,570 @@
+// All of an instruction set that compilers do well by themselves, over GCC and Clang vector types. Included by each
+// isa_*.cpp, which defines BG_NAMESPACE (its own, so that no linker can mix code of two instruction sets),
+// BG_VECTOR_BYTES and includes its intrinsics first.
+#pragma once
+
+#include <cmath>
+#include <cstring>
+
+#include "quantizer.h"
+
+#if defined(__ARM_NEON)
+#include <arm_neon.h>
+#endif
+
+namespace bitgear {
+namespace BG_NAMESPACE {
+namespace {
+
+constexpr int kLanes = BG_VECTOR_BYTES / 4;
+static_assert(kBlock % kLanes == 0, "a block is a whole number of vectors");
+
+typedef float VecF __attribute__((vector_size(BG_VECTOR_BYTES)));
+typedef std::int32_t VecI __attribute__((vector_size(BG_VECTOR_BYTES)));
+typedef std::uint8_t VecB __attribute__((vector_size(BG_VECTOR_BYTES)));      // bytes, a full vector
+typedef std::uint8_t VecQ __attribute__((vector_size(BG_VECTOR_BYTES / 4)));  // as many bytes as floats in a vector
+
+template <class V>
+inline V load(const void* p) {
+    V v;
+    std::memcpy(&v, p, sizeof v);
+    return v;
+}
+
+template <class V>
+inline void store(void* p, V v) {
+    std::memcpy(p, &v, sizeof v);
+}
+
+inline VecF broadcast(float x) { return VecF{} + x; }
+inline VecI broadcast(std::int32_t x) { return VecI{} + x; }
+inline VecF to_float(VecI v) { return __builtin_convertvector(v, VecF); }
+
+// Bytes to 32-bit lanes. GCC 12 takes __builtin_convertvector of bytes apart lane by lane.
+inline VecI load_bytes(const std::uint8_t* p) {
+#if BG_VECTOR_BYTES == 64
+    return reinterpret_cast<VecI>(
+        _mm512_maskz_cvtepu8_epi32(0xffff, _mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+#elif BG_VECTOR_BYTES == 32
+    return reinterpret_cast<VecI>(_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
+#else
+    return __builtin_convertvector(load<VecQ>(p), VecI);
+#endif
+}
+
+// Vector types alone compile to a comparison and a blend.
+#if BG_VECTOR_BYTES == 64
+inline VecF max(VecF a, VecF b) {
+    return reinterpret_cast<VecF>(
+        _mm512_maskz_max_ps(0xffff, reinterpret_cast<__m512>(a), reinterpret_cast<__m512>(b)));
+}
+inline VecF min(VecF a, VecF b) {
+    return reinterpret_cast<VecF>(
+        _mm512_maskz_min_ps(0xffff, reinterpret_cast<__m512>(a), reinterpret_cast<__m512>(b)));
+}
+inline VecI max(VecI a, VecI b) {
+    return reinterpret_cast<VecI>(
+        _mm512_maskz_max_epi32(0xffff, reinterpret_cast<__m512i>(a), reinterpret_cast<__m512i>(b)));
+}
+inline VecI min(VecI a, VecI b) {
+    return reinterpret_cast<VecI>(
+        _mm512_maskz_min_epi32(0xffff, reinterpret_cast<__m512i>(a), reinterpret_cast<__m512i>(b)));
+}
+#elif BG_VECTOR_BYTES == 32
+inline VecF max(VecF a, VecF b) {
+    return reinterpret_cast<VecF>(_mm256_max_ps(reinterpret_cast<__m256>(a), reinterpret_cast<__m256>(b)));
+}
+inline VecF min(VecF a, VecF b) {
+    return reinterpret_cast<VecF>(_mm256_min_ps(reinterpret_cast<__m256>(a), reinterpret_cast<__m256>(b)));
+}
+inline VecI max(VecI a, VecI b) {
+    return reinterpret_cast<VecI>(_mm256_max_epi32(reinterpret_cast<__m256i>(a), reinterpret_cast<__m256i>(b)));
+}
+inline VecI min(VecI a, VecI b) {
+    return reinterpret_cast<VecI>(_mm256_min_epi32(reinterpret_cast<__m256i>(a), reinterpret_cast<__m256i>(b)));
+}
+#else
+inline VecF max(VecF a, VecF b) { return a > b ? a : b; }
+inline VecF min(VecF a, VecF b) { return a < b ? a : b; }
+inline VecI max(VecI a, VecI b) { return a > b ? a : b; }
+inline VecI min(VecI a, VecI b) { return a < b ? a : b; }
+#endif
+
+inline VecI load_signed_bytes(const std::int8_t* p) {
+    typedef std::int8_t Signed __attribute__((vector_size(BG_VECTOR_BYTES / 4)));
+    return __builtin_convertvector(load<Signed>(p), VecI);
+}
+
+// Signed bytes to 16-bit lanes and back.
+constexpr int kWide = BG_VECTOR_BYTES / 2;
+typedef std::int16_t Wide __attribute__((vector_size(BG_VECTOR_BYTES)));
+typedef std::int8_t Narrow __attribute__((vector_size(kWide)));
+
+inline Wide load_wide(const std::int8_t* p) {
+#if BG_VECTOR_BYTES == 64
+    return reinterpret_cast<Wide>(_mm512_cvtepi8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))));
+#elif BG_VECTOR_BYTES == 32
+    return reinterpret_cast<Wide>(_mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+#else
+    return __builtin_convertvector(load<Narrow>(p), Wide);
+#endif
+}
+
+inline void store_narrow(std::int8_t* p, Wide v) {
+#if BG_VECTOR_BYTES == 64
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
+                        _mm512_maskz_cvtepi16_epi8(~__mmask32{0}, reinterpret_cast<__m512i>(v)));
+#elif BG_VECTOR_BYTES == 32
+    const __m256i packed = _mm256_packs_epi16(reinterpret_cast<__m256i>(v), reinterpret_cast<__m256i>(v));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_castsi256_si128(_mm256_permute4x64_epi64(packed, 0xd8)));
+#else
+    store(p, __builtin_convertvector(v, Narrow));
+#endif
+}
+
+inline Wide max(Wide a, Wide b) {
+#if BG_VECTOR_BYTES == 64
+    return reinterpret_cast<Wide>(_mm512_max_epi16(reinterpret_cast<__m512i>(a), reinterpret_cast<__m512i>(b)));
+#elif BG_VECTOR_BYTES == 32
+    return reinterpret_cast<Wide>(_mm256_max_epi16(reinterpret_cast<__m256i>(a), reinterpret_cast<__m256i>(b)));
+#else
+    return a > b ? a : b;
+#endif
+}
+
+inline VecB max(VecB a, VecB b) {
+#if BG_VECTOR_BYTES == 64
+    return reinterpret_cast<VecB>(_mm512_max_epu8(reinterpret_cast<__m512i>(a), reinterpret_cast<__m512i>(b)));
+#else
+    return a > b ? a : b;
+#endif
+}
+
+// Whether any lane lies beyond -bound..bound.
+inline bool any_beyond(VecF v, float bound) {
+#if BG_VECTOR_BYTES == 64
+    return _mm512_cmp_ps_mask(_mm512_abs_ps(reinterpret_cast<__m512>(v)), _mm512_set1_ps(bound), _CMP_GT_OQ) != 0;
+#elif BG_VECTOR_BYTES == 32
+    const __m256 magnitude = _mm256_andnot_ps(_mm256_set1_ps(-0.0f), reinterpret_cast<__m256>(v));
+    return _mm256_movemask_ps(_mm256_cmp_ps(magnitude, _mm256_set1_ps(bound), _CMP_GT_OQ)) != 0;
+#elif defined(__ARM_NEON)
+    return vmaxvq_f32(vabsq_f32(reinterpret_cast<float32x4_t>(v))) > bound;
+#else
+    bool beyond = false;
+    for (int i = 0; i < kLanes; ++i) beyond |= v[i] > bound || v[i] < -bound;
+    return beyond;
+#endif
+}
+
+inline VecQ narrow(VecI v) {
+#if BG_VECTOR_BYTES == 64
+    return reinterpret_cast<VecQ>(_mm512_maskz_cvtepi32_epi8(0xffff, reinterpret_cast<__m512i>(v)));
+#elif BG_VECTOR_BYTES == 32
+    const __m256i bytes = _mm256_shuffle_epi8(
+        reinterpret_cast<__m256i>(v), _mm256_setr_epi8(0, 4, 8, 12, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, 0,
+                                                       4, 8, 12, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1));
+    const std::uint64_t low = static_cast<std::uint32_t>(_mm256_extract_epi32(bytes, 0));
+    const std::uint64_t high = static_cast<std::uint32_t>(_mm256_extract_epi32(bytes, 4));
+    const std::uint64_t both = low | high << 32;
+    return load<VecQ>(&both);
+#else
+    return __builtin_convertvector(v, VecQ);
+#endif
+}
+
+inline VecF multiply_add(VecF a, VecF b, VecF c) {
+#if BG_VECTOR_BYTES == 64
+    return reinterpret_cast<VecF>(
+        _mm512_fmadd_ps(reinterpret_cast<__m512>(a), reinterpret_cast<__m512>(b), reinterpret_cast<__m512>(c)));
+#else
+    return a * b + c;
+#endif
+}
+
+inline void store_bytes(std::uint8_t* out, VecQ bytes, int valid) {
+    if (valid == kLanes) {
+        store(out, bytes);
+    } else {
+        std::memcpy(out, &bytes, static_cast<std::size_t>(valid));
+    }
+}
+
+// 1.5 * 2^23: adding it to a float below 2^22 leaves the float rounded half to even, its integer in the low bits.
+constexpr float kRounder = 12582912.0f;
+constexpr std::int32_t kRounderBits = 0x4b400000;
+
+// One reader's constants in registers. clip(round(q)) = round(clip(q)), since the bounds are whole numbers.
+struct Rounder {
+    VecF low, high;
+    VecI bits_of_zero;
+    float safe;
+    explicit Rounder(const Quantizer& q)
+        : low(broadcast(static_cast<float>(q.low))),
+          high(broadcast(static_cast<float>(q.high))),
+          bits_of_zero(broadcast(kRounderBits - q.zero)),
+          safe(0.5f - q.error) {}
+    VecQ bytes(VecF quotient) const {
+        const VecF shifted = min(max(quotient, low), high) + broadcast(kRounder);
+        return narrow(load<VecI>(&shifted) - bits_of_zero);
+    }
+    // Whether every lane is farther from a rounding boundary than the error, or beyond the bounds.
+    bool quick(VecF quotient, VecQ& result) const {
+        const VecF clipped = min(max(quotient, low), high), shifted = clipped + broadcast(kRounder);
+        result = narrow(load<VecI>(&shifted) - bits_of_zero);
+        return !any_beyond(clipped - (shifted - broadcast(kRounder)), safe);
+    }
+};
+
+// The documented chain of operations up to the value.
+inline VecF value(const EpilogueTile& tile, int r, int c) {
+    VecF y = to_float(load<VecI>(tile.acc + static_cast<std::ptrdiff_t>(r) * tile.acc_stride + c) +
+                      load<VecI>(tile.offset + c)) *
+             load<VecF>(tile.multiplier + c);
+    if (tile.bias != nullptr) y = y + load<VecF>(tile.bias + c);
+    if (tile.residual != nullptr) {
+        y = y +
+            to_float(load_bytes(tile.residual[r] + c) - broadcast(tile.residual_zero)) * broadcast(tile.residual_scale);
+    }
+    return y;
+}
+
+// Out of line: once in hundreds of vectors.
+__attribute__((noinline)) VecQ exact_bytes(const EpilogueTile& tile, const Quantizer& q, int r, int c) {
+    return Rounder(q).bytes(value(tile, r, c) / broadcast(q.scale));
+}
+
+// One or two readers, all quick.
+template <bool RESIDUAL, int OUTPUTS>
+void quick_epilogue(const EpilogueTile& tile) {
+    const Quantizer &q0 = tile.quantizers[0], &q1 = tile.quantizers[OUTPUTS - 1];
+    const Rounder first(q0), second(q1);
+    const VecF scale0 = broadcast(q0.residual_scale), scale1 = broadcast(q1.residual_scale);
+    const VecI residual_zero = broadcast(tile.residual_zero);
+    const int rows = tile.rows, columns = tile.columns;
+    const std::ptrdiff_t acc_stride = tile.acc_stride;
+    std::uint8_t* const* out = tile.out;
+    const std::uint8_t* const* residual = tile.residual;
+    for (int c = 0; c < columns; c += kLanes) {
+        const int valid = columns - c < kLanes ? columns - c : kLanes;
+        const VecI offset = load<VecI>(tile.offset + c);
+        const VecF multiplier0 = load<VecF>(q0.multiplier + c), bias0 = load<VecF>(q0.bias + c);
+        const VecF multiplier1 = load<VecF>(q1.multiplier + c), bias1 = load<VecF>(q1.bias + c);
+        const std::int32_t* acc = tile.acc + c;
+        for (int r = 0; r < rows; ++r, acc += acc_stride) {
+            const VecF sum = to_float(load<VecI>(acc) + offset);
+            VecF t0 = multiply_add(sum, multiplier0, bias0), t1 = t0;
+            if (OUTPUTS == 2) t1 = multiply_add(sum, multiplier1, bias1);
+            if (RESIDUAL) {
+                const VecF other = to_float(load_bytes(residual[r] + c) - residual_zero);
+                t0 = multiply_add(other, scale0, t0);
+                if (OUTPUTS == 2) t1 = multiply_add(other, scale1, t1);
+            }
+            VecQ bytes;
+            if (__builtin_expect(!first.quick(t0, bytes), 0)) bytes = exact_bytes(tile, q0, r, c);
+            store_bytes(out[r] + c, bytes, valid);
+            if (OUTPUTS == 2) {
+                if (__builtin_expect(!second.quick(t1, bytes), 0)) bytes = exact_bytes(tile, q1, r, c);
+                store_bytes(out[kMaxRows + r] + c, bytes, valid);
+            }
+        }
+    }
+}
+
+void plain_epilogue(const EpilogueTile& tile) {
+    for (int c = 0; c < tile.columns; c += kLanes) {
+        const int valid = tile.columns - c < kLanes ? tile.columns - c : kLanes;
+        for (int r = 0; r < tile.rows; ++r) {
+            const VecF y = value(tile, r, c);
+            if (tile.floats != nullptr) {
+                const VecF bounded = min(max(y, broadcast(tile.floor)), broadcast(tile.ceiling));
+                std::memcpy(tile.floats[r] + c, &bounded, static_cast<std::size_t>(valid) * sizeof(float));
+            }
+            for (int o = 0; o < tile.outputs; ++o) {
+                const Quantizer& q = tile.quantizers[o];
+                store_bytes(tile.out[o * kMaxRows + r] + c, Rounder(q).bytes(y / broadcast(q.scale)), valid);
+            }
+        }
+    }
+}
+
+void epilogue(const EpilogueTile& tile) {
+    bool quick = tile.floats == nullptr && (tile.outputs == 1 || tile.outputs == 2);
+    for (int o = 0; quick && o < tile.outputs; ++o) quick = tile.quantizers[o].quick;
+    if (!quick) {
+        plain_epilogue(tile);
+    } else if (tile.residual != nullptr) {
+        tile.outputs == 1 ? quick_epilogue<true, 1>(tile) : quick_epilogue<true, 2>(tile);
+    } else {
+        tile.outputs == 1 ? quick_epilogue<false, 1>(tile) : quick_epilogue<false, 2>(tile);
+    }
+}
+
+#if BG_VECTOR_BYTES == 16  // the others have their own
+std::size_t depthwise_bytes(int taps, int padded) {
+    return static_cast<std::size_t>(taps) * static_cast<std::size_t>(padded);
+}
+
+void depthwise_pack(const std::int8_t* w, int taps, int padded, std::uint8_t* packed) {
+    std::memcpy(packed, w, depthwise_bytes(taps, padded));
+}
+
+void depthwise(const DepthwiseTile& tile) {
+    const int padded = (tile.channels + kBlock - 1) / kBlock * kBlock;
+    const auto* w = reinterpret_cast<const std::int8_t*>(tile.w);
+    for (int p = 0; p < tile.pixels; ++p) {
+        const std::uint8_t* a = tile.a[p];
+        for (int c = 0; c < padded; c += kLanes) {
+            VecI sum = {};
+            for (int t = 0; t < tile.taps; ++t) {
+                sum += load_bytes(a + tile.tap_offsets[t] + c) *
+                       load_signed_bytes(w + static_cast<std::ptrdiff_t>(t) * padded + c);
+            }
+            store(tile.acc + static_cast<std::ptrdiff_t>(p) * padded + c, sum);
+        }
+    }
+}
+#endif
+
+// One row of a patch across, B^T of winograd.h, in bytes modulo 256: every true result plus its shift lies in 0..255.
+template <int M, class V>
+inline void winograd_across(const V* d, V* v) {
+    if constexpr (M == 2) {
+        v[0] = d[0] - d[2];
+        v[1] = d[1] + d[2];
+        v[2] = d[2] - d[1];
+        v[3] = d[1] - d[3];
+    } else if constexpr (M == 3) {
+        const V twice1 = d[1] + d[1], twice2 = d[2] + d[2];
+        v[3] = d[3] - d[1];
+        v[0] = d[0] + d[0] - twice2 + v[3];
+        v[1] = d[3] - d[2] - twice1;
+        v[2] = d[3] - d[2] - twice2 + twice1;
+        v[4] = twice1 - d[2] - d[3] - d[3] + d[4];
+    } else {
+        const V even = d[4] - d[2], odd = d[3] - d[1], twice = odd + odd;
+        const V sum = d[1] + d[2], difference = d[1] - d[2];
+        const V sum2 = sum + sum, difference2 = difference + difference, first2 = d[0] - d[2] + d[0] - d[2];
+        v[0] = first2 + first2 + even;                   // 4 d0 - 5 d2 + d4
+        v[1] = d[3] + d[4] - sum2 - sum2;                // -4 (d1 + d2) + d3 + d4
+        v[2] = d[4] - d[3] + difference2 + difference2;  // 4 (d1 - d2) + d4 - d3
+        v[3] = even + twice;                             // 2 (d3 - d1) + d4 - d2
+        v[4] = even - twice;
+        v[5] = d[5] - d[3] - twice - twice;  // 4 d1 - 5 d3 + d5
+    }
+}
+
+template <int M, class V>
+inline void winograd_input_chunk(const std::uint8_t* a, std::size_t row_bytes, std::size_t pixel_bytes,
+                                 const std::uint8_t* shifts, std::uint8_t* v, std::size_t position_bytes) {
+    V d[4][M + 2];
+    for (int x = 0; x < M + 2; ++x) {
+        const std::uint8_t* column = a + static_cast<std::size_t>(x) * pixel_bytes;
+        const V r0 = load<V>(column), r1 = load<V>(column + row_bytes);
+        const V r2 = load<V>(column + 2 * row_bytes), r3 = load<V>(column + 3 * row_bytes);
+        d[0][x] = r0 - r2;
+        d[1][x] = r1 + r2;
+        d[2][x] = r2 - r1;
+        d[3][x] = r1 - r3;
+    }
+    for (int y = 0; y < 4; ++y) {
+        V row[M + 2];
+        winograd_across<M, V>(d[y], row);
+        for (int x = 0; x < M + 2; ++x) {
+            const int p = y * (M + 2) + x;
+            store(v + static_cast<std::size_t>(p) * position_bytes, V(row[x] + shifts[p]));
+        }
+    }
+}
+
+template <int M>
+void winograd_input(const std::uint8_t* a, std::size_t row_bytes, std::size_t pixel_bytes, int channels,
+                    const std::uint8_t* shifts, std::uint8_t* v, std::size_t position_bytes) {
+    typedef std::uint8_t Chunk __attribute__((vector_size(16)));
+    int c = 0;
+    for (; c + BG_VECTOR_BYTES <= channels; c += BG_VECTOR_BYTES) {
+        winograd_input_chunk<M, VecB>(a + c, row_bytes, pixel_bytes, shifts, v + c, position_bytes);
+    }
+    for (; c < channels; c += 16) {
+        winograd_input_chunk<M, Chunk>(a + c, row_bytes, pixel_bytes, shifts, v + c, position_bytes);
+    }
+}
+
+// x / 4, 12 or 48 where that is exact: a shift, and the inverse of 3 modulo 2^32.
+template <int M>
+inline VecI winograd_divide(VecI x) {
+    if constexpr (M == 2) return x >> 2;
+    const VecI shifted = M == 3 ? x >> 2 : x >> 4;
+    return shifted * broadcast(static_cast<std::int32_t>(0xaaaaaaabu));
+}
+
+// A^T of winograd.h across.
+template <int M>
+inline void winograd_back(const VecI* m, VecI* y) {
+    if constexpr (M == 2) {
+        y[0] = m[0] + m[0] + m[1] + m[2];
+        y[1] = m[1] - m[2] - m[3] - m[3];
+    } else if constexpr (M == 3) {
+        const VecI three1 = m[1] + m[1] + m[1], three4 = m[4] + m[4] + m[4], twice3 = m[3] + m[3];
+        y[0] = m[0] + m[0] + m[0] - three1 - m[2] + m[3];
+        y[1] = m[2] + twice3 - three1;
+        y[2] = twice3 + twice3 - three1 - m[2] + three4 + three4;
+    } else {
+        const VecI sum12 = (m[1] + m[2]) << 2, difference12 = (m[2] - m[1]) << 2, sum34 = m[3] + m[4],
+                   difference34 = (m[3] - m[4]) << 1;
+        const VecI three0 = m[0] + m[0] + m[0], three5 = m[5] + m[5] + m[5];
+        y[0] = three0 + three0 - sum12 + sum34;
+        y[1] = difference12 + difference34;
+        y[2] = (sum34 << 2) - sum12;
+        y[3] = difference12 + (difference34 << 2) + (three5 << 3);
+    }
+}
+
+template <int M>
+void winograd_output(const std::int32_t* m, std::size_t position_stride, int columns, const std::int32_t* correction,
+                     std::size_t correction_stride, std::int32_t* acc, std::size_t acc_stride) {
+    constexpr int kColumns = M + 2;
+    for (int c = 0; c < columns; c += kLanes) {
+        VecI t[2][kColumns];
+        for (int x = 0; x < kColumns; ++x) {
+            const VecI m0 = load<VecI>(m + static_cast<std::size_t>(x) * position_stride + c);
+            const VecI m1 = load<VecI>(m + static_cast<std::size_t>(kColumns + x) * position_stride + c);
+            const VecI m2 = load<VecI>(m + static_cast<std::size_t>(2 * kColumns + x) * position_stride + c);
+            const VecI m3 = load<VecI>(m + static_cast<std::size_t>(3 * kColumns + x) * position_stride + c);
+            t[0][x] = m0 + m0 + m1 + m2;
+            t[1][x] = m1 - m2 - m3 - m3;
+        }
+        for (int row = 0; row < 2; ++row) {
+            VecI y[M];
+            winograd_back<M>(t[row], y);
+            for (int x = 0; x < M; ++x) {
+                const auto pixel = static_cast<std::size_t>(row * M + x);
+                store(acc + pixel * acc_stride + c,
+                      winograd_divide<M>(y[x] - load<VecI>(correction + pixel * correction_stride + c)));
+            }
+        }
+    }
+}
+
+void maximum(const std::uint8_t* const* sources, int count, int bytes, std::uint8_t* out) {
+    for (int i = 0; i < bytes; i += BG_VECTOR_BYTES) {
+        VecB best = load<VecB>(sources[0] + i);
+        for (int s = 1; s < count; ++s) best = max(best, load<VecB>(sources[s] + i));
+        if (bytes - i >= BG_VECTOR_BYTES) {
+            store(out + i, best);
+        } else {
+            std::memcpy(out + i, &best, static_cast<std::size_t>(bytes - i));
+        }
+    }
+}
+
+void extreme(const std::int32_t* const* sources, int count, int columns, const std::int32_t* flip, std::int32_t* out) {
+    for (int c = 0; c < columns; c += kLanes) {
+        const VecI mask = load<VecI>(flip + c);
+        VecI best = load<VecI>(sources[0] + c) ^ mask;  // all bits turned: the order of whole numbers turned
+        for (int s = 1; s < count; ++s) best = max(best, load<VecI>(sources[s] + c) ^ mask);
+        store(out + c, best ^ mask);
+    }
+}
+
+void weighted_sum(const std::uint8_t* const* sources, const std::int32_t* weights, int count, int channels,
+                  std::int32_t* acc) {
+    for (int c = 0; c < channels; c += kLanes) {
+        VecI sum = {};
+        for (int s = 0; s < count; ++s) {
+            const VecI x = load_bytes(sources[s] + c);
+            sum += weights != nullptr ? x * broadcast(weights[s]) : x;
+        }
+        store(acc + c, sum);
+    }
+}
+
+void derive(const std::int8_t* q8, std::size_t count, int bits, std::int8_t* codes) {
+    const int distance = 8 - bits;
+    if (distance == 0) {
+        std::memcpy(codes, q8, count);
+        return;
+    }
+    const int half_minus_one = (1 << (distance - 1)) - 1;
+    const int high = (1 << (bits - 1)) - 1;  // the lower end is never exceeded
+    for (std::size_t i = 0; i < count; ++i) {
+        const std::int16_t x = q8[i];
+        const auto rounded = static_cast<std::int16_t>((x + half_minus_one + ((x >> distance) & 1)) >> distance);
+        codes[i] = static_cast<std::int8_t>(rounded > high ? high : rounded);
+    }
+}
+
+void transpose_taps(const std::int8_t* codes, int channels, int taps, std::size_t row_channels, std::int8_t* out) {
+    for (int t = 0; t < taps; ++t) {
+        const std::int8_t* code = codes + t;
+        std::int8_t* row = out + static_cast<std::size_t>(t) * row_channels;
+        int c = 0;
+        // Four at a time: the stores are the bottleneck.
+        for (; c + 4 <= channels; c += 4, code += 4 * taps) {
+            std::uint32_t four = static_cast<std::uint8_t>(code[0]);
+            four |= static_cast<std::uint32_t>(static_cast<std::uint8_t>(code[taps])) << 8;
+            four |= static_cast<std::uint32_t>(static_cast<std::uint8_t>(code[2 * taps])) << 16;
+            four |= static_cast<std::uint32_t>(static_cast<std::uint8_t>(code[3 * taps])) << 24;
+            std::memcpy(row + c, &four, sizeof four);
+        }
+        for (; c < channels; ++c, code += taps) row[c] = *code;
+    }
+}
+
+// G of winograd.h across, in 16 bits.
+template <int M, class V>
+inline void winograd_weights_across(const V* g, V* u) {
+    u[0] = g[0];
+    u[1] = g[0] + g[1] + g[2];
+    u[2] = g[0] - g[1] + g[2];
+    if constexpr (M >= 3) u[3] = g[0] + (g[1] << 1) + (g[2] << 2);
+    if constexpr (M == 4) u[4] = g[0] - (g[1] << 1) + (g[2] << 2);
+    u[M + 1] = g[2];
+}
+
+template <int M>
+int winograd_weights(const std::int8_t* codes, int channels, std::int8_t* out) {
+    Wide peak = {};
+    for (int next = 0; next < channels; next += kWide) {
+        // The last chunk overlaps the one before: beyond the last channel lie the first ones of the next position.
+        const int c = channels >= kWide && next > channels - kWide ? channels - kWide : next;
+        Wide t[4][3];
+        for (int x = 0; x < 3; ++x) {
+            const Wide g0 = load_wide(codes + static_cast<std::ptrdiff_t>(x) * channels + c);
+            const Wide g1 = load_wide(codes + static_cast<std::ptrdiff_t>(3 + x) * channels + c);
+            const Wide g2 = load_wide(codes + static_cast<std::ptrdiff_t>(6 + x) * channels + c);
+            t[0][x] = g0;
+            t[1][x] = g0 + g1 + g2;
+            t[2][x] = g0 - g1 + g2;
+            t[3][x] = g2;
+        }
+        // Of fewer channels than lanes, the rest is another tap's: the next position overwrites it, and it does not
+        // count.
+        const int valid = channels - c < kWide ? channels - c : kWide;
+        for (int y = 0; y < 4; ++y) {
+            Wide u[M + 2];
+            winograd_weights_across<M, Wide>(t[y], u);
+            for (int x = 0; x < M + 2; ++x) {
+                Wide magnitude = max(u[x], -u[x]);
+                if (valid < kWide) {
+                    for (int i = valid; i < kWide; ++i) magnitude[i] = 0;
+                }
+                peak = max(peak, magnitude);
+                const Wide bound = Wide{} + std::int16_t{127};
+                const Wide clipped = -max(-max(u[x], -bound), -bound);
+                store_narrow(out + static_cast<std::ptrdiff_t>(y * (M + 2) + x) * channels + c, clipped);
+            }
+        }
+    }
+    int largest = 0;
+    for (int i = 0; i < kWide; ++i) largest = peak[i] > largest ? peak[i] : largest;
+    return largest;
+}
+
+#define BG_GENERIC_FUNCTIONS                                                                                  \
+    epilogue, {winograd_input<2>, winograd_input<3>, winograd_input<4>},                                      \
+        {winograd_output<2>, winograd_output<3>, winograd_output<4>}, maximum, extreme, weighted_sum, derive, \
+        transpose_taps, {winograd_weights<2>, winograd_weights<3>, winograd_weights<4>}, BG_VECTOR_BYTES
+
+}  // namespace
+}  // namespace BG_NAMESPACE
+}  // namespace bitgear

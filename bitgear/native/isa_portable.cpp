@@ -1,0 +1,52 @@
+// Any processor: plain C++, always right.
+#define BG_NAMESPACE portable
+#define BG_VECTOR_BYTES 16
+
+#include "dispatch.h"
+#include "generic.h"
+
+namespace bitgear {
+namespace portable {
+namespace {
+
+void pack_bytes(const std::int8_t* codes, std::size_t row_bytes, int groups, std::uint8_t* packed) {
+    for (int g = 0; g < groups; ++g) {
+        for (int c = 0; c < kBlock; ++c) {
+            std::memcpy(packed + (g * kBlock + c) * kGroup,
+                        codes + static_cast<std::size_t>(c) * row_bytes + g * kGroup, kGroup);
+        }
+    }
+}
+
+void dot(const DotTile& tile) {
+    const int columns = tile.blocks * kBlock;
+    for (int r = 0; r < tile.rows; ++r) {
+        for (int b = 0; b < tile.blocks; ++b) {
+            std::int32_t sums[kBlock] = {};
+            const auto* w =
+                reinterpret_cast<const std::int8_t*>(tile.w + static_cast<std::size_t>(b) * tile.block_bytes);
+            for (int i = 0; i < tile.run_count; ++i) {
+                const std::uint8_t* a = tile.a[r] + tile.runs[i].offset;
+                for (int g = 0; g < tile.runs[i].groups; ++g, a += kGroup, w += kBlock * kGroup) {
+                    for (int c = 0; c < kBlock; ++c) {
+                        for (int k = 0; k < kGroup; ++k) sums[c] += a[k] * w[c * kGroup + k];
+                    }
+                }
+            }
+            std::memcpy(tile.acc + static_cast<std::ptrdiff_t>(r) * columns + b * kBlock, sums, sizeof sums);
+        }
+    }
+}
+
+bool always_exact(int, int) { return true; }
+
+const DotPath kDots[] = {{"scalar", 8, kMaxBlocks, kBlock * kGroup, always_exact, nullptr, pack_bytes, dot, 2}};
+
+const Isa kIsa = {"portable", kDots, 1, nullptr, 0, {depthwise_bytes, depthwise_pack, depthwise}, BG_GENERIC_FUNCTIONS};
+
+}  // namespace
+}  // namespace portable
+
+const Isa* const kIsaPortable = &portable::kIsa;
+
+}  // namespace bitgear

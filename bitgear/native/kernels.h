@@ -1,0 +1,186 @@
+// What an instruction set provides: plain functions on plain memory, no Python, no allocation, no state.
+//
+// Everything is written once in generic.h and compiled once for each instruction set; the multiplications alone have
+// hand-written versions. An instruction set is chosen at run time (dispatch.h).
+//
+// Activations are bytes, [image][row][column][channel], channels padded to a multiple of 4. A byte holds `code + zero`,
+// where `zero` is 0 for unsigned codes and 2^(bits-1) for signed ones; the constant `zero * sum of weights` is taken
+// off again in the epilogue (`offset`). Buffers have kSlackBytes readable bytes behind them.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace bitgear {
+
+constexpr int kGroup = 4;                 // input channels that one 32-bit lane multiplies
+constexpr int kBlock = 16;                // output channels that are packed together
+constexpr std::size_t kSlackBytes = 128;  // readable behind every buffer: vectors may read past the last channel
+constexpr int kMaxRows = 16;              // pixels of a tile, at most
+constexpr int kMaxBlocks = 4;             // kBlock-wide columns of a tile, at most
+constexpr int kMaxOutputs = 16;           // readers of one value, at most
+constexpr int kLutColumnsMax = 64;        // output channels of a look-up tile, at most
+constexpr std::size_t kBlockTail =
+    kBlock * sizeof(std::int32_t);  // room behind the groups of a packed block, the path's own
+
+// A contiguous stretch of a window: `groups` groups from `offset` bytes behind the window's first byte.
+struct Run {
+    std::int32_t offset;
+    std::int32_t groups;
+};
+
+// Multiplication of bytes: acc[r][c] = sum over all groups g and k < 4 of a[r][g][k] * w[c][g][k], exactly.
+// `a`: `rows` pointers to windows; `w`: `blocks` packed blocks, `block_bytes` apart; `acc`: [rows][blocks * kBlock].
+// `period`: after how many groups 16-bit sums must be widened (paths with such sums only).
+struct DotTile {
+    int rows;
+    int blocks;
+    const std::uint8_t* const* a;
+    const Run* runs;
+    int run_count;
+    const std::uint8_t* w;
+    std::size_t block_bytes;
+    int period;
+    std::int32_t* acc;
+};
+
+struct DotPath {
+    const char* name;
+    int max_rows;
+    int max_blocks;
+    int group_bytes;  // packed bytes of one group of one block
+    // Whether the path is exact for activation bytes 0..act_max and weights -weight_max..weight_max (weight_max up to
+    // 128).
+    bool (*exact)(int act_max, int weight_max);
+    // Groups that may be summed before widening; 0: the path has no period.
+    int (*period)(int act_max, int weight_max);
+    // Packs `groups` groups of kBlock rows of codes, `row_bytes` apart.
+    void (*pack)(const std::int8_t* codes, std::size_t row_bytes, int groups, std::uint8_t* packed);
+    void (*run)(const DotTile& tile);
+    double macs_per_cycle;  // measured on tiles of full size: what the choice of a method goes by
+};
+
+// Multiplication by table look-up, for weights of `planes` bits (2 or 3) and activation bytes 0..2^act_bits-1:
+// a table holds the sums of all subsets of `inputs` activations, a weight's bit plane is an index into it.
+// Tables: [pixel][group][table_bytes]. Packed weights: [column block][group][vector_bytes * vectors].
+struct LutTile {
+    int rows;
+    const std::uint8_t* const* tables;  // first table of each window
+    const Run* runs;                    // offset in table bytes, groups of `inputs`
+    int run_count;
+    const std::uint8_t* w;  // one column block
+    int act_max;
+    std::int32_t* acc;  // [rows][columns]
+};
+
+struct LutPath {
+    const char* name;
+    int planes;
+    int columns;
+    int inputs;
+    int table_bytes;
+    int group_bytes;  // packed bytes of one group of one column block
+    int max_rows;
+    int max_act;  // largest activation byte
+    void (*tables)(const std::uint8_t* codes, int pixels, std::size_t pixel_bytes, int groups, std::uint8_t* tables);
+    // Packs `groups` groups of `columns` rows of codes, `row_bytes` apart; `inputs` codes a group. May read 64 bytes
+    // further.
+    void (*pack)(const std::int8_t* codes, std::size_t row_bytes, int groups, std::uint8_t* packed);
+    void (*run)(const LutTile& tile);
+    double macs_per_cycle;  // measured, all columns in use
+    double table_cycles;    // to make one table
+};
+
+// One reader of a value: byte = clip(round_half_even(y / scale), low, high) + zero. A ReLU and a clip of the value are
+// in the bounds: quantisation is monotone, so clip(q(y)) = q(clip(y)).
+//
+// acc * multiplier + bias + residual * residual_scale, all divided by the scale beforehand, is nearer than `error` to
+// the quotient of the documented chain of operations (quantizer.h proves it). Only where it lies that close to a
+// rounding boundary must the chain itself be gone through. Where `quick` is false that holds for no useful error.
+struct Quantizer {
+    float scale;
+    std::int32_t low, high, zero;
+    bool quick;
+    float error;
+    const float* multiplier;  // of each channel, over the scale
+    const float* bias;
+    float residual_scale;
+};
+
+// From sums to the bytes of the readers, docs/format.md "Arithmetic". Channel arrays are padded to kBlock.
+// y = float(acc + offset) * multiplier [+ bias] [+ float(residual byte - residual_zero) * residual_scale].
+struct EpilogueTile {
+    int rows;
+    int columns;  // valid channels
+    const std::int32_t* acc;
+    int acc_stride;
+    const std::int32_t* offset;
+    const float* multiplier;
+    const float* bias;                    // null: none
+    const std::uint8_t* const* residual;  // a pointer for each row; null: none
+    float residual_scale;
+    std::int32_t residual_zero;
+    float floor, ceiling;  // of values written as floats
+    int outputs;
+    const Quantizer* quantizers;
+    std::uint8_t* const* out;  // [output][kMaxRows] pointers
+    float* const* floats;      // a pointer for each row; null: none
+};
+
+// Depthwise convolution: acc[p][c] = sum over taps of a[p][tap_offsets[tap] + c] * w[tap][c]. In acc, channels are
+// padded to kBlock.
+struct DepthwiseTile {
+    int pixels;
+    const std::uint8_t* const* a;
+    int taps;
+    const std::int32_t* tap_offsets;
+    int channels;
+    const std::uint8_t* w;  // packed
+    std::int32_t* acc;      // [pixels][padded channels]
+};
+
+struct DepthwisePath {
+    std::size_t (*packed_bytes)(int taps, int padded);
+    // Packs [taps][padded] weights.
+    void (*pack)(const std::int8_t* w, int taps, int padded, std::uint8_t* packed);
+    void (*run)(const DepthwiseTile& tile);
+};
+
+// An instruction set. For Winograd's transforms see winograd.h.
+struct Isa {
+    const char* name;
+    const DotPath* dots;
+    int dot_count;
+    const LutPath* luts;
+    int lut_count;
+    DepthwisePath depthwise;
+    void (*epilogue)(const EpilogueTile& tile);
+    // Winograd's transforms (winograd.h), by M - 2. A patch of 4 x (M + 2) pixels of `channels` bytes to 4 * (M + 2)
+    // positions of bytes, `position_bytes` apart, each with its shift added. Writes whole 16 bytes.
+    void (*winograd_input[3])(const std::uint8_t* a, std::size_t row_bytes, std::size_t pixel_bytes, int channels,
+                              const std::uint8_t* shifts, std::uint8_t* v, std::size_t position_bytes);
+    // Sums of all positions, `position_stride` apart, to 2 x M pixels of sums, acc [2 * M][acc_stride].
+    // `correction`: [2 * M][correction_stride], taken off before the division.
+    void (*winograd_output[3])(const std::int32_t* m, std::size_t position_stride, int columns,
+                               const std::int32_t* correction, std::size_t correction_stride, std::int32_t* acc,
+                               std::size_t acc_stride);
+    // out[i] = max over `count` sources.
+    void (*maximum)(const std::uint8_t* const* sources, int count, int bytes, std::uint8_t* out);
+    // The same for sums, of which some columns count downwards: `flip` is 0, or -1 for those whose least is wanted.
+    void (*extreme)(const std::int32_t* const* sources, int count, int columns, const std::int32_t* flip,
+                    std::int32_t* out);
+    // acc[i] = sum over `count` sources of weights[s] * source[s][i]; weights null: all 1.
+    void (*weighted_sum)(const std::uint8_t* const* sources, const std::int32_t* weights, int count, int channels,
+                         std::int32_t* acc);
+    // Double rounding of master codes to a width (bitgear/rounding.py).
+    void (*derive)(const std::int8_t* q8, std::size_t count, int bits, std::int8_t* codes);
+    // From codes [channels][taps] to [taps][row_channels]; what lies beyond `channels` is left alone.
+    void (*transpose_taps)(const std::int8_t* codes, int channels, int taps, std::size_t row_channels,
+                           std::int8_t* out);
+    // Winograd's weights by M - 2: codes [9][channels] to [4 * (M + 2)][channels], clipped to -127..127. Returns the
+    // largest magnitude before clipping. Channels are a multiple of kGroup; reads and writes up to 32 bytes further.
+    int (*winograd_weights[3])(const std::int8_t* codes, int channels, std::int8_t* out);
+    int vector_bytes;
+};
+
+}  // namespace bitgear

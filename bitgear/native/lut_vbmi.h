@@ -1,0 +1,207 @@
+// Look-up multiplication for AVX-512 VBMI: one vpermb finds the sums of six activations for 64 output columns.
+// Included by isa_avx512.cpp inside its namespace.
+//
+// A table has 64 bytes: entry e is the sum of those of six activations whose bit is set in e. The bit plane p of six
+// weights of one column, its index, is a byte. Planes count 1, 2, .. and the highest one minus: w = -2^(P-1) * top +
+// ... + plane 0. Sums stay bytes for kSteps look-ups, then the planes are combined in 16 bits, and those at last in 32.
+#pragma once
+
+constexpr int kLutInputs = 6;
+
+// Sums of three activations 0..7 fit a table of 8 entries; entry e of the table for index i of three 2-bit codes is
+// repeated over the 64 entries for the low and the high three bits of e.
+struct SubsetSums {
+    alignas(64) std::uint8_t low[64][64];   // [three codes][entry]: sum over the entry's bits 0..2
+    alignas(64) std::uint8_t high[64][64];  // bits 3..5
+    constexpr SubsetSums() : low{}, high{} {
+        for (int codes = 0; codes < 64; ++codes) {
+            for (int entry = 0; entry < 64; ++entry) {
+                int a = 0, b = 0;
+                for (int i = 0; i < 3; ++i) {
+                    const int code = codes >> (2 * i) & 3;
+                    if (entry >> i & 1) a += code;
+                    if (entry >> (3 + i) & 1) b += code;
+                }
+                low[codes][entry] = static_cast<std::uint8_t>(a);
+                high[codes][entry] = static_cast<std::uint8_t>(b);
+            }
+        }
+    }
+};
+
+// Known to the compiler: nothing of this file may run before the processor has been asked.
+constexpr SubsetSums kSubsetSums;
+
+void lut_tables2(const std::uint8_t* codes, int pixels, std::size_t pixel_bytes, int groups, std::uint8_t* tables) {
+    for (int p = 0; p < pixels; ++p, codes += pixel_bytes) {
+        for (int g = 0; g < groups; ++g, tables += 64) {
+            std::uint64_t six;
+            std::memcpy(&six, codes + g * kLutInputs, sizeof six);
+            const std::uint64_t packed = _pext_u64(six, 0x0000030303030303ull);
+            const __m512i sums = _mm512_add_epi8(_mm512_load_si512(kSubsetSums.low[packed & 63]),
+                                                 _mm512_load_si512(kSubsetSums.high[packed >> 6]));
+            _mm512_storeu_si512(tables, sums);
+        }
+    }
+}
+
+// Index bytes of one group: [plane][column] in vectors of 64 (2 * COLUMNS bytes).
+template <int COLUMNS>
+void lut_pack(const std::int8_t* codes, std::size_t row_bytes, int groups, std::uint8_t* packed) {
+    constexpr int kChunk = 32;  // groups at a time: rows lie far apart, and in few sets of the cache
+    std::uint8_t index[2][COLUMNS][kChunk];
+    for (int first = 0; first < groups; first += kChunk) {
+        const int n = groups - first < kChunk ? groups - first : kChunk;
+        for (int c = 0; c < COLUMNS; ++c) {
+            const std::int8_t* code = codes + static_cast<std::size_t>(c) * row_bytes + first * kLutInputs;
+            for (int g = 0; g < n; ++g, code += kLutInputs) {
+                const auto six = load<std::uint64_t>(code);  // and two more, which the masks leave out
+                index[0][c][g] = static_cast<std::uint8_t>(_pext_u64(six, 0x0000010101010101ull));
+                index[1][c][g] = static_cast<std::uint8_t>(_pext_u64(six, 0x0000020202020202ull));
+            }
+        }
+        for (int g = 0; g < n; ++g) {
+            for (int p = 0; p < 2; ++p) {
+                for (int c = 0; c < COLUMNS; ++c) *packed++ = index[p][c][g];
+            }
+        }
+    }
+}
+
+// Adds the bytes of two planes, low - 2 * high, to 16-bit sums of 64 columns: even 16-byte lanes' halves interleaved.
+inline void combine(__m512i low, __m512i high, __m512i* sums) {
+    const __m512i weights = _mm512_set1_epi16(static_cast<short>(0xfe01));  // (1, -2) as signed bytes
+    sums[0] = _mm512_add_epi16(sums[0], _mm512_maddubs_epi16(_mm512_unpacklo_epi8(low, high), weights));
+    sums[1] = _mm512_add_epi16(sums[1], _mm512_maddubs_epi16(_mm512_unpackhi_epi8(low, high), weights));
+}
+
+// Adds 16-bit sums to 32-bit ones in the order of columns.
+inline void flush(const __m512i* sums, std::int32_t* acc) {
+    alignas(64) std::int16_t lo[32], hi[32];
+    _mm512_store_si512(lo, sums[0]);
+    _mm512_store_si512(hi, sums[1]);
+    for (int lane = 0; lane < 4; ++lane) {
+        for (int half = 0; half < 2; ++half) {
+            const __m128i eight = _mm_load_si128(reinterpret_cast<const __m128i*>((half != 0 ? hi : lo) + lane * 8));
+            std::int32_t* out = acc + lane * 16 + half * 8;
+            const __m256i sum = _mm256_add_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(out)),
+                                                 _mm256_cvtepi16_epi32(eight));
+            _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), sum);
+        }
+    }
+}
+
+constexpr int kLutSteps = 255 / (kLutInputs * 3);        // look-ups that a byte can sum: activations 0..3
+constexpr int kLutFlush = 32767 / (kLutInputs * 3 * 2);  // groups that 16 bits can sum: low - 2 * high
+
+// Walks the groups of all runs in chunks that bytes can sum.
+class Chunks {
+public:
+    explicit Chunks(const LutTile& tile) : tile_(tile), left_(tile.runs[0].groups), offset_(tile.runs[0].offset) {}
+    bool done() const { return run_ == tile_.run_count; }
+    // The next stretch of at most `most` groups: its offset in table bytes and its length.
+    int next(int most, std::ptrdiff_t* offset) {
+        const int n = left_ < most ? left_ : most;
+        *offset = offset_;
+        left_ -= n;
+        offset_ += static_cast<std::ptrdiff_t>(n) * 64;
+        if (left_ == 0 && ++run_ < tile_.run_count) {
+            left_ = tile_.runs[run_].groups;
+            offset_ = tile_.runs[run_].offset;
+        }
+        return n;
+    }
+
+private:
+    const LutTile& tile_;
+    int run_ = 0;
+    int left_;
+    std::ptrdiff_t offset_;
+};
+
+// R pixels; V = 2: 64 columns, an index vector for each of 2 planes; V = 1: 32 columns, both planes in one index
+// vector.
+template <int R, int V>
+void lut_tile(const LutTile& tile) {
+    alignas(64) std::int32_t wide[R][64];
+    std::memset(wide, 0, sizeof wide);
+    alignas(64) __m512i sums[R][2];
+    for (int r = 0; r < R; ++r) sums[r][0] = sums[r][1] = _mm512_setzero_si512();
+    const std::uint8_t* w = tile.w;
+    const std::uint8_t* tables[R];
+    for (int r = 0; r < R; ++r) tables[r] = tile.tables[r];
+    int summed = 0;
+    for (Chunks chunks(tile); !chunks.done();) {
+        __m512i bytes[R][V];
+#pragma GCC unroll 16
+        for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 2
+            for (int v = 0; v < V; ++v) bytes[r][v] = _mm512_setzero_si512();
+        }
+        int room = kLutSteps;
+        while (room > 0 && !chunks.done()) {
+            std::ptrdiff_t k = 0;
+            const int n = chunks.next(room, &k);
+            room -= n;
+            for (int i = 0; i < n; ++i, k += 64, w += 64 * V) {
+                const __m512i index0 = _mm512_loadu_si512(w);
+                if constexpr (V == 2) {
+                    const __m512i index1 = _mm512_loadu_si512(w + 64);
+#pragma GCC unroll 16
+                    for (int r = 0; r < R; ++r) {
+                        __m512i t0, t1;
+                        asm("vmovdqu64 %[table], %[t0]\n\t"
+                            "vpermb %[t0], %[i0], %[t1]\n\t"
+                            "vpermb %[t0], %[i1], %[t0]\n\t"
+                            "vpaddb %[t1], %[low], %[low]\n\t"
+                            "vpaddb %[t0], %[high], %[high]"
+                            : [low] "+v"(bytes[r][0]), [high] "+v"(bytes[r][1]), [t0] "=&v"(t0), [t1] "=&v"(t1)
+                            : [table] "m"(*reinterpret_cast<const std::uint8_t (*)[64]>(tables[r] + k)),
+                              [i0] "v"(index0), [i1] "v"(index1));
+                    }
+                } else {
+#pragma GCC unroll 16
+                    for (int r = 0; r < R; ++r) {
+                        __m512i t;
+                        asm("vpermb %[table], %[index], %[t]\n\tvpaddb %[t], %[sum], %[sum]"
+                            : [sum] "+v"(bytes[r][0]), [t] "=&v"(t)
+                            : [table] "m"(*reinterpret_cast<const std::uint8_t (*)[64]>(tables[r] + k)), [index] "v"(
+                                                                                                             index0));
+                    }
+                }
+            }
+        }
+#pragma GCC unroll 16
+        for (int r = 0; r < R; ++r) {
+            // For V = 1 lanes 0..31 are what counts.
+            const __m512i high =
+                V == 2 ? bytes[r][V - 1] : _mm512_maskz_shuffle_i64x2(0xff, bytes[r][0], bytes[r][0], 0x4e);
+            combine(bytes[r][0], high, sums[r]);
+        }
+        summed += kLutSteps;
+        if (summed > kLutFlush - kLutSteps || chunks.done()) {
+            for (int r = 0; r < R; ++r) {
+                flush(sums[r], wide[r]);
+                sums[r][0] = sums[r][1] = _mm512_setzero_si512();
+            }
+            summed = 0;
+        }
+    }
+    for (int r = 0; r < R; ++r) std::memcpy(tile.acc + r * 32 * V, wide[r], sizeof(std::int32_t) * 32 * V);
+}
+
+constexpr int kLutRows = 10;
+
+template <int V>
+void lut(const LutTile& tile) {
+    using Fn = void (*)(const LutTile&);
+    static const Fn table[] = {lut_tile<1, V>, lut_tile<2, V>, lut_tile<3, V>, lut_tile<4, V>, lut_tile<5, V>,
+                               lut_tile<6, V>, lut_tile<7, V>, lut_tile<8, V>, lut_tile<9, V>, lut_tile<10, V>};
+    table[tile.rows - 1](tile);
+}
+
+const LutPath kLuts[] = {
+    {"vpermb-64", 2, 64, kLutInputs, 64, 128, kLutRows, 3, lut_tables2, lut_pack<64>, lut<2>, 115, 3},
+    {"vpermb-32", 2, 32, kLutInputs, 64, 64, kLutRows, 3, lut_tables2, lut_pack<32>, lut<1>, 100, 3},
+};
+constexpr int kLutCount = 2;

@@ -1,0 +1,715 @@
+// Running a model: threads walk the list of steps together and share the pixels or the channels of each.
+#include "model.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cstring>
+
+#include "pool.h"
+
+namespace bitgear {
+namespace {
+
+std::size_t sz(int n) { return static_cast<std::size_t>(n); }
+
+int ceil_div(int a, int b) { return (a + b - 1) / b; }
+
+// Part `index` of `count` of 0..n-1.
+struct Range {
+    int begin, end;
+};
+
+Range share(int n, int index, int count) {
+    return {static_cast<int>(static_cast<std::int64_t>(n) * index / count),
+            static_cast<int>(static_cast<std::int64_t>(n) * (index + 1) / count)};
+}
+
+// How busy `count` threads are with n equal pieces, 0..1.
+double balance(int n, int count) {
+    return n == 0 ? 0.0 : static_cast<double>(n) / (static_cast<double>(ceil_div(n, count)) * count);
+}
+
+// Threads share the columns of a layer rather than its pixels where that keeps them busier, or as busy with fewer
+// weights each.
+bool share_columns(int pixel_pieces, int column_pieces, std::size_t weight_bytes, int count) {
+    if (count == 1) return false;
+    const double by_pixels = balance(pixel_pieces, count), by_columns = balance(column_pieces, count);
+    return by_columns > by_pixels || (by_columns == by_pixels && weight_bytes > 256 * 1024);
+}
+
+constexpr int kMaxBatch = 16;  // images that go through the network together; more are cut into such chunks
+
+// Pixels are numbered [image][row][column].
+struct Position {
+    int image, y, x;
+};
+
+Position position(int index, int height, int width) {
+    return {index / (height * width), index / width % height, index % width};
+}
+
+void advance(Position& p, int height, int width) {
+    if (++p.x < width) return;
+    p.x = 0;
+    if (++p.y < height) return;
+    p.y = 0;
+    ++p.image;
+}
+
+// Pixels of a tile, as stretches of rows.
+struct Pixels {
+    struct Stretch {
+        Position first;
+        int count;
+    };
+    int rows = 0;
+    int stretches = 0;
+    Stretch list[kMaxRows];
+
+    void add(const Position& first, int count) {
+        list[stretches++] = {first, count};
+        rows += count;
+    }
+
+    // Adds the next `count` pixels from `p` on, which is moved behind them.
+    void add_following(Position& p, int count, int height, int width) {
+        while (count > 0) {
+            const int n = std::min(count, width - p.x);
+            add(p, n);
+            count -= n;
+            p.x += n;
+            if (p.x < width) continue;
+            p.x = 0;
+            if (++p.y == height) {
+                p.y = 0;
+                ++p.image;
+            }
+        }
+    }
+
+    // An address for each pixel: that of a stretch's first, given its position, and `pixel_bytes` more for each next
+    // one.
+    template <class Byte, class First>
+    void addresses(std::size_t pixel_bytes, Byte** out, First first) const {
+        for (int s = 0; s < stretches; ++s) {
+            Byte* p = first(list[s].first);
+            for (int i = 0; i < list[s].count; ++i, p += pixel_bytes) *out++ = p;
+        }
+    }
+};
+
+}  // namespace
+
+// Memory of one call at a time.
+struct Model::Context {
+    int batch = 0;
+    AlignedBytes arena;
+    std::vector<AlignedBytes> scratch;
+    std::vector<std::vector<const std::uint8_t*>> sources;  // of each thread: room for the largest window of a maximum
+    std::vector<float> floats;                              // the result, channels last, where it has several pixels
+};
+
+Model::Model(const Isa* isa) : isa_(isa) {}
+Model::~Model() = default;
+
+// One call: what its threads share.
+struct Model::Call {
+    const Model& model;
+    Context& context;
+    const std::int8_t* q_image;
+    int batch;
+    float* result;
+    Barrier barrier;
+    std::vector<double>* seconds;
+
+    std::uint8_t* image(const Buffer& b, int n) const {
+        return context.arena.data() + sz(batch) * b.offset + sz(n) * b.image_bytes;
+    }
+    const Buffer& buffer(int index) const { return model.buffers_[sz(index)]; }
+
+    void work(int index, int count);
+    void write(const Step& step, const Pixels& pixels, int column, int columns, const std::int32_t* acc,
+               int acc_stride) const;
+    void fill_borders(const Step& step, int index, int count) const;
+    void run_image(const Step& step, int index, int count) const;
+    void run_dot(const Step& step, int index, int count, std::uint8_t* scratch) const;
+    void run_pooled(const Step& step, int index, int count, std::uint8_t* scratch) const;
+    void run_lut(const Step& step, int index, int count, std::uint8_t* scratch) const;
+    void run_winograd(const Step& step, int index, int count, std::uint8_t* scratch) const;
+    void run_depthwise(const Step& step, int index, int count, std::uint8_t* scratch) const;
+    void run_sum(const Step& step, int index, int count, std::uint8_t* scratch) const;
+    void run_bilinear(const Step& step, int index, int count, std::uint8_t* scratch) const;
+    void run_maximum(const Step& step, int index, int count) const;
+    void run_copy(const Step& step, int index, int count) const;
+    void run_step(const Step& step, int index, int count, std::uint8_t* scratch) const;
+    std::uint8_t* pixel(const Buffer& b, const Position& p) const { return image(b, p.image) + b.pixel(p.y, p.x); }
+    // First byte of the window of an output pixel.
+    const std::uint8_t* window(const Step& step, const Buffer& b, const Position& p) const {
+        return image(b, p.image) + sz(p.y * step.geometry.stride) * b.row_bytes() +
+               sz(p.x * step.geometry.stride) * sz(b.pixel_bytes);
+    }
+    float* result_pixel(const Step& step, const Position& p) const {
+        float* base = context.floats.empty() ? result : context.floats.data();
+        const int pixel = (p.image * step.height + p.y) * step.width + p.x;
+        return base + sz(pixel) * sz(step.result_channels) + step.channel;
+    }
+};
+
+// Values of pixels, columns from `column` on: epilogue and stores.
+void Model::Call::write(const Step& step, const Pixels& pixels, int column, int columns, const std::int32_t* acc,
+                        int acc_stride) const {
+    const std::uint8_t* residual[kMaxRows];
+    std::uint8_t* out[kMaxOutputs * kMaxRows];
+    float* floats[kMaxRows];
+    Quantizer quantizers[kMaxOutputs];
+    EpilogueTile tile{};
+    tile.rows = pixels.rows;
+    tile.columns = columns;
+    tile.acc = acc;
+    tile.acc_stride = acc_stride;
+    tile.offset = step.offset.data() + column;
+    tile.multiplier = step.multiplier.data() + column;
+    tile.bias = step.bias.empty() ? nullptr : step.bias.data() + column;
+    tile.floor = step.floor;
+    tile.ceiling = step.ceiling;
+    if (step.residual.buffer >= 0) {
+        const Buffer& b = buffer(step.residual.buffer);
+        pixels.addresses(sz(b.pixel_bytes), residual,
+                         [&](const Position& p) { return pixel(b, p) + step.channel + column; });
+        tile.residual = residual;
+        tile.residual_scale = step.residual.scale;
+        tile.residual_zero = step.residual.zero;
+    }
+    tile.outputs = static_cast<int>(step.outputs.size());
+    for (int o = 0; o < tile.outputs; ++o) {
+        const Output& output = step.outputs[sz(o)];
+        const Buffer& b = buffer(output.buffer);
+        quantizers[o] = output.quantizer;
+        quantizers[o].multiplier += column;
+        quantizers[o].bias += column;
+        pixels.addresses(sz(b.pixel_bytes), out + o * kMaxRows,
+                         [&](const Position& p) { return pixel(b, p) + output.channel + column; });
+    }
+    tile.quantizers = quantizers;
+    tile.out = out;
+    if (step.result) {
+        pixels.addresses(sz(step.result_channels), floats,
+                         [&](const Position& p) { return result_pixel(step, p) + column; });
+        tile.floats = floats;
+    }
+    model.isa_->epilogue(tile);
+}
+
+void Model::Call::fill_borders(const Step& step, int index, int count) const {
+    for (const int filled : step.prefill) {
+        const Buffer& b = buffer(filled);
+        const std::size_t row_bytes = b.row_bytes(), left = sz(b.left) * sz(b.pixel_bytes),
+                          right = sz(b.right) * sz(b.pixel_bytes);
+        for (int n = index; n < batch; n += count) {
+            std::uint8_t* p = image(b, n);
+            std::memset(p, b.fill, sz(b.top) * row_bytes);
+            p += sz(b.top) * row_bytes;
+            for (int y = 0; y < b.height; ++y, p += row_bytes) {
+                std::memset(p, b.fill, left);
+                std::memset(p + row_bytes - right, b.fill, right);
+            }
+            std::memset(p, b.fill, sz(b.bottom) * row_bytes);
+        }
+    }
+}
+
+// Codes of the picture from [channel][row][column] to [row][column][channel], with zero 128.
+void Model::Call::run_image(const Step& step, int index, int count) const {
+    const std::size_t plane = sz(step.height) * sz(step.width);
+    const Range rows = share(batch * step.height, index, count);
+    for (const Output& output : step.outputs) {
+        const Buffer& b = buffer(output.buffer);
+        for (int row = rows.begin; row < rows.end; ++row) {
+            const int n = row / step.height, y = row % step.height;
+            const std::int8_t* red = q_image + sz(n) * 3 * plane + sz(y) * sz(step.width);
+            const std::int8_t* green = red + plane;
+            const std::int8_t* blue = green + plane;
+            std::uint8_t* out = image(b, n) + b.pixel(y, 0);
+            for (int x = 0; x < step.width; ++x, out += 4) {
+                const std::uint8_t pixel[4] = {static_cast<std::uint8_t>(red[x] ^ 0x80),
+                                               static_cast<std::uint8_t>(green[x] ^ 0x80),
+                                               static_cast<std::uint8_t>(blue[x] ^ 0x80), 0};
+                std::memcpy(out, pixel, 4);
+            }
+        }
+    }
+}
+
+void Model::Call::run_dot(const Step& step, int index, int count, std::uint8_t* scratch) const {
+    const Buffer& input = buffer(step.input);
+    const int pixels = batch * step.height * step.width;
+    const int blocks = ceil_div(step.channels, kBlock), max_blocks = step.dot->max_blocks;
+    const int groups = ceil_div(blocks, max_blocks);
+    const int tiles = ceil_div(pixels, step.dot->max_rows);
+    const bool columns = share_columns(tiles, groups, step.packed.size(), count);
+    const Range my_groups = columns ? share(groups, index, count) : Range{0, groups};
+    // Tiles of equal size rather than full ones and a small rest.
+    const Range my_tiles = columns ? Range{0, tiles} : share(tiles, index, count);
+    const std::size_t window_step = sz(step.geometry.stride) * sz(input.pixel_bytes);
+    DotTile tile{};
+    tile.runs = step.runs.data();
+    tile.run_count = static_cast<int>(step.runs.size());
+    tile.block_bytes = step.block_bytes;
+    tile.period = step.period;
+    tile.acc = reinterpret_cast<std::int32_t*>(scratch);
+    const std::uint8_t* a[kMaxRows];
+    tile.a = a;
+    for (int group = my_groups.begin; group < my_groups.end; ++group) {
+        const int first_block = group * max_blocks;
+        tile.blocks = std::min(max_blocks, blocks - first_block);
+        tile.w = step.packed.data() + sz(first_block) * step.block_bytes;
+        const int column = first_block * kBlock;
+        Position p = position(share(pixels, my_tiles.begin, tiles).begin, step.height, step.width);
+        for (int t = my_tiles.begin; t < my_tiles.end; ++t) {
+            const Range mine = share(pixels, t, tiles);
+            Pixels where;
+            where.add_following(p, mine.end - mine.begin, step.height, step.width);
+            where.addresses(window_step, a, [&](const Position& first) { return window(step, input, first); });
+            tile.rows = where.rows;
+            step.dot->run(tile);
+            write(step, where, column, std::min(step.channels - column, tile.blocks * kBlock), tile.acc,
+                  tile.blocks * kBlock);
+        }
+    }
+}
+
+// A convolution with max pooling behind it: sums of a few rows are kept and pooled, so that scale, bias, ReLU and
+// quantisation are computed once for each pooled pixel. All of those are monotone, so the largest value comes from the
+// largest sum (or least).
+void Model::Call::run_pooled(const Step& step, int index, int count, std::uint8_t* scratch) const {
+    const Buffer& input = buffer(step.input);
+    const Pooling& pool = step.pooling;
+    const int blocks = ceil_div(step.channels, kBlock), max_blocks = step.dot->max_blocks;
+    const int tiles = ceil_div(step.conv_width, step.dot->max_rows);
+    const std::size_t window_step = sz(step.geometry.stride) * sz(input.pixel_bytes);
+    const Range mine = share(batch * step.height, index, count);
+    auto* acc = reinterpret_cast<std::int32_t*>(scratch);
+    auto* ring = acc + sz(kMaxRows * max_blocks * kBlock);  // [row % kernel][pixel][column]
+    const std::uint8_t* a[kMaxRows];
+    DotTile tile{};
+    tile.a = a;
+    tile.runs = step.runs.data();
+    tile.run_count = static_cast<int>(step.runs.size());
+    tile.block_bytes = step.block_bytes;
+    tile.period = step.period;
+    for (int group = 0; group < ceil_div(blocks, max_blocks); ++group) {
+        const int first_block = group * max_blocks, column = first_block * kBlock;
+        tile.blocks = std::min(max_blocks, blocks - first_block);
+        tile.w = step.packed.data() + sz(first_block) * step.block_bytes;
+        const int columns = tile.blocks * kBlock;
+        const auto ring_row = [&](int y) { return ring + sz(y % pool.kernel) * sz(step.conv_width * columns); };
+        int image_held = -1, held_until = 0;  // rows of this image below this one are in the ring
+        for (int row = mine.begin; row < mine.end; ++row) {
+            const int n = row / step.height, y = row % step.height;
+            const int first = std::max(y * pool.stride - pool.padding, 0);
+            const int last = std::min(y * pool.stride - pool.padding + pool.kernel, step.conv_height);
+            for (int r = n == image_held ? std::max(first, held_until) : first; r < last; ++r) {
+                for (int t = 0; t < tiles; ++t) {
+                    const Range part = share(step.conv_width, t, tiles);
+                    tile.rows = part.end - part.begin;
+                    const std::uint8_t* corner = window(step, input, {n, r, part.begin});
+                    for (int i = 0; i < tile.rows; ++i) a[i] = corner + sz(i) * window_step;
+                    tile.acc = ring_row(r) + part.begin * columns;
+                    step.dot->run(tile);
+                }
+            }
+            image_held = n;
+            held_until = last;
+            for (int x = 0; x < step.width; x += kMaxRows) {
+                const int pixels = std::min(kMaxRows, step.width - x);
+                for (int i = 0; i < pixels; ++i) {
+                    const std::int32_t* sources[15 * 15];
+                    int found = 0;
+                    const int from = std::max((x + i) * pool.stride - pool.padding, 0);
+                    const int to = std::min((x + i) * pool.stride - pool.padding + pool.kernel, step.conv_width);
+                    for (int r = first; r < last; ++r) {
+                        for (int s = from; s < to; ++s) sources[found++] = ring_row(r) + s * columns;
+                    }
+                    model.isa_->extreme(sources, found, columns, step.flip.data() + column, acc + i * columns);
+                }
+                Pixels where;
+                where.add({n, y, x}, pixels);
+                write(step, where, column, std::min(step.channels - column, columns), acc, columns);
+            }
+        }
+    }
+}
+
+void Model::Call::run_lut(const Step& step, int index, int count, std::uint8_t* scratch) const {
+    const LutPath& lut = *step.lut;
+    const Buffer& input = buffer(step.input);
+    const Geometry& g = step.geometry;
+    const int blocks = ceil_div(step.channels, lut.columns);
+    const int rows = batch * step.height;
+    const bool columns = share_columns(rows, blocks, step.packed.size(), count);
+    const Range my_blocks = columns ? share(blocks, index, count) : Range{0, blocks};
+    const Range my_rows = columns ? Range{0, rows} : share(rows, index, count);
+    const int extent = g.dilation * (g.kernel - 1) + 1;
+    LutTile tile{};
+    tile.runs = step.runs.data();
+    tile.run_count = static_cast<int>(step.runs.size());
+    tile.act_max = step.act_max;
+    tile.acc = reinterpret_cast<std::int32_t*>(scratch + step.table_bytes);
+    const std::uint8_t* first[kMaxRows];
+    tile.tables = first;
+    for (int row = my_rows.begin; row < my_rows.end;) {
+        // A strip: rows of one image, as many as have room for their tables.
+        const int n = row / step.height, y = row % step.height;
+        const int strip = std::min({step.strip_rows, my_rows.end - row, step.height - y});
+        for (int r = 0; r < (strip - 1) * g.stride + extent; ++r) {
+            lut.tables(image(input, n) + sz(y * g.stride + r) * input.row_bytes(), input.row_pixels(),
+                       sz(input.pixel_bytes), step.k_groups, scratch + sz(r) * step.table_row_bytes);
+        }
+        const int pixels = strip * step.width;
+        const int tiles = ceil_div(pixels, lut.max_rows);
+        for (int block = my_blocks.begin; block < my_blocks.end; ++block) {
+            const int column = block * lut.columns;
+            tile.w = step.packed.data() + sz(block) * step.block_bytes;
+            Position p{n, y, 0};
+            for (int t = 0; t < tiles; ++t) {
+                const Range mine = share(pixels, t, tiles);
+                Pixels where;
+                where.add_following(p, mine.end - mine.begin, step.height, step.width);
+                where.addresses(sz(g.stride) * step.table_pixel_bytes, first, [&](const Position& at) {
+                    return scratch + sz((at.y - y) * g.stride) * step.table_row_bytes +
+                           sz(at.x * g.stride) * step.table_pixel_bytes;
+                });
+                tile.rows = where.rows;
+                lut.run(tile);
+                write(step, where, column, std::min(step.channels - column, lut.columns), tile.acc, lut.columns);
+            }
+        }
+        row += strip;
+    }
+}
+
+void Model::Call::run_winograd(const Step& step, int index, int count, std::uint8_t* scratch) const {
+    const Buffer& input = buffer(step.input);
+    const Isa& isa = *model.isa_;
+    const int m = step.form->m, positions = 4 * (m + 2), tile_pixels = 2 * m;
+    const int tile_rows = ceil_div(step.height, 2), tile_columns = ceil_div(step.width, m);
+    const int tiles = batch * tile_rows * tile_columns;
+    const int blocks = ceil_div(step.channels, kBlock), max_blocks = step.dot->max_blocks,
+              max_rows = step.dot->max_rows;
+    const int groups = ceil_div(blocks, max_blocks);
+    const int group_columns = max_blocks * kBlock;
+    const bool columns = share_columns(ceil_div(tiles, max_rows), groups, step.packed.size(), count);
+    const Range my_groups = columns ? share(groups, index, count) : Range{0, groups};
+    const Range my_tiles = columns ? Range{0, tiles} : share(tiles, index, count);
+
+    const std::size_t patch_bytes = sz(ceil_div(input.pixel_bytes, 64)) * 64;
+    const std::size_t position_bytes = patch_bytes * sz(step.strip_tiles);
+    std::uint8_t* patches = scratch;  // [position][tile][channels]
+    auto* sums = reinterpret_cast<std::int32_t*>(scratch + sz(positions) * position_bytes +
+                                                 kSlackBytes);            // [position][tile][columns]
+    std::int32_t* acc = sums + sz(positions * max_rows * group_columns);  // [pixel][columns]
+    const std::uint8_t* a[kMaxRows];
+    DotTile tile{};
+    tile.a = a;
+    tile.runs = step.runs.data();
+    tile.run_count = 1;
+    tile.block_bytes = sz(positions) * step.block_bytes;
+    tile.period = step.period;
+
+    for (int begin = my_tiles.begin; begin < my_tiles.end; begin += step.strip_tiles) {
+        const int strip = std::min(step.strip_tiles, my_tiles.end - begin);
+        Position p = position(begin, tile_rows, tile_columns);
+        for (int t = 0; t < strip; ++t, advance(p, tile_rows, tile_columns)) {
+            const std::uint8_t* corner =
+                image(input, p.image) + sz(2 * p.y) * input.row_bytes() + sz(m * p.x) * sz(input.pixel_bytes);
+            isa.winograd_input[m - 2](corner, input.row_bytes(), sz(input.pixel_bytes), input.pixel_bytes, step.shifts,
+                                      patches + sz(t) * patch_bytes, position_bytes);
+        }
+        const int pieces = ceil_div(strip, max_rows);
+        for (int group = my_groups.begin; group < my_groups.end; ++group) {
+            const int column = group * group_columns;
+            tile.blocks = std::min(max_blocks, blocks - group * max_blocks);
+            const int tile_width = tile.blocks * kBlock;
+            const int valid = std::min(step.channels - column, tile_width);
+            const std::int32_t* correction = step.correction.data() + sz(group * tile_pixels * group_columns);
+            for (int piece = 0; piece < pieces; ++piece) {
+                const Range mine = share(strip, piece, pieces);
+                tile.rows = mine.end - mine.begin;
+                for (int q = 0; q < positions; ++q) {
+                    const std::uint8_t* v = patches + sz(q) * position_bytes + sz(mine.begin) * patch_bytes;
+                    for (int r = 0; r < tile.rows; ++r) a[r] = v + sz(r) * patch_bytes;
+                    tile.w = step.packed.data() + sz(group * max_blocks * positions + q) * step.block_bytes;
+                    tile.acc = sums + sz(q * max_rows * group_columns);
+                    step.dot->run(tile);
+                    const std::size_t list = sz(group * positions + q);
+                    for (std::size_t i = step.outlier_starts[list]; i < step.outlier_starts[list + 1]; ++i) {
+                        const Outlier& outlier = step.outliers[i];
+                        for (int r = 0; r < tile.rows; ++r)
+                            tile.acc[r * tile_width + outlier.column] += outlier.excess * a[r][outlier.channel];
+                    }
+                }
+                Pixels where;
+                Position corner = position(begin + mine.begin, tile_rows, tile_columns);
+                for (int r = 0; r < tile.rows; ++r, advance(corner, tile_rows, tile_columns)) {
+                    std::int32_t* results = acc + sz(where.rows * group_columns);
+                    isa.winograd_output[m - 2](sums + sz(r * tile_width), sz(max_rows * group_columns), tile_width,
+                                               correction, sz(group_columns), results, sz(group_columns));
+                    for (int y = 0; y < 2 && 2 * corner.y + y < step.height; ++y) {
+                        const int n = std::min(m, step.width - m * corner.x);
+                        // Where a patch reaches over the edge, the second row moves up behind the part that counts.
+                        if (y == 1 && n < m)
+                            std::memmove(results + n * group_columns, results + m * group_columns,
+                                         sz(n * group_columns) * sizeof(std::int32_t));
+                        where.add({corner.image, 2 * corner.y + y, m * corner.x}, n);
+                    }
+                    if (where.rows + tile_pixels > kMaxRows || r + 1 == tile.rows) {
+                        write(step, where, column, valid, acc, group_columns);
+                        where = {};
+                    }
+                }
+            }
+        }
+    }
+}
+
+void Model::Call::run_depthwise(const Step& step, int index, int count, std::uint8_t* scratch) const {
+    const Buffer& input = buffer(step.input);
+    const int pixels = batch * step.height * step.width;
+    const int padded = ceil_div(step.channels, kBlock) * kBlock;
+    const Range mine = share(pixels, index, count);
+    const std::uint8_t* a[kMaxRows];
+    const std::size_t window_step = sz(step.geometry.stride) * sz(input.pixel_bytes);
+    DepthwiseTile tile{};
+    tile.a = a;
+    tile.taps = step.geometry.kernel * step.geometry.kernel;
+    tile.tap_offsets = step.tap_offsets.data();
+    tile.channels = step.channels;
+    tile.w = step.packed.data();
+    tile.acc = reinterpret_cast<std::int32_t*>(scratch);
+    Position p = position(mine.begin, step.height, step.width);
+    for (int i = mine.begin; i < mine.end; i += kDepthwisePixels) {
+        Pixels where;
+        where.add_following(p, std::min(kDepthwisePixels, mine.end - i), step.height, step.width);
+        where.addresses(window_step, a, [&](const Position& first) { return window(step, input, first); });
+        tile.pixels = where.rows;
+        model.isa_->depthwise.run(tile);
+        write(step, where, 0, step.channels, tile.acc, padded);
+    }
+}
+
+void Model::Call::run_sum(const Step& step, int index, int count, std::uint8_t* scratch) const {
+    const Buffer& input = buffer(step.input);
+    const Range mine = share(batch * step.height * step.width, index, count);
+    constexpr int kSources = 64;
+    const std::uint8_t* sources[kSources];
+    auto* acc = reinterpret_cast<std::int32_t*>(scratch);
+    const int padded = ceil_div(step.channels, kLutColumnsMax) * kLutColumnsMax;
+    std::int32_t* part = acc + padded;
+    Position p = position(mine.begin, step.height, step.width);
+    const int taps = step.window_height * step.window_width;
+    for (int i = mine.begin; i < mine.end; ++i, advance(p, step.height, step.width)) {
+        const std::uint8_t* corner = window(step, input, p);
+        for (int first = 0; first < taps; first += kSources) {
+            const int n = std::min(kSources, taps - first);
+            for (int s = 0; s < n; ++s) {
+                const int wy = (first + s) / step.window_width, wx = (first + s) % step.window_width;
+                sources[s] = corner + sz(wy) * input.row_bytes() + sz(wx) * sz(input.pixel_bytes);
+            }
+            model.isa_->weighted_sum(sources, nullptr, n, step.channels, first == 0 ? acc : part);
+            if (first == 0) continue;
+            for (int c = 0; c < step.channels; ++c) acc[c] += part[c];
+        }
+        Pixels where;
+        where.add(p, 1);
+        write(step, where, 0, step.channels, acc, padded);
+    }
+}
+
+void Model::Call::run_bilinear(const Step& step, int index, int count, std::uint8_t* scratch) const {
+    const Buffer& input = buffer(step.input);
+    const Range mine = share(batch * step.height * step.width, index, count);
+    auto* acc = reinterpret_cast<std::int32_t*>(scratch);
+    Position p = position(mine.begin, step.height, step.width);
+    for (int i = mine.begin; i < mine.end; ++i, advance(p, step.height, step.width)) {
+        const Interpolation& v = step.rows[sz(p.y)];
+        const Interpolation& h = step.columns[sz(p.x)];
+        const std::uint8_t* base = image(input, p.image);
+        const std::uint8_t* sources[] = {base + input.pixel(v.first, h.first), base + input.pixel(v.first, h.second),
+                                         base + input.pixel(v.second, h.first), base + input.pixel(v.second, h.second)};
+        const std::int32_t weights[] = {v.first_weight * h.first_weight, v.first_weight * h.second_weight,
+                                        v.second_weight * h.first_weight, v.second_weight * h.second_weight};
+        model.isa_->weighted_sum(sources, weights, 4, step.channels, acc);
+        Pixels where;
+        where.add(p, 1);
+        write(step, where, 0, step.channels, acc, 0);
+    }
+}
+
+void Model::Call::run_maximum(const Step& step, int index, int count) const {
+    const Buffer& input = buffer(step.input);
+    const Output& output = step.outputs[0];
+    const Buffer& target = buffer(output.buffer);
+    const int kernel = step.geometry.kernel;
+    const Range mine = share(batch * step.height * step.width, index, count);
+    std::vector<const std::uint8_t*>& sources = context.sources[sz(index)];
+    Position p = position(mine.begin, step.height, step.width);
+    for (int i = mine.begin; i < mine.end; ++i, advance(p, step.height, step.width)) {
+        const std::uint8_t* corner = window(step, input, p);
+        int n = 0;
+        for (int ky = 0; ky < kernel; ++ky) {
+            for (int kx = 0; kx < kernel; ++kx)
+                sources[sz(n++)] = corner + sz(ky) * input.row_bytes() + sz(kx) * sz(input.pixel_bytes);
+        }
+        model.isa_->maximum(sources.data(), n, step.channels,
+                            image(target, p.image) + target.pixel(p.y, p.x) + output.channel);
+    }
+}
+
+void Model::Call::run_copy(const Step& step, int index, int count) const {
+    const Buffer& input = buffer(step.input);
+    const Output& output = step.outputs[0];
+    const Buffer& target = buffer(output.buffer);
+    const Range mine = share(batch * step.height, index, count);
+    for (int row = mine.begin; row < mine.end; ++row) {
+        const int n = row / step.height, y = row % step.height;
+        for (int x = 0; x < step.width; ++x) {
+            std::uint8_t* out = image(target, n) + target.pixel(y, x) + output.channel;
+            std::memset(out, step.pad_byte, sz(step.pad_channels));
+            std::memcpy(out + step.pad_channels,
+                        image(input, n) + input.pixel(step.source_y[sz(y)], step.source_x[sz(x)]), sz(step.channels));
+            std::memset(out + step.pad_channels + step.channels, step.pad_byte, sz(step.pad_channels));
+        }
+    }
+}
+
+void Model::Call::run_step(const Step& step, int index, int count, std::uint8_t* scratch) const {
+    fill_borders(step, index, count);
+    switch (step.kind) {
+        case Step::Kind::image:
+            return run_image(step, index, count);
+        case Step::Kind::sum:
+            return run_sum(step, index, count, scratch);
+        case Step::Kind::bilinear:
+            return run_bilinear(step, index, count, scratch);
+        case Step::Kind::maximum:
+            return run_maximum(step, index, count);
+        case Step::Kind::copy:
+            return run_copy(step, index, count);
+        case Step::Kind::conv:
+            switch (step.method) {
+                case Method::dot:
+                    if (step.pooling.kernel > 0) return run_pooled(step, index, count, scratch);
+                    return run_dot(step, index, count, scratch);
+                case Method::lut:
+                    return run_lut(step, index, count, scratch);
+                case Method::winograd:
+                    return run_winograd(step, index, count, scratch);
+                case Method::depthwise:
+                    return run_depthwise(step, index, count, scratch);
+            }
+    }
+}
+
+// What every thread of a call does. The number of threads is known only now: the barrier is told by the first.
+void Model::Call::work(int index, int count) {
+    std::uint8_t* scratch = context.scratch[sz(index)].data();
+    using Clock = std::chrono::steady_clock;
+    for (std::size_t s = 0; s < model.steps_.size(); ++s) {
+        const Clock::time_point start = seconds != nullptr ? Clock::now() : Clock::time_point();
+        run_step(model.steps_[s], index, count, scratch);
+        if (count > 1) barrier.wait(count);
+        if (seconds != nullptr && index == 0)
+            (*seconds)[s] = std::chrono::duration<double>(Clock::now() - start).count();
+    }
+    if (context.floats.empty()) return;
+    const std::size_t pixels = sz(model.result_height_) * sz(model.result_width_), channels = model.result_channels_;
+    for (int n = index; n < batch; n += count) {
+        const float* from = context.floats.data() + sz(n) * pixels * channels;
+        float* to = result + sz(n) * pixels * channels;
+        for (std::size_t c = 0; c < channels; ++c) {
+            for (std::size_t i = 0; i < pixels; ++i) to[c * pixels + i] = from[i * channels + c];
+        }
+    }
+}
+
+std::unique_ptr<Model::Context> Model::take_context(int batch, int threads) const {
+    std::unique_ptr<Context> context;
+    {
+        const std::lock_guard<std::mutex> lock(contexts_mutex_);
+        if (!contexts_.empty()) {
+            context = std::move(contexts_.back());
+            contexts_.pop_back();
+        }
+    }
+    if (context == nullptr) context = std::make_unique<Context>();
+    bool allocated = false;
+    if (context->batch < batch) {
+        context->arena = AlignedBytes(arena_bytes_ * sz(batch) + kSlackBytes);
+        std::memset(context->arena.data(), 0, context->arena.size());
+        if (result_height_ * result_width_ > 1) {
+            context->floats.resize(sz(batch) * result_channels_ * sz(result_height_) * sz(result_width_));
+        }
+        context->batch = batch;
+        allocated = true;
+    }
+    while (context->scratch.size() < sz(threads)) {
+        context->scratch.emplace_back(scratch_bytes_ + kSlackBytes);
+        std::memset(context->scratch.back().data(), 0, context->scratch.back().size());
+        context->sources.emplace_back(max_window_);
+        allocated = true;
+    }
+    if (allocated) {
+        const std::lock_guard<std::mutex> lock(contexts_mutex_);
+        ++allocations_;
+        contexts_.reserve(allocations_);
+    }
+    return context;
+}
+
+void Model::give_back(std::unique_ptr<Context> context) const {
+    const std::lock_guard<std::mutex> lock(contexts_mutex_);
+    contexts_.push_back(std::move(context));
+}
+
+void Model::run_chunk(const std::int8_t* q_image, int batch, int threads, float* result,
+                      std::vector<double>* seconds) const {
+    std::unique_ptr<Context> context = take_context(batch, threads);
+    Call call{*this, *context, q_image, batch, result, {}, seconds};
+    run_parallel(
+        threads, [](void* argument, int index, int count) { static_cast<Call*>(argument)->work(index, count); }, &call);
+    give_back(std::move(context));
+}
+
+void Model::run(const std::int8_t* q_image, int batch, int threads, float* result) const {
+    check(finished_, "the model is not finished");
+    check(threads >= 1, "a call needs a thread");
+    threads = std::min(threads, max_threads());
+    const std::size_t image_size = 3 * sz(image_height_) * sz(image_width_);
+    const std::size_t result_size = result_channels_ * sz(result_height_) * sz(result_width_);
+    for (int n = 0; n < batch; n += kMaxBatch) {
+        run_chunk(q_image + sz(n) * image_size, std::min(kMaxBatch, batch - n), threads, result + sz(n) * result_size,
+                  nullptr);
+    }
+}
+
+std::vector<StepTime> Model::profile(const std::int8_t* q_image, int batch, int threads, int rounds) const {
+    check(finished_, "the model is not finished");
+    check(threads >= 1 && batch >= 1 && rounds >= 1, "a measurement needs a thread, an image and a round");
+    threads = std::min(threads, max_threads());
+    batch = std::min(batch, kMaxBatch);
+    std::vector<float> result(sz(batch) * result_channels_ * sz(result_height_) * sz(result_width_));
+    std::vector<std::vector<double>> all(steps_.size());
+    std::vector<double> seconds(steps_.size());
+    for (int round = 0; round < rounds; ++round) {
+        run_chunk(q_image, batch, threads, result.data(), &seconds);
+        for (std::size_t s = 0; s < steps_.size(); ++s) all[s].push_back(seconds[s]);
+    }
+    std::vector<StepTime> times;
+    for (std::size_t s = 0; s < steps_.size(); ++s) {
+        std::nth_element(all[s].begin(), all[s].begin() + rounds / 2, all[s].end());
+        times.push_back({steps_[s].name, steps_[s].detail, steps_[s].macs * batch, all[s][sz(rounds / 2)]});
+    }
+    return times;
+}
+
+}  // namespace bitgear

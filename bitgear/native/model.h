@@ -1,0 +1,266 @@
+// A derived model: a flat list of prepared steps over byte buffers in one arena. Built once, run by any number of
+// threads.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "kernels.h"
+#include "winograd.h"
+
+namespace bitgear {
+
+// Bytes of one reader: [height + borders][width + borders][channels padded to a multiple of 4], borders filled with
+// `fill`.
+struct Buffer {
+    int height, width, channels;
+    int top, left, bottom, right;
+    int spare_bottom, spare_right;  // part of bottom and right: Winograd's last patches may reach over
+    std::uint8_t fill;
+    int pixel_bytes = 0;
+    std::size_t image_bytes = 0;
+    std::size_t offset = 0;  // in the arena, for a batch of one; a batch of n takes n times everything
+    int first_step = -1, last_step = -1;
+
+    int row_pixels() const { return left + width + right; }
+    std::size_t row_bytes() const {
+        return static_cast<std::size_t>(row_pixels()) * static_cast<std::size_t>(pixel_bytes);
+    }
+    std::size_t pixel(int y, int x) const {  // y and x count from the picture's corner, borders are negative
+        return static_cast<std::size_t>(top + y) * row_bytes() +
+               static_cast<std::size_t>(left + x) * static_cast<std::size_t>(pixel_bytes);
+    }
+};
+
+// A reader of a step's value: where its bytes go, from channel `channel` of the buffer on.
+struct Output {
+    int buffer;
+    int channel;
+    Quantizer quantizer;
+};
+
+struct Geometry {
+    int kernel = 1, stride = 1, dilation = 1, groups = 1;
+};
+
+// Max pooling right behind a convolution. No window may lie wholly outside.
+struct Pooling {
+    int kernel = 0;  // 0: none
+    int stride = 1, padding = 0;
+    int height = 0, width = 0;  // of the result
+};
+
+struct Activation {
+    bool relu = false;
+    float clip = 0;  // infinity: none
+};
+
+struct Residual {
+    int buffer = -1;  // -1: none
+    float scale = 1;
+    std::int32_t zero = 0;
+};
+
+// Float constants of a step, one for each output channel; bias may be empty.
+struct Constants {
+    std::vector<float> multiplier;
+    std::vector<float> bias;
+};
+
+struct ConvSpec {
+    int input;
+    int channels;
+    Geometry geometry;
+    int weight_bits;
+    int act_max;        // largest byte in the input buffer
+    std::int32_t zero;  // byte of code 0
+    Constants constants;
+    Activation activation;
+    Residual residual;
+    std::vector<Output> outputs;
+    bool result;       // the value is (also) the model's result
+    Pooling pooling;   // none, or the outputs take the pooled value: done on sums, before anything else
+    std::string path;  // empty: the dispatcher's choice; else a path's name, for tests and measurements
+};
+
+enum class Method { dot, lut, winograd, depthwise };
+
+struct Outlier {
+    int column, channel, excess;
+};
+
+// Two source positions and their weights, which sum to kInterpolationOne.
+struct Interpolation {
+    int first, second;
+    std::int32_t first_weight, second_weight;
+};
+
+constexpr std::int32_t kInterpolationOne = 128;
+constexpr std::size_t kStripBytes =
+    512 * 1024;  // look-up tables or transformed patches at hand: about half of a core's cache
+constexpr int kDepthwisePixels = 8;
+
+struct AlignedBytes {
+    AlignedBytes() = default;
+    explicit AlignedBytes(std::size_t size);
+    std::uint8_t* data() const { return data_.get(); }
+    std::size_t size() const { return size_; }
+
+private:
+    struct Free {
+        void operator()(std::uint8_t* p) const;
+    };
+    std::unique_ptr<std::uint8_t[], Free> data_;
+    std::size_t size_ = 0;
+};
+
+// What every step has; the fields of a kind are below its name.
+struct Step {
+    enum class Kind { image, conv, sum, bilinear, maximum, copy } kind;
+    std::string name;    // of the graph's node
+    std::string detail;  // the path taken
+    double macs = 0;     // multiply-accumulates for one image
+    int input = -1;
+    int height = 1, width = 1, channels = 0;  // of the value
+    std::vector<Output> outputs;
+    std::vector<int> prefill;  // buffers first written here: their borders are filled
+    bool result = false;
+    int result_channels = 0;
+    int channel = 0;  // of the first channel in the value: not 0 in later parts of a grouped convolution
+
+    // Sums to values (conv, sum, bilinear).
+    std::vector<float> multiplier, bias;  // padded; bias may be empty
+    std::vector<std::int32_t> offset;
+    std::vector<float> quick;      // of each output that is quick: multiplier and bias over its scale
+    float floor = 0, ceiling = 0;  // of the value
+    Residual residual;
+
+    // conv
+    Geometry geometry;
+    Method method = Method::dot;
+    const DotPath* dot = nullptr;
+    const LutPath* lut = nullptr;
+    AlignedBytes packed;
+    int in_channels = 0;
+    int input_channel = 0;  // first input channel of a group
+    int period = 0;
+    std::vector<Run> runs;
+    int k_groups = 0;             // groups of a window (dot), of a pixel (lut, winograd)
+    std::size_t block_bytes = 0;  // of one packed block
+    std::vector<std::int32_t> tap_offsets;
+    int act_max = 255;
+    // conv, then pooling
+    Pooling pooling;
+    int conv_height = 0, conv_width = 0;
+    std::vector<std::int32_t>
+        flip;  // -1 for channels whose multiplier is negative: the largest value has the least sum
+    // lut
+    int strip_rows = 1;
+    std::size_t table_pixel_bytes = 0, table_row_bytes = 0, table_bytes = 0;
+    // winograd
+    const WinogradForm* form = nullptr;
+    std::uint8_t shifts[kMaxPositions] = {};
+    int strip_tiles = 0;
+    std::vector<std::int32_t> correction;  // [group of blocks][2 * m pixels][columns]
+    std::vector<Outlier> outliers;
+    std::vector<std::size_t> outlier_starts;  // by [group of blocks][position], one more at the end
+
+    // sum
+    int window_height = 1, window_width = 1;
+    // bilinear
+    std::vector<Interpolation> rows, columns;
+    // copy
+    std::vector<int> source_y, source_x;
+    int pad_channels = 0;  // zero channels on both sides
+    std::uint8_t pad_byte = 0;
+};
+
+struct StepTime {
+    std::string name, detail;
+    double macs;
+    double seconds;
+};
+
+class Model {
+public:
+    explicit Model(const Isa* isa);
+    ~Model();
+
+    int add_buffer(int height, int width, int channels, int top, int left, int bottom, int right, int spare_bottom,
+                   int spare_right, std::uint8_t fill);
+    void add_image(int buffer);
+    // q8: the master's codes, [channels][input channels / groups][kernel][kernel].
+    void add_conv(const std::string& name, const ConvSpec& spec, const std::int8_t* q8, std::size_t q8_size);
+    // Sum over a window of kernel x kernel, or over the whole picture (kernel 0).
+    void add_window_sum(const std::string& name, int input, int kernel, int stride, std::int32_t zero,
+                        const Constants& constants, const std::vector<Output>& outputs, bool result);
+    void add_bilinear(const std::string& name, int input, const std::vector<Interpolation>& rows,
+                      const std::vector<Interpolation>& columns, std::int32_t zero, const Constants& constants,
+                      const std::vector<Output>& outputs, bool result);
+    // Selections: bytes move from a buffer to another, from channel `channel` on.
+    void add_maximum(const std::string& name, int input, int output, int channel, int kernel, int stride);
+    void add_copy(const std::string& name, int input, int output, int channel, const std::vector<int>& source_y,
+                  const std::vector<int>& source_x, int pad_channels, std::uint8_t pad_byte);
+    void finish();
+
+    std::size_t resident_bytes() const { return resident_bytes_; }
+    std::size_t arena_bytes() const { return arena_bytes_; }
+    int result_channels() const { return static_cast<int>(result_channels_); }
+    int result_height() const { return result_height_; }
+    int result_width() const { return result_width_; }
+    int image_height() const { return image_height_; }
+    int image_width() const { return image_width_; }
+    const std::vector<Step>& steps() const { return steps_; }
+    // How often memory for running was allocated: once for each number of calls at the same time, and for larger
+    // batches.
+    std::size_t allocations() const { return allocations_; }
+
+    // q_image: int8 [batch][3][height][width]; result: float32 [batch][channels][height][width].
+    void run(const std::int8_t* q_image, int batch, int threads, float* result) const;
+    // Seconds of every step, medians over `rounds` calls.
+    std::vector<StepTime> profile(const std::int8_t* q_image, int batch, int threads, int rounds) const;
+
+private:
+    struct Context;
+    struct Call;
+    class Undo;
+    std::unique_ptr<Context> take_context(int batch, int threads) const;
+    void give_back(std::unique_ptr<Context> context) const;
+    void run_chunk(const std::int8_t* q_image, int batch, int threads, float* result,
+                   std::vector<double>* seconds) const;
+    static void check(bool holds, const char* message);  // throws std::invalid_argument
+    const Buffer& checked_buffer(int index) const;
+    void check_step(const Step& step) const;
+    Step& push(Step::Kind kind, const std::string& name, int input);
+    void set_constants(Step& step, const Constants& constants, const Activation& activation);
+    void set_result(const Step& step);
+    void choose_method(Step& step, const ConvSpec& spec);
+    const DotPath& dot_path(int act_max, int weight_max) const;
+    void set_dot(Step& step, const DotPath& dot, int act_max, int weight_max) const;
+    double dot_cycles(const Step& step, const ConvSpec& spec, const DotPath& dot) const;
+    double lut_cycles(const Step& step, const ConvSpec& spec, const LutPath& lut) const;
+    double winograd_cycles(const Step& step, const ConvSpec& spec, const WinogradForm& form) const;
+    void prepare_dot(Step& step, const ConvSpec& spec, const std::int8_t* q8);
+    void prepare_lut(Step& step, const ConvSpec& spec, const std::int8_t* q8);
+    bool prepare_winograd(Step& step, const ConvSpec& spec, const std::int8_t* q8);
+    void prepare_depthwise(Step& step, const ConvSpec& spec, const std::int8_t* q8);
+
+    const Isa* isa_;
+    std::vector<Buffer> buffers_;
+    std::vector<Step> steps_;
+    bool finished_ = false;
+    std::size_t resident_bytes_ = 0, arena_bytes_ = 0, scratch_bytes_ = 0;
+    std::size_t max_window_ = 1;  // sources of a maximum
+    std::size_t result_channels_ = 0;
+    int result_height_ = 1, result_width_ = 1;
+    int image_height_ = 0, image_width_ = 0;
+    mutable std::mutex contexts_mutex_;
+    mutable std::vector<std::unique_ptr<Context>> contexts_;
+    mutable std::size_t allocations_ = 0;
+};
+
+}  // namespace bitgear

@@ -1,0 +1,183 @@
+// The Python module: converts arguments, checks what memory safety needs, computes nothing.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/pair.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
+#include <nanobind/stl/vector.h>
+
+#include <cmath>
+#include <tuple>
+
+#include "dispatch.h"
+#include "model.h"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace bitgear {
+namespace {
+
+using Codes = nb::ndarray<const std::int8_t, nb::c_contig, nb::device::cpu>;
+using Floats = nb::ndarray<float, nb::c_contig, nb::device::cpu>;
+// buffer, first channel, scale, lowest code, highest code, byte of code 0
+using OutputTuple = std::tuple<int, int, float, int, int, int>;
+
+std::vector<Output> outputs_of(const std::vector<OutputTuple>& tuples) {
+    if (tuples.size() > static_cast<std::size_t>(kMaxOutputs))
+        throw nb::value_error("a value has more readers than the engine supports");
+    std::vector<Output> outputs;
+    for (const auto& [buffer, channel, scale, low, high, zero] : tuples) {
+        outputs.push_back({buffer, channel, {scale, low, high, zero, false, 0.0f, nullptr, nullptr, 0.0f}});
+    }
+    return outputs;
+}
+
+const Isa* isa_of(const std::string& name) {
+    const Isa* isa = choose_isa(name.c_str());
+    if (isa == nullptr)
+        throw nb::value_error(
+            ("instruction set '" + name + "' is unknown, not compiled in or not offered by this processor").c_str());
+    return isa;
+}
+
+}  // namespace
+}  // namespace bitgear
+
+NB_MODULE(_native, m) {
+    using namespace bitgear;
+    nb::set_leak_warnings(false);  // models still in use when the interpreter ends are no leak
+    m.attr("MAX_OUTPUTS") = kMaxOutputs;
+
+    m.def("instruction_sets", [] {
+        int count = 0;
+        const IsaEntry* entries = instruction_sets(&count);
+        nb::list result;
+        for (int i = 0; i < count; ++i) {
+            nb::list paths;
+            if (entries[i].isa != nullptr) {
+                for (int d = 0; d < entries[i].isa->dot_count; ++d) paths.append(entries[i].isa->dots[d].name);
+                for (int l = 0; l < entries[i].isa->lut_count; ++l) paths.append(entries[i].isa->luts[l].name);
+            }
+            result.append(nb::make_tuple(entries[i].name, entries[i].isa != nullptr, entries[i].supported, paths));
+        }
+        return result;
+    });
+    m.def("choose", [](const std::string& name) { return std::string(isa_of(name)->name); }, "name"_a = "");
+    m.def("derive", [](const std::string& isa, const Codes& q8, int bits,
+                       nb::ndarray<std::int8_t, nb::c_contig, nb::device::cpu> out) {
+        if (out.size() != q8.size() || bits < 2 || bits > 8)
+            throw nb::value_error("derive needs an output of the same size and 2 to 8 bits");
+        isa_of(isa)->derive(q8.data(), q8.size(), bits, out.data());
+    });
+
+    nb::class_<Model>(m, "Model")
+        .def(
+            "__init__", [](Model* self, const std::string& isa) { new (self) Model(isa_of(isa)); },
+            "instruction_set"_a = "")
+        .def("add_buffer", &Model::add_buffer, "height"_a, "width"_a, "channels"_a, "top"_a, "left"_a, "bottom"_a,
+             "right"_a, "spare_bottom"_a, "spare_right"_a, "fill"_a)
+        .def("add_image", &Model::add_image, "buffer"_a)
+        .def(
+            "add_conv",
+            [](Model& self, const std::string& name, int input, const Codes& q8, int channels, int kernel, int stride,
+               int dilation, int groups, int weight_bits, int act_max, int zero, std::vector<float> multiplier,
+               std::vector<float> bias, bool relu, float clip, std::tuple<int, float, int> residual,
+               const std::vector<OutputTuple>& outputs, bool result, std::tuple<int, int, int, int, int> pooling,
+               const std::string& path) {
+                ConvSpec spec;
+                spec.input = input;
+                spec.channels = channels;
+                spec.geometry = {kernel, stride, dilation, groups};
+                spec.weight_bits = weight_bits;
+                spec.act_max = act_max;
+                spec.zero = zero;
+                spec.constants = {std::move(multiplier), std::move(bias)};
+                spec.activation = {relu, clip};
+                spec.residual = {std::get<0>(residual), std::get<1>(residual), std::get<2>(residual)};
+                spec.outputs = outputs_of(outputs);
+                spec.result = result;
+                std::tie(spec.pooling.kernel, spec.pooling.stride, spec.pooling.padding, spec.pooling.height,
+                         spec.pooling.width) = pooling;
+                spec.path = path;
+                const nb::gil_scoped_release release;
+                self.add_conv(name, spec, q8.data(), q8.size());
+            },
+            "name"_a, "input"_a, "q8"_a, "channels"_a, "kernel"_a, "stride"_a, "dilation"_a, "groups"_a,
+            "weight_bits"_a, "act_max"_a, "zero"_a, "multiplier"_a, "bias"_a, "relu"_a, "clip"_a, "residual"_a,
+            "outputs"_a, "result"_a, "pooling"_a, "path"_a)
+        .def(
+            "add_window_sum",
+            [](Model& self, const std::string& name, int input, int kernel, int stride, int zero,
+               std::vector<float> multiplier, const std::vector<OutputTuple>& outputs, bool result) {
+                self.add_window_sum(name, input, kernel, stride, zero, {std::move(multiplier), {}}, outputs_of(outputs),
+                                    result);
+            },
+            "name"_a, "input"_a, "kernel"_a, "stride"_a, "zero"_a, "multiplier"_a, "outputs"_a, "result"_a)
+        .def(
+            "add_bilinear",
+            [](Model& self, const std::string& name, int input, const std::vector<std::tuple<int, int, int>>& rows,
+               const std::vector<std::tuple<int, int, int>>& columns, int zero, std::vector<float> multiplier,
+               const std::vector<OutputTuple>& outputs, bool result) {
+                const auto axis = [](const std::vector<std::tuple<int, int, int>>& tuples) {
+                    std::vector<Interpolation> all;
+                    for (const auto& [first, second, weight] : tuples)
+                        all.push_back({first, second, kInterpolationOne - weight, weight});
+                    return all;
+                };
+                self.add_bilinear(name, input, axis(rows), axis(columns), zero, {std::move(multiplier), {}},
+                                  outputs_of(outputs), result);
+            },
+            "name"_a, "input"_a, "rows"_a, "columns"_a, "zero"_a, "multiplier"_a, "outputs"_a, "result"_a)
+        .def("add_maximum", &Model::add_maximum, "name"_a, "input"_a, "output"_a, "channel"_a, "kernel"_a, "stride"_a)
+        .def("add_copy", &Model::add_copy, "name"_a, "input"_a, "output"_a, "channel"_a, "source_y"_a, "source_x"_a,
+             "pad_channels"_a, "pad_byte"_a)
+        .def("finish", &Model::finish)
+        .def(
+            "run",
+            [](const Model& self,
+               const nb::ndarray<const std::int8_t, nb::ndim<4>, nb::c_contig, nb::device::cpu>& q_image,
+               const Floats& result, int threads) {
+                const auto batch = static_cast<std::size_t>(q_image.shape(0));
+                if (q_image.shape(1) != 3 || static_cast<int>(q_image.shape(2)) != self.image_height() ||
+                    static_cast<int>(q_image.shape(3)) != self.image_width() ||
+                    result.size() != batch * static_cast<std::size_t>(self.result_channels()) *
+                                         static_cast<std::size_t>(self.result_height()) *
+                                         static_cast<std::size_t>(self.result_width())) {
+                    throw nb::value_error("the picture or the result has another shape than the model's");
+                }
+                const nb::gil_scoped_release release;
+                self.run(q_image.data(), static_cast<int>(batch), threads, result.data());
+            },
+            "q_image"_a.noconvert(), "result"_a.noconvert(), "threads"_a)
+        .def(
+            "profile",
+            [](const Model& self,
+               const nb::ndarray<const std::int8_t, nb::ndim<4>, nb::c_contig, nb::device::cpu>& q_image, int threads,
+               int rounds) {
+                std::vector<std::tuple<std::string, std::string, double, double>> rows;
+                if (q_image.shape(1) != 3 || static_cast<int>(q_image.shape(2)) != self.image_height() ||
+                    static_cast<int>(q_image.shape(3)) != self.image_width()) {
+                    throw nb::value_error("the picture has another shape than the model's");
+                }
+                const nb::gil_scoped_release release;
+                for (const StepTime& t :
+                     self.profile(q_image.data(), static_cast<int>(q_image.shape(0)), threads, rounds)) {
+                    rows.emplace_back(t.name, t.detail, t.macs, t.seconds);
+                }
+                return rows;
+            },
+            "q_image"_a, "threads"_a, "rounds"_a)
+        .def_prop_ro("resident_bytes", &Model::resident_bytes)
+        .def_prop_ro("arena_bytes", &Model::arena_bytes)
+        .def_prop_ro("allocations", &Model::allocations)
+        .def_prop_ro("result_shape",
+                     [](const Model& self) {
+                         return std::make_tuple(self.result_channels(), self.result_height(), self.result_width());
+                     })
+        .def_prop_ro("paths", [](const Model& self) {
+            std::vector<std::pair<std::string, std::string>> paths;
+            for (const Step& step : self.steps()) paths.emplace_back(step.name, step.detail);
+            return paths;
+        });
+}

@@ -1,0 +1,158 @@
+#include "pool.h"
+
+#include <pthread.h>
+#include <sched.h>
+
+#include <algorithm>
+#include <condition_variable>
+#include <memory>
+#include <mutex>
+#include <system_error>
+#include <thread>
+#include <vector>
+
+namespace bitgear {
+namespace {
+
+inline void relax() {
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    asm volatile("yield");
+#endif
+}
+
+constexpr int kMaxThreads = 256;
+constexpr int kSpins = 1000;  // tens of microseconds: longer than between two steps, short where cores are scarce
+
+template <class Condition>
+bool spin_until(Condition condition) {
+    for (int i = 0; i < kSpins; ++i) {
+        if (condition()) return true;
+        relax();
+    }
+    return false;
+}
+
+struct Job {
+    void (*body)(void*, int, int);
+    void* argument;
+    int count;
+    std::atomic<int> running;
+};
+
+struct Helper {
+    std::atomic<Job*> job{nullptr};
+    int index = 0;
+    std::mutex mutex;
+    std::condition_variable wake;
+};
+
+class Pool {
+public:
+    int acquire(int wanted, Helper** helpers) {
+        const std::lock_guard<std::mutex> lock(mutex_);
+        int found = 0;
+        while (found < wanted) {
+            if (!idle_.empty()) {
+                helpers[found++] = idle_.back();
+                idle_.pop_back();
+            } else if (Helper* helper = start(); helper != nullptr) {
+                helpers[found++] = helper;
+            } else {
+                break;
+            }
+        }
+        return found;
+    }
+
+    void release(Helper** helpers, int count) {
+        const std::lock_guard<std::mutex> lock(mutex_);
+        idle_.insert(idle_.end(), helpers, helpers + count);
+    }
+
+private:
+    Helper* start() {
+        if (all_.size() + 1 >= static_cast<std::size_t>(max_threads())) return nullptr;
+        auto helper = std::make_unique<Helper>();
+        try {
+            std::thread(work, helper.get()).detach();
+        } catch (const std::system_error&) {
+            return nullptr;  // no more threads to be had: the call runs with those it has
+        }
+        all_.push_back(std::move(helper));
+        idle_.reserve(all_.size());
+        return all_.back().get();
+    }
+
+    static void work(Helper* self) {
+        for (;;) {
+            Job* job = nullptr;
+            const auto has_job = [&] { return (job = self->job.load(std::memory_order_acquire)) != nullptr; };
+            if (!spin_until(has_job)) {
+                std::unique_lock<std::mutex> lock(self->mutex);
+                self->wake.wait(lock, has_job);
+            }
+            self->job.store(nullptr, std::memory_order_relaxed);
+            job->body(job->argument, self->index, job->count);
+            job->running.fetch_sub(1, std::memory_order_release);
+        }
+    }
+
+    std::mutex mutex_;
+    std::vector<std::unique_ptr<Helper>> all_;
+    std::vector<Helper*> idle_;
+};
+
+// Never destroyed: helpers live until the process ends. A child of fork() has none of them and starts its own.
+Pool* g_pool = new Pool;
+const int g_fork_handler = pthread_atfork(nullptr, nullptr, [] { g_pool = new Pool; });
+
+}  // namespace
+
+void Barrier::wait(int count) {
+    const int phase = phase_.load(std::memory_order_acquire);
+    if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == count) {
+        arrived_.store(0, std::memory_order_relaxed);
+        phase_.store(phase + 1, std::memory_order_release);
+        return;
+    }
+    const auto released = [&] { return phase_.load(std::memory_order_acquire) != phase; };
+    while (!spin_until(released)) std::this_thread::yield();  // more threads than cores: let the others work
+}
+
+int max_threads() {
+    static const int cores = [] {
+#if defined(__linux__)
+        cpu_set_t set;
+        if (sched_getaffinity(0, sizeof set, &set) == 0) return std::min(CPU_COUNT(&set), kMaxThreads);
+#endif
+        return std::min(std::max(static_cast<int>(std::thread::hardware_concurrency()), 1), kMaxThreads);
+    }();
+    return cores;
+}
+
+void run_parallel(int threads, void (*body)(void* argument, int index, int count), void* argument) {
+    Helper* helpers[kMaxThreads];
+    int found = 0;
+    if (threads > 1) found = g_pool->acquire(std::min(threads, max_threads()) - 1, helpers);
+    if (found == 0) {
+        body(argument, 0, 1);
+        return;
+    }
+    Job job{body, argument, found + 1, {found}};
+    for (int i = 0; i < found; ++i) {
+        helpers[i]->index = i + 1;
+        {
+            const std::lock_guard<std::mutex> lock(helpers[i]->mutex);
+            helpers[i]->job.store(&job, std::memory_order_release);
+        }
+        helpers[i]->wake.notify_one();
+    }
+    body(argument, 0, found + 1);
+    const auto done = [&] { return job.running.load(std::memory_order_acquire) == 0; };
+    while (!spin_until(done)) std::this_thread::yield();
+    g_pool->release(helpers, found);
+}
+
+}  // namespace bitgear

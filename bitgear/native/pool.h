@@ -1,0 +1,27 @@
+// Threads that help calls, shared by all models of the process.
+#pragma once
+
+#include <atomic>
+
+namespace bitgear {
+
+// Where the threads of one call meet between two steps. Spins: steps last microseconds.
+class Barrier {
+public:
+    // Waits until `count` threads wait; all give the same count.
+    void wait(int count);
+
+private:
+    std::atomic<int> arrived_{0};
+    std::atomic<int> phase_{0};
+};
+
+// Threads that a call can have at most: the cores this process may use.
+int max_threads();
+
+// Calls body(argument, index, count) on the calling thread and on up to `threads` - 1 idle helpers, count in all, each
+// with an index of its own. Helpers that work for another call are not waited for: a call then runs with fewer threads.
+// `body` must not throw. At most as many helpers exist as the processor has cores, less one.
+void run_parallel(int threads, void (*body)(void* argument, int index, int count), void* argument);
+
+}  // namespace bitgear

@@ -1,0 +1,729 @@
+// Building a model: geometry, the choice of a path for each layer, derivation and packing of weights, the arena.
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+#include <cstring>
+#include <new>
+#include <numeric>
+#include <stdexcept>
+
+#include "model.h"
+#include "quantizer.h"
+#include "winograd.h"
+
+namespace bitgear {
+namespace {
+
+std::size_t sz(int n) { return static_cast<std::size_t>(n); }
+
+int round_up(int n, int multiple) { return (n + multiple - 1) / multiple * multiple; }
+
+// Codes of kBlock output channels from `first` on, in the order in which kernels read: [row][tap][tap_channels], zeros
+// where there is no channel. `q8`: master codes of the layer, [channels][in_channels][taps].
+class WindowRows {
+public:
+    WindowRows(const Isa* isa, const std::int8_t* q8, int channels, int in_channels, int taps, int tap_channels,
+               int bits)
+        : isa_(isa),
+          q8_(q8),
+          channels_(channels),
+          in_channels_(in_channels),
+          taps_(taps),
+          tap_channels_(tap_channels),
+          bits_(bits),
+          codes_(sz(in_channels) * sz(taps)) {}
+
+    std::size_t row_bytes() const { return sz(taps_) * sz(tap_channels_); }
+
+    // Fills `rows` rows; returns nothing, rows beyond the last channel are zero. `rows` buffer: [count][row_bytes()].
+    void fill(int first, int count, std::int8_t* rows) {
+        for (int r = 0; r < count; ++r, rows += row_bytes()) {
+            if (first + r >= channels_) {
+                std::memset(rows, 0, row_bytes());
+                continue;
+            }
+            const std::int8_t* source = q8_ + sz(first + r) * codes_.size();
+            if (taps_ == 1) {
+                isa_->derive(source, codes_.size(), bits_, rows);
+                std::memset(rows + in_channels_, 0, sz(tap_channels_ - in_channels_));
+                continue;
+            }
+            if (bits_ < 8) isa_->derive(source, codes_.size(), bits_, codes_.data());
+            isa_->transpose_taps(bits_ < 8 ? codes_.data() : source, in_channels_, taps_, sz(tap_channels_), rows);
+            if (in_channels_ == tap_channels_) continue;
+            for (int t = 0; t < taps_; ++t)
+                std::memset(rows + t * tap_channels_ + in_channels_, 0, sz(tap_channels_ - in_channels_));
+        }
+    }
+
+private:
+    const Isa* isa_;
+    const std::int8_t* q8_;
+    int channels_, in_channels_, taps_, tap_channels_, bits_;
+    std::vector<std::int8_t> codes_;
+};
+
+constexpr std::size_t kOverrun = 64;        // codes are read and written in whole vectors
+constexpr double kStreamBytes = 9;          // packed weights that arrive from beyond the second cache in a cycle
+constexpr double kCallCycles = 150;         // around one multiplication of a tile in Winograd's form
+constexpr double kLutCallCycles = 500;      // to widen the sums of a tile of look-ups
+constexpr int kWinogradTypicalWeight = 64;  // for the estimate; the true largest decides later
+
+// Whether a window lies inside a buffer and its borders at least once.
+bool fits(const Buffer& b, int extent) {
+    return extent <= b.top + b.height + b.bottom - b.spare_bottom &&
+           extent <= b.left + b.width + b.right - b.spare_right;
+}
+
+std::int32_t sum_of(const std::int8_t* row, std::size_t count) {
+    std::int32_t sum = 0;
+    for (std::size_t i = 0; i < count; ++i) sum += row[i];
+    return sum;
+}
+
+}  // namespace
+
+AlignedBytes::AlignedBytes(std::size_t size) : size_(size) {
+    const std::size_t rounded = (size + 63) / 64 * 64;
+    auto* p = static_cast<std::uint8_t*>(std::aligned_alloc(64, std::max<std::size_t>(rounded, 64)));
+    if (p == nullptr) throw std::bad_alloc();
+    data_.reset(p);
+}
+
+void AlignedBytes::Free::operator()(std::uint8_t* p) const { std::free(p); }
+
+// Takes back the steps that were begun unless it is told to keep them.
+class Model::Undo {
+public:
+    explicit Undo(Model& model) : model_(model), steps_(model.steps_.size()), resident_bytes_(model.resident_bytes_) {}
+    Undo(const Undo&) = delete;
+    Undo& operator=(const Undo&) = delete;
+    ~Undo() {
+        if (kept_) return;
+        model_.steps_.erase(model_.steps_.begin() + static_cast<std::ptrdiff_t>(steps_), model_.steps_.end());
+        model_.resident_bytes_ = resident_bytes_;
+    }
+    void keep() { kept_ = true; }
+
+private:
+    Model& model_;
+    const std::size_t steps_;
+    const std::size_t resident_bytes_;
+    bool kept_ = false;
+};
+
+void Model::check(bool holds, const char* message) {
+    if (!holds) throw std::invalid_argument(message);
+}
+
+const Buffer& Model::checked_buffer(int index) const {
+    check(index >= 0 && index < static_cast<int>(buffers_.size()), "no such buffer");
+    return buffers_[sz(index)];
+}
+
+// Whatever a step writes or reads beside its input must lie inside the buffers.
+void Model::check_step(const Step& step) const {
+    check(!finished_, "the model is finished");
+    check(step.height >= 1 && step.width >= 1 && step.channels >= 1, "a step makes nothing");
+    check(step.outputs.size() <= sz(kMaxOutputs), "a value has too many readers");
+    for (const Output& output : step.outputs) {
+        const Buffer& b = checked_buffer(output.buffer);
+        check(b.height == step.height && b.width == step.width && output.channel >= 0 && output.channel <= b.channels &&
+                  step.channels + 2 * step.pad_channels <= b.channels - output.channel,
+              "a reader's buffer has another shape than the value");
+        check(output.quantizer.low + output.quantizer.zero >= 0 && output.quantizer.high + output.quantizer.zero <= 255,
+              "a reader's codes do not fit a byte");
+    }
+    if (step.residual.buffer >= 0) {
+        const Buffer& b = checked_buffer(step.residual.buffer);
+        check(b.height == step.height && b.width == step.width && step.channel + step.channels <= b.channels,
+              "the residual has another shape than the value");
+    }
+}
+
+int Model::add_buffer(int height, int width, int channels, int top, int left, int bottom, int right, int spare_bottom,
+                      int spare_right, std::uint8_t fill) {
+    constexpr int kMax = 1 << 16;
+    const auto side = [](int n) { return n >= 0 && n <= kMax; };
+    check(!finished_, "the model is finished");
+    check(height >= 1 && width >= 1 && channels >= 1 && side(height) && side(width) && side(channels) && side(top) &&
+              side(left) && side(bottom) && side(right) && side(spare_bottom) && side(spare_right),
+          "a buffer's sizes are out of range");
+    Buffer buffer{height,       width,       channels, top, left, bottom + spare_bottom, right + spare_right,
+                  spare_bottom, spare_right, fill};
+    buffer.pixel_bytes = round_up(channels, kGroup);
+    buffer.image_bytes = (sz(top + height + buffer.bottom) * buffer.row_bytes() + kSlackBytes + 63) / 64 * 64;
+    buffers_.push_back(buffer);
+    return static_cast<int>(buffers_.size()) - 1;
+}
+
+Step& Model::push(Step::Kind kind, const std::string& name, int input) {
+    steps_.emplace_back();
+    Step& step = steps_.back();
+    step.kind = kind;
+    step.name = name;
+    step.input = input;
+    return step;
+}
+
+// After the step's outputs and residual are known.
+void Model::set_constants(Step& step, const Constants& constants, const Activation& activation) {
+    const std::size_t padded = sz(round_up(step.channels, kLutColumnsMax));
+    step.multiplier = constants.multiplier;
+    step.multiplier.resize(padded);
+    step.bias = constants.bias;
+    if (!step.bias.empty()) step.bias.resize(padded);
+    step.offset.assign(padded, 0);
+    step.floor = activation.relu ? 0.0f : -INFINITY;
+    step.ceiling = activation.clip;
+    step.quick.resize(2 * padded * step.outputs.size());
+    float* quick = step.quick.data();
+    for (Output& output : step.outputs) {
+        Quantizer& q = output.quantizer;
+        bound_quantizer(q, step.floor, step.ceiling);
+        quicken(q, step.multiplier.data(), step.bias.empty() ? nullptr : step.bias.data(), step.channels,
+                step.residual.buffer >= 0 ? step.residual.scale : 0.0f, quick, quick + padded);
+        quick += 2 * padded;
+    }
+}
+
+void Model::set_result(const Step& step) {
+    if (!step.result) return;
+    result_height_ = step.height;
+    result_width_ = step.width;
+    result_channels_ = sz(step.result_channels);
+}
+
+void Model::add_image(int buffer) {
+    Undo undo(*this);
+    const Buffer& b = checked_buffer(buffer);
+    check(b.channels == 3, "the image has three channels");
+    check(image_height_ == 0 || (image_height_ == b.height && image_width_ == b.width), "the image has one size");
+    Step& step = push(Step::Kind::image, "image", -1);
+    step.height = image_height_ = b.height;
+    step.width = image_width_ = b.width;
+    step.channels = b.channels;
+    step.outputs.push_back({buffer, 0, {}});
+    check_step(step);
+    undo.keep();
+}
+
+void Model::add_conv(const std::string& name, const ConvSpec& spec, const std::int8_t* q8, std::size_t q8_size) {
+    Undo undo(*this);
+    const Buffer input = checked_buffer(spec.input);
+    const Geometry& g = spec.geometry;
+    check(g.kernel >= 1 && g.kernel <= 255 && g.stride >= 1 && g.dilation >= 1 && g.dilation <= 255 && g.groups >= 1 &&
+              spec.channels >= 1,
+          "a convolution's sizes are out of range");
+    check(input.channels % g.groups == 0 && spec.channels % g.groups == 0, "channels are no multiple of groups");
+    check(q8_size == sz(spec.channels) * sz(input.channels / g.groups) * sz(g.kernel * g.kernel),
+          "weights have another size");
+    check(spec.constants.multiplier.size() == sz(spec.channels) &&
+              (spec.constants.bias.empty() || spec.constants.bias.size() == sz(spec.channels)),
+          "a convolution needs a multiplier, and a bias or none, for each channel");
+    check(spec.weight_bits >= 2 && spec.weight_bits <= 8 && spec.act_max >= 1 && spec.act_max <= 255 &&
+              spec.zero >= 0 && spec.zero <= spec.act_max,
+          "widths are out of range");
+    const bool depthwise = g.groups > 1 && g.groups == input.channels && spec.channels == input.channels;
+    const int parts = depthwise ? 1 : g.groups;  // any other grouping: a step for each group
+    const int in_channels = input.channels / g.groups;
+    const int channels = spec.channels / parts;
+    for (int part = 0; part < parts; ++part) {
+        Step& step = push(Step::Kind::conv, name, spec.input);
+        const int extent = g.dilation * (g.kernel - 1) + 1;
+        check(fits(input, extent), "a convolution's window is larger than its input");
+        step.height = (input.top + input.height + input.bottom - input.spare_bottom - extent) / g.stride + 1;
+        step.width = (input.left + input.width + input.right - input.spare_right - extent) / g.stride + 1;
+        step.pooling = spec.pooling;
+        step.conv_height = step.height;
+        step.conv_width = step.width;
+        if (spec.pooling.kernel > 0) {
+            const Pooling& pool = spec.pooling;
+            check(g.groups == 1 && spec.residual.buffer < 0 && pool.kernel <= 15 && pool.stride >= 1 &&
+                      pool.stride <= 255 && pool.height <= step.conv_height + 1 && pool.width <= step.conv_width + 1 &&
+                      pool.padding >= 0 && pool.padding < pool.kernel && pool.height >= 1 && pool.width >= 1 &&
+                      (pool.height - 1) * pool.stride - pool.padding < step.conv_height &&
+                      (pool.width - 1) * pool.stride - pool.padding < step.conv_width,
+                  "pooling does not fit its convolution");
+            step.height = pool.height;
+            step.width = pool.width;
+        }
+        step.channels = channels;
+        step.result_channels = spec.channels;
+        step.input_channel = part * in_channels * (parts > 1 ? 1 : 0);
+        step.channel = part * channels;
+        step.geometry = g;
+        step.residual = spec.residual;
+        step.act_max = spec.act_max;
+        step.outputs = spec.outputs;
+        for (Output& output : step.outputs) output.channel += step.channel;
+        step.result = spec.result;
+        Constants constants;
+        const auto slice = [&](const std::vector<float>& all) {
+            return all.empty() ? all
+                               : std::vector<float>(all.begin() + step.channel, all.begin() + step.channel + channels);
+        };
+        constants.multiplier = slice(spec.constants.multiplier);
+        constants.bias = slice(spec.constants.bias);
+        check_step(step);
+        set_constants(step, constants, spec.activation);
+        step.macs = double(step.conv_height) * step.conv_width * channels * in_channels * g.kernel * g.kernel;
+        const std::int8_t* codes = q8 + sz(step.channel) * sz(in_channels) * sz(g.kernel * g.kernel);
+        step.in_channels = in_channels;
+        step.method = depthwise ? Method::depthwise : Method::dot;
+        choose_method(step, spec);
+        switch (step.method) {
+            case Method::depthwise:
+                prepare_depthwise(step, spec, codes);
+                break;
+            case Method::lut:
+                prepare_lut(step, spec, codes);
+                break;
+            case Method::winograd:
+                if (prepare_winograd(step, spec, codes)) break;
+                step.method = Method::dot;
+                set_dot(step, dot_path(spec.act_max, 1 << (spec.weight_bits - 1)), spec.act_max,
+                        1 << (spec.weight_bits - 1));
+                [[fallthrough]];
+            case Method::dot:
+                prepare_dot(step, spec, codes);
+                break;
+        }
+        set_result(step);
+    }
+    undo.keep();
+}
+
+// Estimated cycles of one thread for one image, from measured rates (docs/kernels.md). Only their order matters.
+double Model::dot_cycles(const Step& step, const ConvSpec& spec, const DotPath& dot) const {
+    const int taps = spec.geometry.kernel * spec.geometry.kernel;
+    const double weights = double(round_up(step.channels, kBlock)) * round_up(step.in_channels, kGroup) * taps;
+    return weights * step.height * step.width / dot.macs_per_cycle;
+}
+
+double Model::lut_cycles(const Step& step, const ConvSpec& spec, const LutPath& lut) const {
+    const Buffer& input = buffers_[sz(spec.input)];
+    const int taps = spec.geometry.kernel * spec.geometry.kernel;
+    const double weights = double(round_up(step.channels, lut.columns)) * round_up(step.in_channels, lut.inputs) * taps;
+    const double tables = double(input.row_pixels()) * (input.top + input.height + input.bottom) *
+                          round_up(step.in_channels, lut.inputs) / lut.inputs;
+    const double calls =
+        std::ceil(double(step.height) * step.width / lut.max_rows) * round_up(step.channels, lut.columns) / lut.columns;
+    return weights * step.height * step.width / lut.macs_per_cycle + tables * lut.table_cycles + calls * kLutCallCycles;
+}
+
+double Model::winograd_cycles(const Step& step, const ConvSpec& spec, const WinogradForm& form) const {
+    const DotPath& dot = dot_path(form.span * spec.act_max, kWinogradTypicalWeight);
+    const int positions = 4 * (form.m + 2);
+    const double tiles = double((step.height + 1) / 2) * ((step.width + form.m - 1) / form.m);
+    const double weights = double(round_up(step.channels, kBlock)) * round_up(step.in_channels, kGroup) * positions;
+    const double calls =
+        positions * std::ceil(tiles / dot.max_rows) * std::ceil(double(step.channels) / (dot.max_blocks * kBlock));
+    const double transforms =
+        tiles * positions *
+        (round_up(step.in_channels, isa_->vector_bytes) * 5.0 + round_up(step.channels, kBlock) * 16.0) /
+        isa_->vector_bytes;
+    return weights * (tiles / dot.macs_per_cycle + 1 / kStreamBytes) + calls * kCallCycles + transforms;
+}
+
+const DotPath& Model::dot_path(int act_max, int weight_max) const {
+    for (int i = 0; i < isa_->dot_count; ++i) {
+        if (isa_->dots[i].exact(act_max, weight_max)) return isa_->dots[i];
+    }
+    throw std::logic_error("no exact multiplication");  // the last path of every set is always exact
+}
+
+void Model::set_dot(Step& step, const DotPath& dot, int act_max, int weight_max) const {
+    step.dot = &dot;
+    step.period = dot.period != nullptr ? dot.period(act_max, weight_max) : 0;
+}
+
+// The fastest method of those that a layer allows, or the one asked for.
+void Model::choose_method(Step& step, const ConvSpec& spec) {
+    const Geometry& g = spec.geometry;
+    const int weight_max = 1 << (spec.weight_bits - 1);
+    if (step.method == Method::depthwise) return;
+    set_dot(step, dot_path(spec.act_max, weight_max), spec.act_max, weight_max);
+    for (int i = 0; i < isa_->dot_count; ++i) {
+        const DotPath& dot = isa_->dots[i];
+        if (spec.path == dot.name && dot.exact(spec.act_max, weight_max)) set_dot(step, dot, spec.act_max, weight_max);
+    }
+    if (g.groups > 1 || spec.pooling.kernel > 0) return;
+    double best = spec.path.empty() ? dot_cycles(step, spec, *step.dot) : 0;
+    const auto wins = [&](const std::string& name, double cycles) {
+        if (spec.path.empty() ? cycles >= best : spec.path != name) return false;
+        best = cycles;
+        return true;
+    };
+    for (int i = 0; i < isa_->lut_count; ++i) {
+        const LutPath& lut = isa_->luts[i];
+        if (spec.weight_bits != lut.planes || spec.act_max > lut.max_act ||
+            !wins(lut.name, lut_cycles(step, spec, lut)))
+            continue;
+        step.method = Method::lut;
+        step.lut = &lut;
+        step.detail = lut.name;
+    }
+    if (g.kernel != 3 || g.stride != 1 || g.dilation != 1 || step.in_channels > kWinogradMaxChannels ||
+        spec.weight_bits > kWinogradMaxWeightBits)
+        return;
+    for (const WinogradForm& form : kWinogradForms) {
+        const Buffer& input = buffers_[sz(spec.input)];
+        const bool room =
+            input.spare_bottom >= step.height % 2 && input.spare_right >= (form.m - step.width % form.m) % form.m;
+        if (!room || form.span * spec.act_max > 255 ||
+            !wins("winograd-" + std::to_string(form.m), winograd_cycles(step, spec, form)))
+            continue;
+        step.method = Method::winograd;
+        step.form = &form;
+    }
+}
+
+void Model::prepare_dot(Step& step, const ConvSpec& spec, const std::int8_t* q8) {
+    const Buffer& input = buffers_[sz(spec.input)];
+    const Geometry& g = spec.geometry;
+    const bool contiguous = g.groups == 1 && g.dilation == 1;  // a window's row of taps is one stretch of bytes
+    const int tap_channels = contiguous ? input.pixel_bytes : round_up(step.in_channels, kGroup);
+    const int taps = g.kernel * g.kernel;
+    for (int ky = 0; ky < g.kernel; ++ky) {
+        const auto row = static_cast<std::int32_t>(sz(ky * g.dilation) * input.row_bytes()) + step.input_channel;
+        if (contiguous) {
+            step.runs.push_back({row, g.kernel * tap_channels / kGroup});
+        } else {
+            for (int kx = 0; kx < g.kernel; ++kx) {
+                step.runs.push_back({row + kx * g.dilation * input.pixel_bytes, tap_channels / kGroup});
+            }
+        }
+    }
+    step.k_groups = taps * tap_channels / kGroup;
+    step.block_bytes = sz(step.k_groups) * sz(step.dot->group_bytes) + kBlockTail;
+    const int blocks = round_up(step.channels, kBlock) / kBlock;
+    step.packed = AlignedBytes(sz(blocks) * step.block_bytes);
+    WindowRows rows(isa_, q8, step.channels, step.in_channels, taps, tap_channels, spec.weight_bits);
+    std::vector<std::int8_t> codes(sz(kBlock) * rows.row_bytes());
+    for (int b = 0; b < blocks; ++b) {
+        rows.fill(b * kBlock, kBlock, codes.data());
+        step.dot->pack(codes.data(), rows.row_bytes(), step.k_groups, step.packed.data() + sz(b) * step.block_bytes);
+        if (spec.zero == 0) continue;
+        for (int r = 0; r < kBlock; ++r) {
+            step.offset[sz(b * kBlock + r)] =
+                -spec.zero * sum_of(codes.data() + sz(r) * rows.row_bytes(), rows.row_bytes());
+        }
+    }
+    step.detail = step.dot->name;
+    if (spec.pooling.kernel > 0) {
+        step.detail += ", pooled";
+        const int columns = step.dot->max_blocks * kBlock;
+        step.flip.assign(sz(round_up(step.channels, columns)), 0);
+        for (int c = 0; c < step.channels; ++c) step.flip[sz(c)] = step.multiplier[sz(c)] < 0 ? -1 : 0;
+        scratch_bytes_ = std::max(scratch_bytes_, sizeof(std::int32_t) * sz(columns) *
+                                                      (sz(spec.pooling.kernel * step.conv_width) + kMaxRows));
+    }
+    resident_bytes_ += step.packed.size();
+    scratch_bytes_ = std::max(scratch_bytes_, sizeof(std::int32_t) * kMaxRows * kMaxBlocks * kBlock);
+}
+
+void Model::prepare_lut(Step& step, const ConvSpec& spec, const std::int8_t* q8) {
+    const LutPath& lut = *step.lut;
+    const Geometry& g = spec.geometry;
+    const Buffer& input = buffers_[sz(spec.input)];
+    const int tap_channels = round_up(step.in_channels, lut.inputs);
+    const int taps = g.kernel * g.kernel;
+    step.k_groups = tap_channels / lut.inputs;
+    step.block_bytes = sz(taps) * sz(step.k_groups) * sz(lut.group_bytes);
+    const int blocks = round_up(step.channels, lut.columns) / lut.columns;
+    step.packed = AlignedBytes(sz(blocks) * step.block_bytes);
+    WindowRows rows(isa_, q8, step.channels, step.in_channels, taps, tap_channels, spec.weight_bits);
+    std::vector<std::int8_t> codes(sz(lut.columns) * rows.row_bytes() + kOverrun);
+    for (int b = 0; b < blocks; ++b) {
+        rows.fill(b * lut.columns, lut.columns, codes.data());
+        lut.pack(codes.data(), rows.row_bytes(), taps * step.k_groups, step.packed.data() + sz(b) * step.block_bytes);
+        if (spec.zero == 0) continue;
+        for (int r = 0; r < lut.columns; ++r) {
+            step.offset[sz(b * lut.columns + r)] =
+                -spec.zero * sum_of(codes.data() + sz(r) * rows.row_bytes(), rows.row_bytes());
+        }
+    }
+    resident_bytes_ += step.packed.size();
+
+    // Tables of the input rows that a strip of output rows reads; as many output rows as have room.
+    step.table_pixel_bytes = sz(step.k_groups) * sz(lut.table_bytes);
+    step.table_row_bytes = step.table_pixel_bytes * sz(input.row_pixels());
+    const int extent = g.dilation * (g.kernel - 1) + 1;
+    const auto table_bytes = [&](int rows) { return step.table_row_bytes * sz((rows - 1) * g.stride + extent); };
+    step.strip_rows = 1;
+    while (step.strip_rows < step.height && table_bytes(step.strip_rows + 1) <= kStripBytes) ++step.strip_rows;
+    for (int ky = 0; ky < g.kernel; ++ky) {
+        const auto row = static_cast<std::int32_t>(step.table_row_bytes * sz(ky * g.dilation));
+        if (g.dilation == 1) {
+            step.runs.push_back({row, g.kernel * step.k_groups});
+        } else {
+            for (int kx = 0; kx < g.kernel; ++kx) {
+                step.runs.push_back(
+                    {row + static_cast<std::int32_t>(step.table_pixel_bytes) * kx * g.dilation, step.k_groups});
+            }
+        }
+    }
+    step.table_bytes = (table_bytes(step.strip_rows) + 63) / 64 * 64;
+    scratch_bytes_ = std::max(scratch_bytes_, step.table_bytes + sizeof(std::int32_t) * kMaxRows * kLutColumnsMax);
+}
+
+bool Model::prepare_winograd(Step& step, const ConvSpec& spec, const std::int8_t* q8) {
+    const Buffer& input = buffers_[sz(spec.input)];
+    const WinogradForm& form = *step.form;
+    const int positions = 4 * (form.m + 2), tile_pixels = 2 * form.m;
+    int largest = 0;
+    for (int p = 0; p < positions; ++p) {
+        const int shift = winograd_shift(form, p, spec.act_max);
+        step.shifts[p] = static_cast<std::uint8_t>(shift);
+        largest = std::max(largest, shift + winograd_reach(form, p, spec.act_max));
+    }
+    const int channels = input.pixel_bytes;
+    step.k_groups = channels / kGroup;
+    step.runs = {{0, step.k_groups}};
+    const int blocks = round_up(step.channels, kBlock) / kBlock;
+
+    const DotPath& dot = dot_path(largest, kWinogradMaxWeight);
+    step.block_bytes = sz(step.k_groups) * sz(dot.group_bytes) + kBlockTail;
+    step.packed = AlignedBytes(sz(blocks * positions) * step.block_bytes);
+    WindowRows rows(isa_, q8, step.channels, step.in_channels, 9, channels, spec.weight_bits);
+    std::vector<std::int8_t> codes(rows.row_bytes() + kOverrun);
+    const std::size_t row_bytes = sz(positions) * sz(channels);
+    std::vector<std::int8_t> transformed(sz(kBlock) * row_bytes + kOverrun);
+    std::vector<std::int32_t> sums(sz(blocks * kBlock * positions));
+    std::vector<std::vector<Outlier>> outliers(sz(positions));  // columns count from the layer's first
+    std::size_t outlier_count = 0;
+    int weight_max = 1;
+    for (int b = 0; b < blocks; ++b) {
+        for (int r = 0; r < kBlock; ++r) {
+            const int o = b * kBlock + r;
+            rows.fill(o, 1, codes.data());
+            std::int8_t* row = transformed.data() + sz(r) * row_bytes;
+            const int extreme = isa_->winograd_weights[form.m - 2](codes.data(), channels, row);
+            weight_max = std::max(weight_max, std::min(extreme, kWinogradMaxWeight));
+            std::int32_t tap_sums[9];
+            for (int t = 0; t < 9; ++t) tap_sums[t] = sum_of(codes.data() + t * channels, sz(channels));
+            if (spec.zero != 0) step.offset[sz(o)] = -spec.zero * std::accumulate(tap_sums, tap_sums + 9, 0);
+            for (int p = 0; p < positions; ++p) sums[sz(o * positions + p)] = winograd_weight(form, p, tap_sums, 1);
+            if (extreme <= kWinogradMaxWeight) continue;
+            for (int p = 0; p < positions; ++p) {
+                for (int c = 0; c < channels; ++c) {
+                    if (std::abs(row[p * channels + c]) != kWinogradMaxWeight) continue;
+                    const int excess = winograd_weight(form, p, codes.data() + c, channels) - row[p * channels + c];
+                    if (excess == 0) continue;
+                    outliers[sz(p)].push_back({o, c, excess});
+                    ++outlier_count;
+                }
+            }
+        }
+        if (outlier_count * kOutlierShare > sz(step.channels) * row_bytes) {
+            std::fill(step.offset.begin(), step.offset.end(), 0);
+            step.runs.clear();
+            return false;  // too many to be worth it
+        }
+        for (int p = 0; p < positions; ++p) {
+            dot.pack(transformed.data() + sz(p * channels), row_bytes, step.k_groups,
+                     step.packed.data() + sz(b * positions + p) * step.block_bytes);
+        }
+    }
+    set_dot(step, dot, largest, weight_max);
+    const int group_columns = step.dot->max_blocks * kBlock;
+    const int groups = round_up(step.channels, group_columns) / group_columns;
+    step.correction.assign(sz(groups * tile_pixels * group_columns), 0);
+    for (int o = 0; o < step.channels; ++o) {
+        for (int i = 0; i < tile_pixels; ++i) {
+            step.correction[sz((o / group_columns * tile_pixels + i) * group_columns + o % group_columns)] =
+                winograd_correction(form, i, sums.data() + sz(o * positions), step.shifts);
+        }
+    }
+    for (int group = 0; group < groups; ++group) {
+        for (int p = 0; p < positions; ++p) {
+            step.outlier_starts.push_back(step.outliers.size());
+            for (const Outlier& outlier : outliers[sz(p)]) {
+                if (outlier.column / group_columns != group) continue;
+                step.outliers.push_back({outlier.column % group_columns, outlier.channel, outlier.excess});
+            }
+        }
+    }
+    step.outlier_starts.push_back(step.outliers.size());
+    step.detail = "winograd-" + std::to_string(form.m) + " " + step.dot->name;
+    resident_bytes_ +=
+        step.packed.size() + step.correction.size() * sizeof(std::int32_t) + step.outliers.size() * sizeof(Outlier);
+
+    const std::size_t tile_bytes = sz(positions) * sz(round_up(channels, 64));
+    const int fitting = static_cast<int>(kStripBytes / 2 / tile_bytes);
+    step.strip_tiles =
+        std::clamp(fitting / step.dot->max_rows * step.dot->max_rows, step.dot->max_rows, 8 * step.dot->max_rows);
+    scratch_bytes_ = std::max(
+        scratch_bytes_, sz(step.strip_tiles) * tile_bytes + kSlackBytes +
+                            sizeof(std::int32_t) * sz(group_columns) * sz(positions * step.dot->max_rows + kMaxRows));
+    return true;
+}
+
+void Model::prepare_depthwise(Step& step, const ConvSpec& spec, const std::int8_t* q8) {
+    const Buffer& input = buffers_[sz(spec.input)];
+    const Geometry& g = spec.geometry;
+    const int taps = g.kernel * g.kernel;
+    const int padded = round_up(step.channels, kBlock);
+    std::vector<std::int8_t> codes(sz(step.channels) * sz(taps));
+    isa_->derive(q8, codes.size(), spec.weight_bits, codes.data());
+    std::vector<std::int8_t> by_tap(sz(padded) * sz(taps));
+    for (int c = 0; c < step.channels; ++c) {
+        for (int t = 0; t < taps; ++t) by_tap[sz(t * padded + c)] = codes[sz(c * taps + t)];
+        step.offset[sz(c)] = -spec.zero * sum_of(codes.data() + sz(c * taps), sz(taps));
+    }
+    step.packed = AlignedBytes(isa_->depthwise.packed_bytes(taps, padded));
+    isa_->depthwise.pack(by_tap.data(), taps, padded, step.packed.data());
+    for (int ky = 0; ky < g.kernel; ++ky) {
+        for (int kx = 0; kx < g.kernel; ++kx) {
+            step.tap_offsets.push_back(static_cast<std::int32_t>(sz(ky * g.dilation) * input.row_bytes()) +
+                                       kx * g.dilation * input.pixel_bytes);
+        }
+    }
+    step.detail = "depthwise";
+    resident_bytes_ += step.packed.size();
+    scratch_bytes_ = std::max(scratch_bytes_, sizeof(std::int32_t) * kDepthwisePixels * sz(padded));
+}
+
+void Model::add_window_sum(const std::string& name, int input, int kernel, int stride, std::int32_t zero,
+                           const Constants& constants, const std::vector<Output>& outputs, bool result) {
+    Undo undo(*this);
+    const Buffer& b = checked_buffer(input);
+    check(
+        kernel >= 0 && kernel <= 255 && stride >= 1 && fits(b, kernel) && constants.multiplier.size() == sz(b.channels),
+        "a window's sizes are out of range");
+    Step& step = push(Step::Kind::sum, name, input);
+    step.channels = step.result_channels = b.channels;
+    step.geometry.kernel = kernel;
+    step.geometry.stride = stride;
+    step.window_height = kernel > 0 ? kernel : b.height;
+    step.window_width = kernel > 0 ? kernel : b.width;
+    step.height = (b.top + b.height + b.bottom - step.window_height) / stride + 1;
+    step.width = (b.left + b.width + b.right - step.window_width) / stride + 1;
+    step.outputs = outputs;
+    step.result = result;
+    set_constants(step, constants, {false, INFINITY});
+    std::fill(step.offset.begin(), step.offset.end(), -zero * step.window_height * step.window_width);
+    step.detail = "sum";
+    check_step(step);
+    undo.keep();
+    scratch_bytes_ = std::max(scratch_bytes_, 2 * sizeof(std::int32_t) * sz(round_up(step.channels, kLutColumnsMax)));
+    set_result(step);
+}
+
+void Model::add_bilinear(const std::string& name, int input, const std::vector<Interpolation>& rows,
+                         const std::vector<Interpolation>& columns, std::int32_t zero, const Constants& constants,
+                         const std::vector<Output>& outputs, bool result) {
+    Undo undo(*this);
+    const Buffer& source = checked_buffer(input);
+    check(constants.multiplier.size() == sz(source.channels), "a multiplier for each channel is needed");
+    const auto inside = [](const std::vector<Interpolation>& axis, int size) {
+        return std::all_of(axis.begin(), axis.end(), [size](const Interpolation& i) {
+            return i.first >= 0 && i.second >= 0 && i.first < size && i.second < size;
+        });
+    };
+    check(inside(rows, source.height) && inside(columns, source.width), "a resize reads outside its input");
+    Step& step = push(Step::Kind::bilinear, name, input);
+    step.channels = step.result_channels = buffers_[sz(input)].channels;
+    step.height = static_cast<int>(rows.size());
+    step.width = static_cast<int>(columns.size());
+    step.rows = rows;
+    step.columns = columns;
+    step.outputs = outputs;
+    step.result = result;
+    set_constants(step, constants, {false, INFINITY});
+    std::fill(step.offset.begin(), step.offset.end(), -zero * kInterpolationOne * kInterpolationOne);
+    step.detail = "bilinear";
+    check_step(step);
+    undo.keep();
+    scratch_bytes_ = std::max(scratch_bytes_, sizeof(std::int32_t) * sz(round_up(step.channels, kLutColumnsMax)));
+    set_result(step);
+}
+
+void Model::add_maximum(const std::string& name, int input, int output, int channel, int kernel, int stride) {
+    Undo undo(*this);
+    const Buffer& b = checked_buffer(input);
+    check(kernel >= 1 && kernel <= 255 && stride >= 1 && fits(b, kernel), "a window's sizes are out of range");
+    Step& step = push(Step::Kind::maximum, name, input);
+    step.channels = b.channels;
+    step.geometry.kernel = kernel;
+    step.geometry.stride = stride;
+    step.height = (b.top + b.height + b.bottom - kernel) / stride + 1;
+    step.width = (b.left + b.width + b.right - kernel) / stride + 1;
+    step.outputs.push_back({output, channel, {}});
+    step.detail = "maximum";
+    check_step(step);
+    undo.keep();
+    max_window_ = std::max(max_window_, sz(kernel) * sz(kernel));
+}
+
+void Model::add_copy(const std::string& name, int input, int output, int channel, const std::vector<int>& source_y,
+                     const std::vector<int>& source_x, int pad_channels, std::uint8_t pad_byte) {
+    Undo undo(*this);
+    const Buffer& source = checked_buffer(input);
+    const auto inside = [](const std::vector<int>& axis, int size) {
+        return std::all_of(axis.begin(), axis.end(), [size](int i) { return i >= 0 && i < size; });
+    };
+    check(inside(source_y, source.height) && inside(source_x, source.width) && pad_channels >= 0 &&
+              pad_channels <= (1 << 16),
+          "a copy reads outside its input");
+    Step& step = push(Step::Kind::copy, name, input);
+    step.channels = source.channels;
+    step.height = static_cast<int>(source_y.size());
+    step.width = static_cast<int>(source_x.size());
+    step.source_y = source_y;
+    step.source_x = source_x;
+    step.pad_channels = pad_channels;
+    step.pad_byte = pad_byte;
+    step.outputs.push_back({output, channel, {}});
+    step.detail = "copy";
+    check_step(step);
+    undo.keep();
+}
+
+void Model::finish() {
+    check(!finished_, "the model is finished");
+    check(image_height_ > 0 && result_channels_ > 0, "a model needs an image and a result");
+    finished_ = true;
+    for (std::size_t s = 0; s < steps_.size(); ++s) {
+        Step& step = steps_[s];
+        const int index = static_cast<int>(s);
+        const auto uses = [&](int b) {
+            if (b < 0) return;
+            if (buffers_[sz(b)].first_step < 0) buffers_[sz(b)].first_step = index;
+            buffers_[sz(b)].last_step = index;
+        };
+        uses(step.input);
+        uses(step.residual.buffer);
+        for (const Output& output : step.outputs) {
+            if (buffers_[sz(output.buffer)].first_step < 0) step.prefill.push_back(output.buffer);
+            uses(output.buffer);
+        }
+        resident_bytes_ += (step.multiplier.size() + step.bias.size() + step.quick.size()) * sizeof(float) +
+                           step.offset.size() * sizeof(std::int32_t);
+    }
+    // First fit, largest first: buffers that live at the same time get separate places.
+    std::vector<Buffer*> order;
+    for (Buffer& b : buffers_) order.push_back(&b);
+    std::stable_sort(order.begin(), order.end(),
+                     [](const Buffer* a, const Buffer* b) { return a->image_bytes > b->image_bytes; });
+    std::vector<Buffer*> placed;
+    for (Buffer* b : order) {
+        std::vector<const Buffer*> neighbours;
+        for (const Buffer* other : placed) {
+            if (other->first_step <= b->last_step && b->first_step <= other->last_step) neighbours.push_back(other);
+        }
+        std::sort(neighbours.begin(), neighbours.end(),
+                  [](const Buffer* a, const Buffer* c) { return a->offset < c->offset; });
+        std::size_t place = 0;
+        for (const Buffer* other : neighbours) {
+            if (place + b->image_bytes <= other->offset) break;
+            place = std::max(place, other->offset + other->image_bytes);
+        }
+        b->offset = place;
+        arena_bytes_ = std::max(arena_bytes_, place + b->image_bytes);
+        placed.push_back(b);
+    }
+}
+
+}  // namespace bitgear

@@ -1,0 +1,166 @@
+"""What bitgear doctor finds, with and without the extension, and with an instruction set forced."""
+
+import importlib.abc
+import importlib.machinery
+import json
+import platform
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from typer.testing import CliRunner
+
+from bitgear import __version__
+from bitgear.cli import app
+from bitgear.doctor import diagnose, report
+from bitgear.engines import ENGINE_NAMES
+from bitgear.engines.registry import KERNEL_VARIABLE, native_failure
+
+SETS = ("avx512-vnni", "avx2", "neon-dotprod", "portable")
+SYMBOL = "_native.so: undefined symbol: _ZN7bitgear5ModelE"
+
+needs_extension = pytest.mark.skipif(native_failure() is not None, reason="the native engine is not built")
+
+
+class Broken(importlib.abc.MetaPathFinder):
+    """Fails to load the extension as the dynamic linker does."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        if fullname == "bitgear._native":
+            raise ImportError(SYMBOL)
+        return None
+
+
+@pytest.fixture(autouse=True)
+def _no_instruction_set_forced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(KERNEL_VARIABLE, raising=False)
+
+
+@pytest.fixture
+def broken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "bitgear._native", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [Broken(), *sys.meta_path])
+
+
+def doctor(*arguments: str | Path) -> str:
+    done = CliRunner().invoke(app, ["doctor", *map(str, arguments)])
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+def lines(text: str, head: str) -> list[str]:
+    return [line.removeprefix(head).strip() for line in text.splitlines() if line.startswith(head)]
+
+
+def test_it_tells_versions_and_the_machine() -> None:
+    found = diagnose()
+    assert found["bitgear"] == __version__
+    assert found["python"] == platform.python_version()
+    assert found["cores"] >= 1
+    assert found["machine"]
+    assert found["libraries"]["numpy"]
+    assert json.loads(json.dumps(found)) == found
+    assert found["engines"].keys() == set(ENGINE_NAMES)
+    assert found["engines"]["reference"] == "usable"
+    text = report(found)
+    assert text.startswith(f"bitgear {__version__}, Python {found['python']}\n")
+    assert f"library           numpy        {found['libraries']['numpy']}" in text
+
+
+@needs_extension
+def test_it_tells_what_was_compiled_offered_and_chosen() -> None:
+    from bitgear import _native
+
+    found = diagnose()
+    assert found["native_failure"] is None
+    assert (found["auto"], found["engines"]["native"]) == ("native", "usable")
+    rows = {row["name"]: row for row in found["instruction_sets"]}
+    assert tuple(rows) == SETS
+    assert [name for name, row in rows.items() if row["chosen"]] == [_native.choose()]
+    assert [(*list(row.values())[:3], row["paths"]) for row in rows.values()] == [
+        (name, compiled, offered, paths) for name, compiled, offered, paths in _native.instruction_sets()
+    ]
+    text = doctor()
+    assert text == report(found) + "\n"
+    assert lines(text, "default engine") == ["native"]
+    assert not lines(text, "native extension")
+    shown = dict(line.split(maxsplit=1) for line in lines(text, "instruction set"))
+    assert tuple(shown) == SETS
+    for name, line in shown.items():
+        row = rows[name]
+        assert line.startswith("compiled") is row["compiled"]
+        assert ("not offered" in line) is (row["compiled"] and not row["offered"])
+        assert ("chosen (the best here)" in line) is row["chosen"]
+        assert line.endswith(", ".join(row["paths"]))
+
+
+@needs_extension
+def test_it_tells_a_forced_instruction_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv(KERNEL_VARIABLE, "portable")
+    file = tmp_path / "found.json"
+    text = doctor("--json", file)
+    found = json.loads(file.read_text())
+    assert found == diagnose()
+    assert found["kernel_variable"] == "portable"
+    assert [row["name"] for row in found["instruction_sets"] if row["chosen"]] == ["portable"]
+    assert "portable     compiled, offered, chosen (BITGEAR_KERNEL): scalar" in text
+    assert "the best here" not in text
+
+
+@needs_extension
+@pytest.mark.parametrize("name", ["sse2", "neon-dotprod,avx2"])
+def test_it_tells_an_instruction_set_that_cannot_be_forced(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(KERNEL_VARIABLE, name)
+    found = diagnose()
+    assert not any(row["chosen"] for row in found["instruction_sets"])
+    assert found["native_failure"] is None
+    assert found["auto"] is None
+    text = doctor()
+    assert lines(text, "default engine") == ["none"]
+    assert f"BITGEAR_KERNEL    {name!r} cannot be used here" in text
+    (native,) = [line for line in lines(text, "engine") if line.startswith("native")]
+    assert f"{name!r}" in native
+    assert "portable" in native
+
+
+@needs_extension
+def test_an_empty_variable_forces_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(KERNEL_VARIABLE, "")
+    assert diagnose()["auto"] == "native"
+    assert "chosen (the best here)" in doctor()
+
+
+@pytest.mark.usefixtures("broken")
+def test_it_tells_the_original_failure_of_the_extension(tmp_path: Path) -> None:
+    file = tmp_path / "found.json"
+    text = doctor("--json", file)
+    found = json.loads(file.read_text())
+    assert found["native_failure"] == f"ImportError: {SYMBOL}"
+    assert found["instruction_sets"] == []
+    assert found["auto"] == "onnxruntime"
+    assert SYMBOL in found["engines"]["native"]
+    assert lines(text, "native extension") == [f"ImportError: {SYMBOL}"]
+    assert lines(text, "default engine") == ["onnxruntime"]
+    assert not lines(text, "instruction set")
+
+
+def test_it_tells_that_the_extension_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "bitgear._native", None)
+    found = diagnose()
+    assert found["native_failure"].startswith("ModuleNotFoundError: ")
+    assert "bitgear._native" in found["native_failure"]
+    assert lines(doctor(), "native extension") == [found["native_failure"]]
+
+
+def test_it_goes_on_where_no_engine_but_the_reference_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "bitgear._native", None)
+    monkeypatch.delitem(sys.modules, "bitgear.engines.onnxruntime", raising=False)
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    text = doctor()
+    assert lines(text, "default engine") == ["none"]
+    assert any(line.startswith("onnxruntime") and "cannot be loaded" in line for line in lines(text, "engine"))
+    assert any(line.split() == ["reference", "usable"] for line in lines(text, "engine"))

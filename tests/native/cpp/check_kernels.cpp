@@ -1,0 +1,1148 @@
+// Checks every function of every instruction set that this processor runs against plain loops written here.
+//
+//   check_kernels [--require NAME] [--refuse NAME]
+//
+// --require: fail unless the instruction set NAME was checked; --refuse: fail if it is offered.
+// Prints a line for each function and leaves with 1 if a result differs. Results must be equal to the bit. Inputs end
+// right before an inaccessible page (plus the slack that the interface grants), so that a read too far ends the
+// program.
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <limits>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "../../../bitgear/native/dispatch.h"
+#include "../../../bitgear/native/quantizer.h"
+#include "../../../bitgear/native/winograd.h"
+
+namespace bitgear {
+namespace {
+
+std::size_t sz(int n) { return static_cast<std::size_t>(n); }
+int ceil_div(int a, int b) { return (a + b - 1) / b; }
+int round_up(int a, int b) { return ceil_div(a, b) * b; }
+
+// splitmix64: the same numbers everywhere.
+class Random {
+public:
+    explicit Random(std::uint64_t seed) : state_(seed) {}
+    std::uint64_t bits() {
+        std::uint64_t z = state_ += 0x9e3779b97f4a7c15ull;
+        z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9ull;
+        z = (z ^ z >> 27) * 0x94d049bb133111ebull;
+        return z ^ z >> 31;
+    }
+    int between(int low, int high) {
+        const auto count = static_cast<std::uint64_t>(static_cast<std::int64_t>(high) - low + 1);
+        return static_cast<int>(low + static_cast<std::int64_t>(bits() % count));
+    }
+    bool coin() { return (bits() >> 32 & 1) != 0; }
+    float uniform() { return static_cast<float>(bits() >> 40) * 0x1p-24f; }
+    float power_of_two(int low, int high) { return std::ldexp(1.0f + uniform(), between(low, high)); }
+    template <class T>
+    const T& pick(const std::vector<T>& values) {
+        return values[bits() % values.size()];
+    }
+
+private:
+    std::uint64_t state_;
+};
+
+// Memory in front of an inaccessible page.
+class Input {
+public:
+    explicit Input(std::size_t capacity) : capacity_((capacity + kPage - 1) / kPage * kPage) {
+        void* p = mmap(nullptr, capacity_ + kPage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (p == MAP_FAILED || mprotect(static_cast<std::uint8_t*>(p) + capacity_, kPage, PROT_NONE) != 0) {
+            std::perror("check_kernels: mmap");
+            std::exit(2);
+        }
+        base_ = static_cast<std::uint8_t*>(p);
+    }
+    Input(const Input&) = delete;
+    Input& operator=(const Input&) = delete;
+    ~Input() { munmap(base_, capacity_ + kPage); }
+
+    // `bytes` bytes, of any value, with `slack` readable bytes behind them and nothing more.
+    std::uint8_t* place(std::size_t bytes, std::size_t slack, Random& random) {
+        if (bytes + slack > capacity_) {
+            std::fprintf(stderr, "check_kernels: an input of %zu bytes is too long\n", bytes);
+            std::exit(2);
+        }
+        std::uint8_t* p = base_ + capacity_ - bytes - slack;
+        for (std::size_t i = 0; i < bytes + slack; ++i) p[i] = static_cast<std::uint8_t>(random.bits());
+        return p;
+    }
+
+private:
+    static constexpr std::size_t kPage = 65536;  // a multiple of every page size in use
+    std::size_t capacity_;
+    std::uint8_t* base_ = nullptr;
+};
+
+// Memory that a function writes, inside a margin of known bytes, and what it must hold afterwards. Starts on 64 bytes.
+class Output {
+public:
+    explicit Output(std::size_t bytes)
+        : bytes_(bytes), memory_(bytes + 2 * kMargin + 64, kCanary), expected_(bytes, kCanary) {
+        const std::size_t address = reinterpret_cast<std::uintptr_t>(memory_.data()) + kMargin;
+        start_ = kMargin + (64 - address % 64) % 64;
+    }
+    std::uint8_t* bytes() { return memory_.data() + start_; }
+    template <class T>
+    T* as() {
+        return reinterpret_cast<T*>(bytes());
+    }
+    template <class T>
+    void expect(std::size_t index, T value) {
+        std::memcpy(expected_.data() + index * sizeof(T), &value, sizeof(T));
+    }
+    // Bytes that may hold anything.
+    void any(std::size_t begin, std::size_t end) {
+        std::copy(bytes() + begin, bytes() + end, expected_.begin() + static_cast<std::ptrdiff_t>(begin));
+    }
+    // What differs, or an empty string.
+    std::string difference() {
+        for (std::size_t i = 0; i < memory_.size(); ++i) {
+            const bool inside = i >= start_ && i < start_ + bytes_;
+            if (inside ? memory_[i] == expected_[i - start_] : memory_[i] == kCanary) continue;
+            if (!inside) {
+                return "wrote " + (i < start_ ? std::to_string(start_ - i) + " bytes before the start"
+                                              : std::to_string(i - start_ - bytes_) + " bytes behind the end");
+            }
+            const std::size_t word = (i - start_) / 4 * 4;
+            std::int32_t was = 0, must = 0;
+            if (word + 4 <= bytes_) {
+                std::memcpy(&was, bytes() + word, 4);
+                std::memcpy(&must, expected_.data() + word, 4);
+            }
+            return "byte " + std::to_string(i - start_) + " is " + std::to_string(memory_[i]) + ", must be " +
+                   std::to_string(expected_[i - start_]) + " (as a word " + std::to_string(was) + ", must be " +
+                   std::to_string(must) + ")";
+        }
+        return {};
+    }
+
+private:
+    static constexpr std::size_t kMargin = 512;
+    static constexpr std::uint8_t kCanary = 0xa5;
+    std::size_t bytes_;
+    std::vector<std::uint8_t> memory_, expected_;
+    std::size_t start_;
+};
+
+// The result of one function: a line of the report.
+class Line {
+public:
+    Line(const char* isa, std::string function) : isa_(isa), function_(std::move(function)) {}
+    void check(const std::string& difference, const std::string& where) {
+        ++cases_;
+        if (difference.empty()) return;
+        if (failures_++ < 3) details_ += "    " + where + ": " + difference + "\n";
+    }
+    bool print() const {
+        std::printf("%-4s %-13s %-28s %ld cases", failures_ == 0 ? "ok" : "FAIL", isa_, function_.c_str(), cases_);
+        if (failures_ != 0)
+            std::printf(", %ld differ\n%s", failures_, details_.c_str());
+        else
+            std::printf("\n");
+        std::fflush(stdout);
+        return failures_ == 0 && cases_ > 0;
+    }
+
+private:
+    const char* isa_;
+    std::string function_;
+    long cases_ = 0, failures_ = 0;
+    std::string details_;
+};
+
+std::string text(std::initializer_list<std::pair<const char*, long>> values) {
+    std::string s;
+    for (const auto& [name, value] : values)
+        s += (s.empty() ? "" : " ") + std::string(name) + "=" + std::to_string(value);
+    return s;
+}
+
+// Adversarial numbers: all the highest, all the lowest, alternating at several distances, random, random extremes.
+constexpr int kPatterns = 7;
+int patterned(int pattern, int low, int high, std::size_t index, Random& random) {
+    switch (pattern) {
+        case 0:
+            return high;
+        case 1:
+            return low;
+        case 2:
+            return index % 2 == 0 ? high : low;
+        case 3:
+            return index / 4 % 2 == 0 ? low : high;
+        case 4:
+            return random.coin() ? high : low;
+        case 5:
+            return index % 5 == 0 ? low : high;
+        default:
+            return random.between(low, high);
+    }
+}
+
+// Splits `groups` into runs; each starts some bytes behind the end of the one before. Returns the window's length in
+// bytes.
+std::size_t split(int groups, int count, std::size_t group_bytes, int gap, Random& random, std::vector<Run>* runs) {
+    runs->clear();
+    std::size_t offset = 0;
+    for (int i = 0; i < count && groups > 0; ++i) {
+        const int left = count - i - 1;
+        const int n =
+            left == 0 ? groups : random.between(1, std::max(1, std::min(groups - left, 2 * groups / (left + 1))));
+        runs->push_back({static_cast<std::int32_t>(offset), n});
+        groups -= n;
+        offset += sz(n) * group_bytes + sz(gap) * group_bytes;
+    }
+    return offset - sz(gap) * group_bytes;
+}
+
+struct Bounds {
+    int act_max, weight_max;
+};
+
+void check_dot_case(const DotPath& path, const Bounds& bounds, int groups, int run_count, int patterns,
+                    Input& codes_memory, Input& packed_memory, Input& act_memory, Random& random, Line& line) {
+    const int period = path.period != nullptr ? path.period(bounds.act_max, bounds.weight_max) : 0;
+    const int act_pattern = patterns % kPatterns, weight_pattern = patterns / kPatterns % kPatterns;
+    const int inputs = groups * kGroup;
+    const int all_columns = path.max_blocks * kBlock;
+    const auto where = [&](int rows, int blocks) {
+        return text({{"act_max", bounds.act_max},
+                     {"weight_max", bounds.weight_max},
+                     {"groups", groups},
+                     {"runs", run_count},
+                     {"rows", rows},
+                     {"blocks", blocks},
+                     {"act_pattern", act_pattern},
+                     {"weight_pattern", weight_pattern},
+                     {"period", period}});
+    };
+
+    // Weights: [column][input], rows some bytes apart, no slack behind the last one.
+    const std::size_t row_bytes = sz(inputs) + sz(random.coin() ? 0 : 4 * random.between(1, 9));
+    const int low = -bounds.weight_max, high = std::min(bounds.weight_max, 127);
+    const std::size_t used_bytes = sz(groups) * sz(path.group_bytes) + kBlockTail;
+    const std::size_t block_bytes = used_bytes * (random.coin() ? 1 : 3);
+    const std::size_t packed_bytes = sz(path.max_blocks - 1) * block_bytes + used_bytes;
+    std::uint8_t* packed = packed_memory.place(packed_bytes, 0, random);
+    std::vector<std::int8_t> weights(sz(all_columns) * sz(inputs));
+    for (int b = 0; b < path.max_blocks; ++b) {
+        auto* codes =
+            reinterpret_cast<std::int8_t*>(codes_memory.place(sz(kBlock - 1) * row_bytes + sz(inputs), 0, random));
+        for (int c = 0; c < kBlock; ++c) {
+            for (int k = 0; k < inputs; ++k) {
+                const auto w = static_cast<std::int8_t>(patterned(weight_pattern, low, high, sz(k + c / 7), random));
+                codes[sz(c) * row_bytes + sz(k)] = w;
+                weights[sz(b * kBlock + c) * sz(inputs) + sz(k)] = w;
+            }
+        }
+        Output block(used_bytes);
+        path.pack(codes, row_bytes, groups, block.bytes());
+        block.any(0, used_bytes);
+        line.check(block.difference(), "pack " + where(0, b));
+        std::memcpy(packed + sz(b) * block_bytes, block.bytes(), used_bytes);
+    }
+
+    // Windows, some bytes apart and overlapping; what runs skip may hold anything.
+    std::vector<Run> runs;
+    const std::size_t window = split(groups, run_count, kGroup, random.between(0, 3), random, &runs);
+    const std::size_t pitch = random.coin() ? window + sz(random.between(0, 9)) : kGroup * sz(random.between(1, 8));
+    std::uint8_t* acts = act_memory.place(sz(path.max_rows - 1) * pitch + window, kSlackBytes, random);
+    for (std::size_t i = 0; i < sz(path.max_rows - 1) * pitch + window; ++i) {
+        acts[i] = static_cast<std::uint8_t>(patterned(act_pattern, 0, bounds.act_max, i, random));
+    }
+    const std::uint8_t* a[kMaxRows] = {};
+    for (int r = 0; r < path.max_rows; ++r) a[r] = acts + sz(r) * pitch;
+
+    std::vector<std::int32_t> sums(sz(path.max_rows) * sz(all_columns));
+    for (int r = 0; r < path.max_rows; ++r) {
+        for (int c = 0; c < all_columns; ++c) {
+            std::int32_t sum = 0;
+            const std::int8_t* w = weights.data() + sz(c) * sz(inputs);
+            for (const Run& run : runs) {
+                for (int k = 0; k < run.groups * kGroup; ++k) sum += a[r][run.offset + k] * *w++;
+            }
+            sums[sz(r) * sz(all_columns) + sz(c)] = sum;
+        }
+    }
+    for (int rows = 1; rows <= path.max_rows; ++rows) {
+        for (int blocks = 1; blocks <= path.max_blocks; ++blocks) {
+            const int columns = blocks * kBlock;
+            Output acc(sz(rows * columns) * sizeof(std::int32_t));
+            for (int r = 0; r < rows; ++r) {
+                for (int c = 0; c < columns; ++c)
+                    acc.expect(sz(r * columns + c), sums[sz(r) * sz(all_columns) + sz(c)]);
+            }
+            DotTile tile{};
+            tile.rows = rows;
+            tile.blocks = blocks;
+            tile.a = a;
+            tile.runs = runs.data();
+            tile.run_count = static_cast<int>(runs.size());
+            tile.w = packed;
+            tile.block_bytes = block_bytes;
+            tile.period = period;
+            tile.acc = acc.as<std::int32_t>();
+            path.run(tile);
+            line.check(acc.difference(), where(rows, blocks));
+        }
+    }
+}
+
+Line check_dot(const Isa& isa, const DotPath& path) {
+    Line line(isa.name, std::string("dot ") + path.name);
+    Random random(1);
+    constexpr int kLongest = 1300;
+    Input codes(sz(kBlock) * sz(kLongest * kGroup + 64)), acts(sz(kMaxRows) * sz(2 * kLongest * kGroup) + kSlackBytes);
+    Input packed(3 * sz(path.max_blocks) * (sz(kLongest) * sz(path.group_bytes) + kBlockTail) + kSlackBytes);
+    int patterns = 0;
+    // Codes of 1..8 bits, signed and unsigned, and Winograd's patches of them.
+    for (const int act_max : {1, 3, 7, 15, 31, 63, 127, 255, 12, 28, 60, 124, 252}) {
+        for (const int weight_max : {1, 2, 4, 8, 16, 32, 64, 127, 128}) {
+            const Bounds bounds{act_max, weight_max};
+            if (!path.exact(act_max, weight_max)) continue;
+            const int period = path.period != nullptr ? path.period(act_max, weight_max) : 0;
+            // All sums at their extremes, then the pairs of patterns in turn, at lengths from one group up.
+            for (const int extremes : {0, kPatterns}) {
+                check_dot_case(path, bounds, random.between(1, 80), 1, extremes, codes, packed, acts, random, line);
+            }
+            for (int i = 0; i < 22; ++i) {
+                const int groups = i < 12 ? i + 1 : random.between(1, 80);
+                check_dot_case(path, bounds, groups, i % 3 == 0 ? 1 : std::min(groups, random.pick<int>({2, 3, 9})),
+                               patterns++, codes, packed, acts, random, line);
+            }
+            // Around the widening of sums, with all sums at their extremes.
+            if (period > 0 && period < kLongest) {
+                for (const int groups : {period - 1, period, period + 1, 2 * period, 2 * period + 1}) {
+                    if (groups < 1 || groups > kLongest) continue;
+                    for (const int extremes : {0, kPatterns, 5, kPatterns + 5}) {
+                        check_dot_case(path, bounds, groups, std::min(groups, random.pick<int>({1, 3})), extremes,
+                                       codes, packed, acts, random, line);
+                    }
+                }
+            }
+        }
+    }
+    for (const int act_max : {3, 15, 63, 255}) {
+        for (const int weight_max : {2, 8, 32, 128}) {
+            if (!path.exact(act_max, weight_max)) continue;
+            for (const int extremes : {0, kPatterns, kPatterns * 3}) {
+                check_dot_case(path, {act_max, weight_max}, kLongest, random.pick<int>({1, 3}), extremes, codes, packed,
+                               acts, random, line);
+            }
+        }
+    }
+    return line;
+}
+
+struct LutShape {
+    int channels, kernel, dilation;
+};
+
+void check_lut_case(const LutPath& path, const LutShape& shape, int act_max, int patterns, Input& codes_memory,
+                    Input& packed_memory, Input& act_memory, Random& random, Line& line) {
+    const int act_pattern = patterns % kPatterns, weight_pattern = patterns / kPatterns % kPatterns;
+    const int pixel_bytes = round_up(shape.channels, kGroup);
+    const int groups = ceil_div(shape.channels, path.inputs), padded = groups * path.inputs;
+    const int taps = shape.kernel * shape.kernel, extent = shape.dilation * (shape.kernel - 1) + 1;
+    const int pixels = path.max_rows + extent - 1;  // a row of the image
+    const auto where = [&](int rows) {
+        return text({{"channels", shape.channels},
+                     {"kernel", shape.kernel},
+                     {"dilation", shape.dilation},
+                     {"act_max", act_max},
+                     {"rows", rows},
+                     {"act_pattern", act_pattern},
+                     {"weight_pattern", weight_pattern}});
+    };
+
+    // Bytes of padding channels may hold anything: their weights are 0.
+    const std::size_t image_bytes = sz(extent) * sz(pixels) * sz(pixel_bytes);
+    std::uint8_t* acts = act_memory.place(image_bytes, kSlackBytes, random);
+    for (int p = 0; p < extent * pixels; ++p) {
+        for (int c = 0; c < shape.channels; ++c) {
+            const std::size_t i = sz(p) * sz(pixel_bytes) + sz(c);
+            acts[i] = static_cast<std::uint8_t>(patterned(act_pattern, 0, act_max, i, random));
+        }
+    }
+    const std::size_t table_row = sz(pixels) * sz(groups) * sz(path.table_bytes);
+    Output tables(sz(extent) * table_row);
+    for (int y = 0; y < extent; ++y) {
+        path.tables(acts + sz(y * pixels) * sz(pixel_bytes), pixels, sz(pixel_bytes), groups,
+                    tables.bytes() + sz(y) * table_row);
+    }
+    tables.any(0, sz(extent) * table_row);
+    line.check(tables.difference(), "tables " + where(0));
+
+    // Weights: [column][tap][channel].
+    const int low = -(1 << (path.planes - 1)), high = (1 << (path.planes - 1)) - 1;
+    const std::size_t row_bytes = sz(taps) * sz(padded);
+    auto* weights = reinterpret_cast<std::int8_t*>(codes_memory.place(sz(path.columns) * row_bytes, 64, random));
+    for (int c = 0; c < path.columns; ++c) {
+        for (std::size_t k = 0; k < row_bytes; ++k) {
+            const bool padding = k % sz(padded) >= sz(shape.channels);
+            weights[sz(c) * row_bytes + k] =
+                static_cast<std::int8_t>(padding ? 0 : patterned(weight_pattern, low, high, k + sz(c / 5), random));
+        }
+    }
+    const std::size_t packed_bytes = sz(taps * groups) * sz(path.group_bytes);
+    Output block(packed_bytes);
+    path.pack(weights, row_bytes, taps * groups, block.bytes());
+    block.any(0, packed_bytes);
+    line.check(block.difference(), "pack " + where(0));
+    std::uint8_t* packed = packed_memory.place(packed_bytes, 0, random);
+    std::memcpy(packed, block.bytes(), packed_bytes);
+
+    std::vector<Run> runs;
+    for (int y = 0; y < shape.kernel; ++y) {
+        const auto row = static_cast<std::int32_t>(table_row) * y * shape.dilation;
+        if (shape.dilation == 1) {
+            runs.push_back({row, shape.kernel * groups});
+        } else {
+            for (int x = 0; x < shape.kernel; ++x)
+                runs.push_back({row + x * shape.dilation * groups * path.table_bytes, groups});
+        }
+    }
+    const std::uint8_t* first[kMaxRows] = {};
+    for (int r = 0; r < path.max_rows; ++r) first[r] = tables.bytes() + sz(r) * sz(groups) * sz(path.table_bytes);
+
+    std::vector<std::int32_t> sums(sz(path.max_rows) * sz(path.columns));
+    for (int r = 0; r < path.max_rows; ++r) {
+        for (int c = 0; c < path.columns; ++c) {
+            std::int32_t sum = 0;
+            for (int t = 0; t < taps; ++t) {
+                const int y = t / shape.kernel * shape.dilation, x = t % shape.kernel * shape.dilation;
+                const std::uint8_t* a = acts + sz(y * pixels + r + x) * sz(pixel_bytes);
+                const std::int8_t* w = weights + sz(c) * row_bytes + sz(t) * sz(padded);
+                for (int k = 0; k < shape.channels; ++k) sum += a[k] * w[k];
+            }
+            sums[sz(r) * sz(path.columns) + sz(c)] = sum;
+        }
+    }
+    for (int rows = 1; rows <= path.max_rows; ++rows) {
+        Output acc(sz(rows * path.columns) * sizeof(std::int32_t));
+        for (int i = 0; i < rows * path.columns; ++i) acc.expect(sz(i), sums[sz(i)]);
+        LutTile tile{};
+        tile.rows = rows;
+        tile.tables = first;
+        tile.runs = runs.data();
+        tile.run_count = static_cast<int>(runs.size());
+        tile.w = packed;
+        tile.act_max = act_max;
+        tile.acc = acc.as<std::int32_t>();
+        path.run(tile);
+        line.check(acc.difference(), where(rows));
+    }
+}
+
+Line check_lut(const Isa& isa, const LutPath& path) {
+    Line line(isa.name, std::string("lut ") + path.name);
+    Random random(2);
+    constexpr int kMostChannels = 1024;
+    Input codes(sz(path.columns) * 9 * sz(kMostChannels + 8)), packed(9 * sz(kMostChannels) * sz(path.group_bytes));
+    Input acts(3 * sz(kMaxRows + 2) * sz(kMostChannels) + 5 * sz(kMaxRows + 4) * 128 + kSlackBytes);
+    int patterns = 0;
+    for (int act_max = 1; act_max <= path.max_act; act_max = 2 * act_max + 1) {
+        for (int channels = 1; channels <= 24; ++channels) {
+            for (const int kernel : {1, 3}) {
+                check_lut_case(path, {channels, kernel, kernel == 1 ? 1 : random.between(1, 2)}, act_max, patterns++,
+                               codes, packed, acts, random, line);
+            }
+        }
+        for (int i = 0; i < kPatterns * kPatterns; ++i) {
+            check_lut_case(path, {random.between(25, 128), random.pick<int>({1, 3}), random.between(1, 2)}, act_max,
+                           patterns++, codes, packed, acts, random, line);
+        }
+        // Long sums of extremes: bytes and 16-bit sums must be widened in time.
+        for (const int channels : {256, 512, kMostChannels}) {
+            for (const int extremes : {0, kPatterns, kPatterns * 3, kPatterns * kPatterns - 1}) {
+                check_lut_case(path, {channels, 3, 1}, act_max, extremes, codes, packed, acts, random, line);
+            }
+        }
+    }
+    return line;
+}
+
+float next(float x, int steps) {
+    for (; steps > 0; --steps) x = std::nextafterf(x, std::numeric_limits<float>::infinity());
+    for (; steps < 0; ++steps) x = std::nextafterf(x, -std::numeric_limits<float>::infinity());
+    return x;
+}
+
+// How the values of an epilogue come about.
+enum class Values {
+    boundary,  // on and next to rounding boundaries (k + 0.5) * scale
+    ties,      // exact multiples of half a scale, from sums, biases and residuals
+    random,
+    large,  // sums beyond 2^24, values beyond every range
+};
+
+void check_epilogue_case(const Isa& isa, int rows, int columns, Values values, int options, Input* memory,
+                         Random& random, Line& line) {
+    const bool exact_value = values == Values::boundary;
+    const bool with_bias = !exact_value && (options & 1) != 0, with_residual = !exact_value && (options & 2) != 0;
+    const bool relu = (options & 4) != 0, with_clip = (options & 8) != 0, with_floats = (options & 16) != 0;
+    const int outputs = random.coin() ? random.between(0, 3) : random.pick<int>({1, 1, 1, kMaxOutputs});
+    const int padded = round_up(columns, kBlock);
+
+    Quantizer quantizers[kMaxOutputs] = {};
+    const float scale = values == Values::ties ? std::ldexp(1.0f, random.between(-9, 3)) : random.power_of_two(-14, 6);
+    for (int o = 0; o < outputs; ++o) {
+        Quantizer& q = quantizers[o];
+        q.scale = o == 0 ? scale : scale * (values == Values::ties ? 2.0f : 0.5f + 2.0f * random.uniform());
+        if (values == Values::large) q.scale = random.power_of_two(-100, 100);
+        const int bits = random.between(2, 8);
+        q.zero = random.coin() ? 0 : 1 << (bits - 1);
+        q.low = -q.zero;
+        q.high = (1 << bits) - 1 - q.zero;
+    }
+
+    const int stride = padded + kBlock * random.between(0, 2);
+    const auto ints = [&](Input& m, int count) {
+        return reinterpret_cast<std::int32_t*>(m.place(sz(count) * 4, 0, random));
+    };
+    std::int32_t* acc = ints(memory[0], (rows - 1) * stride + padded);
+    std::int32_t* offset = ints(memory[1], padded);
+    auto* multiplier = reinterpret_cast<float*>(ints(memory[2], padded));
+    auto* bias = reinterpret_cast<float*>(ints(memory[3], padded));
+    const std::size_t residual_pitch = sz(columns) + sz(random.between(0, 5));
+    std::uint8_t* residual = memory[4].place(sz(rows - 1) * residual_pitch + sz(columns), kSlackBytes, random);
+    const std::uint8_t* residual_rows[kMaxRows] = {};
+    for (int r = 0; r < rows; ++r) residual_rows[r] = residual + sz(r) * residual_pitch;
+
+    const std::int32_t residual_zero = random.coin() ? 0 : 128;
+    float residual_scale = 0.0f, clip = std::numeric_limits<float>::infinity();
+    if (with_clip) clip = random.coin() ? 6.0f : scale * static_cast<float>(random.between(1, 260));
+    for (int c = 0; c < padded; ++c) {
+        offset[c] = random.coin() ? 0 : random.between(-1000000, 1000000);
+        bias[c] = scale * (random.uniform() - 0.5f) * 20.0f;
+        const float sign = random.coin() ? 1.0f : -1.0f;
+        int low = -2000, high = 2000;
+        switch (values) {
+            case Values::boundary: {
+                const int k = random.between(0, 3) == 0 ? random.between(-1030, 1030) : random.between(-140, 270);
+                multiplier[c] = next((static_cast<float>(k) + (random.between(0, 7) == 0 ? 0.0f : 0.5f)) * scale,
+                                     random.between(-3, 3));
+                low = high = 1;  // the value is the multiplier
+                break;
+            }
+            case Values::ties:
+                multiplier[c] = sign * scale * 0.5f;
+                bias[c] = scale * 0.5f * static_cast<float>(random.between(-9, 9));
+                residual_scale = scale * 0.5f;
+                low = -300, high = 300;
+                break;
+            case Values::random:
+                multiplier[c] = sign * scale * 0.2f * random.uniform();
+                residual_scale = scale * 2.0f * 0.731f;
+                break;
+            case Values::large:
+                multiplier[c] = random.between(0, 9) == 0 ? 0.0f : sign * random.power_of_two(-100, 100);
+                residual_scale = random.power_of_two(-100, 100);
+                low = -2000000000, high = 2000000000;
+                break;
+        }
+        for (int r = 0; r < rows; ++r) acc[r * stride + c] = random.between(low, high) - offset[c];
+    }
+
+    // As a model is prepared. Every quantizer that may be quick is, but for some that are not told.
+    const float floor = relu ? 0.0f : -std::numeric_limits<float>::infinity();
+    std::vector<float> quick(2 * sz(padded) * sz(std::max(outputs, 1)));
+    const bool told = random.between(0, 3) > 0;
+    for (int o = 0; o < outputs; ++o) {
+        Quantizer& q = quantizers[o];
+        float* quick_multiplier = quick.data() + 2 * sz(padded) * sz(o);
+        bound_quantizer(q, floor, clip);
+        quicken(q, multiplier, with_bias ? bias : nullptr, columns, with_residual ? residual_scale : 0.0f,
+                quick_multiplier, quick_multiplier + padded);
+        q.quick &= told;
+    }
+
+    // Rows of outputs stand in one buffer with bytes of others between them.
+    const std::size_t out_pitch = sz(columns) + sz(random.between(0, 7));
+    Output bytes(sz(std::max(outputs, 1) * rows) * out_pitch + 1);
+    Output floats(sz(rows) * out_pitch * sizeof(float));
+    std::uint8_t* out[kMaxOutputs * kMaxRows] = {};
+    float* float_rows[kMaxRows] = {};
+    for (int r = 0; r < rows; ++r) {
+        float_rows[r] = floats.as<float>() + sz(r) * out_pitch;
+        for (int o = 0; o < outputs; ++o) out[o * kMaxRows + r] = bytes.bytes() + sz(o * rows + r) * out_pitch + 1;
+    }
+
+    EpilogueTile tile{};
+    tile.rows = rows;
+    tile.columns = columns;
+    tile.acc = acc;
+    tile.acc_stride = stride;
+    tile.offset = offset;
+    tile.multiplier = multiplier;
+    tile.bias = with_bias ? bias : nullptr;
+    tile.residual = with_residual ? residual_rows : nullptr;
+    tile.residual_scale = residual_scale;
+    tile.residual_zero = residual_zero;
+    tile.floor = floor;
+    tile.ceiling = clip;
+    tile.outputs = outputs;
+    tile.quantizers = quantizers;
+    tile.out = out;
+    tile.floats = with_floats ? float_rows : nullptr;
+    isa.epilogue(tile);
+
+    for (int r = 0; r < rows; ++r) {
+        for (int c = 0; c < columns; ++c) {
+            float y = static_cast<float>(acc[r * stride + c] + offset[c]) * multiplier[c];
+            if (with_bias) y = y + bias[c];
+            if (with_residual) y = y + static_cast<float>(residual_rows[r][c] - residual_zero) * residual_scale;
+            if (relu) y = y > 0.0f ? y : 0.0f;
+            y = y < clip ? y : clip;
+            if (with_floats) floats.expect(sz(r) * out_pitch + sz(c), y);
+            for (int o = 0; o < outputs; ++o) {
+                const Quantizer& q = quantizers[o];
+                const float code = std::nearbyintf(y / q.scale);
+                const float clipped = std::min(std::max(code, static_cast<float>(q.low)), static_cast<float>(q.high));
+                bytes.expect(sz(o * rows + r) * out_pitch + 1 + sz(c),
+                             static_cast<std::uint8_t>(static_cast<int>(clipped) + q.zero));
+            }
+        }
+    }
+    const std::string where = text({{"rows", rows},
+                                    {"columns", columns},
+                                    {"values", static_cast<int>(values)},
+                                    {"bias", with_bias},
+                                    {"residual", with_residual},
+                                    {"relu", relu},
+                                    {"clip", with_clip},
+                                    {"floats", with_floats},
+                                    {"outputs", outputs}});
+    line.check(bytes.difference(), where + " bytes");
+    line.check(floats.difference(), where + " floats");
+}
+
+Line check_epilogue(const Isa& isa) {
+    Line line(isa.name, "epilogue");
+    Random random(3);
+    constexpr int kMostColumns = 80;
+    Input memory[] = {Input(4 * sz(kMaxRows) * (kMostColumns + 3 * kBlock)), Input(4 * kMostColumns),
+                      Input(4 * kMostColumns), Input(4 * kMostColumns),
+                      Input(sz(kMaxRows) * (kMostColumns + 8) + kSlackBytes)};
+    for (const Values values : {Values::boundary, Values::ties, Values::random, Values::large}) {
+        for (int options = 0; options < 32; ++options) {
+            for (const int columns : {1, 2, 3, 4, 5, 7, 8, 9, 12, 15, 16, 17, 24, 31, 32, 33, 47, 48, 64, 65, 80}) {
+                check_epilogue_case(isa, random.between(1, kMaxRows), columns, values, options, memory, random, line);
+            }
+        }
+    }
+    // Many more boundaries: all that a quotient of 8 bits can meet.
+    for (int i = 0; i < 1500; ++i)
+        check_epilogue_case(isa, 1, kMostColumns, Values::boundary, 16, memory, random, line);
+    return line;
+}
+
+Line check_depthwise(const Isa& isa) {
+    Line line(isa.name, "depthwise");
+    Random random(4);
+    constexpr int kMostTaps = 25, kMostChannels = 200, kMostPixels = kMaxRows;
+    Input acts(sz(kMostPixels + kMostTaps) * sz(kMostChannels + 4) + kSlackBytes);
+    Input weights(sz(kMostTaps) * sz(kMostChannels + kBlock));
+    int patterns = 0;
+    for (const int channels : {1, 3, 4, 8, 12, 15, 16, 17, 20, 32, 33, 48, 64, 72, 100, 144, kMostChannels}) {
+        for (const int taps : {1, 4, 9, 9, 9, kMostTaps}) {
+            for (int pixels = 1; pixels <= kMostPixels; ++pixels, ++patterns) {
+                const int pixel_bytes = round_up(channels, kGroup), padded = round_up(channels, kBlock);
+                const std::size_t bytes = sz(pixels - 1 + taps - 1) * sz(pixel_bytes) + sz(channels);
+                std::uint8_t* a = acts.place(bytes, kSlackBytes, random);
+                for (std::size_t i = 0; i < bytes; ++i) {
+                    a[i] = static_cast<std::uint8_t>(patterned(patterns % kPatterns, 0, 255, i, random));
+                }
+                auto* w = reinterpret_cast<std::int8_t*>(weights.place(sz(taps * padded), 0, random));
+                for (int i = 0; i < taps * padded; ++i) {
+                    w[i] =
+                        static_cast<std::int8_t>(patterned(patterns / kPatterns % kPatterns, -128, 127, sz(i), random));
+                }
+                std::vector<std::int32_t> tap_offsets;
+                for (int t = 0; t < taps; ++t) tap_offsets.push_back((t * 7 % taps) * pixel_bytes);
+                const std::uint8_t* a_rows[kMostPixels] = {};
+                for (int p = 0; p < pixels; ++p) a_rows[p] = a + sz(p) * sz(pixel_bytes);
+                Output acc(sz(pixels * padded) * sizeof(std::int32_t));
+                Output packed(isa.depthwise.packed_bytes(taps, padded));
+                isa.depthwise.pack(w, taps, padded, packed.bytes());
+                isa.depthwise.run(
+                    {pixels, a_rows, taps, tap_offsets.data(), channels, packed.bytes(), acc.as<std::int32_t>()});
+                for (int p = 0; p < pixels; ++p) {
+                    for (int c = 0; c < channels; ++c) {
+                        std::int32_t sum = 0;
+                        for (int t = 0; t < taps; ++t) sum += a_rows[p][tap_offsets[sz(t)] + c] * w[t * padded + c];
+                        acc.expect(sz(p * padded + c), sum);
+                    }
+                    acc.any(sz(p * padded + channels) * 4, sz((p + 1) * padded) * 4);
+                }
+                line.check(acc.difference(),
+                           text({{"channels", channels}, {"taps", taps}, {"pixels", pixels}, {"patterns", patterns}}));
+            }
+        }
+    }
+    return line;
+}
+
+int form_factor(const WinogradForm& form, int position, int y, int x) {
+    return kDownPatch[position / (form.m + 2)][y] * form.patch[position % (form.m + 2)][x];
+}
+
+int form_inverse(const WinogradForm& form, int output, int position) {
+    return kDownInverse[output / form.m][position / (form.m + 2)] *
+           form.inverse[output % form.m][position % (form.m + 2)];
+}
+
+int form_max_act(const WinogradForm& form) { return 255 / form.span; }
+
+int form_divisor(const WinogradForm& form) { return form.m == 2 ? 4 : form.m == 3 ? 12 : 48; }
+
+// A patch of 4 x (M + 2) pixels that lies somewhere in an image.
+struct Patch {
+    const std::uint8_t* a;
+    std::size_t row_bytes, pixel_bytes;
+    int at(int y, int x, int c) const { return a[sz(y) * row_bytes + sz(x) * pixel_bytes + sz(c)]; }
+};
+
+void check_winograd_patch(const Isa& isa, const WinogradForm& form, const Patch& patch, int channels, int act_max,
+                          Random& random, Line& line) {
+    const int positions = 4 * (form.m + 2);
+    std::uint8_t shifts[kMaxPositions] = {};
+    for (int p = 0; p < positions; ++p) {
+        int below = 0, above = 0;
+        for (int y = 0; y < 4; ++y) {
+            for (int x = 0; x < form.m + 2; ++x) {
+                const int factor = form_factor(form, p, y, x) * act_max;
+                (factor < 0 ? below : above) += std::abs(factor);
+            }
+        }
+        line.check(below + above <= 255 && below == winograd_shift(form, p, act_max) ? "" : "does not hold",
+                   text({{"a byte holds every transform: m", form.m}, {"position", p}, {"act_max", act_max}}));
+        shifts[p] = static_cast<std::uint8_t>(below);
+    }
+    const std::size_t room = sz(round_up(channels, 16)), position_bytes = room + 16 * sz(random.between(0, 3));
+    Output v(sz(positions - 1) * position_bytes + room);
+    isa.winograd_input[form.m - 2](patch.a, patch.row_bytes, patch.pixel_bytes, channels, shifts, v.bytes(),
+                                   position_bytes);
+    for (int p = 0; p < positions; ++p) {
+        for (int c = 0; c < channels; ++c) {
+            int sum = shifts[p];
+            for (int y = 0; y < 4; ++y) {
+                for (int x = 0; x < form.m + 2; ++x) sum += form_factor(form, p, y, x) * patch.at(y, x, c);
+            }
+            v.expect(sz(p) * position_bytes + sz(c), static_cast<std::uint8_t>(sum));
+        }
+        v.any(sz(p) * position_bytes + sz(channels), sz(p) * position_bytes + room);
+    }
+    line.check(v.difference(), text({{"m", form.m}, {"channels", channels}, {"act_max", act_max}}));
+}
+
+Line check_winograd_input(const Isa& isa) {
+    Line line(isa.name, "winograd_input");
+    Random random(5);
+    Input memory(4 * 9 * 300 + kSlackBytes);
+    for (const WinogradForm& form : kWinogradForms) {
+        for (int channels = 4; channels <= 264; channels += channels < 80 ? 4 : 20) {
+            for (int i = 0; i < 2 * 4 * (form.m + 2); ++i) {
+                const int act_max =
+                    random.between(0, 3) == 0 ? random.between(1, form_max_act(form)) : form_max_act(form);
+                const std::size_t pixel_bytes = sz(channels),
+                                  row_bytes = pixel_bytes * sz(random.between(form.m + 2, 9));
+                const std::size_t bytes = 3 * row_bytes + sz(form.m + 2) * pixel_bytes;
+                std::uint8_t* a = memory.place(bytes, kSlackBytes, random);
+                for (std::size_t k = 0; k < bytes; ++k) a[k] = static_cast<std::uint8_t>(random.between(0, act_max));
+                // In half of the channels, what takes a position to its highest or its lowest value.
+                for (int y = 0; y < 4; ++y) {
+                    for (int x = 0; x < form.m + 2; ++x) {
+                        const bool high = (form_factor(form, i / 2, y, x) > 0) == (i % 2 == 0);
+                        for (int c = 0; c < channels; c += random.between(1, 3)) {
+                            a[sz(y) * row_bytes + sz(x) * pixel_bytes + sz(c)] =
+                                static_cast<std::uint8_t>(high ? act_max : 0);
+                        }
+                    }
+                }
+                check_winograd_patch(isa, form, {a, row_bytes, pixel_bytes}, channels, act_max, random, line);
+            }
+        }
+    }
+    return line;
+}
+
+Line check_winograd_output(const Isa& isa) {
+    Line line(isa.name, "winograd_output");
+    Random random(6);
+    constexpr int kMostColumns = kMaxBlocks * kBlock;
+    Input sums(4 * sz(kMaxPositions * 3 * kMostColumns)), corrections(4 * sz(8 * 2 * kMostColumns));
+    for (const WinogradForm& form : kWinogradForms) {
+        const int positions = 4 * (form.m + 2), outputs = 2 * form.m, divisor = form_divisor(form);
+        for (int columns = kBlock; columns <= kMaxBlocks * kBlock; columns += kBlock) {
+            for (int repeat = 0; repeat < 150; ++repeat) {
+                const int limit =
+                    random.pick<int>({100, 100000, 2000000});  // 192 times that and a correction fit 32 bits
+                const std::size_t position_stride = sz(columns * random.between(1, 3));
+                const std::size_t correction_stride = sz(columns * random.between(1, 2));
+                const std::size_t acc_stride = sz(columns + kBlock * random.between(0, 2));
+                auto* m = reinterpret_cast<std::int32_t*>(
+                    sums.place(4 * (sz(positions - 1) * position_stride + sz(columns)), 0, random));
+                auto* correction = reinterpret_cast<std::int32_t*>(
+                    corrections.place(4 * (sz(outputs - 1) * correction_stride + sz(columns)), 0, random));
+                Output acc(4 * (sz(outputs - 1) * acc_stride + sz(columns)));
+                for (int c = 0; c < columns; ++c) {
+                    for (int p = 0; p < positions; ++p) {
+                        m[sz(p) * position_stride + sz(c)] =
+                            patterned(repeat % kPatterns, -limit, limit, sz(p + c), random);
+                    }
+                    for (int i = 0; i < outputs; ++i) {
+                        std::int64_t sum = 0;
+                        for (int p = 0; p < positions; ++p) {
+                            sum += static_cast<std::int64_t>(form_inverse(form, i, p)) *
+                                   m[sz(p) * position_stride + sz(c)];
+                        }
+                        // A correction that leaves a multiple of the divisor, as true ones do.
+                        const std::int64_t result = sum / divisor + random.between(-limit, limit);
+                        correction[sz(i) * correction_stride + sz(c)] =
+                            static_cast<std::int32_t>(sum - divisor * result);
+                        acc.expect(sz(i) * acc_stride + sz(c), static_cast<std::int32_t>(result));
+                    }
+                }
+                isa.winograd_output[form.m - 2](m, position_stride, columns, correction, correction_stride,
+                                                acc.as<std::int32_t>(), acc_stride);
+                line.check(
+                    acc.difference(),
+                    text({{"m", form.m}, {"columns", columns}, {"limit", limit}, {"pattern", repeat % kPatterns}}));
+            }
+        }
+    }
+    return line;
+}
+
+// Both transforms and the tables of winograd.h, against the definition of a convolution.
+Line check_winograd(const Isa& isa) {
+    Line line(isa.name, "winograd");
+    Random random(10);
+    Input memory(4 * 6 * 64 + kSlackBytes);
+    for (const WinogradForm& form : kWinogradForms) {
+        const int positions = 4 * (form.m + 2), outputs = 2 * form.m;
+        for (int i = 0; i < 2 * kPatterns * kPatterns; ++i) {
+            const int channels = 4 * random.between(1, 16), bits = random.between(2, kWinogradMaxWeightBits);
+            const int act_max = form_max_act(form);
+            const std::size_t pixel_bytes = sz(channels), row_bytes = pixel_bytes * sz(form.m + 2),
+                              room = sz(round_up(channels, 16));
+            std::uint8_t* a = memory.place(4 * row_bytes, kSlackBytes, random);
+            for (std::size_t k = 0; k < 4 * row_bytes; ++k) {
+                a[k] = static_cast<std::uint8_t>(
+                    patterned(i % kPatterns, 0, act_max, k / (i % 2 == 0 ? 1 : pixel_bytes), random));
+            }
+            const Patch patch{a, row_bytes, pixel_bytes};
+            std::uint8_t shifts[kMaxPositions] = {};
+            for (int p = 0; p < positions; ++p) shifts[p] = static_cast<std::uint8_t>(winograd_shift(form, p, act_max));
+            std::vector<std::uint8_t> v(sz(positions) * room);
+            isa.winograd_input[form.m - 2](a, row_bytes, pixel_bytes, channels, shifts, v.data(), room);
+            std::int32_t m[kMaxPositions * kBlock], correction[8 * kBlock], expected[8 * kBlock];
+            for (int column = 0; column < kBlock; ++column) {
+                std::vector<std::int8_t> codes(9 * sz(channels));
+                for (std::size_t k = 0; k < codes.size(); ++k) {
+                    codes[k] = static_cast<std::int8_t>(patterned(i / kPatterns % kPatterns, -(1 << (bits - 1)),
+                                                                  (1 << (bits - 1)) - 1, k + sz(column), random));
+                }
+                std::int32_t sums[kMaxPositions] = {};
+                for (int p = 0; p < positions; ++p) {
+                    m[p * kBlock + column] = 0;
+                    for (int c = 0; c < channels; ++c) {
+                        const std::int32_t weight = winograd_weight(form, p, codes.data() + c, channels);
+                        sums[p] += weight;
+                        m[p * kBlock + column] += v[sz(p) * room + sz(c)] * weight;
+                    }
+                }
+                for (int o = 0; o < outputs; ++o) {
+                    correction[o * kBlock + column] = winograd_correction(form, o, sums, shifts);
+                    std::int32_t sum = 0;
+                    for (int t = 0; t < 9; ++t) {
+                        for (int c = 0; c < channels; ++c) {
+                            sum += patch.at(o / form.m + t / 3, o % form.m + t % 3, c) * codes[sz(t * channels + c)];
+                        }
+                    }
+                    expected[o * kBlock + column] = sum;
+                }
+            }
+            Output acc(sz(outputs * kBlock) * sizeof(std::int32_t));
+            for (int k = 0; k < outputs * kBlock; ++k) acc.expect(sz(k), expected[k]);
+            isa.winograd_output[form.m - 2](m, kBlock, kBlock, correction, kBlock, acc.as<std::int32_t>(), kBlock);
+            line.check(acc.difference(),
+                       text({{"m", form.m}, {"channels", channels}, {"bits", bits}, {"patterns", i}}));
+        }
+    }
+    return line;
+}
+
+Line check_winograd_weights(const Isa& isa) {
+    Line line(isa.name, "winograd_weights");
+    Random random(11);
+    constexpr int kMostChannels = 320, kWhole = 32;
+    Input memory(9 * kMostChannels + kWhole);
+    int patterns = 0;
+    for (const WinogradForm& form : kWinogradForms) {
+        const int positions = 4 * (form.m + 2);
+        for (int channels = kGroup; channels <= kMostChannels; channels += channels < 136 ? kGroup : 5 * kGroup) {
+            for (int bits = 2; bits <= kWinogradMaxWeightBits; ++bits, ++patterns) {
+                const std::size_t beyond = sz(round_up(channels, kWhole) - channels), bytes = sz(positions * channels);
+                auto* codes = reinterpret_cast<std::int8_t*>(memory.place(9 * sz(channels), beyond, random));
+                const int low = -(1 << (bits - 1)), high = (1 << (bits - 1)) - 1;
+                for (int k = 0; k < 9 * channels; ++k) {
+                    // Signs by tap, by channel or at random: each takes other positions to their extremes.
+                    const int index = patterns % 3 == 0 ? k / channels : k;
+                    codes[k] = static_cast<std::int8_t>(patterned(patterns % kPatterns, low, high, sz(index), random));
+                }
+                if (patterns % 4 == 1) std::memset(codes, 0, 9 * sz(channels));
+                if (patterns % 4 >= 2) codes[random.between(0, 9 * channels - 1)] = static_cast<std::int8_t>(low);
+                Output out(bytes + beyond);
+                const int largest = isa.winograd_weights[form.m - 2](codes, channels, out.as<std::int8_t>());
+                int must = 0;
+                for (int p = 0; p < positions; ++p) {
+                    for (int c = 0; c < channels; ++c) {
+                        int weight = 0;
+                        for (int t = 0; t < 9; ++t) {
+                            const int factor =
+                                kDownWeights[p / (form.m + 2)][t / 3] * form.weights[p % (form.m + 2)][t % 3];
+                            weight += factor * codes[t * channels + c];
+                        }
+                        must = std::max(must, std::abs(weight));
+                        const int clipped = std::min(std::max(weight, -kWinogradMaxWeight), kWinogradMaxWeight);
+                        out.expect(sz(p * channels + c), static_cast<std::int8_t>(clipped));
+                    }
+                }
+                out.any(bytes, bytes + beyond);
+                const std::string where =
+                    text({{"m", form.m}, {"channels", channels}, {"bits", bits}, {"patterns", patterns}});
+                line.check(out.difference(), where);
+                line.check(
+                    largest == must ? "" : "returns " + std::to_string(largest) + ", must be " + std::to_string(must),
+                    where);
+            }
+        }
+    }
+    return line;
+}
+
+Line check_transpose_taps(const Isa& isa) {
+    Line line(isa.name, "transpose_taps");
+    Random random(12);
+    Input memory(25 * 200);
+    for (int channels = 1; channels <= 200; channels += channels < 70 ? 1 : 13) {
+        for (const int taps : {1, 4, 9, 25}) {
+            const std::size_t row_channels = sz(channels + random.between(0, 40));
+            auto* codes = reinterpret_cast<std::int8_t*>(memory.place(sz(channels * taps), 0, random));
+            Output out(sz(taps - 1) * row_channels + sz(channels));
+            isa.transpose_taps(codes, channels, taps, row_channels, out.as<std::int8_t>());
+            for (int t = 0; t < taps; ++t) {
+                for (int c = 0; c < channels; ++c) out.expect(sz(t) * row_channels + sz(c), codes[c * taps + t]);
+            }
+            line.check(out.difference(), text({{"channels", channels}, {"taps", taps}}));
+        }
+    }
+    return line;
+}
+
+Line check_maximum(const Isa& isa) {
+    Line line(isa.name, "maximum");
+    Random random(7);
+    constexpr int kMostBytes = 300, kMostSources = 16;
+    Input input(sz(kMostSources) * sz(kMostBytes + 4) + kSlackBytes);
+    for (int bytes = 1; bytes <= kMostBytes; bytes += bytes < 140 ? 1 : 17) {
+        for (const int count : {1, 2, 4, 9, kMostSources}) {
+            const std::size_t pitch = sz(bytes + random.between(0, 3));
+            std::uint8_t* a = input.place(sz(count - 1) * pitch + sz(bytes), kSlackBytes, random);
+            const std::uint8_t* sources[kMostSources] = {};
+            for (int s = 0; s < count; ++s) sources[s] = a + sz(s) * pitch;
+            Output out(sz(bytes));
+            isa.maximum(sources, count, bytes, out.bytes());
+            for (int i = 0; i < bytes; ++i) {
+                std::uint8_t best = 0;
+                for (int s = 0; s < count; ++s) best = std::max(best, sources[s][i]);
+                out.expect(sz(i), best);
+            }
+            line.check(out.difference(), text({{"bytes", bytes}, {"count", count}}));
+        }
+    }
+    return line;
+}
+
+Line check_extreme(const Isa& isa) {
+    Line line(isa.name, "extreme");
+    Random random(11);
+    constexpr int kMostColumns = 4 * kBlock, kMostSources = 16;
+    for (int columns = kBlock; columns <= kMostColumns; columns += kBlock) {
+        for (int count = 1; count <= kMostSources; ++count) {
+            std::vector<std::int32_t> values(sz(count * columns)), flip(sz(columns));
+            for (std::int32_t& v : values)
+                v = random.between(0, 3) == 0 ? std::numeric_limits<std::int32_t>::min()
+                                              : random.between(-70000, 70000);
+            for (std::int32_t& f : flip) f = -random.between(0, 1);
+            const std::int32_t* sources[kMostSources] = {};
+            for (int s = 0; s < count; ++s) sources[s] = values.data() + s * columns;
+            Output out(sz(columns) * sizeof(std::int32_t));
+            isa.extreme(sources, count, columns, flip.data(), out.as<std::int32_t>());
+            for (int c = 0; c < columns; ++c) {
+                std::int32_t best = sources[0][c];
+                for (int s = 1; s < count; ++s)
+                    best = flip[sz(c)] != 0 ? std::min(best, sources[s][c]) : std::max(best, sources[s][c]);
+                out.expect(sz(c), best);
+            }
+            line.check(out.difference(), text({{"columns", columns}, {"count", count}}));
+        }
+    }
+    return line;
+}
+
+Line check_weighted_sum(const Isa& isa) {
+    Line line(isa.name, "weighted_sum");
+    Random random(8);
+    constexpr int kMostChannels = 200, kMostSources = 64;
+    Input input(sz(kMostSources) * sz(kMostChannels + 4) + kSlackBytes);
+    for (int channels = 1; channels <= kMostChannels; channels += channels < 70 ? 1 : 13) {
+        for (const int count : {1, 2, 4, 9, 49, kMostSources}) {
+            for (const bool weighted : {false, true}) {
+                const std::size_t pitch = sz(channels + random.between(0, 3));
+                std::uint8_t* a = input.place(sz(count - 1) * pitch + sz(channels), kSlackBytes, random);
+                const std::uint8_t* sources[kMostSources] = {};
+                std::int32_t weights[kMostSources];
+                for (int s = 0; s < count; ++s) {
+                    sources[s] = a + sz(s) * pitch;
+                    weights[s] = random.between(-(1 << 16), 1 << 16);
+                }
+                if (!weighted) std::memset(a, channels % 2 == 0 ? 255 : 200, sz(count - 1) * pitch + sz(channels));
+                // Whole blocks may be written.
+                const int padded = round_up(channels, kBlock);
+                Output acc(4 * sz(padded));
+                isa.weighted_sum(sources, weighted ? weights : nullptr, count, channels, acc.as<std::int32_t>());
+                for (int c = 0; c < channels; ++c) {
+                    std::int32_t sum = 0;
+                    for (int s = 0; s < count; ++s) sum += sources[s][c] * (weighted ? weights[s] : 1);
+                    acc.expect(sz(c), sum);
+                }
+                acc.any(4 * sz(channels), 4 * sz(padded));
+                line.check(acc.difference(), text({{"channels", channels}, {"count", count}, {"weighted", weighted}}));
+            }
+        }
+    }
+    return line;
+}
+
+Line check_derive(const Isa& isa) {
+    Line line(isa.name, "derive");
+    Random random(9);
+    Input input(1024);
+    for (int bits = 2; bits <= 8; ++bits) {
+        // All 256 codes, at every alignment of the end, and shorter stretches.
+        for (int count = 0; count <= 256 + 40; ++count) {
+            auto* q8 = reinterpret_cast<std::int8_t*>(input.place(sz(count), 0, random));
+            for (int i = 0; i < count; ++i) q8[i] = static_cast<std::int8_t>(i - 128);
+            Output codes(sz(count));
+            isa.derive(q8, sz(count), bits, codes.as<std::int8_t>());
+            for (int i = 0; i < count; ++i) {
+                const double rounded = std::nearbyint(static_cast<double>(q8[i]) / (1 << (8 - bits)));
+                const double low = -(1 << (bits - 1)), high = (1 << (bits - 1)) - 1;
+                codes.expect(sz(i), static_cast<std::int8_t>(std::min(std::max(rounded, low), high)));
+            }
+            line.check(codes.difference(), text({{"bits", bits}, {"count", count}}));
+        }
+    }
+    return line;
+}
+
+// What the rest of the engine relies on in the table itself.
+Line check_table(const IsaEntry& entry) {
+    const Isa& isa = *entry.isa;
+    Line line(entry.name, "table");
+    const auto require = [&](bool holds, const char* what) { line.check(holds ? "" : "does not hold", what); };
+    require(std::strcmp(isa.name, entry.name) == 0, "its name is the dispatcher's");
+    require(choose_isa(entry.name) == entry.isa, "it can be chosen by name");
+    require(isa.dot_count > 0 && isa.dots[isa.dot_count - 1].exact(255, 128), "its last dot path is exact for 8 bits");
+    for (int i = 0; i < isa.dot_count; ++i) {
+        require(isa.dots[i].max_rows >= 1 && isa.dots[i].max_rows <= kMaxRows, "max_rows of a dot path");
+        require(isa.dots[i].max_blocks >= 1 && isa.dots[i].max_blocks <= kMaxBlocks, "max_blocks of a dot path");
+    }
+    for (int i = 0; i < isa.lut_count; ++i) {
+        require(isa.luts[i].max_rows >= 1 && isa.luts[i].max_rows <= kMaxRows, "max_rows of a look-up path");
+        require(isa.luts[i].columns >= 1 && isa.luts[i].columns <= kLutColumnsMax, "columns of a look-up path");
+    }
+    return line;
+}
+
+bool check_isa(const IsaEntry& entry) {
+    const Isa& isa = *entry.isa;
+    bool good = check_table(entry).print();
+    good &= check_epilogue(isa).print();
+    good &= check_depthwise(isa).print();
+    good &= check_winograd_input(isa).print();
+    good &= check_winograd_output(isa).print();
+    good &= check_winograd_weights(isa).print();
+    good &= check_winograd(isa).print();
+    good &= check_transpose_taps(isa).print();
+    good &= check_maximum(isa).print();
+    good &= check_extreme(isa).print();
+    good &= check_weighted_sum(isa).print();
+    good &= check_derive(isa).print();
+    for (int i = 0; i < isa.dot_count; ++i) good &= check_dot(isa, isa.dots[i]).print();
+    for (int i = 0; i < isa.lut_count; ++i) good &= check_lut(isa, isa.luts[i]).print();
+    return good;
+}
+
+}  // namespace
+}  // namespace bitgear
+
+int main(int argc, char** argv) {
+    using namespace bitgear;
+    std::vector<std::string> required, refused;
+    for (int i = 1; i < argc; i += 2) {
+        const std::string option = argv[i];
+        if (i + 1 == argc || (option != "--require" && option != "--refuse")) {
+            std::fprintf(stderr, "usage: check_kernels [--require NAME] [--refuse NAME]\n");
+            return 2;
+        }
+        (option == "--require" ? required : refused).emplace_back(argv[i + 1]);
+    }
+    int count = 0;
+    const IsaEntry* entries = instruction_sets(&count);
+    bool good = true;
+    std::vector<std::string> checked;
+    for (int i = 0; i < count; ++i) {
+        if (entries[i].isa == nullptr || !entries[i].supported) {
+            std::printf("-    %-13s %s\n", entries[i].name,
+                        entries[i].isa == nullptr ? "not compiled" : "not supported by this processor");
+            continue;
+        }
+        if (checked.empty() && choose_isa(nullptr) != entries[i].isa) {
+            std::printf("FAIL %-13s is the best one, but not the one chosen\n", entries[i].name);
+            good = false;
+        }
+        good &= check_isa(entries[i]);
+        checked.emplace_back(entries[i].name);
+    }
+    for (const std::string& name : required) {
+        if (std::find(checked.begin(), checked.end(), name) != checked.end()) continue;
+        std::printf("FAIL %-13s required, but not offered\n", name.c_str());
+        good = false;
+    }
+    for (const std::string& name : refused) {
+        const bool known = std::any_of(entries, entries + count, [&](const IsaEntry& e) { return name == e.name; });
+        if (known && choose_isa(name.c_str()) == nullptr) continue;
+        std::printf("FAIL %-13s %s\n", name.c_str(), known ? "offered" : "unknown");
+        good = false;
+    }
+    std::printf(good ? "all equal\n" : "FAILED\n");
+    return good ? 0 : 1;
+}

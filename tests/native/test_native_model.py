@@ -1,0 +1,446 @@
+"""The native engine as its callers meet it: choosing, deriving, running, and every mistake one can make."""
+
+import dataclasses
+import itertools
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bitgear import reference
+from bitgear.bits import WIDTHS, LayerBits, Plan
+from bitgear.checkpoint import read_master
+from bitgear.engines import create_engine
+from bitgear.engines.registry import KERNEL_VARIABLE
+from bitgear.errors import EngineUnavailable, GraphError, InputError, PrecisionNotOffered
+from bitgear.graph import IMAGE, Concat, Conv, Graph, MaxPool, Pool, Resize, Shortcut
+from bitgear.models import find_master
+from tests.masters import random_codes, random_master, tiny_master
+from tests.native.paths import OFFERED, NativeModel, _native, derived, taken
+
+BEST = next(iter(OFFERED))
+
+
+@pytest.fixture(autouse=True)
+def _no_instruction_set_forced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(KERNEL_VARIABLE, raising=False)
+
+
+# -- choosing ---------------------------------------------------------------------------------------------------------
+
+
+def test_instruction_sets_come_best_first_and_portable_last() -> None:
+    rows = _native.instruction_sets()
+    assert [name for name, *_ in rows] == ["avx512-vnni", "avx2", "neon-dotprod", "portable"]
+    name, compiled, offered, paths = rows[-1]
+    assert (name, compiled, offered, paths) == ("portable", True, True, ["scalar"])
+    assert all(paths == [] for _, compiled, _, paths in rows if not compiled)
+    assert _native.choose() == _native.choose("") == BEST
+    for name in OFFERED:
+        assert _native.choose(name) == name
+
+
+def test_the_default_engine_is_the_native_one() -> None:
+    engine = create_engine()
+    assert engine.name == "native"
+    model = engine.derive(tiny_master(), 4)
+    assert isinstance(model, NativeModel)
+    assert model.plan == Plan.uniform(4)
+    assert model.threads == 1
+
+
+@pytest.mark.parametrize("name", OFFERED)
+def test_an_environment_variable_forces_an_instruction_set(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(KERNEL_VARIABLE, name)
+    master = tiny_master()
+    for engine in (create_engine(), create_engine("native")):
+        model = engine.derive(master, 8)
+        assert isinstance(model, NativeModel)
+        assert taken(model, "a.conv1") <= set(OFFERED[name])
+        others = {path for other, paths in OFFERED.items() if other != name for path in paths}
+        assert not taken(model, "a.conv1") & others
+        q_images = random_codes(master, 2)
+        np.testing.assert_array_equal(model.run(q_images), reference.run(master, q_images, 8))
+
+
+@pytest.mark.parametrize(
+    "name", ["sse2", "AVX2", "portable ", *({name for name, *_ in _native.instruction_sets()} - set(OFFERED))]
+)
+def test_an_instruction_set_that_cannot_be_used_is_unavailable(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(KERNEL_VARIABLE, name)
+    for engine in ("auto", "native"):
+        with pytest.raises(EngineUnavailable) as caught:
+            create_engine(engine)
+        for part in (f"{name!r}", *OFFERED):
+            assert part in str(caught.value)
+    create_engine("reference")
+    with pytest.raises(ValueError, match="unknown, not compiled in or not offered"):
+        _native.Model(name)
+    with pytest.raises(ValueError, match="unknown, not compiled in or not offered"):
+        _native.derive(name, np.zeros(4, np.int8), 4, np.zeros(4, np.int8))
+
+
+def test_without_the_extension_onnxruntime_serves(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "bitgear._native", None)
+    assert create_engine().name == "onnxruntime"
+    with pytest.raises(EngineUnavailable, match=r"'native' cannot be loaded: .*_native.*onnxruntime") as caught:
+        create_engine("native")
+    assert isinstance(caught.value.__cause__, ImportError)
+
+
+# -- deriving ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "last", [Shortcut("z", "u", 8), MaxPool("z", "u", 2), Resize("z", "u", 3, 3), Concat("z", ("u", "u"))]
+)
+def test_a_graph_that_ends_in_a_selection_is_refused(last: Any) -> None:
+    master = random_master(Graph((Conv("u", IMAGE, 4, 1), last)), 6, 0)
+    with pytest.raises(GraphError, match="'z' ends the graph with a selection"):
+        create_engine("native").derive(master, 8)
+
+
+def test_a_value_may_have_so_many_readers_and_no_more() -> None:
+    for readers in (_native.MAX_OUTPUTS, _native.MAX_OUTPUTS + 1):
+        nodes = [Conv("u", IMAGE, 3, 1)]
+        nodes += [Conv(f"y{i}", "u", 3, 1, relu=False) for i in range(readers)]
+        graph = Graph((*nodes, Concat("k", tuple(node.name for node in nodes[1:])), Conv("z", "k", 5, 1)))
+        master = random_master(graph, 5, readers)
+        if readers > _native.MAX_OUTPUTS:
+            with pytest.raises(GraphError, match=f"{readers} nodes read 'u'.*{_native.MAX_OUTPUTS} at most"):
+                create_engine("native").derive(master, 8)
+        else:
+            q_images = random_codes(master, 2)
+            for name in OFFERED:
+                np.testing.assert_array_equal(
+                    derived(master, 8, name).run(q_images), reference.run(master, q_images, 8)
+                )
+
+
+def test_plans_that_a_master_cannot_serve_are_refused() -> None:
+    master = dataclasses.replace(tiny_master(), widths=(8, 4))
+    for plan in (2, Plan.parse("w8a2"), Plan(LayerBits(8, 8), (("a.conv1", LayerBits(3, 8)),))):
+        with pytest.raises(PrecisionNotOffered):
+            create_engine("native").derive(master, plan)
+    with pytest.raises(GraphError, match="no convolution"):
+        create_engine("native").derive(master, Plan(LayerBits(8, 8), (("head", LayerBits(4, 4)),)))
+
+
+def test_bytes_are_those_of_weights_and_constants_and_add_up() -> None:
+    """A network's bytes are those of its layers; a chain of equal layers grows by the same bytes with each."""
+
+    def chain(length: int) -> Graph:
+        names = ["stem", *(f"c{i}" for i in range(length))]
+        convs = (Conv(name, before, 64, 3, padding=1) for before, name in itertools.pairwise(names))
+        return Graph((Conv("stem", IMAGE, 64, 1), *convs))
+
+    masters = [random_master(chain(length), 5, 0) for length in (1, 2, 3)]
+    for name in OFFERED:
+        sizes = [derived(master, 8, name).nbytes for master in masters]
+        assert sizes[1] - sizes[0] == sizes[2] - sizes[1]
+        weights = 64 * 64 * 9
+        assert weights <= sizes[1] - sizes[0] <= 1.1 * weights + 2000
+    shipped = read_master(find_master("resnet20-cifar10"))
+    for bits in WIDTHS:
+        model = create_engine("native").derive(shipped, bits)
+        assert isinstance(model, NativeModel)
+        assert model.nbytes == model.core.resident_bytes
+        assert 0.25 * shipped.parameter_count < model.nbytes < 4 * shipped.parameter_count
+        assert model.core.arena_bytes > 32 * 32 * 16
+
+
+def test_nodes_that_nobody_reads_take_neither_memory_nor_time() -> None:
+    graph = Graph((Conv("u", IMAGE, 8, 3), Conv("dead", "u", 64, 3), MaxPool("gone", "dead", 2), Pool("p", "u")))
+    master = random_master(graph, 9, 0)
+    lean = dataclasses.replace(master, graph=Graph((graph.nodes[0], graph.nodes[3])))
+    whole, part = derived(master, 8, BEST), derived(lean, 8, BEST)
+    assert whole.nbytes == part.nbytes
+    assert whole.core.paths == part.core.paths
+    q_images = random_codes(master, 2)
+    np.testing.assert_array_equal(whole.run(q_images), reference.run(master, q_images, 8))
+
+
+def test_a_derived_model_does_not_look_at_the_master_again() -> None:
+    master = tiny_master(3)
+    q_images = random_codes(master, 2)
+    model = create_engine("native").derive(master, 4)
+    before = model.run(q_images)
+    for tensor in master.tensors.values():
+        tensor[...] = 1
+    np.testing.assert_array_equal(model.run(q_images), before)
+
+
+# -- running ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_result_is_new_contiguous_and_of_the_references_shape() -> None:
+    for nodes in ((Conv("u", IMAGE, 5, 3),), (Conv("u", IMAGE, 5, 9),), (Conv("u", IMAGE, 5, 3), Pool("p", "u"))):
+        master = random_master(Graph(nodes), 9, 1)
+        model = create_engine("native").derive(master, 8)
+        q_images = random_codes(master, 3)
+        expected = reference.run(master, q_images, 8)
+        first = model.run(q_images)
+        assert (first.shape, first.dtype) == (expected.shape, np.float32)
+        assert first.flags.c_contiguous
+        assert first.flags.writeable
+        first[...] = 0
+        np.testing.assert_array_equal(model.run(q_images), expected)
+
+
+def test_images_of_any_memory_layout() -> None:
+    master = tiny_master(4)
+    q_images = random_codes(master, 4)
+    expected = reference.run(master, q_images, 8)
+    model = create_engine("native").derive(master, 8)
+    padded = np.zeros((4, 3, 16, 19), np.int8)
+    padded[..., 2:18] = q_images
+    channels_last = np.ascontiguousarray(q_images.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+    unaligned = np.frombuffer(b"x" + q_images.tobytes(), np.int8, offset=1).reshape(q_images.shape)
+    for images in (channels_last, padded[..., 2:18], np.repeat(q_images, 2, 0)[::2], q_images[::-1][::-1], unaligned):
+        np.testing.assert_array_equal(model.run(images), expected)
+    assert not unaligned.flags.writeable
+
+
+@pytest.mark.parametrize("shape", [(3, 16, 16), (0, 3, 16, 16), (1, 3, 8, 16), (1, 16, 16, 3), (1, 4, 16, 16), ()])
+def test_images_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
+    model = create_engine("native").derive(tiny_master(), 4)
+    with pytest.raises(InputError, match=r"expected int8 codes of shape \(N, 3, 16, 16\)"):
+        model.run(np.zeros(shape, np.int8))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int32, np.float32, bool])
+def test_images_of_another_type_are_refused(dtype: type) -> None:
+    model = create_engine("native").derive(tiny_master(), 4)
+    with pytest.raises(InputError, match="expected int8"):
+        model.run(np.zeros((1, 3, 16, 16), dtype))
+
+
+@pytest.mark.parametrize("threads", [0, -1, -(2**31)])
+def test_a_call_without_a_thread_is_refused(threads: int) -> None:
+    model = create_engine("native").derive(tiny_master(), 4)
+    assert isinstance(model, NativeModel)
+    with pytest.raises(ValueError, match="thread"):
+        model.run(random_codes(model.master, 1), threads=threads)
+
+
+def test_a_profile_has_a_row_for_every_step() -> None:
+    master = tiny_master()
+    model = create_engine("native", threads=2).derive(master, 4)
+    assert isinstance(model, NativeModel)
+    q_images = random_codes(master, 3)
+    for threads in (1, 2):
+        rows = model.core.profile(q_images, threads, 3)
+        assert [(name, path) for name, path, _, _ in rows] == model.core.paths
+        assert all(seconds > 0 for *_, seconds in rows)
+        macs = {name: count for name, _, count, _ in rows}
+        assert macs["stem"] == 3 * 16 * 16 * 8 * 3 * 9
+        assert macs["head"] == 3 * 16 * 10
+        assert macs["pool"] == 0
+    np.testing.assert_array_equal(model.run(q_images), reference.run(master, q_images, 4))
+
+
+# -- mistakes of a caller below the engine ----------------------------------------------------------------------------
+
+
+def add_conv(core: Any, **changes: Any) -> None:
+    """Add a 3x3 convolution of buffer 0 to the result, but for some of its arguments."""
+    arguments: dict[str, Any] = {
+        "name": "c", "input": 0, "q8": np.ones((4, 3, 3, 3), np.int8), "channels": 4, "kernel": 3, "stride": 1,
+        "dilation": 1, "groups": 1, "weight_bits": 8, "act_max": 255, "zero": 128, "multiplier": [1.0] * 4, "bias": [],
+        "relu": True, "clip": 6.0, "residual": (-1, 1.0, 0), "outputs": [], "result": True,
+        "pooling": (0, 1, 0, 0, 0), "path": "",
+    }  # fmt: skip
+    core.add_conv(**{**arguments, **changes})
+
+
+def begun(instruction_set: str = "") -> Any:
+    """A model of a 5x5 image in buffer 0, with a border of a pixel; buffer 1 has 4 channels, buffer 2 another size."""
+    core = _native.Model(instruction_set)
+    assert core.add_buffer(5, 5, 3, 1, 1, 1, 1, 1, 3, 128) == 0
+    assert core.add_buffer(5, 5, 4, 0, 0, 0, 0, 0, 0, 0) == 1
+    assert core.add_buffer(4, 5, 4, 0, 0, 0, 0, 0, 0, 0) == 2
+    core.add_image(0)
+    return core
+
+
+def output(buffer: int = 1, channel: int = 0, low: int = 0, high: int = 255, zero: int = 0) -> Any:
+    return (buffer, channel, 1.0, low, high, zero)
+
+
+HUGE = 2**31 - 1
+ROWS = [(0, 1, 0)] * 5
+MISTAKES: dict[str, Callable[[Any], None]] = {
+    "buffer without size": lambda core: core.add_buffer(0, 5, 3, 0, 0, 0, 0, 0, 0, 0),
+    "buffer too large": lambda core: core.add_buffer(5, HUGE, 3, 0, 0, 0, 0, 0, 0, 0),
+    "negative border": lambda core: core.add_buffer(5, 5, 3, -1, 0, 0, 0, 0, 0, 0),
+    "no such image buffer": lambda core: core.add_image(3),
+    "negative image buffer": lambda core: core.add_image(-1),
+    "image of four channels": lambda core: core.add_image(1),
+    "no such input": lambda core: add_conv(core, input=3),
+    "negative input": lambda core: add_conv(core, input=-1),
+    "too few weights": lambda core: add_conv(core, q8=np.ones((4, 3, 3, 2), np.int8)),
+    "too many weights": lambda core: add_conv(core, q8=np.ones((5, 3, 3, 3), np.int8)),
+    "no weights": lambda core: add_conv(core, q8=np.ones(0, np.int8)),
+    "no channels": lambda core: add_conv(core, channels=0, q8=np.ones(0, np.int8), multiplier=[]),
+    "no kernel": lambda core: add_conv(core, kernel=0, q8=np.ones(0, np.int8)),
+    "huge kernel": lambda core: add_conv(core, kernel=HUGE),
+    "no stride": lambda core: add_conv(core, stride=0),
+    "negative stride": lambda core: add_conv(core, stride=-1),
+    "no dilation": lambda core: add_conv(core, dilation=0),
+    "huge dilation": lambda core: add_conv(core, dilation=HUGE),
+    "no groups": lambda core: add_conv(core, groups=0),
+    "groups that do not divide": lambda core: add_conv(core, groups=2),
+    "window larger than the input": lambda core: add_conv(core, kernel=9, q8=np.ones((4, 3, 9, 9), np.int8)),
+    "window larger than the input, strided": lambda core: add_conv(
+        core, kernel=9, stride=4, q8=np.ones((4, 3, 9, 9), np.int8)
+    ),
+    "one bit": lambda core: add_conv(core, weight_bits=1),
+    "nine bits": lambda core: add_conv(core, weight_bits=9),
+    "activations beyond a byte": lambda core: add_conv(core, act_max=256),
+    "no activations": lambda core: add_conv(core, act_max=0),
+    "zero beyond the codes": lambda core: add_conv(core, zero=256),
+    "too few multipliers": lambda core: add_conv(core, multiplier=[1.0] * 3),
+    "too few biases": lambda core: add_conv(core, bias=[1.0] * 3),
+    "no such residual": lambda core: add_conv(core, residual=(7, 1.0, 0)),
+    "residual of another size": lambda core: add_conv(core, residual=(2, 1.0, 0)),
+    "residual of fewer channels": lambda core: add_conv(core, residual=(0, 1.0, 0)),
+    "no such reader": lambda core: add_conv(core, outputs=[output(9)]),
+    "negative reader": lambda core: add_conv(core, outputs=[output(-1)]),
+    "reader of another size": lambda core: add_conv(core, outputs=[output(2)]),
+    "reader of fewer channels": lambda core: add_conv(core, outputs=[output(1, 1)]),
+    "reader of a negative channel": lambda core: add_conv(core, outputs=[output(1, -1)]),
+    "reader of a huge channel": lambda core: add_conv(core, outputs=[output(1, HUGE)]),
+    "codes beyond a byte": lambda core: add_conv(core, outputs=[output(high=256)]),
+    "codes below a byte": lambda core: add_conv(core, outputs=[output(low=-1)]),
+    "too many readers": lambda core: add_conv(core, outputs=[output()] * (_native.MAX_OUTPUTS + 1)),
+    "pooling with a residual": lambda core: add_conv(core, pooling=(2, 1, 0, 4, 4), residual=(1, 1.0, 0)),
+    "pooling beyond the value": lambda core: add_conv(core, pooling=(2, 1, 0, 9, 4)),
+    "pooling without a pixel": lambda core: add_conv(core, pooling=(2, 1, 2, 4, 4)),
+    "pooling of a huge window": lambda core: add_conv(core, pooling=(HUGE, 1, 0, 1, 1)),
+    "pooling to nothing": lambda core: add_conv(core, pooling=(2, 1, 0, 0, 4)),
+    "sum of no such buffer": lambda core: core.add_window_sum("s", 5, 0, 1, 0, [1.0] * 3, [], True),
+    "sum of a negative window": lambda core: core.add_window_sum("s", 0, -1, 1, 0, [1.0] * 3, [], True),
+    "sum of a huge window": lambda core: core.add_window_sum("s", 0, HUGE, 1, 0, [1.0] * 3, [], True),
+    "sum of a window larger than the input": lambda core: core.add_window_sum("s", 0, 11, 4, 0, [1.0] * 3, [], True),
+    "sum without stride": lambda core: core.add_window_sum("s", 0, 2, 0, 0, [1.0] * 3, [], True),
+    "sum without multipliers": lambda core: core.add_window_sum("s", 0, 0, 1, 0, [1.0], [], True),
+    "sum to another size": lambda core: core.add_window_sum("s", 0, 3, 1, 0, [1.0] * 3, [output(2)], False),
+    "resize of no such buffer": lambda core: core.add_bilinear("b", 5, ROWS, ROWS, 0, [1.0] * 3, [], True),
+    "resize from outside": lambda core: core.add_bilinear("b", 0, ROWS, [(4, 5, 1)], 0, [1.0] * 3, [], True),
+    "resize from before": lambda core: core.add_bilinear("b", 0, [(-1, 0, 1)], ROWS, 0, [1.0] * 3, [], True),
+    "resize to nothing": lambda core: core.add_bilinear("b", 0, [], ROWS, 0, [1.0] * 3, [], True),
+    "resize without multipliers": lambda core: core.add_bilinear("b", 0, ROWS, ROWS, 0, [], [], True),
+    "resize to another size": lambda core: core.add_bilinear("b", 0, ROWS, ROWS, 0, [1.0] * 3, [output(2)], True),
+    "maximum of no such buffer": lambda core: core.add_maximum("m", 5, 1, 0, 3, 1),
+    "maximum to no such buffer": lambda core: core.add_maximum("m", 0, 5, 0, 3, 1),
+    "maximum without window": lambda core: core.add_maximum("m", 0, 1, 0, 0, 1),
+    "maximum without stride": lambda core: core.add_maximum("m", 0, 1, 0, 3, 0),
+    "maximum of a window larger than the input": lambda core: core.add_maximum("m", 0, 1, 0, 12, 16),
+    "maximum to another size": lambda core: core.add_maximum("m", 0, 2, 0, 3, 1),
+    "maximum beyond the channels": lambda core: core.add_maximum("m", 0, 1, 2, 3, 1),
+    "copy of no such buffer": lambda core: core.add_copy("k", 5, 1, 0, [0] * 5, [0] * 5, 0, 0),
+    "copy to no such buffer": lambda core: core.add_copy("k", 0, -1, 0, [0] * 5, [0] * 5, 0, 0),
+    "copy from outside": lambda core: core.add_copy("k", 0, 1, 0, [5] * 5, [0] * 5, 0, 0),
+    "copy from before": lambda core: core.add_copy("k", 0, 1, 0, [0] * 5, [-1] * 5, 0, 0),
+    "copy to another size": lambda core: core.add_copy("k", 0, 1, 0, [0] * 6, [0] * 5, 0, 0),
+    "copy beyond the channels": lambda core: core.add_copy("k", 0, 1, 0, [0] * 5, [0] * 5, 1, 0),
+    "copy with negative padding": lambda core: core.add_copy("k", 0, 1, 1, [0] * 5, [0] * 5, -1, 0),
+    "copy with huge padding": lambda core: core.add_copy("k", 0, 1, 0, [0] * 5, [0] * 5, HUGE, 0),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_in_building_raises_and_harms_nothing(mistake: str) -> None:
+    """Either the model goes on as if nothing had happened, or it refuses everything from then on."""
+    core = begun()
+    with pytest.raises(ValueError, match=r"\w"):
+        MISTAKES[mistake](core)
+    try:
+        add_conv(core, clip=float("inf"))
+    except ValueError as error:
+        assert "a step was refused" in str(error)  # noqa: PT017 - not every mistake has this end
+        with pytest.raises(ValueError, match="a step was refused"):
+            core.finish()
+        return
+    core.finish()
+    q_image = np.arange(-37, 38).astype(np.int8).reshape(1, 3, 5, 5)
+    result = np.zeros((1, 4, 5, 5), np.float32)
+    core.run(q_image, result, 2)
+    padded = np.pad(q_image.astype(int), ((0, 0), (0, 0), (1, 1), (1, 1)))
+    sums = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), (2, 3)).sum((1, 4, 5))
+    np.testing.assert_array_equal(result, np.repeat(np.maximum(sums, 0)[:, None], 4, 1))
+
+
+@pytest.mark.parametrize("instruction_set", OFFERED)
+@pytest.mark.parametrize("path", ["winograd-2", "winograd-3", "winograd-4"])
+def test_a_buffer_without_room_for_patches_is_no_danger(instruction_set: str, path: str) -> None:
+    """Patches reach over odd sizes; without the spare pixels another path is taken or the step refused."""
+    core = _native.Model(instruction_set)
+    core.add_buffer(5, 5, 3, 1, 1, 1, 1, 0, 0, 0)
+    core.add_image(0)
+    try:
+        add_conv(core, weight_bits=3, act_max=7, zero=4, path=path)
+    except ValueError:
+        return
+    assert not any("winograd" in taken for _, taken in core.paths)
+
+
+def test_a_model_runs_after_the_end_of_building_and_not_before() -> None:
+    core = begun()
+    q_image, result = np.zeros((1, 3, 5, 5), np.int8), np.zeros((1, 4, 5, 5), np.float32)
+    add_conv(core)
+    for call in (lambda: core.run(q_image, result, 1), lambda: core.profile(q_image, 1, 1)):
+        with pytest.raises(ValueError, match="not finished"):
+            call()
+    core.finish()
+    core.run(q_image, result, 1)
+    for more in (
+        lambda: add_conv(core),
+        lambda: core.add_buffer(5, 5, 3, 0, 0, 0, 0, 0, 0, 0),
+        lambda: core.add_image(0),
+        lambda: core.finish(),
+    ):
+        with pytest.raises(ValueError, match=r"finished|refused"):
+            more()
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 5, 4), (1, 3, 4, 5), (1, 4, 5, 5), (1, 1, 5, 5), (0, 3, 5, 5), (2, 3, 5, 5)])
+def test_arrays_that_do_not_fit_a_model_are_refused(shape: tuple[int, ...]) -> None:
+    core = begun()
+    add_conv(core)
+    core.finish()
+    with pytest.raises(ValueError, match="another shape"):
+        core.run(np.zeros(shape, np.int8), np.zeros((1, 4, 5, 5), np.float32), 1)
+    if shape[1:] != (3, 5, 5) or shape[0] == 0:
+        with pytest.raises(ValueError, match=r"shape|needs"):
+            core.profile(np.zeros(shape, np.int8), 1, 1)
+
+
+def test_arrays_that_would_have_to_be_copied_are_refused() -> None:
+    core = begun()
+    add_conv(core)
+    core.finish()
+    good, result = np.zeros((1, 3, 5, 5), np.int8), np.zeros((1, 4, 5, 5), np.float32)
+    frozen = result.copy()
+    frozen.flags.writeable = False
+    arrays: list[tuple[Any, Any]] = [
+        (good.astype(np.uint8), result), (good.astype(np.float32), result), (good[0], result),
+        (np.zeros((1, 3, 5, 10), np.int8)[..., ::2], result), (good, result.astype(np.float64)),
+        (good, np.zeros((1, 4, 5, 10), np.float32)[..., ::2]), (good, frozen), (good, None), (None, result),
+    ]  # fmt: skip
+    for q_image, out in arrays:
+        with pytest.raises(TypeError):
+            core.run(q_image, out, 1)
+    for rounds, threads in ((0, 1), (1, 0), (-1, 1)):
+        with pytest.raises(ValueError, match="needs"):
+            core.profile(good, threads, rounds)
+    core.run(good, result, 1)
+
+
+@pytest.mark.parametrize("bits", [-1, 0, 1, 9, 33])
+def test_codes_of_a_width_that_does_not_exist_are_refused(bits: int) -> None:
+    for out, width in ((4, bits), (3, 4), (5, 4)):
+        with pytest.raises(ValueError, match="2 to 8 bits"):
+            _native.derive("portable", np.zeros(4, np.int8), width, np.zeros(out, np.int8))

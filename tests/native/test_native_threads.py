@@ -1,0 +1,230 @@
+"""Calls at the same time, threads inside a call, memory kept between calls, the interpreter's lock, and fork."""
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bitgear import reference
+from bitgear.bits import WIDTHS
+from bitgear.checkpoint import Master
+from bitgear.engines import ModelCache, create_engine
+from bitgear.graph import IMAGE, Conv, Graph, Linear, Pool
+from tests.masters import random_codes, random_master, tiny_master
+from tests.native.paths import OFFERED, NativeModel, derived
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def master() -> Master:
+    return tiny_master(1)
+
+
+def expect_no_difference(*workers: threading.Thread, wrong: list[str]) -> None:
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert not wrong
+
+
+@pytest.mark.parametrize("instruction_set", OFFERED)
+def test_many_threads_call_several_models_at_once(instruction_set: str, master: Master) -> None:
+    q_images = random_codes(master, 20)
+    expected = {bits: reference.run(master, q_images, bits) for bits in (8, 4, 2)}
+    models = {bits: derived(master, bits, instruction_set) for bits in expected}
+    wrong: list[str] = []
+    barrier = threading.Barrier(9)
+
+    def call(seed: int) -> None:
+        rng = np.random.default_rng(seed)
+        barrier.wait()
+        for _ in range(25):
+            bits, first, threads = rng.choice(list(expected)), rng.integers(0, 19), int(rng.integers(1, 5))
+            count = int(rng.integers(1, 20 - first + 1))
+            logits = models[bits].run(q_images[first : first + count], threads=threads)
+            if not np.array_equal(logits, expected[bits][first : first + count]):
+                wrong.append(f"{bits} bits, {threads} threads, {count} images")
+
+    expect_no_difference(*(threading.Thread(target=call, args=(seed,)) for seed in range(9)), wrong=wrong)
+
+
+def test_models_are_derived_evicted_and_run_at_the_same_time(master: Master) -> None:
+    """A cache too small for two: whoever holds an evicted model runs it to the end."""
+    q_images = random_codes(master, 3)
+    expected = {bits: reference.run(master, q_images, bits) for bits in WIDTHS}
+    cache = ModelCache(create_engine("native", threads=2), 1)
+    wrong: list[str] = []
+
+    def call(seed: int) -> None:
+        for bits in np.random.default_rng(seed).permutation(WIDTHS).tolist() * 5:
+            model = cache.get(master, bits)
+            if not all(np.array_equal(model.run(q_images), expected[bits]) for _ in range(3)):
+                wrong.append(f"{bits} bits")
+
+    expect_no_difference(*(threading.Thread(target=call, args=(seed,)) for seed in range(6)), wrong=wrong)
+    assert cache.stats().evictions > 0
+    assert len(cache.resident(master)) == 1
+
+
+def test_threads_of_a_call_override_those_of_the_engine(master: Master) -> None:
+    q_images = random_codes(master, 5)
+    model = create_engine("native", threads=3).derive(master, 4)
+    assert isinstance(model, NativeModel)
+    assert model.threads == 3
+    expected = reference.run(master, q_images, 4)
+    for threads in (None, 1, 2, 3, 64, 100_000):
+        np.testing.assert_array_equal(model.run(q_images, threads=threads), expected)
+
+
+# -- memory -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("instruction_set", OFFERED)
+def test_a_call_allocates_nothing_that_an_earlier_one_left(instruction_set: str, master: Master) -> None:
+    for bits in (8, 2):
+        model = derived(master, bits, instruction_set)
+        assert model.core.allocations == 0
+        model.run(random_codes(master, 5), threads=2)
+        first = model.core.allocations
+        assert first >= 1
+        for batch in (5, 1, 3, 5, 2):
+            for threads in (1, 2):
+                model.run(random_codes(master, batch), threads=threads)
+        assert model.core.allocations == first
+        model.run(random_codes(master, 9), threads=2)
+        assert model.core.allocations > first
+        largest = model.core.allocations
+        model.run(random_codes(master, 16), threads=2)
+        assert model.core.allocations > largest
+        largest = model.core.allocations
+        for batch in (64, 17, 16, 9, 1):  # at most 16 images go through the network at once
+            model.run(random_codes(master, batch), threads=2)
+        assert model.core.allocations == largest
+
+
+def test_calls_at_the_same_time_have_memory_of_their_own_and_leave_it_to_later_ones(master: Master) -> None:
+    model = derived(master, 8, next(iter(OFFERED)))
+    q_images = random_codes(master, 4)
+    expected = reference.run(master, q_images, 8)
+    wrong: list[str] = []
+    callers = 6
+
+    def call(rounds: int) -> None:
+        wrong.extend("differs" for _ in range(rounds) if not np.array_equal(model.run(q_images), expected))
+
+    for _ in range(4):
+        expect_no_difference(*(threading.Thread(target=call, args=(30,)) for _ in range(callers)), wrong=wrong)
+    assert 1 <= model.core.allocations <= callers
+
+
+# -- the interpreter's lock -------------------------------------------------------------------------------------------
+
+
+def test_the_lock_is_released_for_the_whole_pass() -> None:
+    """Other Python threads go on while a call runs.
+
+    With this switch interval a thread keeps the lock until it gives it up by itself. The caller gives it up nowhere
+    between its two looks at the counter but, if at all, inside the call.
+    """
+    graph = Graph((Conv("a", IMAGE, 64, 3, padding=1), Conv("b", "a", 64, 3, padding=1), Pool("p", "b")))
+    master = random_master(Graph((*graph.nodes, Linear("z", "p", 3))), 32, 1)
+    model = derived(master, 8, "portable")
+    q_images = np.ascontiguousarray(random_codes(master, 2))
+    result = np.empty((2, 3), np.float32)
+    counter, done = [0], threading.Event()
+    advanced = 0
+
+    def call() -> None:
+        nonlocal advanced
+        for _ in range(300):
+            before = counter[0]
+            model.core.run(q_images, result, 1)
+            advanced += counter[0] > before
+            if advanced == 3:
+                break
+        done.set()
+
+    interval_s = sys.getswitchinterval()
+    sys.setswitchinterval(1000)
+    caller = threading.Thread(target=call)
+    try:
+        caller.start()
+        while not done.is_set():
+            time.sleep(0.0005)  # gives up the lock
+            counter[0] += 1
+        caller.join()
+    finally:
+        sys.setswitchinterval(interval_s)
+    assert advanced == 3
+    np.testing.assert_array_equal(result, reference.run(master, q_images, 8))
+
+
+# -- fork -------------------------------------------------------------------------------------------------------------
+
+FORK = """
+import os, signal, sys, threading
+import numpy as np
+from bitgear import reference
+from bitgear.engines import create_engine
+from tests.masters import random_codes, tiny_master
+
+master = tiny_master(2)
+q_images = random_codes(master, 4)
+expected = {bits: reference.run(master, q_images, bits) for bits in (8, 2)}
+models = {bits: create_engine("native", threads=2).derive(master, bits) for bits in expected}
+assert all(np.array_equal(models[bits].run(q_images), expected[bits]) for bits in models)  # its helpers are running
+stop = threading.Event()
+
+def work():
+    while not stop.is_set():
+        models[2].run(q_images)
+
+busy = threading.Thread(target=work)
+busy.start()
+for _ in range(20):
+    child = os.fork()
+    if child == 0:
+        signal.alarm(20)
+        derived = create_engine("native", threads=2).derive(master, 2)
+        for _ in range(10):
+            same = np.array_equal(models[8].run(q_images), expected[8])
+            same = same and np.array_equal(derived.run(q_images, threads=3), expected[2])
+            if not same:
+                os._exit(1)
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    assert status == 0, status
+    assert np.array_equal(models[8].run(q_images), expected[8])
+stop.set()
+busy.join()
+print("done")
+"""
+
+
+def test_a_forked_child_runs_models_with_threads_of_its_own() -> None:
+    """Also while another thread of the parent is in the middle of a call."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", FORK],
+        env=environment, capture_output=True, text=True, check=False, timeout=120,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
+
+
+def test_a_process_ends_while_helpers_wait() -> None:
+    code = (
+        "from tests.masters import *\nfrom bitgear.engines import create_engine\nm = tiny_master()\n"
+        "create_engine('native', threads=2).derive(m, 8).run(random_codes(m, 4))\nprint('done')"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
