@@ -55,7 +55,7 @@ bench: $(DEV)/.installed  ## Measure, and write the results into the documents; 
 	done
 	$(DEV)/bin/python -m benchmarks.publish
 
-bench-engine: $(DEV)/.peers  ## Measure the native engine against others; JSON=FILE keeps the numbers, ARGS='--models resnet50'
+bench-engine: $(DEV)/.peers  ## Measure the native engine against others; JSON=FILE keeps the numbers, ARGS='--networks resnet50-224'
 	@exec $(DEV)/bin/python -m benchmarks.engine $(if $(JSON),--json $(JSON)) $(ARGS)
 
 sanitize: $(DEV)/.installed  ## Test the native engine under checks of memory and undefined behaviour

@@ -36,10 +36,10 @@ def machine() -> dict[str, str]:
     }
 
 
-def write_report(name: str, report: dict[str, Any]) -> Path:
-    """Write ``results/NAME.json`` with the machine added; return its path."""
+def write_report(name: str, report: dict[str, Any], path: Path | None = None) -> Path:
+    """Write ``results/NAME.json``, or another file, with the machine added; return its path."""
     RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{name}.json"
+    path = path or RESULTS / f"{name}.json"
     content = json.dumps({"machine": machine(), **report}, indent=2) + "\n"
     write_atomically(path, content.encode())
     return path

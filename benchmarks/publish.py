@@ -12,6 +12,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from benchmarks import engine_tables
 from benchmarks.measure import RESULTS
 from bitgear.checkpoint import read_master
 from bitgear.files import write_atomically
@@ -31,6 +32,9 @@ def blocks() -> dict[str, str]:
         "answer": _answer(_report("start")),
         "switching": _switching(_report("switching")),
         "calibration": _calibration(_report("calibration")),
+        "engine": engine_tables.overview(_report("engine")),
+        "engine_details": engine_tables.details(_report("engine")),
+        "engine_ready": engine_tables.ready(_report("engine")),
         "provenance": _provenance(),
     }
 

@@ -115,8 +115,8 @@ def losses(codes: NDArray[np.int8], bits: int, known: Moments) -> tuple[Array, A
 
 
 def _floored(variance: Array) -> Array:
-    floor = max(float(variance.max()) * _SMALLEST_VARIANCE, float(np.finfo(np.float32).tiny))
-    return np.maximum(variance, np.float32(floor))
+    largest = float(variance.max())
+    return np.maximum(variance, np.float32(largest * _SMALLEST_VARIANCE if largest > 0 else 1))
 
 
 def _sweep(codes: NDArray[np.int8], moments: Mapping[int, Moments]) -> NDArray[np.int8]:
@@ -130,10 +130,11 @@ def _sweep(codes: NDArray[np.int8], moments: Mapping[int, Moments]) -> NDArray[n
     importance, gains, projected = {}, {}, {}
     for bits in widths:
         loss, gains[bits] = losses(codes, bits, moments[bits])
-        # The slope of the power: a step that lowers the sum weighted with it lowers the sum of powers, which is concave.
-        importance[bits] = loss ** (EXPONENT - 1) / (_floored(moments[bits].variance))
+        # The slope of the power, which is concave: what lowers the sum weighted with it lowers the sum of powers.
+        importance[bits] = loss ** (EXPONENT - 1) / _floored(moments[bits].variance)
         projected[bits] = values_of(codes, bits) @ moments[bits].inputs
-    largest = np.max(list(importance.values()), axis=0)  # only ratios matter; 1 keeps the costs in range
+    largest = np.max(list(importance.values()), axis=0)
+    importance = {bits: value / largest for bits, value in importance.items()}  # only ratios matter
     chosen = codes.copy()
     coefficients = np.empty((channels, 2 * len(widths)), np.float32)
     for start in range(0, terms, _BLOCK):
@@ -142,12 +143,11 @@ def _sweep(codes: NDArray[np.int8], moments: Mapping[int, Moments]) -> NDArray[n
         for term in range(start, stop):
             index = chosen[:, term].astype(np.intp) + 128
             for k, bits in enumerate(widths):
-                inputs, gain, weight = moments[bits].inputs, gains[bits], importance[bits] / largest
-                others = projected[bits][:, term] - inputs[term, term] * tables[bits][index]
-                coefficients[:, k] = weight * gain**2 * inputs[term, term]
-                coefficients[:, len(widths) + k] = (
-                    2 * weight * gain * (gain * others - moments[bits].cross[:, term])
-                )  # fmt: skip
+                power, gain, cross = moments[bits].inputs[term, term], gains[bits], moments[bits].cross[:, term]
+                others = projected[bits][:, term] - power * tables[bits][index]
+                slope = importance[bits] * gain
+                coefficients[:, k] = slope * gain * power
+                coefficients[:, len(widths) + k] = 2 * slope * (gain * others - cross)
             costs = coefficients @ basis
             best = costs.argmin(axis=1)
             best = np.where(costs[rows, best] < costs[rows, index], best, index)

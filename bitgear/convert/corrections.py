@@ -18,7 +18,7 @@ Array = NDArray[np.float32]
 
 _STEPS = 8
 _FRACTIONS = (1.0, 0.5, 0.25)
-_LARGEST_CHANGE = 3.0
+LARGEST_CHANGE = 3.0
 """How far keeping the deviation may take a gain from the one of least error."""
 _TINY = float(np.finfo(np.float32).tiny)
 
@@ -35,8 +35,8 @@ def fit_gain_bias(
     channels = _Channels(made, rest, wanted, rectified, upper)
     least = _least_squares(made, wanted if rest is None else wanted - rest)
     if rectified:
-        least = _descend(channels, least, channels.error_step, channels.error)
-    kept = _descend(channels, least, channels.moment_step, channels.moment_difference)
+        least = _descend(channels, least, channels.error_step, channels.error, 1e6)
+    kept = _descend(channels, least, channels.moment_step, channels.moment_difference, LARGEST_CHANGE)
     gain, bias = (least[0] + kept[0]) / 2, (least[1] + kept[1]) / 2
     rounded = gain.astype(np.float16).astype(np.float32)
     bias = bias + (gain - rounded) * made.mean(axis=1)
@@ -107,10 +107,15 @@ _Step = Callable[[_State], tuple[Array, Array]]
 _Measure = Callable[[_State], Array]
 
 
-def _descend(channels: _Channels, start: tuple[Array, Array], step: _Step, measure: _Measure) -> tuple[Array, Array]:
-    """Return gain and bias after some steps, each channel taking only those that lessen its measure."""
+def _descend(
+    channels: _Channels, start: tuple[Array, Array], step: _Step, measure: _Measure, largest_change: float
+) -> tuple[Array, Array]:
+    """Return gain and bias after some steps, each channel taking only those that lessen its measure.
+
+    No gain changes its sign, or by more than the factor ``largest_change``.
+    """
     gain, bias = start
-    lowest, highest = np.sort([gain / _LARGEST_CHANGE, gain * _LARGEST_CHANGE], axis=0)
+    lowest, highest = np.sort([gain / largest_change, gain * largest_change], axis=0)
     state = channels.state(gain, bias)
     least = measure(state)
     for _ in range(_STEPS):

@@ -4,6 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitgear.bits import activation_range
+from bitgear.checkpoint import MAX_SCALE, MIN_SCALE
 
 NORM = 2.4
 """Exponent of the error minimised: a little above the square, rare large values count a little more."""
@@ -16,12 +17,12 @@ _SAMPLE = 4_000_000
 def least_error_scale(values: NDArray[np.float32], bits: int, signed: bool) -> np.float32:
     """Return the scale whose codes of ``values`` (any shape) have the least summed ``|error| ** NORM``.
 
-    Searched on a histogram of up to four million values, evenly picked. Values that are all zero get the scale 1.
+    Searched on a histogram of up to four million values, evenly picked. Values that are all (next to) zero get the scale 1.
     """
     flat = values.reshape(-1)
     flat = flat[:: max(1, flat.size // _SAMPLE)]
     largest = float(np.abs(flat).max())
-    if largest == 0:
+    if largest < MIN_SCALE:
         return np.float32(1)
     counts, edges = np.histogram(flat, _BINS, range=(-largest if signed else 0.0, largest))
     centres = (edges[:-1] + edges[1:]) / 2
@@ -29,4 +30,4 @@ def least_error_scale(values: NDArray[np.float32], bits: int, signed: bool) -> n
     scales = RANGES[:, None] * largest / max(high, 1)
     codes = np.clip(np.rint(centres / scales), low, high)
     errors = (counts * np.abs(codes * scales - centres) ** NORM).sum(axis=1)
-    return np.float32(scales[int(errors.argmin()), 0])
+    return np.float32(np.clip(scales[int(errors.argmin()), 0], MIN_SCALE, MAX_SCALE))

@@ -162,7 +162,7 @@ class _Lowering:
         return True
 
     def _pools_sums(self, node: MaxPool) -> bool:
-        """Return whether the convolution before a max pooling, as in a ResNet's stem, has no other reader and can do it."""
+        """Return whether the convolution before a max pooling can pool its sums: nobody else reads it."""
         conv = next((other for other in self.graph.nodes if other.name == node.input), None)
         readers = [other for other in self.graph.nodes if node.input in self.graph.inputs(other)]
         if not isinstance(conv, Conv) or len(readers) > 1 or conv.groups > 1 or conv.residual is not None:

@@ -394,7 +394,9 @@ template <int M>
 inline VecI winograd_divide(VecI x) {
     if constexpr (M == 2) return x >> 2;
     const VecI shifted = M == 3 ? x >> 2 : x >> 4;
-    return shifted * broadcast(static_cast<std::int32_t>(0xaaaaaaabu));
+    typedef std::uint32_t VecU __attribute__((vector_size(BG_VECTOR_BYTES)));
+    const VecU result = load<VecU>(&shifted) * 0xaaaaaaabu;  // overflows on purpose
+    return load<VecI>(&result);
 }
 
 // A^T of winograd.h across.

@@ -117,7 +117,7 @@ def check_path(
 
 
 @pytest.mark.parametrize(("instruction_set", "path"), EVERY_PATH)
-@settings(deadline=None, database=None, max_examples=30)
+@settings(deadline=None, database=None, max_examples=50)
 @given(data=st.data())
 def test_any_geometry_on_every_path(instruction_set: str, path: str, data: st.DataObject) -> None:
     draw = data.draw
@@ -235,7 +235,7 @@ def test_the_most_channels_that_winograd_takes(in_channels: int) -> None:
 # -- from sums to codes -----------------------------------------------------------------------------------------------
 
 
-@settings(deadline=None, database=None, max_examples=60)
+@settings(deadline=None, database=None, max_examples=120)
 @given(seed=st.integers(0, 2**31), exponent=st.integers(-20, 20), relu=st.booleans(), bits=st.sampled_from(WIDTHS))
 def test_values_on_and_beside_the_boundaries_of_rounding(seed: int, exponent: int, relu: bool, bits: int) -> None:
     """Multipliers within a few ulps of half a reader's scale: quotients at and beside k + 1/2."""
@@ -293,7 +293,7 @@ def test_every_node_at_every_width(kind: str, extreme: bool) -> None:
         assert_every_set_exact(master, extreme_codes(master, 5) if extreme else random_codes(master, 5), plan, 2)
 
 
-@settings(deadline=None, database=None, max_examples=60)
+@settings(deadline=None, database=None, max_examples=120)
 @given(
     seed=st.integers(0, 2**31), side_px=st.integers(1, 19), count=st.integers(1, 12), batch=st.sampled_from(BATCHES),
     threads=st.integers(1, 4), extreme=st.booleans(), bits=st.sampled_from((None, *WIDTHS)),
@@ -392,7 +392,7 @@ def test_concatenations_with_many_readers(kind: str) -> None:
     assert_every_set_exact(master, random_codes(master, 3), Plan(LayerBits(8, 4), (("z", LayerBits(2, 7)),)))
 
 
-@settings(deadline=None, database=None, max_examples=60)
+@settings(deadline=None, database=None, max_examples=120)
 @given(
     seed=st.integers(0, 999), side_px=st.integers(6, 23), channels=st.sampled_from(CHANNELS),
     kernel=st.sampled_from((1, 3, 5, 7)), stride=st.integers(2, 3), padding=st.integers(0, 3), relu=st.booleans(),
