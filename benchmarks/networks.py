@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from bitgear.bits import MASTER_BITS, WIDTHS
 from bitgear.checkpoint import Master, read_master
-from bitgear.convert.codes import Moments, _first_codes
+from bitgear.convert.codes import Moments, rounded_codes
 from bitgear.convert.float_model import FloatModel, random_float_model
 from bitgear.convert.rewrite import fit_input
 from bitgear.convert.scales import least_error_scale
@@ -110,4 +110,4 @@ def unfitted(model: FloatModel) -> Master:
 def _codes(weight: NDArray[np.float32], widths: Iterable[int]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
     """Return codes and scales, good at all the widths, of weights (O, D) whose inputs are independent and alike."""
     independent = Moments(np.eye(weight.shape[1], dtype=np.float32), weight, (weight**2).sum(axis=1))
-    return _first_codes(weight, dict.fromkeys(widths, independent))
+    return rounded_codes(weight, dict.fromkeys(widths, independent))

@@ -9,6 +9,7 @@ No number in a document is typed by hand.
 import argparse
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ from bitgear.files import write_atomically
 from bitgear.models import find_master
 
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = ("README.md", "docs/training.md", "docs/performance.md")
+DOCUMENTS = ("README.md", "docs/training.md", "docs/importing.md", "docs/performance.md")
+IMPORTS = ("import-mobilenet-v1-075", "import-mobilenet-v1-025")
 MODEL = "resnet20-cifar10"
 
 
@@ -35,6 +37,7 @@ def blocks() -> dict[str, str]:
         "engine": engine_tables.overview(_report("engine")),
         "engine_details": engine_tables.details(_report("engine")),
         "engine_ready": engine_tables.ready(_report("engine")),
+        "imports": _imports([_report(name) for name in IMPORTS]),
         "provenance": _provenance(),
     }
 
@@ -60,6 +63,23 @@ def _accuracy(report: dict[str, Any]) -> str:
             f"One file of {path.stat().st_size:,} bytes serves all of them.",
         ]
     )
+
+
+def _imports(reports: Sequence[dict[str, Any]]) -> str:
+    widths = list(reports[0]["precisions"])
+    lines = ["| top-1 / top-5 in % | FP32 | " + " | ".join(f"{bits} bit" for bits in widths) + " |"]
+    lines += ["|---|---|" + "---|" * len(widths)]
+    for report in reports:
+        rows = [report["fp32"], *report["precisions"].values()]
+        shares = [f"{100 * row['top1']:.1f} / {100 * row['top5']:.1f}" for row in rows]
+        lines.append(f"| {report['model']}, {report['master_bytes']:,} bytes | " + " | ".join(shares) + " |")
+    seconds = " and ".join(f"{report['calibration_seconds']:.0f} s" for report in reports)
+    counts = [reports[0]["images"][key] for key in ("calibrated", "measured")]
+    lines += [
+        "",
+        f"Calibrated on {counts[0]} of the pictures in {seconds}, measured on the other {counts[1]}.",
+    ]
+    return "\n".join(lines)
 
 
 def _overhead(report: dict[str, Any]) -> str:

@@ -84,8 +84,12 @@ def architecture_for(name: str | None, shapes: Mapping[str, Shape], side_px: int
         architecture = _architecture(name, channels, side_px)
         expected = architecture.shapes()
     except GraphError as error:
+        _check_names(name, shapes, customary_architecture(name).shapes())  # channels that are missing contradict others
         raise TensorShape(f"the weights' shapes do not make a {name}: {error}") from error
-    _check(name, shapes, expected)
+    _check_names(name, shapes, expected)
+    wrong = [f"{key} {shapes[key]} instead of {expected[key]}" for key in expected if shapes[key] != expected[key]]
+    if wrong:
+        raise TensorShape(f"{len(wrong)} weights have another shape than in a {name}: {_few(wrong)}")
     return architecture
 
 
@@ -130,16 +134,13 @@ def _architecture(name: str, channels: Channels, side_px: int | None) -> Archite
     return Architecture(name, Graph(tuple(nodes)), batch_norms, family.epsilon, record)
 
 
-def _check(name: str, shapes: Mapping[str, Shape], expected: Mapping[str, Shape]) -> None:
+def _check_names(name: str, shapes: Mapping[str, Shape], expected: Mapping[str, Shape]) -> None:
     missing = [key for key in expected if key not in shapes]
     if missing:
         raise TensorMissing(f"{len(missing)} weights of a {name} are missing: {_few(missing)}")
     unexpected = [key for key in shapes if key not in expected and not key.endswith(IGNORED_SUFFIX)]
     if unexpected:
         raise TensorUnexpected(f"{len(unexpected)} weights do not belong to a {name}: {_few(unexpected)}")
-    wrong = [f"{key} {shapes[key]} instead of {expected[key]}" for key in expected if shapes[key] != expected[key]]
-    if wrong:
-        raise TensorShape(f"{len(wrong)} weights have another shape than in a {name}: {_few(wrong)}")
 
 
 def _few(items: Collection[str]) -> str:

@@ -38,6 +38,9 @@ MOMENT_ROWS = 60_000
 FIT_ROWS = 8_000
 """How many places of a layer's output, over all pictures, go into its second moments, and into gain and bias."""
 
+NOISE = 1.0
+"""Power of the noise added to second moments of D inputs, in parts of their mean power times D by the places."""
+
 Codes = NDArray[Any]
 """int8, or uint8 where the value cannot be negative."""
 
@@ -201,11 +204,17 @@ class _Calibration:
             second_out += np.einsum("or,or->o", made, made, dtype=np.float64)
         count = len(codes) * len(places[0])
         mean_in, mean_out = first_in / count, first_out / count
-        return Moments(
-            (inputs / count - np.outer(mean_in, mean_in)).astype(np.float32),
-            (cross / count - np.outer(mean_out, mean_in)).astype(np.float32),
-            (second_out / count - mean_out**2).astype(np.float32),
-        )
+        inputs = inputs / count - np.outer(mean_in, mean_in)
+        cross = cross / count - np.outer(mean_out, mean_in)
+        variance = second_out / count - mean_out**2
+        # As if noise of that power were read too, and its outputs wanted: where places are few, it keeps the codes
+        # close to the weights in directions that the pictures do not show.
+        weight = self.model.weights[node.name].reshape(node.channels, -1)
+        noise = NOISE * np.trace(inputs) / count
+        inputs += noise * np.eye(terms)
+        cross += noise * weight
+        variance += noise * (weight**2).sum(axis=1)
+        return Moments(inputs.astype(np.float32), cross.astype(np.float32), variance.astype(np.float32))
 
     def _act_scale(self, node: Conv, bits: int) -> np.float32:
         if node.input == IMAGE:

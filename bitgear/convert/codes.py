@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitgear.bits import MASTER_BITS
+from bitgear.checkpoint import MIN_SCALE
 from bitgear.rounding import derive
 
 Array = NDArray[np.float32]
@@ -25,8 +26,8 @@ ALL_CODES = np.arange(-128, 128).astype(np.int8)
 LARGEST_CODE = 127
 CLIPPINGS = np.linspace(0.4, 1.1, 15)
 """Scales tried, in parts of the one that makes the largest weight the largest code."""
-SMALLEST_WEIGHT = 1e-8
-"""Channels of weights all below it say nothing."""
+SMALLEST_WEIGHT = float(MIN_SCALE * LARGEST_CODE / CLIPPINGS[0])
+"""A channel of weights all below it, whose scale a master could not hold, says nothing."""
 SWEEPS = 2
 EXPONENT = 0.25
 """Power of the losses summed: 1 would give up 8 bits for a little at 2, towards 0 the other way round."""
@@ -72,7 +73,7 @@ def choose_codes(weight: Array, moments: Mapping[int, Moments]) -> tuple[NDArray
 
     The scales only say how weights map to codes: gains of each width correct them.
     """
-    codes, scales = _first_codes(weight, moments)
+    codes, scales = rounded_codes(weight, moments)
     for _ in range(SWEEPS):
         codes = _sweep(codes, moments)
     return codes, scales
@@ -83,7 +84,7 @@ def _round(weight: Array, scale: Array) -> NDArray[np.int8]:
     return codes
 
 
-def _first_codes(weight: Array, moments: Mapping[int, Moments]) -> tuple[NDArray[np.int8], Array]:
+def rounded_codes(weight: Array, moments: Mapping[int, Moments]) -> tuple[NDArray[np.int8], Array]:
     """Return rounded weights at the scale of least loss."""
     codes, scales = np.zeros(weight.shape, np.int8), np.empty(len(weight), np.float32)
     least = np.full(len(weight), np.inf)

@@ -10,6 +10,8 @@ from bitgear.graph import IMAGE, Conv
 from bitgear.inputs import InputRecord
 
 LARGEST_IMAGE_CODE = 127
+HEADROOM = 1.2
+"""By how much other pictures may exceed the largest value seen before a clip cuts it off."""
 LARGEST_FACTOR = 1000.0
 """How much a channel may be scaled: one that hardly ever speaks is left quiet."""
 
@@ -73,8 +75,8 @@ def equalise(model: FloatModel, largest: Mapping[str, Floats]) -> FloatModel:
         range_ = float(largest[name].max()) if clip is None else clip
         if range_ <= 0:
             continue
-        factor = range_ / np.maximum(largest[name], range_ / LARGEST_FACTOR)
-        factor = np.where(largest[name] > range_ / LARGEST_FACTOR, np.maximum(factor, 1), 1)
+        loud = largest[name] > range_ / LARGEST_FACTOR
+        factor = np.where(loud, np.maximum(range_ / HEADROOM / np.where(loud, largest[name], 1), 1), 1)
         weights[name] = (weights[name] * factor.reshape(-1, 1, 1, 1)).astype(np.float32)
         biases[name] = (biases[name] * factor).astype(np.float32)
         for reader in readers:

@@ -17,7 +17,7 @@ _SAMPLE = 4_000_000
 def least_error_scale(values: NDArray[np.float32], bits: int, signed: bool) -> np.float32:
     """Return the scale whose codes of ``values`` (any shape) have the least summed ``|error| ** NORM``.
 
-    Searched on a histogram of up to four million values, evenly picked. Values all (next to) zero get the scale 1.
+    Searched on a histogram of up to four million values, evenly picked. Values next to zero, all of them, get scale 1.
     """
     flat = values.reshape(-1)
     flat = flat[:: max(1, flat.size // _SAMPLE)]

@@ -240,10 +240,9 @@ void Model::add_conv(const std::string& name, const ConvSpec& spec, const std::i
         if (spec.pooling.kernel > 0) {
             const Pooling& pool = spec.pooling;
             check(g.groups == 1 && spec.residual.buffer < 0 && pool.kernel <= 15 && pool.stride >= 1 &&
-                      pool.stride <= 255 && pool.height <= step.conv_height + 1 && pool.width <= step.conv_width + 1 &&
-                      pool.padding >= 0 && pool.padding < pool.kernel && pool.height >= 1 && pool.width >= 1 &&
-                      (pool.height - 1) * pool.stride - pool.padding < step.conv_height &&
-                      (pool.width - 1) * pool.stride - pool.padding < step.conv_width,
+                      pool.stride <= 255 && pool.padding >= 0 && pool.padding < pool.kernel && pool.height >= 1 &&
+                      pool.width >= 1 && pool.height <= (step.conv_height - 1 + pool.padding) / pool.stride + 1 &&
+                      pool.width <= (step.conv_width - 1 + pool.padding) / pool.stride + 1,
                   "pooling does not fit its convolution");
             step.height = pool.height;
             step.width = pool.width;
