@@ -28,7 +28,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=30)
     arguments = parser.parse_args()
     master = read_master(find_master(arguments.model))
-    engine = create_engine("onnxruntime", 1)
+    engine = create_engine("auto", 1)
     q_image = np.zeros((1, 3, master.input.height_px, master.input.width_px), np.int8)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
