@@ -4,14 +4,13 @@ import hashlib
 import platform
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime
-from numpy.typing import NDArray
 from tqdm import tqdm
 
 import bitgear
@@ -22,9 +21,8 @@ from bitgear.convert.float_model import FloatModel, read_float_model, read_metad
 from bitgear.engines import create_engine
 from bitgear.errors import DataError, MetadataInvalid, PrecisionMissing
 from bitgear.graph import IMAGE
+from bitgear.tasks.classify import measure
 from bitgear.tasks.datasets import LabelledImages, read_class_names, read_pictures, subset
-
-BATCH = 50
 
 
 @dataclass(frozen=True)
@@ -50,15 +48,6 @@ class ImportOptions:
     seed: int = 0
     engine: str = "auto"
     threads: int = 2
-
-
-@dataclass(frozen=True)
-class Accuracy:
-    """Shares, 0..1, of pictures whose class is the most probable, and among the five most probable."""
-
-    top1: float
-    top5: float
-    images: int
 
 
 def import_model(options: ImportOptions, out: Path, *, progress: bool = True) -> dict[str, Any]:
@@ -145,23 +134,6 @@ def split(data: LabelledImages, calibrate: int, seed: int) -> tuple[LabelledImag
         raise DataError(f"{calibrate} of {count} pictures to calibrate leave none to measure; take fewer or give more")
     order = np.random.default_rng(seed).permutation(count)
     return subset(data, np.sort(order[:calibrate])), subset(data, np.sort(order[calibrate:]))
-
-
-def measure(
-    run: Callable[[NDArray[np.uint8]], NDArray[np.float32]],
-    data: LabelledImages,
-    progress: Callable[[int], object] = lambda _: None,
-) -> Accuracy:
-    """Return the accuracy of ``run``, pixels uint8 (N, H, W, 3) to logits (N, classes); ties go by class id."""
-    first = fifth = 0
-    for start in range(0, len(data.labels), BATCH):
-        labels = data.labels[start : start + BATCH, None]
-        best = np.argsort(-run(data.images[start : start + BATCH]), axis=1, kind="stable")[:, :5]
-        first += int((best[:, :1] == labels).sum())
-        fifth += int((best == labels).sum())
-        progress(len(labels))
-    count = len(data.labels)
-    return Accuracy(first / count, fifth / count, count)
 
 
 def _read(options: ImportOptions, model: FloatModel, progress: bool) -> LabelledImages:

@@ -1,4 +1,4 @@
-"""Classification: picture -> network input, logits -> predictions, and top-1."""
+"""Classification: picture -> network input, logits -> predictions, and accuracy."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -43,6 +43,36 @@ def predictions(logits: NDArray[np.float32], labels: Sequence[str], top_k: int) 
     return [Prediction(labels[i], int(i), float(scores[i])) for i in best]
 
 
+@dataclass(frozen=True)
+class Accuracy:
+    """Shares, 0..1, of pictures whose class is the most probable, and among the five most probable."""
+
+    top1: float
+    top5: float
+    images: int
+
+
+def measure(
+    run: Callable[[NDArray[np.uint8]], NDArray[np.float32]],
+    data: LabelledImages,
+    progress: Callable[[int], object] = lambda _: None,
+    batch_size: int = 50,
+) -> Accuracy:
+    """Return the accuracy of ``run``, pixels uint8 (N, H, W, 3) to logits (N, classes); ties go by class id.
+
+    ``progress`` gets images done.
+    """
+    first = fifth = 0
+    for start in range(0, len(data.labels), batch_size):
+        labels = data.labels[start : start + batch_size, None]
+        best = np.argsort(-run(data.images[start : start + batch_size]), axis=1, kind="stable")[:, :5]
+        first += int((best[:, :1] == labels).sum())
+        fifth += int((best == labels).sum())
+        progress(len(labels))
+    count = len(data.labels)
+    return Accuracy(first / count, fifth / count, count)
+
+
 def top1(
     model: DerivedModel,
     record: InputRecord,
@@ -51,9 +81,4 @@ def top1(
     progress: Callable[[int], object] = lambda _: None,
 ) -> float:
     """Return the share, 0..1, of images whose most probable class is their label; ``progress`` gets images done."""
-    hits = 0
-    for start in range(0, len(data.labels), batch_size):
-        logits = model.run(record.encode(data.images[start : start + batch_size]))
-        hits += int((logits.argmax(axis=1) == data.labels[start : start + batch_size]).sum())
-        progress(min(batch_size, len(data.labels) - start))
-    return hits / len(data.labels)
+    return measure(lambda pixels: model.run(record.encode(pixels)), data, progress, batch_size).top1

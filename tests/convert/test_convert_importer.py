@@ -14,9 +14,10 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from bitgear.checkpoint import read_master
-from bitgear.convert.importer import ImportOptions, import_model, measure, split
+from bitgear.convert.importer import ImportOptions, import_model, split
 from bitgear.engines import create_engine
 from bitgear.errors import BitgearError, DataError, MetadataInvalid, PrecisionMissing, TensorMissing
+from bitgear.tasks.classify import measure
 from bitgear.tasks.datasets import LabelledImages, read_pictures
 from tests.convert.networks import CLASSES, pictures, tiny_model, tiny_state
 
