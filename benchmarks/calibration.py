@@ -30,25 +30,25 @@ def main() -> None:
     run.fit()  # a finished run: loads its state and trains nothing
     trained, batches = config.train.widths, run.calibration_batches()
     plain = list(
-        run.data.train.codes[: config.calibrate.images * config.calibrate.batches].split(config.calibrate.images)
+        run.task.data.train.codes[: config.calibrate.images * config.calibrate.batches].split(config.calibrate.images)
     )
     rows: dict[str, dict[str, float]] = {}
     with torch.no_grad():
         for bits in WIDTHS:
             if bits in trained:
-                row = {"kept": run.evaluate(run.model, bits)}
+                row = {"kept": run.evaluate(run.model, bits)["top1"]}
                 run.model.calibrate_width(bits, plain, scales=False)
-                row["plain"] = run.evaluate(run.model, bits)
+                row["plain"] = run.evaluate(run.model, bits)["top1"]
                 run.model.calibrate_width(bits, batches, scales=False)
-                row["re_estimated"] = run.evaluate(run.model, bits)
+                row["re_estimated"] = run.evaluate(run.model, bits)["top1"]
             else:
                 source = min(b for b in trained if b > bits)
                 run.model.add_width(bits, source)
                 run.model.calibrate_width(bits, batches, scales=True)
-                row = {"searched": run.evaluate(run.model, bits)}
+                row = {"searched": run.evaluate(run.model, bits)["top1"]}
                 run.model.add_width(bits, source)
                 run.model.calibrate_width(bits, batches, scales=False)
-                row["inherited"] = run.evaluate(run.model, bits)
+                row["inherited"] = run.evaluate(run.model, bits)["top1"]
             rows[str(bits)] = row
             print(f"{bits} bits  " + "  ".join(f"{name} {value:.2%}" for name, value in row.items()))
     print(f"wrote {write_report('calibration', {'model': config.network.name, 'precisions': rows})}")

@@ -1,15 +1,27 @@
 """The configuration of a training run: a TOML file, frozen once read, saved beside the results."""
 
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from bitgear.bits import MASTER_BITS, WIDTHS
 from bitgear.checkpoint import is_model_name
 from bitgear.errors import BitgearError
 from trainer.alrs import AlrsMode
+from trainer.networks.pyramid import Part
 
 
 class ConfigError(BitgearError):
@@ -31,11 +43,10 @@ def _resnet_depth(depth: int) -> int:
 Depth = Annotated[int, AfterValidator(_resnet_depth)]
 
 
-class NetworkConfig(_Frozen):
-    """``depth`` of the CIFAR ResNet; whether each output channel of a weight has a scale of its own."""
+class NamedConfig(_Frozen):
+    """The model's name; whether each output channel of a weight has a scale of its own."""
 
     name: str
-    depth: Depth = 20
     per_channel: bool = True
 
     @field_validator("name")
@@ -44,6 +55,32 @@ class NetworkConfig(_Frozen):
         if not is_model_name(name):
             raise ValueError("a model name is 1 to 64 of a-z 0-9 . _ -, beginning with a letter or digit")
         return name
+
+
+class NetworkConfig(NamedConfig):
+    """``depth`` of the CIFAR ResNet."""
+
+    depth: Depth = 20
+
+
+class PyramidConfig(NamedConfig):
+    """Sizes of the residual encoder with a feature pyramid: see :class:`trainer.networks.Pyramid`."""
+
+    stem: int = Field(default=32, ge=1)
+    channels: tuple[PositiveInt, ...] = Field(default=(32, 64, 128, 256), min_length=1, max_length=6)
+    blocks: tuple[PositiveInt, ...] = (2, 2, 2, 2)
+    pyramid: int = Field(default=64, ge=1)
+    stride: int = Field(default=4, ge=4)
+    head: int = Field(default=0, ge=0)
+    eight_bits: frozenset[Part] = frozenset({"stem", "shortcut", "lateral", "predict"})
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "PyramidConfig":
+        if len(self.blocks) != len(self.channels):
+            raise ValueError("channels and blocks must have one entry for each stage")
+        if self.stride not in [4 * 2**stage for stage in range(len(self.channels))]:
+            raise ValueError("the stride must be that of a stage: 4, 8, 16, ... up to the last")
+        return self
 
 
 class DataConfig(_Frozen):
@@ -57,6 +94,68 @@ class DataConfig(_Frozen):
     test_images: int | None = Field(default=None, ge=1)
 
 
+class ViewsConfig(_Frozen):
+    """Augmentation: the range of scales, mirroring, a turn by 90 degrees, and the reach of random colours."""
+
+    scale: tuple[PositiveFloat, PositiveFloat] = (0.5, 2.0)
+    mirror: bool = True
+    mirror_vertical: bool = False
+    turn: bool = False
+    brightness: float = Field(default=0.3, ge=0, lt=1)
+    contrast: float = Field(default=0.3, ge=0, lt=1)
+    saturation: float = Field(default=0.3, ge=0, le=1)
+
+    @field_validator("scale")
+    @classmethod
+    def _ordered(cls, scale: tuple[float, float]) -> tuple[float, float]:
+        if scale[0] > scale[1]:
+            raise ValueError("the smallest scale comes first")
+        return scale
+
+
+class PicturesConfig(_Frozen):
+    """Input size in pixels, pixel value of code 0, and augmentation."""
+
+    width_px: int = Field(default=480, ge=32, le=4096)
+    height_px: int = Field(default=360, ge=32, le=4096)
+    offset: int = Field(default=128, ge=0, le=255)
+    views: ViewsConfig = ViewsConfig()
+    contact_images: int = Field(default=6, ge=1)
+
+
+class MapsConfig(PicturesConfig):
+    """``crop_width_px`` and ``crop_height_px``: what a training step sees of a picture; None: the input size."""
+
+    crop_width_px: int | None = Field(default=None, ge=32, le=4096)
+    crop_height_px: int | None = Field(default=None, ge=32, le=4096)
+
+
+class ClassifyConfig(_Frozen):
+    """Classification has nothing to set."""
+
+    kind: Literal["classify"] = "classify"
+
+
+class SegmentTaskConfig(_Frozen):
+    """``class_balance``: exponent, 0..1, of each class's weight, its median-frequency weight; 0 is no weights."""
+
+    kind: Literal["segment"]
+    class_balance: float = Field(default=0.0, ge=0, le=1)
+
+
+class DetectTaskConfig(_Frozen):
+    """Task-aligned assignment (Feng et al. 2021): each box takes the ``cells`` best by score**alpha * IoU**beta.
+
+    ``box_weight``: weight of the box loss beside that of the scores.
+    """
+
+    kind: Literal["detect"]
+    cells: int = Field(default=10, ge=1)
+    alpha: float = Field(default=1.0, ge=0)
+    beta: float = Field(default=6.0, ge=0)
+    box_weight: float = Field(default=2.0, gt=0)
+
+
 class WeightsConfig(_Frozen):
     """Imported FP32 weights and the normalisation they were trained with: ``(x / 255 - mean) / std``."""
 
@@ -66,10 +165,16 @@ class WeightsConfig(_Frozen):
 
 
 class Fp32Config(_Frozen):
-    """Own FP32 training (SGD with Nesterov momentum, cosine); zero epochs where weights are imported."""
+    """Own FP32 training, cosine to zero; zero epochs where weights are imported.
+
+    ``sgd`` with Nesterov momentum, or ``adamw``, whose first moment takes ``momentum``. The rate rises evenly over
+    ``warmup`` epochs.
+    """
 
     epochs: int = Field(default=0, ge=0)
+    optimizer: Literal["sgd", "adamw"] = "sgd"
     lr: float = Field(default=0.1, gt=0)
+    warmup: float = Field(default=0.0, ge=0)
     momentum: float = Field(default=0.9, ge=0, lt=1)
     weight_decay: float = Field(default=5e-4, ge=0)
 
@@ -90,6 +195,8 @@ class TrainConfig(_Frozen):
     kurtosis: float = Field(default=0.0, ge=0)
     skewness: float = Field(default=0.0, ge=0)
     bn_momentum: float = Field(default=0.1, gt=0, le=1)
+    evaluate_every: int = Field(default=1, ge=1)
+    keep_every: int = Field(default=1, ge=1)
     seed: int = Field(default=1, ge=0)
     compile: bool = True
     threads: int | None = Field(default=None, ge=1)
@@ -119,19 +226,46 @@ class CalibrateConfig(_Frozen):
     batches: int = Field(default=20, ge=1)
 
 
-class Config(_Frozen):
-    """Everything that decides a run but the data folder and the weight files."""
+class RunConfig(_Frozen):
+    """What runs of every task have: all but the task itself, its network and its data."""
 
-    network: NetworkConfig
-    data: DataConfig = DataConfig()
-    start: WeightsConfig = WeightsConfig()
-    teacher: WeightsConfig = WeightsConfig(depth=56)
+    network: NamedConfig
     fp32: Fp32Config = Fp32Config()
     train: TrainConfig = TrainConfig()
     calibrate: CalibrateConfig = CalibrateConfig()
 
 
-def read_config(path: Path) -> Config:
+class Config(RunConfig):
+    """Everything that decides a run of classification but the data folder and the weight files."""
+
+    task: ClassifyConfig = ClassifyConfig()
+    network: NetworkConfig
+    data: DataConfig = DataConfig()
+    start: WeightsConfig = WeightsConfig()
+    teacher: WeightsConfig = WeightsConfig(depth=56)
+
+
+class SegmentConfig(RunConfig):
+    """Everything that decides a run of segmentation but the data."""
+
+    task: SegmentTaskConfig
+    network: PyramidConfig
+    data: MapsConfig = MapsConfig()
+
+
+class DetectConfig(RunConfig):
+    """Everything that decides a run of detection but the data."""
+
+    task: DetectTaskConfig
+    network: PyramidConfig
+    data: PicturesConfig = PicturesConfig()
+
+
+CONFIGS: Mapping[str, type[RunConfig]] = {"classify": Config, "segment": SegmentConfig, "detect": DetectConfig}
+"""The form of a run's configuration by the kind of its task."""
+
+
+def read_config(path: Path) -> RunConfig:
     """Return the configuration in a TOML file; raise :class:`ConfigError` naming the file, the key and the fault."""
     try:
         values: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -139,8 +273,12 @@ def read_config(path: Path) -> Config:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not TOML: {error}") from error
+    task = values.get("task", {})
+    kind = task.get("kind", "classify") if isinstance(task, dict) else "classify"
+    if not isinstance(kind, str) or kind not in CONFIGS:
+        raise ConfigError(f"{path}: task.kind: known are {', '.join(CONFIGS)} (given {str(kind)[:60]!r})")
     try:
-        return Config.model_validate(values)
+        return CONFIGS[kind].model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))

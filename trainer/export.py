@@ -28,7 +28,7 @@ class ExportMismatch(BitgearError):
 
 
 def build_master(
-    model: QuantNet, record: InputRecord, name: str, labels: tuple[str, ...], *,
+    model: QuantNet, record: InputRecord, name: str, labels: tuple[str, ...], *, task: str,
     accuracy: Mapping[int, Mapping[str, float]], provenance: Mapping[str, Any],
 ) -> Master:  # fmt: skip
     """Return the master of a network that has scales and batch norm for every width."""
@@ -52,7 +52,7 @@ def build_master(
                     scales = [layer.residual_log_scale[key(b)].exp() for b in WIDTHS]
                     tensors[f"{node.name}.residual_scale"] = _rows(scales)
     return Master(
-        name=name, task="classify", graph=model.graph, input=record, labels=labels, widths=WIDTHS, tensors=tensors,
+        name=name, task=task, graph=model.graph, input=record, labels=labels, widths=WIDTHS, tensors=tensors,
         accuracy=accuracy, provenance=provenance,
     )  # fmt: skip
 

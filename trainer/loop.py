@@ -6,28 +6,24 @@ import math
 import os
 import time
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from bitgear.bits import WIDTHS
-from bitgear.errors import BitgearError, DataError
+from bitgear.errors import BitgearError
 from bitgear.files import write_atomically
-from bitgear.graph import Linear
-from bitgear.inputs import InputRecord
-from bitgear.tasks.datasets import LabelledImages, read_labelled_images, subset
+from bitgear.graph import Graph, Linear
 from trainer.alrs import mean_clipped_gradient, scale_lr
-from trainer.config import Config, ConfigError
-from trainer.data import Batches, ImageSet, read_images
+from trainer.config import ConfigError, Fp32Config, RunConfig
 from trainer.model import Pass, QuantNet, key
-from trainer.networks import resnet_cifar
-from trainer.quantizers import Kernels
+from trainer.quantizers import Kernels, code_dtype
+from trainer.tasks import create_task
+from trainer.tasks.base import EpochBatches
 
 
 class NonFiniteLoss(BitgearError):
@@ -71,49 +67,25 @@ def join_processes(device: str) -> Process:
 
 @dataclass
 class History:
-    """What a run records: a row for each epoch, seconds spent, and where it ran."""
+    """What a run records: a row for each epoch of both stages, seconds spent, metrics of the FP32 start and teacher."""
 
+    fp32_epochs: list[dict[str, Any]] = field(default_factory=list)
     epochs: list[dict[str, Any]] = field(default_factory=list)
     seconds: float = 0.0
-    fp32_top1: float | None = None
-    teacher_top1: float | None = None
-
-
-@dataclass(frozen=True)
-class Data:
-    """The two splits as codes, and the class names."""
-
-    train: ImageSet
-    test: ImageSet
-    classes: tuple[str, ...]
-
-
-def load_data(config: Config, folder: Path, record: InputRecord, device: torch.device) -> Data:
-    """Return both splits on ``device``, cut to the configured number of images."""
-
-    def load(split: str, limit: int | None) -> tuple[ImageSet, tuple[str, ...]]:
-        data: LabelledImages = read_labelled_images(folder, split, config.data.side_px)
-        if limit is not None:
-            data = subset(data, range(min(limit, len(data.labels))))
-        return read_images(data, torch.from_numpy(record.table())).to(device), data.classes
-
-    train, classes = load("train", config.data.train_images)
-    test, tested = load("test", config.data.test_images)
-    if tested != classes:
-        raise DataError(f"{folder} has other classes for testing ({', '.join(tested)}) than for training")
-    return Data(train, test, classes)
+    fp32: dict[str, float] | None = None
+    teacher: dict[str, float] | None = None
 
 
 class Run:
     """One training run in the folder ``out``.
 
-    It holds ``state.pt``, the newest state, a copy for every epoch of joint training in ``epochs/NNNN.pt``,
-    ``history.json`` and the configuration.
+    It holds ``state.pt``, the newest state, copies of it after epochs of joint training in ``epochs/NNNN.pt``,
+    ``fp32.pt``, the network that joint training started from, ``history.json`` and the configuration.
     """
 
     def __init__(
         self,
-        config: Config,
+        config: RunConfig,
         data_folder: Path,
         out: Path,
         *,
@@ -133,25 +105,23 @@ class Run:
             raise ConfigError("train.device is 'cuda', but torch finds no CUDA device; use 'cpu'")
         self.device = torch.device(train.device)
         torch.manual_seed(train.seed)
-        self.record = InputRecord.centred(config.data.side_px, config.data.offset)
-        self.data = load_data(config, data_folder, self.record, self.device)
-        self.kernels = Kernels.compiled() if train.compile else Kernels()
-        self.model = self._network(config.network.depth)
+        self.task = create_task(config, data_folder, self.device)
+        self.record = self.task.record
+        dtype = code_dtype(self.device)
+        self.kernels = Kernels.compiled(dtype) if train.compile else Kernels(dtype)
+        self.model = self._network(self.task.graph)
+        for graph, height_px, width_px in self.task.other_sizes():
+            self.model.add_size(graph, height_px, width_px)
         self.history = History()
+        self.task.start(self.model, weights)
         self.teacher: QuantNet | None = None
-        if weights is not None:
-            self.model.import_resnet(str(weights), config.start.mean, config.start.std, config.data.offset)
-        elif not config.fp32.epochs:
-            raise ConfigError("no start: give FP32 weights, or set fp32.epochs to train them")
         if teacher is not None:
-            self.teacher = self._network(config.teacher.depth)
-            self.teacher.import_resnet(str(teacher), config.teacher.mean, config.teacher.std, config.data.offset)
+            self.teacher = self.task.teacher(teacher, self._network)
             self.teacher.requires_grad_(False)
         self.next_epoch = 0
         self.fp32_next_epoch = 0
 
-    def _network(self, depth: int) -> QuantNet:
-        graph = resnet_cifar(depth, len(self.data.classes))
+    def _network(self, graph: Graph) -> QuantNet:
         shape = (3, self.record.height_px, self.record.width_px)
         per_channel = self.config.network.per_channel
         model = QuantNet(graph, shape, self.record.scale, per_channel=per_channel, kernels=self.kernels)
@@ -173,7 +143,8 @@ class Run:
         state = torch.load(state_path, weights_only=True, map_location=self.device) if state_path.is_file() else None
         if state is None or not state["joint"]:
             self._fit_fp32(state)
-            self.history.fp32_top1 = self.evaluate(self.model, None)
+            self.history.fp32 = self.evaluate(self.model, None)
+            self._save_fp32()
             self._start_widths()
         else:
             for bits in self.config.train.widths:
@@ -185,13 +156,15 @@ class Run:
             for bits, optimizer in scale_optimizers.items():
                 optimizer.load_state_dict(state["scale_optimizers"][bits])
             self.history, self.next_epoch = History(**json.loads(state["history"])), state["epoch"]
-        if self.teacher is not None and self.history.teacher_top1 is None:
-            self.history.teacher_top1 = self.evaluate(self.teacher, None)
+        if self.teacher is not None and self.history.teacher is None:
+            self.history.teacher = self.evaluate(self.teacher, None)
         for epoch in range(self.next_epoch, self.config.train.epochs):
             started = time.perf_counter()
             row = self._epoch(epoch, weight_optimizer, scale_optimizers)
             self._average_statistics()
-            row["top1"] = {str(bits): self.evaluate(self.model, bits) for bits in self.config.train.widths}
+            if self._evaluates(epoch, self.config.train.epochs):
+                metric = self.task.metric
+                row[metric] = {str(b): self.evaluate(self.model, b)[metric] for b in self.config.train.widths}
             row["seconds"] = time.perf_counter() - started
             self.history.epochs.append(row)
             self.history.seconds += row["seconds"]
@@ -224,51 +197,48 @@ class Run:
 
     def calibration_batches(self) -> list[Tensor]:
         """Return the configured number of batches of training images, augmented as in training, always the same."""
-        settings = self.config.calibrate
-        batches = Batches(
-            self.data.train, settings.images, shift_px=self.config.data.shift_px, mirror=self.config.data.mirror,
-            seed=self.config.train.seed, epoch=self.config.train.epochs,
-        )  # fmt: skip
-        return [codes for codes, _ in islice(batches, settings.batches)]
+        return self.task.calibration_batches()
 
-    def _batches(self, epoch: int) -> Batches:
-        data = self.config.data
-        return Batches(
-            self.data.train,
-            self.config.train.batch_size,
-            shift_px=data.shift_px,
-            mirror=data.mirror,
-            seed=self.config.train.seed,
-            epoch=epoch,
-            rank=self.process.rank,
-            processes=self.process.count,
-        )
+    def _batches(self, epoch: int) -> EpochBatches:
+        return self.task.batches(epoch, self.process.rank, self.process.count)
+
+    def _evaluates(self, epoch: int, epochs: int) -> bool:
+        """Return whether the epoch (from 0) ends with an evaluation: every so many, and the last."""
+        return (epoch + 1) % self.config.train.evaluate_every == 0 or epoch + 1 == epochs
 
     def _fit_fp32(self, state: dict[str, Any] | None) -> None:
         settings = self.config.fp32
         parameters = [p for p in self.model.parameters() if p.requires_grad]
-        optimizer = torch.optim.SGD(
-            parameters, lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay, nesterov=True
-        )
+        optimizer = fp32_optimizer(parameters, settings)
         if state is not None:
             self.model.load_state_dict(state["model"])
             optimizer.load_state_dict(state["weight_optimizer"])
-            self.fp32_next_epoch = state["epoch"]
+            self.history, self.fp32_next_epoch = History(**json.loads(state["history"])), state["epoch"]
         for epoch in range(self.fp32_next_epoch, settings.epochs):
+            started, total = time.perf_counter(), 0.0
             batches = self._batches(epoch)
             bar = tqdm(batches, desc=f"fp32 {epoch + 1}/{settings.epochs}", disable=not self.progress, leave=False)
-            for step, (codes, labels) in enumerate(bar):
-                done = (epoch + step / len(batches)) / settings.epochs
+            for step, (codes, targets) in enumerate(bar):
+                passed = epoch + step / len(batches)
+                lr = 0.5 * settings.lr * (1 + math.cos(math.pi * passed / settings.epochs))
+                if passed < settings.warmup:
+                    lr *= (passed + 1 / len(batches)) / settings.warmup
                 for group in optimizer.param_groups:
-                    group["lr"] = 0.5 * settings.lr * (1 + math.cos(math.pi * done))
-                logits = self.model(codes, Pass(None, training=True, momentum=0.1))
-                loss = F.cross_entropy(logits, labels)
+                    group["lr"] = lr
+                output = self.model(codes, Pass(None, training=True, momentum=0.1))
+                loss = self.task.loss(output, targets)
                 self._check_finite(loss, f"FP32 epoch {epoch + 1}, step {step + 1}")
                 loss.backward()
                 self.process.average([p.grad for p in parameters if p.grad is not None])
                 optimizer.step()
                 optimizer.zero_grad()
+                total += loss.item()
             self._average_statistics()
+            row: dict[str, Any] = {"epoch": epoch + 1, "lr": lr, "loss": total / len(batches)}
+            if epoch + 1 < settings.epochs and self._evaluates(epoch, settings.epochs):
+                row |= self.evaluate(self.model, None)
+            row["seconds"] = time.perf_counter() - started
+            self.history.fp32_epochs.append(row)
             self._save(joint=False, epoch=epoch + 1, weight_optimizer=optimizer.state_dict(), scale_optimizers={})
 
     def _optimizers(self) -> tuple[torch.optim.Adam, dict[int, torch.optim.Adam]]:
@@ -311,16 +281,16 @@ class Run:
         gradients: dict[int, list[tuple[float, float]]] = {bits: [] for bits in train.widths}
         weights = [p for group in weight_optimizer.param_groups for p in group["params"]]
         bar = tqdm(batches, desc=f"epoch {epoch + 1}/{train.epochs}", disable=not self.progress, leave=False)
-        for step, (codes, labels) in enumerate(bar):
+        for step, (codes, targets) in enumerate(bar):
             done = (epoch + step / len(batches)) / train.epochs
             lr = 0.5 * train.lr * (1 + math.cos(math.pi * done))
-            target = self._teacher_logits(codes)
+            taught = self._teacher_output(codes)
             for bits in train.widths:  # the highest first: each width teaches the next lower one
-                logits = self.model(codes, Pass(bits, training=True, momentum=train.bn_momentum))
-                loss = self._loss(logits, labels, target)
+                output = self.model(codes, Pass(bits, training=True, momentum=train.bn_momentum))
+                loss = self._loss(output, targets, taught)
                 self._check_finite(loss, f"epoch {epoch + 1}, step {step + 1}, {bits} bits")
                 (loss + self._shape_penalty()).backward()
-                target = logits.detach()
+                taught = output.detach()
                 weight_scales, act_scales = self._scales(bits)
                 self.process.average([p.grad for p in (*weights, *weight_scales, *act_scales) if p.grad is not None])
                 for group in weight_optimizer.param_groups:
@@ -345,23 +315,21 @@ class Run:
             "act_scale_gradient": {str(b): sum(g[1] for g in gradients[b]) / len(batches) for b in train.widths},
         }
 
-    def _teacher_logits(self, codes: Tensor) -> Tensor | None:
+    def _teacher_output(self, codes: Tensor) -> Tensor | None:
         if self.teacher is None or not self.config.train.distill:
             return None
-        with torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16):
-            logits: Tensor = self.teacher(codes, Pass(None, training=False))
-            return logits.float()
+        fast = self.kernels.dtype == torch.bfloat16
+        with torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16, enabled=fast):
+            output: Tensor = self.teacher(codes, Pass(None, training=False))
+            return output.float()
 
-    def _loss(self, logits: Tensor, labels: Tensor, target: Tensor | None) -> Tensor:
-        """Return the cross entropy, mixed with the divergence from softened ``target`` logits (Hinton et al. 2015)."""
-        share, t = self.config.train.distill, self.config.train.temperature
-        loss = F.cross_entropy(logits, labels)
-        if target is None or not share:
+    def _loss(self, output: Tensor, targets: Any, taught: Tensor | None) -> Tensor:
+        """Return the loss by the targets, mixed with the distance from the output ``taught`` by a better network."""
+        share = self.config.train.distill
+        loss = self.task.loss(output, targets)
+        if taught is None or not share:
             return loss
-        divergence = F.kl_div(
-            F.log_softmax(logits / t, 1), F.log_softmax(target / t, 1), reduction="batchmean", log_target=True
-        )
-        return (1 - share) * loss + share * t * t * divergence
+        return (1 - share) * loss + share * self.task.distillation(output, taught)
 
     def _shape_penalty(self) -> Tensor:
         """Return the pull of weight distributions to the uniform one: kurtosis to 1.8, skewness to 0 (EQ-Net, KURE)."""
@@ -387,15 +355,25 @@ class Run:
         self.process.average([b for b in self.model.buffers() if b.dim() == 1])
 
     @torch.no_grad()
-    def evaluate(self, model: QuantNet, bits: int | None, *, exact: bool = False) -> float:
-        """Return top-1 in 0..1 on the test images; not ``exact``: convolutions in bfloat16, good to a few images."""
-        how = Pass(bits, training=False, exact=exact)
-        size = 64 if exact else 500
-        hits = 0
-        for start in range(0, len(self.data.test), size):
-            logits = model(self.data.test.codes[start : start + size], how)
-            hits += int((logits.argmax(1) == self.data.test.labels[start : start + size]).sum())
-        return hits / len(self.data.test)
+    def evaluate(self, model: QuantNet, bits: int | None) -> dict[str, float]:
+        """Return the metrics on the images watched during training; with convolutions in bfloat16, to a few images."""
+        how = Pass(bits, training=False)
+        return self.task.evaluate(lambda codes: model(codes, how))
+
+    def fp32_network(self) -> QuantNet:
+        """Return the network that joint training started from; raise :class:`~trainer.config.ConfigError` if lost."""
+        path = self.out / "fp32.pt"
+        if not path.is_file():
+            raise ConfigError(f"{path} does not exist; only a run that trained its FP32 start or imported it has one")
+        model = self._network(self.task.graph)
+        model.load_state_dict(torch.load(path, weights_only=True, map_location=self.device))
+        return model
+
+    def _save_fp32(self) -> None:
+        if self.process.first:
+            buffer = io.BytesIO()
+            torch.save(self.model.state_dict(), buffer)
+            write_atomically(self.out / "fp32.pt", buffer.getvalue())
 
     def _epoch_path(self, epoch: int) -> Path:
         return self.out / "epochs" / f"{epoch:04d}.pt"
@@ -407,7 +385,7 @@ class Run:
         history = json.dumps(vars(self.history))
         torch.save({"model": self.model.state_dict(), "history": history, **state}, buffer)
         paths = [self.out / "state.pt"]
-        if state["joint"]:
+        if state["joint"] and state["epoch"] % self.config.train.keep_every == 0:
             paths.append(self._epoch_path(state["epoch"]))
             paths[-1].parent.mkdir(exist_ok=True)
         for path in paths:
@@ -418,3 +396,13 @@ class Run:
 def _raw_gradient(log_scales: list[nn.Parameter]) -> float:
     """Return ALRS's G of one width: gradients of log s divided by s are gradients of s."""
     return mean_clipped_gradient(p.grad.div(p.detach().exp()).cpu() for p in log_scales if p.grad is not None)
+
+
+def fp32_optimizer(parameters: list[nn.Parameter], settings: Fp32Config) -> torch.optim.Optimizer:
+    """Return the optimiser of FP32 training."""
+    if settings.optimizer == "sgd":
+        return torch.optim.SGD(
+            parameters, lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay, nesterov=True
+        )
+    betas = (settings.momentum, 0.999)
+    return torch.optim.AdamW(parameters, lr=settings.lr, betas=betas, weight_decay=settings.weight_decay)

@@ -5,7 +5,7 @@ The evaluation form obeys docs/format.md operation by operation, so its activati
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import torch
@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from bitgear.bits import MASTER_BITS, activation_range
 from bitgear.errors import DataError, GraphError
-from bitgear.graph import IMAGE, Conv, Graph, Linear, Pool, Shortcut
+from bitgear.graph import IMAGE, Conv, Graph, Linear, Pool, Resize, Shortcut
+from bitgear.reference import nearest
 from trainer.networks.resnet_cifar import batch_norm_name, strip_prefix
 from trainer.quantizers import (
     BatchNormReLU,
@@ -27,7 +28,9 @@ from trainer.quantizers import (
 )
 
 T = TypeVar("T")
-TrainableNode = Conv | Shortcut | Pool | Linear
+TrainableNode = Conv | Shortcut | Resize | Pool | Linear
+QuantisingNode = Conv | Pool | Linear
+"""Nodes that hold scales; the others, shortcuts and resizes to the nearest pixel, move values."""
 
 EPS = 1e-5
 FP32 = "fp32"
@@ -121,12 +124,13 @@ class QuantNet(nn.Module):
         self.graph = graph
         self.nodes = trainable_nodes(graph)
         self.image = image
+        self.other_sizes: dict[tuple[int, int], tuple[TrainableNode, ...]] = {}
         self.image_scale = image_scale
         self.kernels = kernels
         shapes = graph.shapes(image)
         self.layers = nn.ModuleDict()
         for node in self.nodes:
-            if isinstance(node, Shortcut):
+            if not isinstance(node, QuantisingNode):
                 continue
             weight = None
             if isinstance(node, Conv):
@@ -150,6 +154,21 @@ class QuantNet(nn.Module):
                 self.register_buffer(f"_low_{bits}_{signed}", torch.tensor(float(low)), persistent=False)
                 self.register_buffer(f"_high_{bits}_{signed}", torch.tensor(float(high)), persistent=False)
 
+    def add_size(self, graph: Graph, height_px: int, width_px: int) -> None:
+        """Let images of another size in: ``graph`` is this network's but for the sizes of its resizes.
+
+        Raises :class:`~bitgear.errors.GraphError` if it is another network.
+        """
+        nodes = trainable_nodes(graph)
+        same = [replace(n, height=1, width=1) if isinstance(n, Resize) else n for n in nodes]
+        if same != [replace(n, height=1, width=1) if isinstance(n, Resize) else n for n in self.nodes]:
+            raise GraphError(f"the graph for images of {width_px} x {height_px} pixels is that of another network")
+        graph.shapes((3, height_px, width_px))
+        self.other_sizes[height_px, width_px] = nodes
+
+    def _nodes_for(self, q_image: Tensor) -> tuple[TrainableNode, ...]:
+        return self.other_sizes.get((q_image.shape[2], q_image.shape[3]), self.nodes)
+
     # -- widths ---------------------------------------------------------------------------------------------------
 
     def layer(self, name: str) -> Layer:
@@ -159,10 +178,10 @@ class QuantNet(nn.Module):
             raise TypeError(name)
         return layer
 
-    def quantised(self) -> Iterator[tuple[Conv | Pool | Linear, Layer]]:
+    def quantised(self) -> Iterator[tuple[QuantisingNode, Layer]]:
         """Yield every node that holds scales, with its layer."""
         for node in self.nodes:
-            if not isinstance(node, Shortcut):
+            if isinstance(node, QuantisingNode):
                 yield node, self.layer(node.name)
 
     def add_width(self, bits: int, source: int | None) -> None:
@@ -214,14 +233,16 @@ class QuantNet(nn.Module):
     # -- forward --------------------------------------------------------------------------------------------------
 
     def forward(self, q_image: Tensor, how: Pass) -> Tensor:
-        """Return logits, float32 (N, classes), of int8 image codes (N, 3, H, W)."""
+        """Return the output of the last node, float32 (N, classes) or (N, C, H', W'), of int8 codes (N, 3, H, W)."""
         if how.bits is None:
             return self._forward_fp32(q_image, how)
         values: dict[str, Tensor] = {IMAGE: q_image}
-        for node in self.nodes:
+        for node in self._nodes_for(q_image):
             match node:
                 case Shortcut():
                     values[node.name] = shortcut(values[node.input], node)
+                case Resize():
+                    values[node.name] = resize(values[node.input], node)
                 case Conv():
                     values[node.name] = self._conv(node, values, how)
                 case Pool():
@@ -248,14 +269,13 @@ class QuantNet(nn.Module):
         which = key(how.bits)
         weight, log_scale = require(layer.weight), require(layer.weight_log_scale)
         if node.input == IMAGE:
-            q_x, act_scale = values[IMAGE].to(torch.bfloat16), torch.tensor(self.image_scale)
+            q_x, act_scale = values[IMAGE].to(self.kernels.dtype), torch.tensor(self.image_scale)
         else:
             act_log_scale = layer.act_log_scale[which]
             q_x = self._codes(values[node.input], node.input, act_log_scale, bits, how)
             act_scale = act_log_scale.detach().exp()
         q_w: Tensor = QuantizeWeight.apply(weight, log_scale, bits)
-        # The element type of the convolution: bfloat16 holds every code; float64 makes the sums exact for evaluation.
-        dtype = torch.float64 if how.exact else torch.bfloat16
+        dtype = torch.float64 if how.exact else self.kernels.dtype  # float64 makes the sums exact for evaluation
         q_w = q_w.to(dtype, memory_format=torch.channels_last)
         acc = F.conv2d(q_x.to(dtype), q_w, None, node.stride, node.padding)
         how.show(node.name, "input", q_x)
@@ -275,9 +295,12 @@ class QuantNet(nn.Module):
             if q_residual is not None and residual_scale is not None:
                 y = y + q_residual.float() * residual_scale
             return torch.relu(y) if node.relu else y
-        if not node.relu:
-            raise NotImplementedError("training of convolutions without ReLU")
         multiplier = (act_scale * weight_scale * 2.0 ** (MASTER_BITS - bits)).expand(node.channels)
+        if not node.relu:  # few and small: torch's own operators will do
+            y = normalise(acc.float() * multiplier.view(1, -1, 1, 1), bn, how)
+            if q_residual is None or residual_scale is None:
+                return y
+            return y + q_residual.float() * residual_scale
         v, mean, var = BatchNormReLU.apply(
             acc, multiplier, bn.gamma, bn.beta, EPS, q_residual, residual_scale, self.kernels
         )
@@ -313,17 +336,18 @@ class QuantNet(nn.Module):
 
     def _forward_fp32(self, q_image: Tensor, how: Pass) -> Tensor:
         values: dict[str, Tensor] = {IMAGE: q_image.float() * self.image_scale}
-        for node in self.nodes:
+        for node in self._nodes_for(q_image):
             x = values[node.input]
             match node:
                 case Shortcut():
                     y = shortcut(x, node)
+                case Resize():
+                    y = resize(x, node)
                 case Conv():
                     layer = self.layer(node.name)
                     bn = layer.batch_norm(None)
                     weight = require(layer.weight)
-                    y = F.conv2d(x, weight, None, node.stride, node.padding)
-                    y = F.batch_norm(y, bn.mean, bn.var, bn.gamma, bn.beta, how.training, how.momentum or 0.0, EPS)
+                    y = normalise(F.conv2d(x, weight, None, node.stride, node.padding), bn, how)
                     if node.residual is not None:
                         y = y + values[node.residual]
                     y = torch.relu(y) if node.relu else y
@@ -397,6 +421,11 @@ def trainable_nodes(graph: Graph) -> tuple[TrainableNode, ...]:
                 f"node {node.name!r} has groups, a dilation, uneven padding or a clip, which cannot be trained yet; "
                 "import trained weights"
             )
+        if isinstance(node, Resize) and node.mode != "nearest":
+            raise GraphError(
+                f"node {node.name!r} resizes in mode {node.mode!r}, which cannot be trained yet; "
+                "use 'nearest' or import trained weights"
+            )
         nodes.append(node)
     return tuple(nodes)
 
@@ -410,6 +439,20 @@ def shortcut(v: Tensor, node: Shortcut) -> Tensor:
     """Return every ``stride``-th pixel with zero channels on both sides."""
     pad = (node.channels - v.shape[1]) // 2
     return F.pad(v[:, :, :: node.stride, :: node.stride], (0, 0, 0, 0, pad, pad))
+
+
+def resize(v: Tensor, node: Resize) -> Tensor:
+    """Return the value at the node's size, every pixel picked as ``bitgear.reference.nearest`` does."""
+    rows, columns = (
+        torch.from_numpy(nearest(size, out_size)).to(v.device)
+        for size, out_size in ((v.shape[2], node.height), (v.shape[3], node.width))
+    )
+    return v.index_select(2, rows).index_select(3, columns)
+
+
+def normalise(y: Tensor, bn: BatchNorm, how: Pass) -> Tensor:
+    """Return the batch norm of ``y`` (float32, (N, C, H, W)): by batch in training, else by running statistics."""
+    return F.batch_norm(y, bn.mean, bn.var, bn.gamma, bn.beta, how.training, how.momentum or 0.0, EPS)
 
 
 def epilogue_multiplier(act_scale: Tensor, weight_scale: Tensor, bits: int, gain: Tensor | None) -> Tensor:

@@ -10,15 +10,16 @@ from tqdm import tqdm
 from bitgear.bits import WIDTHS
 from bitgear.checkpoint import Master
 from bitgear.engines import create_engine
-from bitgear.evaluate import evaluate_classifier
-from bitgear.tasks.datasets import read_labelled_images, subset
 from trainer import configs
 from trainer.config import ConfigError, read_config
 from trainer.export import build_master, export, versions
 from trainer.loop import Run, join_processes
-from trainer.report import write_report
+from trainer.model import Pass
+from trainer.report import Sheet, write_report
+from trainer.tasks.base import Metrics, on_device
 
-COMPARED_IMAGES = 64
+SHEET_WIDTHS = (8, 4, 2)
+"""Widths on the contact sheet."""
 
 
 def shipped_config(name: str) -> Path:
@@ -54,38 +55,51 @@ def train_master(
 
 
 def finish(run: Run, data: Path, sources: dict[str, Any]) -> Path:
-    """Calibrate, export and prove the master, measure every width through the serving engine."""
-    config = run.config
+    """Calibrate, export and prove the master, measure every width through the serving engine, and report.
+
+    The test split is opened here and nowhere before. The FP32 network that joint training started from is measured by
+    the same code.
+    """
+    config, task = run.config, run.task
     run.calibrate()
-    run.model.to("cpu").eval()
+    cpu = torch.device("cpu")
+    run.model.to(cpu).eval()
+    float_network = run.fp32_network().to(cpu).eval()
     engine = create_engine(threads=torch.get_num_threads())
-    provenance = {
-        "data": f"{len(run.data.train)} training images of {data.name}",
+    examined = task.examine()
+    path = run.out / f"{config.network.name}.safetensors"
+    q_images = examined.codes(task.compared_images)
+    provenance: dict[str, Any] = {
+        "data": f"{task.training_images} training images of {data.name}",
         "recipe": config.model_dump(mode="json"),
         "seed": config.train.seed,
         "versions": versions(),
-        "training_seconds": round(run.history.seconds),
-        "fp32_top1": run.history.fp32_top1,
-        "teacher_top1": run.history.teacher_top1,
+        "training_seconds": round(run.history.seconds + sum(row["seconds"] for row in run.history.fp32_epochs)),
         **{name: source for name, source in sources.items() if source is not None},
     }
 
-    def built(accuracy: dict[int, dict[str, float]]) -> Master:
+    def built(accuracy: dict[int, Metrics]) -> Master:
         return build_master(
-            run.model, run.record, config.network.name, run.data.classes, accuracy=accuracy, provenance=provenance
-        )
+            run.model, run.record, config.network.name, task.labels, task=task.name, accuracy=accuracy,
+            provenance=provenance,
+        )  # fmt: skip
 
-    path = run.out / f"{config.network.name}.safetensors"
-    q_images = run.data.test.codes[:COMPARED_IMAGES].cpu().contiguous().numpy()
     master = export(built({}), run.model, path, q_images, engine)
-    images = read_labelled_images(data, "test", config.data.side_px)
-    images = subset(images, range(min(config.data.test_images or len(images.labels), len(images.labels))))
-    with tqdm(total=len(WIDTHS) * len(images.labels), unit="image", disable=not run.progress, leave=False) as bar:
-        measured = evaluate_classifier(master, engine, images, WIDTHS, bar.update)
-    accuracy = {bits: {"top1": row["top1"], "images": row["images"]} for bits, row in measured.items()}
+    with tqdm(total=(len(WIDTHS) + 1) * examined.images, unit="image", disable=not run.progress, leave=False) as bar:
+        run_float = on_device(lambda codes: float_network(codes, Pass(None, training=False)), cpu)
+        float_metrics = examined.measure(run_float, bar.update)
+        accuracy = {bits: examined.measure(engine.derive(master, bits).run, bar.update) for bits in WIDTHS}
+    provenance |= _named("fp32", float_metrics) | _named("teacher", run.history.teacher or {})
     master = export(built(accuracy), run.model, path, q_images, engine)
-    write_report(run.out, master, run.history, path.stat().st_size)
+    columns = {"FP32": run_float} | {f"{b} bit": engine.derive(master, b).run for b in SHEET_WIDTHS}
+    sheet = Sheet(("truth", *columns), examined.sheet(columns))
+    write_report(run.out, master, run.history, path.stat().st_size, metric=task.metric, fp32=float_metrics, sheet=sheet)
     return path
+
+
+def _named(who: str, metrics: Metrics) -> Metrics:
+    """Return the metrics under names such as ``fp32_top1``."""
+    return {f"{who}_{name}": value for name, value in metrics.items() if name != "images"}
 
 
 def _provenance(weights: Path | None) -> Any:

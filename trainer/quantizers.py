@@ -1,14 +1,15 @@
 """Fake quantization for training: Double Rounding for weights, learned scales for activations.
 
-Both quantizers return integer *codes*, not de-quantized values: a convolution of codes is exact in bfloat16 inputs
-(codes stay within -128..255), and the scales are applied after it, in the order the engines use (docs/format.md).
+Both quantizers return integer *codes*, not de-quantized values: a convolution of codes has exact inputs in bfloat16 as
+in float32 (codes stay within -128..255), and the scales are applied after it, in the order the engines use
+(docs/format.md).
 The backward passes are those of a de-quantized tensor ``scale * code`` (LSQ and its chain rule through the second
 rounding), so the scale applied later takes no gradient of its own.
 
 Scales are parameters in the log domain: an Adam step changes a scale by a fixed fraction, whatever its size. Adam
 divides by the gradient's own magnitude, so the constant gradient factors of LSQ would change nothing and are left out.
 
-Everything here is float32: bfloat16 cannot hold ``w / s`` with enough fraction bits to round it.
+Everything else here is float32: bfloat16 cannot hold ``w / s`` with enough fraction bits to round it.
 """
 
 from collections.abc import Callable, Sequence
@@ -55,8 +56,20 @@ class QuantizeWeight(torch.autograd.Function):
         return grad_hat * inside, per_scale, None
 
 
-def _quantize(v: Tensor, scale: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    return torch.clamp(torch.round(v / scale), low, high).to(torch.bfloat16)
+def code_dtype(device: torch.device) -> torch.dtype:
+    """Return the element type of convolutions: bfloat16 where the device multiplies it natively, else float32.
+
+    A CPU without such instructions emulates bfloat16 at a third of the speed of float32.
+    """
+    if device.type == "cpu":
+        capabilities = torch.cpu.get_capabilities()
+        if not (capabilities.get("avx512_bf16") or capabilities.get("amx_bf16")):
+            return torch.float32
+    return torch.bfloat16
+
+
+def _quantize(v: Tensor, scale: Tensor, low: Tensor, high: Tensor, dtype: torch.dtype) -> Tensor:
+    return torch.clamp(torch.round(v / scale), low, high).to(dtype)
 
 
 def _quantize_backward(v: Tensor, scale: Tensor, low: Tensor, high: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
@@ -99,14 +112,18 @@ def _backward_y(
     return (mult * gamma * rstd * (g - a - x_hat * b)).to(y.dtype)
 
 
-def _masked(v: Tensor, grad: Tensor, scale: Tensor) -> Tensor:
-    return (torch.where(v > 0, grad, 0.0) * scale).to(torch.bfloat16)
+def _masked(v: Tensor, grad: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
+    return (torch.where(v > 0, grad, 0.0) * scale).to(dtype)
 
 
 @dataclass(frozen=True)
 class Kernels:
-    """The element-wise functions of a training step, eager or each compiled into one fused loop."""
+    """The element-wise functions of a training step, eager or each compiled into one fused loop.
 
+    ``dtype`` is the element type of the codes that they make, and so of the convolutions.
+    """
+
+    dtype: torch.dtype = torch.bfloat16
     quantize: Callable[..., Tensor] = _quantize
     quantize_backward: Callable[..., tuple[Tensor, Tensor]] = _quantize_backward
     moments: Callable[..., tuple[Tensor, Tensor]] = _moments
@@ -117,21 +134,22 @@ class Kernels:
     masked: Callable[..., Tensor] = _masked
 
     @classmethod
-    def compiled(cls) -> "Kernels":
+    def compiled(cls, dtype: torch.dtype = torch.bfloat16) -> "Kernels":
         """Return the same functions compiled: about twice the training speed of the eager ones on a CPU."""
         torch._dynamo.config.recompile_limit = 256  # one graph for each layer shape, not one for each layer
-        return cls(*(torch.compile(f, dynamic=False) for f in vars(cls()).values()))
+        functions = [value for name, value in vars(cls()).items() if name != "dtype"]
+        return cls(dtype, *(torch.compile(f, dynamic=False) for f in functions))
 
 
 class QuantizeActivation(torch.autograd.Function):
-    """Codes (bfloat16, exact integers) of a float32 activation at ``scale = exp(log_scale)``, clipped to low..high."""
+    """Codes (``kernels.dtype``) of a float32 activation at ``scale = exp(log_scale)``, clipped to low..high."""
 
     @staticmethod
     def forward(ctx: Any, v: Tensor, log_scale: Tensor, low: Tensor, high: Tensor, kernels: Kernels) -> Tensor:
         scale = log_scale.exp()
         ctx.save_for_backward(v, scale, low, high)
         ctx.kernels = kernels
-        codes: Tensor = kernels.quantize(v, scale, low, high)
+        codes: Tensor = kernels.quantize(v, scale, low, high, kernels.dtype)
         return codes
 
     @staticmethod
@@ -182,7 +200,9 @@ class BatchNormReLU(torch.autograd.Function):
         count = v.numel() // v.shape[1]
         a, b = (sum_g / count).view(1, -1, 1, 1), (sum_gx / count).view(1, -1, 1, 1)
         grad_y = ctx.kernels.backward_y(v, y, m, rstd, mult, gam, a, b, grad)
-        grad_residual = None if residual_scale is None else ctx.kernels.masked(v, grad, residual_scale)
+        grad_residual = None
+        if residual_scale is not None:
+            grad_residual = ctx.kernels.masked(v, grad, residual_scale, ctx.kernels.dtype)
         return grad_y, None, sum_gx, sum_g, None, grad_residual, None, None
 
 

@@ -1,11 +1,16 @@
 """The report of a training run: report.json, report.md and its plots."""
 
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
 
 from bitgear.checkpoint import Master
 from bitgear.describe import describe
@@ -18,27 +23,76 @@ COLORS = {8: "#1b3a6b", 7: "#2f6690", 6: "#3a8fb7", 5: "#66b2a6", 4: "#d9a441", 
 CODE_COLORS = ("#1b3a6b", "#7fa8d1", "#e8e4da", "#d97b3f")
 
 
-def write_report(out: Path, master: Master, history: History, file_bytes: int) -> None:
-    """Write the report of a run into its folder."""
+METRIC_NAMES: Mapping[str, str] = {
+    "top1": "top-1", "miou": "mIoU", "pixel_accuracy": "pixel accuracy", "map50_95": "mAP 50-95", "map50": "mAP 50",
+}  # fmt: skip
+CELL_WIDTH_PX = 320
+"""Width of a picture on the contact sheet."""
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A contact sheet: names of its columns, and rows of pictures uint8 (H, W, 3)."""
+
+    names: tuple[str, ...]
+    rows: list[list[NDArray[np.uint8]]]
+
+
+def write_report(
+    out: Path,
+    master: Master,
+    history: History,
+    file_bytes: int,
+    *,
+    metric: str,
+    fp32: Mapping[str, float],
+    sheet: Sheet,
+) -> None:
+    """Write the report of a run into its folder.
+
+    ``metric`` is the one that curves show; ``fp32`` are the test metrics of the network joint training started from.
+    """
     description = describe(master, file_bytes)
-    report = {"master": description, **vars(history)}
+    report = {"master": description, "fp32_test": fp32, **vars(history)}
     write_atomically(out / "report.json", (json.dumps(report, indent=1) + "\n").encode())
     if history.epochs:
-        _curves(history, "top1", "top-1, test images", 100, out / "accuracy.png")
-        _curves(history, "weight_scale_gradient", "mean clipped |dL/ds|, weight scales", 1, out / "scale_gradients.png")
+        start = None if history.fp32 is None else history.fp32[metric]
+        _curves(history, metric, f"{METRIC_NAMES[metric]}, watched images", 100, start, out / "accuracy.png")
+        label = "mean clipped |dL/ds|, weight scales"
+        _curves(history, "weight_scale_gradient", label, 1, None, out / "scale_gradients.png")
     _occupancy(description, out / "codes_2bit.png")
-    write_atomically(out / "report.md", _markdown(description, history).encode())
+    if sheet.rows:
+        _contact_sheet(sheet, out / "contact_sheet.jpg")
+    write_atomically(out / "report.md", _markdown(description, history, metric, fp32, sheet).encode())
 
 
-def _curves(history: History, name: str, label: str, factor: float, path: Path) -> None:
+def _contact_sheet(sheet: Sheet, path: Path) -> None:
+    header, gap = 24, 4
+    first = sheet.rows[0][0]
+    cell = (CELL_WIDTH_PX, max(1, round(CELL_WIDTH_PX * first.shape[0] / first.shape[1])))
+    page = Image.new(
+        "RGB", (len(sheet.names) * (cell[0] + gap), header + len(sheet.rows) * (cell[1] + gap)), (255, 255, 255)
+    )
+    draw = ImageDraw.Draw(page)
+    for x, name in enumerate(sheet.names):
+        draw.text((x * (cell[0] + gap) + gap, gap), name, fill=(0, 0, 0))
+    for y, row in enumerate(sheet.rows):
+        for x, pixels in enumerate(row):
+            picture = Image.fromarray(pixels)
+            picture.thumbnail(cell)
+            page.paste(picture, (x * (cell[0] + gap), header + y * (cell[1] + gap)))
+    page.save(path, quality=88)
+
+
+def _curves(history: History, name: str, label: str, factor: float, start: float | None, path: Path) -> None:
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.add_subplot()
-    epochs = [row["epoch"] for row in history.epochs]
-    for bits in history.epochs[0][name]:
-        values = [factor * row[name][bits] for row in history.epochs]
-        axes.plot(epochs, values, color=COLORS[int(bits)], marker=".", label=f"{bits} bit")
-    if name == "top1" and history.fp32_top1 is not None:
-        axes.axhline(100 * history.fp32_top1, color="#555555", linestyle="--", linewidth=1, label="FP32 start")
+    rows = [row for row in history.epochs if name in row]
+    for bits in rows[0][name]:
+        values = [factor * row[name][bits] for row in rows]
+        axes.plot([row["epoch"] for row in rows], values, color=COLORS[int(bits)], marker=".", label=f"{bits} bit")
+    if start is not None:
+        axes.axhline(factor * start, color="#555555", linestyle="--", linewidth=1, label="FP32 start")
     axes.set_xlabel("epoch")
     axes.set_ylabel(f"{label} (%)" if factor == 100 else label)
     axes.legend(frameon=False)
@@ -63,28 +117,40 @@ def _occupancy(description: dict[str, Any], path: Path) -> None:
     figure.savefig(path, dpi=130)
 
 
-def _markdown(description: dict[str, Any], history: History) -> str:
+def _markdown(
+    description: dict[str, Any], history: History, metric: str, fp32: Mapping[str, float], sheet: Sheet
+) -> str:
+    names = [name for name in fp32 if name != "images"]
     lines = [f"# Training report: {description['name']}", ""]
-    if history.fp32_top1 is not None:
-        lines += [f"FP32 start: top-1 {100 * history.fp32_top1:.2f} %."]
-    if history.teacher_top1 is not None:
-        lines += [f"Teacher: top-1 {100 * history.teacher_top1:.2f} %."]
+    if history.fp32_epochs:
+        minutes = sum(row["seconds"] for row in history.fp32_epochs) / 60
+        lines += [f"FP32 training: {len(history.fp32_epochs)} epochs, {minutes:.0f} minutes."]
+    if history.teacher is not None:
+        lines += [f"Teacher: {METRIC_NAMES[metric]} {100 * history.teacher[metric]:.2f} %."]
     lines += [
         f"Joint training: {len(history.epochs)} epochs, {history.seconds / 60:.0f} minutes.",
         f"Master: {description['file_bytes']:,} bytes, {description['file_bytes_per_parameter']:.3f} a parameter.",
         "",
-        "| bits | top-1 through the serving engine | images |",
-        "|---|---|---|",
+        "| bits | " + " | ".join(METRIC_NAMES[name] for name in names) + " | images |",
+        "|" + "---|" * (len(names) + 2),
+        _row("FP32 start", names, fp32),
     ]
-    for bits, row in description["precisions"].items():
-        lines.append(f"| {bits} | {100 * row['top1']:.2f} % | {int(row['images']):,} |")
+    lines += [_row(str(bits), names, row) for bits, row in description["precisions"].items()]
     lines += [
         "",
-        "Curves are measured after each epoch on the test images, with convolutions in bfloat16; they steer nothing:",
-        "the last epoch is what is exported. The table is exact.",
+        "The table is measured on the test images, every width through the serving engine, the FP32 network that joint",
+        "training started from by the same code. Curves are measured during training, with convolutions in the",
+        "training's own arithmetic; they steer nothing: the last epoch is what is exported.",
         "",
     ]
+    if sheet.rows:
+        lines += [f"Test images: {', '.join(sheet.names)}.", "", "![contact sheet](contact_sheet.jpg)", ""]
     if history.epochs:
         lines += ["![accuracy per width](accuracy.png)", "", "![scale gradients](scale_gradients.png)", ""]
     lines += ["![2-bit codes per layer](codes_2bit.png)", ""]
     return "\n".join(lines)
+
+
+def _row(name: str, metrics: list[str], figures: Mapping[str, float]) -> str:
+    values = " | ".join(f"{100 * figures[metric]:.2f} %" for metric in metrics)
+    return f"| {name} | {values} | {int(figures['images']):,} |"

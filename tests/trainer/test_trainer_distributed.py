@@ -37,7 +37,8 @@ def test_two_processes_end_with_identical_parameters(pictures: Path, tmp_path: P
     alone = tiny_run(pictures, tmp_path / "alone", tiny_config(train={"epochs": 1, "widths": (8, 2)}))
     untouched = alone.model.state_dict()["layers.conv1.weight"].clone()
     assert not torch.equal(first["model"]["layers.conv1.weight"], untouched)
-    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == ["config.json", "epochs", "history.json", "state.pt"]
+    written = ["config.json", "epochs", "fp32.pt", "history.json", "state.pt"]
+    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == written
 
 
 def test_a_process_by_itself_averages_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,11 +38,13 @@ def run(pictures: Path, finished: Run) -> Run:
 
 
 def master_of(run: Run) -> Master:
-    return build_master(run.model, run.record, "tiny", run.data.classes, accuracy={}, provenance={"by": "a test"})
+    return build_master(
+        run.model, run.record, "tiny", run.task.data.classes, accuracy={}, task="classify", provenance={"by": "a test"}
+    )
 
 
 def images_of(run: Run, count: int = 3) -> np.ndarray:
-    return run.data.test.codes[:count].contiguous().numpy()
+    return run.task.data.test.codes[:count].contiguous().numpy()
 
 
 def test_the_master_computes_what_the_network_computes(run: Run, tmp_path: Path) -> None:
@@ -67,7 +69,7 @@ def test_weight_codes_in_training_are_derived_from_the_stored_ones(run: Run) -> 
 
 
 def test_the_fast_evaluation_agrees_with_the_exact_one_to_rounding(run: Run) -> None:
-    codes = run.data.test.codes
+    codes = run.task.data.test.codes
     with torch.no_grad():
         for bits in (8, 2):
             fast = run.model(codes, Pass(bits, training=False))

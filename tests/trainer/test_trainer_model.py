@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from bitgear.errors import GraphError
-from bitgear.graph import IMAGE, AvgPool, Concat, Conv, Graph, Linear, MaxPool, Node, Pool, Resize
+from bitgear.graph import IMAGE, AvgPool, Concat, Conv, Graph, MaxPool, Node, Resize
 from tests.trainer.tiny_runs import tiny_run
 from trainer.loop import Run
 from trainer.model import EPS, BatchNorm, Pass, QuantNet, key, require, slug
@@ -78,25 +78,17 @@ def test_running_statistics_are_those_of_the_calibration_batches(pictures: Path,
 def test_widths_do_not_touch_each_other(pictures: Path, finished: Run) -> None:
     run = tiny_run(pictures, finished.out)
     run.fit()
-    codes = run.data.test.codes[:3]
+    codes = run.task.data.test.codes[:3]
     with torch.no_grad():
         before = run.model(codes, Pass(8, training=False, exact=True))
         run.model(codes, Pass(2, training=True, momentum=0.5))
         assert torch.equal(run.model(codes, Pass(8, training=False, exact=True)), before)
 
 
-def test_training_without_relu_says_that_it_cannot() -> None:
-    graph = Graph((Conv("c", IMAGE, 4, 3, relu=False), Pool("p", "c"), Linear("l", "p", 2)))
-    model = QuantNet(graph, (3, 8, 8), 1 / 128, per_channel=True, kernels=Kernels())
-    model.add_width(8, None)
-    with pytest.raises(NotImplementedError, match="without ReLU"):
-        model(torch.zeros(2, 3, 8, 8, dtype=torch.int8), Pass(8, training=True))
-
-
 @pytest.mark.parametrize(
     "node",
     [
-        MaxPool("m", "c", 2), AvgPool("m", "c", 2), Resize("m", "c", 4, 4), Concat("m", ("c", "c")),
+        MaxPool("m", "c", 2), AvgPool("m", "c", 2), Resize("m", "c", 4, 4, "bilinear"), Concat("m", ("c", "c")),
         Conv("m", "c", 4, 1, groups=2), Conv("m", "c", 4, 1, dilation=2), Conv("m", "c", 4, 1, padding_end=0),
         Conv("m", "c", 4, 1, clip=6.0),
     ],

@@ -27,7 +27,7 @@ def test_a_run_records_every_epoch_and_width(finished: Run) -> None:
             assert set(row[entry]) == {"8", "4", "2"}
             assert all(math.isfinite(value) for value in row[entry].values())
         assert all(0 <= value <= 1 for value in row["top1"].values())
-    assert 0 <= history["fp32_top1"] <= 1
+    assert 0 <= history["fp32"]["top1"] <= 1
     assert json.loads((finished.out / "config.json").read_text()) == json.loads(finished.config.model_dump_json())
     assert not list(finished.out.glob("*.partial"))
 
@@ -135,7 +135,7 @@ def test_calibration_makes_the_untrained_widths_ready(pictures: Path, finished: 
     for _, layer in copy.model.quantised():
         if len(layer.bn):
             assert {key(bits) for bits in WIDTHS} <= set(layer.bn)
-    codes = copy.data.test.codes[:4]
+    codes = copy.task.data.test.codes[:4]
     for bits in WIDTHS:
         logits = copy.model(codes, Pass(bits, training=False))
         assert torch.isfinite(logits).all()
@@ -184,7 +184,7 @@ def test_splits_with_different_classes_are_refused(tmp_path: Path) -> None:
 
 def test_fewer_images_can_be_configured(pictures: Path, tmp_path: Path) -> None:
     run = tiny_run(pictures, tmp_path, tiny_config(data={"train_images": 5, "test_images": 3}))
-    assert (len(run.data.train), len(run.data.test)) == (5, 3)
+    assert (len(run.task.data.train), len(run.task.data.test)) == (5, 3)
 
 
 def resnet_state(run: Run) -> dict[str, torch.Tensor]:
@@ -234,10 +234,10 @@ def test_imported_weights_compute_what_they_computed(pictures: Path, tmp_path: P
     start = {"depth": 8, "mean": (128 / 255,) * 3, "std": (0.25, 0.2, 0.3)}
     config = tiny_config(start=start, fp32={"epochs": 0})
     run = tiny_run(pictures, tmp_path, config, weights=tmp_path / "weights.safetensors")
-    pixels = run.data.test.codes[:5].float() + 128
+    pixels = run.task.data.test.codes[:5].float() + 128
     x = (pixels / 255 - 128 / 255) / torch.tensor(start["std"]).view(1, 3, 1, 1)
     with torch.no_grad():
-        ours = run.model(run.data.test.codes[:5], Pass(None, training=False))
+        ours = run.model(run.task.data.test.codes[:5], Pass(None, training=False))
         torch.testing.assert_close(ours, plain_resnet(state, x), rtol=1e-3, atol=1e-3)
 
 
@@ -249,7 +249,7 @@ def test_another_mean_of_imported_weights_moves_into_the_first_layer(pictures: P
     config = tiny_config(start=start, fp32={"epochs": 0})
     run = tiny_run(pictures, tmp_path, config, weights=tmp_path / "weights.safetensors")
     layer = run.model.layer("conv1")
-    codes = run.data.test.codes[:5]
+    codes = run.task.data.test.codes[:5]
     mean, std = (torch.tensor(start[part]).view(1, 3, 1, 1) for part in ("mean", "std"))
     x = ((codes.float() + 128) / 255 - mean) / std
 
@@ -269,7 +269,7 @@ def test_a_teacher_is_measured_and_not_trained(pictures: Path, tmp_path: Path) -
     assert run.teacher is not None
     before = {name: tensor.clone() for name, tensor in run.teacher.state_dict().items()}
     run.fit()
-    assert 0 <= run.history.teacher_top1 <= 1
+    assert 0 <= run.history.teacher["top1"] <= 1
     assert all(torch.equal(tensor, before[name]) for name, tensor in run.teacher.state_dict().items())
 
 

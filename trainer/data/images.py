@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from bitgear.tasks.datasets import LabelledImages
+from trainer.data.order import Order
 
 
 @dataclass(frozen=True)
@@ -49,20 +50,15 @@ class Batches:
         self.data = data
         self.shift_px = shift_px
         self.mirror = mirror
-        self.generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
-        order = torch.randperm(len(data), generator=self.generator)
-        per_step = min(batch_size, len(data)) // processes
-        self.steps = max(len(data) // batch_size, 1)
-        picked = order[: self.steps * batch_size].view(self.steps, -1) if len(data) >= batch_size else order.view(1, -1)
-        self.indices = picked[:, rank * per_step : (rank + 1) * per_step] if processes > 1 else picked
-        self.generator.manual_seed(seed * 1_000_003 + epoch + 7919 * (rank + 1))
+        self.order = Order(len(data), batch_size, seed=seed, epoch=epoch, rank=rank, processes=processes)
+        self.generator = self.order.generator
 
     def __len__(self) -> int:
-        return self.steps
+        return len(self.order)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         device = self.data.codes.device
-        for row in self.indices:
+        for row in self.order.indices:
             row = row.to(device)
             yield self._augment(self.data.codes[row]), self.data.labels[row]
 

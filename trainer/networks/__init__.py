@@ -1,5 +1,6 @@
 """Networks as graphs, and the customary names of their FP32 weights."""
 
+from trainer.networks.pyramid import Pyramid
 from trainer.networks.resnet_cifar import resnet_cifar
 
-__all__ = ["resnet_cifar"]
+__all__ = ["Pyramid", "resnet_cifar"]

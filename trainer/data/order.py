@@ -1,0 +1,41 @@
+"""The order in which an epoch shows its items, and which process shows which."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class Order:
+    """The items of one epoch: shuffled by (seed, epoch), in full batches, this process's share of each.
+
+    ``indices``: int64 (steps, batch). ``generator`` is left seeded for this process's augmentation.
+    """
+
+    def __init__(self, count: int, batch_size: int, *, seed: int, epoch: int, rank: int, processes: int) -> None:
+        self.generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+        order = torch.randperm(count, generator=self.generator)
+        per_step = min(batch_size, count) // processes
+        steps = max(count // batch_size, 1)
+        picked = order[: steps * batch_size].view(steps, -1) if count >= batch_size else order.view(1, -1)
+        self.indices: Tensor = picked[:, rank * per_step : (rank + 1) * per_step] if processes > 1 else picked
+        self.generator.manual_seed(seed * 1_000_003 + epoch + 7919 * (rank + 1))
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """The batches of one epoch: what ``show`` makes of its order."""
+
+    show: Callable[[Order], Iterator[tuple[Tensor, Any]]]
+    order: Order
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Any]]:
+        return self.show(self.order)

@@ -1,0 +1,139 @@
+"""Training of classification: a CIFAR ResNet on labelled images."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from bitgear.errors import DataError
+from bitgear.graph import Graph
+from bitgear.inputs import InputRecord
+from bitgear.tasks.classify import measure
+from bitgear.tasks.datasets import LabelledImages, read_labelled_images, subset
+from trainer.config import Config, ConfigError
+from trainer.data import Batches, ImageSet, read_images
+from trainer.model import QuantNet
+from trainer.networks import resnet_cifar
+from trainer.tasks.base import Engine, Forward, Metrics
+
+EVALUATED_IMAGES = 500
+"""Images in one pass of an evaluation during training."""
+
+
+@dataclass(frozen=True)
+class Data:
+    """The two splits as codes, and the class names."""
+
+    train: ImageSet
+    test: ImageSet
+    classes: tuple[str, ...]
+
+
+def read_split(config: Config, folder: Path, split: str) -> LabelledImages:
+    """Return a split, cut to the configured number of images."""
+    data = read_labelled_images(folder, split, config.data.side_px)
+    limit = config.data.train_images if split == "train" else config.data.test_images
+    return data if limit is None else subset(data, range(min(limit, len(data.labels))))
+
+
+def load_data(config: Config, folder: Path, record: InputRecord, device: torch.device) -> Data:
+    """Return both splits on ``device``; raise :class:`~bitgear.errors.DataError` if their classes differ."""
+    table = torch.from_numpy(record.table())
+    train, test = (read_split(config, folder, split) for split in ("train", "test"))
+    if test.classes != train.classes:
+        raise DataError(f"{folder} has other classes for testing ({', '.join(test.classes)}) than for training")
+    return Data(read_images(train, table).to(device), read_images(test, table).to(device), train.classes)
+
+
+class Classify:
+    """The task of a :class:`~trainer.config.Config`; curves and the final figures are measured on the same images."""
+
+    name = "classify"
+    metric = "top1"
+    compared_images = 64
+
+    def __init__(self, config: Config, folder: Path, device: torch.device) -> None:
+        self.config = config
+        self.folder = folder
+        self.record = InputRecord.centred(config.data.side_px, config.data.offset)
+        self.data = load_data(config, folder, self.record, device)
+        self.labels = self.data.classes
+        self.training_images = len(self.data.train)
+        self.graph = resnet_cifar(config.network.depth, len(self.labels))
+
+    def other_sizes(self) -> Sequence[tuple[Graph, int, int]]:
+        return ()
+
+    def start(self, model: QuantNet, weights: Path | None) -> None:
+        if weights is not None:
+            start = self.config.start
+            model.import_resnet(str(weights), start.mean, start.std, self.config.data.offset)
+        elif not self.config.fp32.epochs:
+            raise ConfigError("no start: give FP32 weights, or set fp32.epochs to train them")
+
+    def teacher(self, weights: Path, network: Callable[[Graph], QuantNet]) -> QuantNet:
+        settings = self.config.teacher
+        teacher = network(resnet_cifar(settings.depth, len(self.labels)))
+        teacher.import_resnet(str(weights), settings.mean, settings.std, self.config.data.offset)
+        return teacher
+
+    def batches(self, epoch: int, rank: int = 0, processes: int = 1) -> Batches:
+        return self._batches(self.config.train.batch_size, epoch, rank, processes)
+
+    def calibration_batches(self) -> list[Tensor]:
+        settings = self.config.calibrate
+        batches = self._batches(settings.images, self.config.train.epochs)
+        return [codes for codes, _ in islice(batches, settings.batches)]
+
+    def _batches(self, size: int, epoch: int, rank: int = 0, processes: int = 1) -> Batches:
+        data = self.config.data
+        return Batches(
+            self.data.train, size, shift_px=data.shift_px, mirror=data.mirror, seed=self.config.train.seed, epoch=epoch,
+            rank=rank, processes=processes,
+        )  # fmt: skip
+
+    def loss(self, output: Tensor, targets: Tensor) -> Tensor:
+        return F.cross_entropy(output, targets)
+
+    def distillation(self, output: Tensor, teacher: Tensor) -> Tensor:
+        """Return the divergence from softened logits (Hinton et al. 2015)."""
+        t = self.config.train.temperature
+        divergence = F.kl_div(
+            F.log_softmax(output / t, 1), F.log_softmax(teacher / t, 1), reduction="batchmean", log_target=True
+        )
+        return t * t * divergence
+
+    def evaluate(self, run: Forward) -> Metrics:
+        test, hits = self.data.test, 0
+        for start in range(0, len(test), EVALUATED_IMAGES):
+            logits = run(test.codes[start : start + EVALUATED_IMAGES])
+            hits += int((logits.argmax(1) == test.labels[start : start + EVALUATED_IMAGES]).sum())
+        return {"top1": hits / len(test)}
+
+    def examine(self) -> "ExaminedImages":
+        return ExaminedImages(read_split(self.config, self.folder, "test"), self.record)
+
+
+class ExaminedImages:
+    """Labelled test images; they make no contact sheet."""
+
+    def __init__(self, data: LabelledImages, record: InputRecord) -> None:
+        self.data = data
+        self.record = record
+        self.images = len(data.labels)
+
+    def codes(self, count: int) -> NDArray[np.int8]:
+        return self.record.encode(self.data.images[:count])
+
+    def measure(self, run: Engine, progress: Callable[[int], object]) -> Metrics:
+        accuracy = measure(lambda pixels: run(self.record.encode(pixels)), self.data, progress, batch_size=100)
+        return {"top1": accuracy.top1, "images": accuracy.images}
+
+    def sheet(self, columns: Mapping[str, Engine]) -> list[list[NDArray[np.uint8]]]:  # noqa: ARG002
+        return []

@@ -1,0 +1,140 @@
+"""Training of object detection: a pyramid network that predicts a box in every cell of one map."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from bitgear.evaluate import measure_detector
+from bitgear.errors import DataError
+from bitgear.inputs import InputRecord
+from bitgear.tasks.annotations import BoxedPicture, BoxedPictures, read_boxed_pictures
+from bitgear.tasks.detect import Detection, DetectOptions, detections, preprocess
+from bitgear.tasks.drawing import draw_boxes
+from bitgear.tasks.letterbox import Letterbox
+from trainer.config import DetectConfig
+from trainer.data import Boxes, BoxSet, BoxViews, Order
+from trainer.data.boxes import SIDES
+from trainer.model import QuantNet
+from trainer.networks.pyramid import PREDICT
+from trainer.tasks.assignment import assign, detection_loss, imitation_loss, predictions
+from trainer.tasks.base import Engine, Forward, Metrics, on_device
+from trainer.tasks.scratch import FromScratch, pyramid
+
+FIRST_SCORE = 0.01
+"""Every score before training: nearly all cells are background (Lin et al. 2017, "Focal Loss", section 4.1)."""
+
+FIRST_DISTANCE_CELLS = 3.0
+"""Every distance before training, so that the first boxes overlap something."""
+
+FIRST_GAMMA = 0.1
+"""Spread of the prediction before training: small, so that the starts above hold."""
+
+
+class Detect(FromScratch):
+    """The task of a :class:`~trainer.config.DetectConfig`; curves are measured on the split ``val``."""
+
+    name = "detect"
+    metric = "map50_95"
+    compared_images = 2
+
+    def __init__(self, config: DetectConfig, folder: Path, device: torch.device) -> None:
+        super().__init__(config.data, config)
+        data = config.data
+        self.config = config
+        self.folder = folder
+        self.device = device
+        train = read_boxed_pictures(folder, "train")
+        self.labels = train.classes
+        self.validation = read_boxed_pictures(folder, "val")
+        if self.validation.classes != self.labels:
+            raise DataError(f"{folder} has other classes for validation than for training")
+        self.training_images = len(train.items)
+        self.graph = pyramid(config.network).graph(data.height_px, data.width_px, len(self.labels) + SIDES)
+        table = torch.from_numpy(self.record.table()).to(device)
+        self.views = BoxViews(box_set(train, self.record, device), data.views, table, data.offset)
+
+    def show(self, order: Order) -> Iterator[tuple[Tensor, Any]]:
+        return self.views.batches(order)
+
+    @torch.no_grad()
+    def start(self, model: QuantNet, weights: Path | None) -> None:
+        super().start(model, weights)
+        bn, classes = model.layer(PREDICT).batch_norm(None), len(self.labels)
+        bn.gamma.fill_(FIRST_GAMMA)
+        bn.beta[:classes] = math.log(FIRST_SCORE / (1 - FIRST_SCORE))
+        bn.beta[classes:] = math.log(math.expm1(FIRST_DISTANCE_CELLS))  # what softplus takes to that distance
+
+    def loss(self, output: Tensor, targets: Boxes) -> Tensor:
+        task, found = self.config.task, predictions(output, self.record.height_px)
+        wanted = assign(found, targets, cells=task.cells, alpha=task.alpha, beta=task.beta)
+        return detection_loss(found, wanted, task.box_weight)
+
+    def distillation(self, output: Tensor, teacher: Tensor) -> Tensor:
+        height = self.record.height_px
+        return imitation_loss(predictions(output, height), predictions(teacher, height), self.config.task.box_weight)
+
+    def evaluate(self, run: Forward) -> Metrics:
+        measured = measure_detector(on_device(run, self.device), self.record, self.labels, self.validation, _nothing)
+        return {name: measured[name] for name in ("map50_95", "map50")}
+
+    def examine(self) -> "ExaminedBoxes":
+        return ExaminedBoxes(read_boxed_pictures(self.folder, "test"), self.record, self.config.data.contact_images)
+
+
+class ExaminedBoxes:
+    """Test pictures with boxes."""
+
+    def __init__(self, data: BoxedPictures, record: InputRecord, contact_images: int) -> None:
+        self.data = data
+        self.record = record
+        self.images = len(data.items)
+        self.contact_images = min(contact_images, self.images)
+
+    def codes(self, count: int) -> NDArray[np.int8]:
+        return np.concatenate([preprocess(self.data.read(item), self.record)[0] for item in self.data.items[:count]])
+
+    def measure(self, run: Engine, progress: Callable[[int], object]) -> Metrics:
+        measured = measure_detector(run, self.record, self.data.classes, self.data, progress)
+        return {name: measured[name] for name in ("map50_95", "map50", "images")}
+
+    def sheet(self, columns: Mapping[str, Engine]) -> list[list[NDArray[np.uint8]]]:
+        rows = []
+        for i in np.arange(self.contact_images) * self.images // self.contact_images:
+            item = self.data.items[i]
+            picture = self.data.read(item)
+            codes, letterbox = preprocess(picture, self.record)
+            found = [
+                detections(run(codes)[0], letterbox, self.data.classes, self.record, DetectOptions())
+                for run in columns.values()
+            ]
+            rows.append([draw_boxes(picture.pixels, each) for each in (truth(item, self.data.classes), *found)])
+        return rows
+
+
+def box_set(data: BoxedPictures, record: InputRecord, device: torch.device) -> BoxSet:
+    """Return a data set on ``device``: every picture decoded once and letterboxed to the network's input."""
+    images = np.empty((len(data.items), record.height_px, record.width_px, 3), np.uint8)
+    boxes = []
+    for i, item in enumerate(data.items):
+        letterbox = Letterbox.of(item.width_px, item.height_px, record)
+        images[i] = letterbox.place(data.read(item).pixels)
+        boxes.append(letterbox.to_input(item.boxes_xyxy).astype(np.float32))
+    return BoxSet.of(images, boxes, [item.class_ids for item in data.items], device)
+
+
+def truth(item: BoxedPicture, classes: tuple[str, ...]) -> list[Detection]:
+    """Return the annotated boxes as detections of confidence 1."""
+    return [
+        Detection(classes[class_id], int(class_id), 1.0, (float(x1), float(y1), float(x2), float(y2)))
+        for class_id, (x1, y1, x2, y2) in zip(item.class_ids, item.boxes_xyxy, strict=True)
+    ]
+
+
+def _nothing(_: int) -> None:
+    return None

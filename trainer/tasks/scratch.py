@@ -1,0 +1,60 @@
+"""What segmentation and detection share: a pyramid network, trained from scratch."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from bitgear.graph import Graph
+from bitgear.inputs import InputRecord
+from trainer.config import ConfigError, PicturesConfig, PyramidConfig, RunConfig
+from trainer.data import Epoch, Order
+from trainer.model import QuantNet
+from trainer.networks import Pyramid
+
+
+def pyramid(config: PyramidConfig) -> Pyramid:
+    """Return the network of a configuration."""
+    return Pyramid(
+        config.stem, config.channels, config.blocks, config.pyramid, config.stride, config.head, config.eight_bits
+    )
+
+
+class FromScratch(ABC):
+    """Order of batches and start of a network; codes are exactly ``pixel - offset``, in real units / 128."""
+
+    def __init__(self, data: PicturesConfig, run: RunConfig) -> None:
+        self.record = replace(InputRecord.centred(data.width_px, data.offset), height_px=data.height_px)
+        self.run = run
+        self.training_images = 0
+
+    @abstractmethod
+    def show(self, order: Order) -> Iterator[tuple[Tensor, Any]]:
+        """Yield the batches of an order: codes and targets."""
+
+    def other_sizes(self) -> Sequence[tuple[Graph, int, int]]:
+        return ()
+
+    def start(self, model: QuantNet, weights: Path | None) -> None:  # noqa: ARG002
+        if weights is not None or not self.run.fp32.epochs:
+            raise ConfigError("this network is trained from scratch: give no weights, and set fp32.epochs")
+
+    def teacher(self, weights: Path, network: Callable[[Graph], QuantNet]) -> QuantNet:  # noqa: ARG002
+        raise ConfigError(f"this task takes no teacher; {weights} cannot be used")
+
+    def batches(self, epoch: int, rank: int = 0, processes: int = 1) -> Epoch:
+        return self._epoch(self.run.train.batch_size, epoch, rank, processes)
+
+    def calibration_batches(self) -> list[Tensor]:
+        settings = self.run.calibrate
+        epoch = self._epoch(settings.images, self.run.train.epochs)
+        return [codes for codes, _ in islice(epoch, settings.batches)]
+
+    def _epoch(self, size: int, epoch: int, rank: int = 0, processes: int = 1) -> Epoch:
+        seed = self.run.train.seed
+        order = Order(self.training_images, size, seed=seed, epoch=epoch, rank=rank, processes=processes)
+        return Epoch(self.show, order)

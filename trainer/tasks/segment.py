@@ -1,0 +1,136 @@
+"""Training of semantic segmentation: a pyramid network on pictures with label maps."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from bitgear.evaluate import measure_segmenter
+from bitgear.errors import DataError
+from bitgear.graph import Graph
+from bitgear.inputs import InputRecord
+from bitgear.tasks.annotations import LabelledMaps, read_label_maps
+from bitgear.tasks.drawing import draw_mask
+from bitgear.tasks.letterbox import Letterbox
+from bitgear.tasks.segment import segmentation
+from trainer.config import SegmentConfig
+from trainer.data.maps import IGNORE, MapSet, MapViews
+from trainer.data.order import Order
+from trainer.tasks.base import Engine, Forward, Metrics, on_device
+from trainer.tasks.scratch import FromScratch, pyramid
+
+
+class Segment(FromScratch):
+    """The task of a :class:`~trainer.config.SegmentConfig`; curves are measured on the split ``val``."""
+
+    name = "segment"
+    metric = "miou"
+    compared_images = 2
+
+    def __init__(self, config: SegmentConfig, folder: Path, device: torch.device) -> None:
+        super().__init__(config.data, config)
+        data = config.data
+        self.config = config
+        self.folder = folder
+        self.device = device
+        train = self._read("train")
+        self.labels = train.classes
+        self.validation = self._read("val")
+        if self.validation.classes != self.labels:
+            raise DataError(f"{folder} has other classes for validation than for training")
+        self.training_images = len(train.images)
+        self.network = pyramid(config.network)
+        self.graph = self.network.graph(data.height_px, data.width_px, len(self.labels))
+        self.crop = (data.crop_height_px or data.height_px, data.crop_width_px or data.width_px)
+        self.weights = class_weights(train.maps, len(self.labels), config.task.class_balance).to(device)
+        table = torch.from_numpy(self.record.table()).to(device)
+        self.views = MapViews(MapSet.of(train.images, train.maps, device), *self.crop, data.views, table, data.offset)
+
+    def _read(self, split: str) -> LabelledMaps:
+        return read_label_maps(self.folder, split, self.record.height_px, self.record.width_px)
+
+    def other_sizes(self) -> Sequence[tuple[Graph, int, int]]:
+        return [(self.network.graph(*self.crop, len(self.labels)), *self.crop)]
+
+    def show(self, order: Order) -> Iterator[tuple[Tensor, Any]]:
+        return self.views.batches(order)
+
+    def loss(self, output: Tensor, targets: Tensor) -> Tensor:
+        """Return the weighted cross entropy at the size of the label maps, the logits resized bilinearly."""
+        return pixel_loss(output, targets, self.weights)
+
+    def distillation(self, output: Tensor, teacher: Tensor) -> Tensor:
+        """Return the divergence from softened logits, averaged over the output's pixels (Hinton et al. 2015)."""
+        t = self.config.train.temperature
+        divergence = F.kl_div(
+            F.log_softmax(output / t, 1), F.log_softmax(teacher / t, 1), reduction="none", log_target=True
+        )
+        return t * t * divergence.sum(1).mean()
+
+    def evaluate(self, run: Forward) -> Metrics:
+        return measure_segmenter(on_device(run, self.device), self.record, self.labels, self.validation, _nothing)
+
+    def examine(self) -> "ExaminedMaps":
+        return ExaminedMaps(self._read("test"), self.record, self.config.data.contact_images)
+
+
+class ExaminedMaps:
+    """Test pictures with label maps."""
+
+    def __init__(self, data: LabelledMaps, record: InputRecord, contact_images: int) -> None:
+        self.data = data
+        self.record = record
+        self.images = len(data.images)
+        self.contact_images = min(contact_images, self.images)
+
+    def codes(self, count: int) -> NDArray[np.int8]:
+        return self.record.encode(self.data.images[:count])
+
+    def measure(self, run: Engine, progress: Callable[[int], object]) -> Metrics:
+        measured = measure_segmenter(run, self.record, self.data.classes, self.data, progress)
+        return {name: measured[name] for name in ("miou", "pixel_accuracy", "images")}
+
+    def sheet(self, columns: Mapping[str, Engine]) -> list[list[NDArray[np.uint8]]]:
+        letterbox = Letterbox.of(self.record.width_px, self.record.height_px, self.record)
+        rows = []
+        for i in np.arange(self.contact_images) * self.images // self.contact_images:
+            pixels, labels = self.data.images[i], self.data.classes
+            codes = self.record.encode(pixels[None])
+            masks = [segmentation(run(codes)[0], letterbox, labels).mask for run in columns.values()]
+            rows.append([draw_mask(pixels, mask, labels) for mask in (self.data.maps[i], *masks)])
+        return rows
+
+
+def pixel_loss(logits: Tensor, maps: Tensor, weights: Tensor) -> Tensor:
+    """Return the mean cross entropy, weighted by class, over pixels of known class; zero if there are none.
+
+    ``logits`` (N, C, H', W') are resized bilinearly to the maps, int64 (N, H, W).
+    """
+    resized = F.interpolate(logits, maps.shape[1:], mode="bilinear", align_corners=False)
+    total = F.cross_entropy(resized, maps, weights, ignore_index=IGNORE, reduction="sum")
+    known = maps != IGNORE
+    return total / weights[torch.where(known, maps, 0)].mul(known).sum().clamp_min(1e-6)
+
+
+def class_weights(maps: NDArray[np.uint8], classes: int, balance: float) -> Tensor:
+    """Return each class's median-frequency weight (Eigen and Fergus 2015) to the power ``balance``, float32 (C,).
+
+    A class's frequency is its share of the known pixels of the pictures that show it. A class that no picture shows
+    takes weight 1.
+    """
+    counts = np.stack([np.bincount(each.ravel(), minlength=256)[:classes] for each in maps]).astype(np.float64)
+    shown = (counts > 0) * counts.sum(1, keepdims=True)
+    frequency = counts.sum(0) / np.maximum(shown.sum(0), 1)
+    known = frequency > 0
+    weights = np.ones(classes)
+    weights[known] = (np.median(frequency[known]) / frequency[known]) ** balance
+    return torch.from_numpy(weights.astype(np.float32))
+
+
+def _nothing(_: int) -> None:
+    return None
