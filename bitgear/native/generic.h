@@ -197,76 +197,173 @@ constexpr std::int32_t kRounderBits = 0x4b400000;
 struct Rounder {
     VecF low, high;
     VecI bits_of_zero;
-    float safe;
     explicit Rounder(const Quantizer& q)
         : low(broadcast(static_cast<float>(q.low))),
           high(broadcast(static_cast<float>(q.high))),
-          bits_of_zero(broadcast(kRounderBits - q.zero)),
-          safe(0.5f - q.error) {}
+          bits_of_zero(broadcast(kRounderBits - q.zero)) {}
     VecQ bytes(VecF quotient) const {
         const VecF shifted = min(max(quotient, low), high) + broadcast(kRounder);
         return narrow(load<VecI>(&shifted) - bits_of_zero);
     }
-    // Whether every lane is farther from a rounding boundary than the error, or beyond the bounds.
-    bool quick(VecF quotient, VecQ& result) const {
-        const VecF clipped = min(max(quotient, low), high), shifted = clipped + broadcast(kRounder);
-        result = narrow(load<VecI>(&shifted) - bits_of_zero);
-        return !any_beyond(clipped - (shifted - broadcast(kRounder)), safe);
-    }
 };
 
-// The documented chain of operations up to the value.
+// Nearest whole numbers, ties to even, of floats within the range of int32. May bring a float nearer to 0, down to
+// 1024.
+inline VecI to_int(VecF& v) {
+#if BG_VECTOR_BYTES == 64
+    return reinterpret_cast<VecI>(_mm512_maskz_cvtps_epi32(0xffff, reinterpret_cast<__m512>(v)));
+#elif BG_VECTOR_BYTES == 32
+    return reinterpret_cast<VecI>(_mm256_cvtps_epi32(reinterpret_cast<__m256>(v)));
+#elif defined(__ARM_NEON)
+    return reinterpret_cast<VecI>(vcvtnq_s32_f32(reinterpret_cast<float32x4_t>(v)));
+#else
+    v = min(max(v, broadcast(-1024.0f)), broadcast(1024.0f));
+    const VecF shifted = v + broadcast(kRounder);
+    return load<VecI>(&shifted) - broadcast(kRounderBits);
+#endif
+}
+
+inline VecF max_magnitude(VecF a, VecF b) {
+#if BG_VECTOR_BYTES == 64
+    return reinterpret_cast<VecF>(
+        _mm512_maskz_range_ps(0xffff, reinterpret_cast<__m512>(a), reinterpret_cast<__m512>(b), 0b1011));
+#elif BG_VECTOR_BYTES == 32
+    return max(a, reinterpret_cast<VecF>(_mm256_andnot_ps(_mm256_set1_ps(-0.0f), reinterpret_cast<__m256>(b))));
+#else
+    return max(a, max(b, -b));
+#endif
+}
+
+// Four vectors to bytes, one behind the other, clipped to 0..255.
+inline VecB pack(const VecI (&v)[4]) {
+#if BG_VECTOR_BYTES == 64
+    const auto* x = reinterpret_cast<const __m512i*>(v);
+    const __m512i low = _mm512_maskz_packs_epi32(~0u, x[0], x[1]), high = _mm512_maskz_packs_epi32(~0u, x[2], x[3]);
+    const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    return reinterpret_cast<VecB>(
+        _mm512_maskz_permutexvar_epi32(0xffff, order, _mm512_maskz_packus_epi16(~0ull, low, high)));
+#elif BG_VECTOR_BYTES == 32
+    const auto* x = reinterpret_cast<const __m256i*>(v);
+    const __m256i low = _mm256_packs_epi32(x[0], x[1]), high = _mm256_packs_epi32(x[2], x[3]);
+    const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+    return reinterpret_cast<VecB>(_mm256_permutevar8x32_epi32(_mm256_packus_epi16(low, high), order));
+#elif defined(__ARM_NEON)
+    const int16x8_t low =
+        vcombine_s16(vqmovn_s32(reinterpret_cast<int32x4_t>(v[0])), vqmovn_s32(reinterpret_cast<int32x4_t>(v[1])));
+    const int16x8_t high =
+        vcombine_s16(vqmovn_s32(reinterpret_cast<int32x4_t>(v[2])), vqmovn_s32(reinterpret_cast<int32x4_t>(v[3])));
+    return reinterpret_cast<VecB>(vcombine_u8(vqmovun_s16(low), vqmovun_s16(high)));
+#else
+    VecB bytes;
+    for (int k = 0; k < 4; ++k) {
+        const VecQ part = narrow(min(max(v[k], broadcast(0)), broadcast(255)));
+        std::memcpy(reinterpret_cast<char*>(&bytes) + k * kLanes, &part, sizeof part);
+    }
+    return bytes;
+#endif
+}
+
+inline VecB min(VecB a, VecB b) {
+#if BG_VECTOR_BYTES == 64
+    return reinterpret_cast<VecB>(_mm512_min_epu8(reinterpret_cast<__m512i>(a), reinterpret_cast<__m512i>(b)));
+#else
+    return a < b ? a : b;
+#endif
+}
+
+// The documented chain of operations up to the value; c counts from the tile's first channel.
 inline VecF value(const EpilogueTile& tile, int r, int c) {
+    const int channel = tile.column + c;
     VecF y = to_float(load<VecI>(tile.acc + static_cast<std::ptrdiff_t>(r) * tile.acc_stride + c) +
-                      load<VecI>(tile.offset + c)) *
-             load<VecF>(tile.multiplier + c);
-    if (tile.bias != nullptr) y = y + load<VecF>(tile.bias + c);
+                      load<VecI>(tile.offset + channel)) *
+             load<VecF>(tile.multiplier + channel);
+    if (tile.bias != nullptr) y = y + load<VecF>(tile.bias + channel);
     if (tile.residual != nullptr) {
-        y = y +
-            to_float(load_bytes(tile.residual[r] + c) - broadcast(tile.residual_zero)) * broadcast(tile.residual_scale);
+        y = y + to_float(load_bytes(tile.residual[r] + channel) - broadcast(tile.residual_zero)) *
+                    broadcast(tile.residual_scale);
     }
     return y;
 }
 
-// Out of line: once in hundreds of vectors.
-__attribute__((noinline)) VecQ exact_bytes(const EpilogueTile& tile, const Quantizer& q, int r, int c) {
-    return Rounder(q).bytes(value(tile, r, c) / broadcast(q.scale));
+// Out of line: once in dozens of vectors.
+__attribute__((noinline)) void exact_bytes(const EpilogueTile& tile, const Quantizer& q, int r, int c, void* bytes) {
+    store(bytes, Rounder(q).bytes(value(tile, r, c) / broadcast(q.scale)));
 }
 
-// One or two readers, all quick.
-template <bool RESIDUAL, int OUTPUTS>
-void quick_epilogue(const EpilogueTile& tile) {
-    const Quantizer &q0 = tile.quantizers[0], &q1 = tile.quantizers[OUTPUTS - 1];
-    const Rounder first(q0), second(q1);
-    const VecF scale0 = broadcast(q0.residual_scale), scale1 = broadcast(q1.residual_scale);
-    const VecI residual_zero = broadcast(tile.residual_zero);
-    const int rows = tile.rows, columns = tile.columns;
+// One or two readers, all quick. Four vectors go together: ACROSS of a pixel, of 4 / ACROSS pixels. `valid`: how many
+// of a pixel's channels there are.
+template <bool RESIDUAL, int OUTPUTS, int ACROSS>
+inline void quick_columns(const EpilogueTile& tile, int c, int valid) {
+    constexpr int kDown = 4 / ACROSS;
     const std::ptrdiff_t acc_stride = tile.acc_stride;
-    std::uint8_t* const* out = tile.out;
     const std::uint8_t* const* residual = tile.residual;
-    for (int c = 0; c < columns; c += kLanes) {
-        const int valid = columns - c < kLanes ? columns - c : kLanes;
-        const VecI offset = load<VecI>(tile.offset + c);
-        const VecF multiplier0 = load<VecF>(q0.multiplier + c), bias0 = load<VecF>(q0.bias + c);
-        const VecF multiplier1 = load<VecF>(q1.multiplier + c), bias1 = load<VecF>(q1.bias + c);
-        const std::int32_t* acc = tile.acc + c;
-        for (int r = 0; r < rows; ++r, acc += acc_stride) {
-            const VecF sum = to_float(load<VecI>(acc) + offset);
-            VecF t0 = multiply_add(sum, multiplier0, bias0), t1 = t0;
-            if (OUTPUTS == 2) t1 = multiply_add(sum, multiplier1, bias1);
-            if (RESIDUAL) {
-                const VecF other = to_float(load_bytes(residual[r] + c) - residual_zero);
-                t0 = multiply_add(other, scale0, t0);
-                if (OUTPUTS == 2) t1 = multiply_add(other, scale1, t1);
+    const int rows = tile.rows, channel = tile.column + c;
+    const std::int32_t* acc = tile.acc + c;
+    const VecI residual_zero = broadcast(tile.residual_zero);
+    VecI offset[ACROSS];
+    VecF multiplier[OUTPUTS][ACROSS], bias[OUTPUTS][ACROSS], scale[OUTPUTS];
+    VecB low[OUTPUTS], high[OUTPUTS];
+    for (int j = 0; j < ACROSS; ++j) offset[j] = load<VecI>(tile.offset + channel + j * kLanes);
+    for (int o = 0; o < OUTPUTS; ++o) {
+        const Quantizer& q = *tile.quantizers[o];
+        for (int j = 0; j < ACROSS; ++j) {
+            multiplier[o][j] = load<VecF>(q.multiplier + channel + j * kLanes);
+            bias[o][j] = load<VecF>(q.bias + channel + j * kLanes);
+        }
+        scale[o] = broadcast(q.residual_scale);
+        low[o] = VecB{} + static_cast<std::uint8_t>(q.low + q.zero);
+        high[o] = VecB{} + static_cast<std::uint8_t>(q.high + q.zero);
+    }
+    for (int r = 0; r < rows; r += kDown) {
+        int row[kDown];  // a last row may be there several times
+        for (int i = 0; i < kDown; ++i) row[i] = r + i < rows ? r + i : rows - 1;
+        VecF sum[4], other[4];
+#pragma GCC unroll 4
+        for (int k = 0; k < 4; ++k) {
+            const int i = row[k / ACROSS], j = k % ACROSS;
+            sum[k] = to_float(load<VecI>(acc + i * acc_stride + j * kLanes) + offset[j]);
+            if constexpr (RESIDUAL) other[k] = to_float(load_bytes(residual[i] + channel + j * kLanes) - residual_zero);
+        }
+#pragma GCC unroll 2
+        for (int o = 0; o < OUTPUTS; ++o) {
+            VecI codes[4];
+            VecF farthest = {};
+#pragma GCC unroll 4
+            for (int k = 0; k < 4; ++k) {
+                VecF t = multiply_add(sum[k], multiplier[o][k % ACROSS], bias[o][k % ACROSS]);
+                if constexpr (RESIDUAL) t = multiply_add(other[k], scale[o], t);
+                codes[k] = to_int(t);
+                farthest = max_magnitude(farthest, t - to_float(codes[k]));
             }
-            VecQ bytes;
-            if (__builtin_expect(!first.quick(t0, bytes), 0)) bytes = exact_bytes(tile, q0, r, c);
-            store_bytes(out[r] + c, bytes, valid);
-            if (OUTPUTS == 2) {
-                if (__builtin_expect(!second.quick(t1, bytes), 0)) bytes = exact_bytes(tile, q1, r, c);
-                store_bytes(out[kMaxRows + r] + c, bytes, valid);
+            VecB bytes = min(max(pack(codes), low[o]), high[o]);
+            if (__builtin_expect(any_beyond(farthest, 0.5f - tile.quantizers[o]->error), 0)) {
+                for (int k = 0; k < 4; ++k) {
+                    exact_bytes(tile, *tile.quantizers[o], row[k / ACROSS], c + k % ACROSS * kLanes,
+                                reinterpret_cast<char*>(&bytes) + k * kLanes);
+                }
+            }
+            std::uint8_t* const* out = tile.out + o * kMaxRows;
+            const char* from = reinterpret_cast<const char*>(&bytes);
+#pragma GCC unroll 4
+            for (int i = 0; i < kDown; ++i, from += ACROSS * kLanes) {
+                if (valid == ACROSS * kLanes) {
+                    std::memcpy(out[row[i]] + channel, from, ACROSS * kLanes);
+                } else {
+                    std::memcpy(out[row[i]] + channel, from, static_cast<std::size_t>(valid));
+                }
             }
         }
+    }
+}
+
+template <bool RESIDUAL, int OUTPUTS>
+void quick_epilogue(const EpilogueTile& tile) {
+    int c = 0;
+    for (; c + 2 * kLanes <= tile.columns; c += 2 * kLanes) {
+        quick_columns<RESIDUAL, OUTPUTS, 2>(tile, c, 2 * kLanes);
+    }
+    for (; c < tile.columns; c += kLanes) {
+        quick_columns<RESIDUAL, OUTPUTS, 1>(tile, c, tile.columns - c < kLanes ? tile.columns - c : kLanes);
     }
 }
 
@@ -277,11 +374,13 @@ void plain_epilogue(const EpilogueTile& tile) {
             const VecF y = value(tile, r, c);
             if (tile.floats != nullptr) {
                 const VecF bounded = min(max(y, broadcast(tile.floor)), broadcast(tile.ceiling));
-                std::memcpy(tile.floats[r] + c, &bounded, static_cast<std::size_t>(valid) * sizeof(float));
+                std::memcpy(tile.floats[r] + tile.column + c, &bounded,
+                            static_cast<std::size_t>(valid) * sizeof(float));
             }
             for (int o = 0; o < tile.outputs; ++o) {
-                const Quantizer& q = tile.quantizers[o];
-                store_bytes(tile.out[o * kMaxRows + r] + c, Rounder(q).bytes(y / broadcast(q.scale)), valid);
+                const Quantizer& q = *tile.quantizers[o];
+                store_bytes(tile.out[o * kMaxRows + r] + tile.column + c, Rounder(q).bytes(y / broadcast(q.scale)),
+                            valid);
             }
         }
     }
@@ -289,7 +388,7 @@ void plain_epilogue(const EpilogueTile& tile) {
 
 void epilogue(const EpilogueTile& tile) {
     bool quick = tile.floats == nullptr && (tile.outputs == 1 || tile.outputs == 2);
-    for (int o = 0; quick && o < tile.outputs; ++o) quick = tile.quantizers[o].quick;
+    for (int o = 0; quick && o < tile.outputs; ++o) quick = tile.quantizers[o]->quick;
     if (!quick) {
         plain_epilogue(tile);
     } else if (tile.residual != nullptr) {

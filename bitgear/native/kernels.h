@@ -94,23 +94,26 @@ struct LutPath {
 // One reader of a value: byte = clip(round_half_even(y / scale), low, high) + zero. A ReLU and a clip of the value are
 // in the bounds: quantisation is monotone, so clip(q(y)) = q(clip(y)).
 //
-// acc * multiplier + bias + residual * residual_scale, all divided by the scale beforehand, is nearer than `error` to
-// the quotient of the documented chain of operations (quantizer.h proves it). Only where it lies that close to a
-// rounding boundary must the chain itself be gone through. Where `quick` is false that holds for no useful error.
+// sum * multiplier + bias + residual * residual_scale, all divided by the scale beforehand and `zero` added to the
+// bias, is nearer than `error` to the quotient of the documented chain of operations, plus zero (quantizer.h proves
+// it). Only where it lies that close to a rounding boundary must the chain itself be gone through. Where `quick` is
+// false that holds for no useful error.
 struct Quantizer {
     float scale;
     std::int32_t low, high, zero;
     bool quick;
     float error;
     const float* multiplier;  // of each channel, over the scale
-    const float* bias;
+    const float* bias;        // over the scale, plus zero
     float residual_scale;
 };
 
-// From sums to the bytes of the readers, docs/format.md "Arithmetic". Channel arrays are padded to kBlock.
+// From sums to the bytes of the readers, docs/format.md "Arithmetic". Channel arrays are padded to kBlock and, like the
+// pointers to pixels, begin with channel 0; `acc` begins with channel `column`.
 // y = float(acc + offset) * multiplier [+ bias] [+ float(residual byte - residual_zero) * residual_scale].
 struct EpilogueTile {
     int rows;
+    int column;   // first channel
     int columns;  // valid channels
     const std::int32_t* acc;
     int acc_stride;
@@ -122,7 +125,7 @@ struct EpilogueTile {
     std::int32_t residual_zero;
     float floor, ceiling;  // of values written as floats
     int outputs;
-    const Quantizer* quantizers;
+    const Quantizer* const* quantizers;
     std::uint8_t* const* out;  // [output][kMaxRows] pointers
     float* const* floats;      // a pointer for each row; null: none
 };

@@ -37,6 +37,8 @@ bool share_columns(int pixel_pieces, int column_pieces, std::size_t weight_bytes
     return by_columns > by_pixels || (by_columns == by_pixels && weight_bytes > 256 * 1024);
 }
 
+constexpr std::size_t kCachedBytes = 192 * 1024;  // weights that stay in a core's cache beside all else
+
 constexpr int kMaxBatch = 16;  // images that go through the network together; more are cut into such chunks
 
 // Pixels are numbered [image][row][column].
@@ -128,8 +130,6 @@ struct Model::Call {
     const Buffer& buffer(int index) const { return model.buffers_[sz(index)]; }
 
     void work(int index, int count);
-    void write(const Step& step, const Pixels& pixels, int column, int columns, const std::int32_t* acc,
-               int acc_stride) const;
     void fill_borders(const Step& step, int index, int count) const;
     void run_image(const Step& step, int index, int count) const;
     void run_dot(const Step& step, int index, int count, std::uint8_t* scratch) const;
@@ -155,50 +155,67 @@ struct Model::Call {
     }
 };
 
-// Values of pixels, columns from `column` on: epilogue and stores.
-void Model::Call::write(const Step& step, const Pixels& pixels, int column, int columns, const std::int32_t* acc,
-                        int acc_stride) const {
-    const std::uint8_t* residual[kMaxRows];
-    std::uint8_t* out[kMaxOutputs * kMaxRows];
-    float* floats[kMaxRows];
-    Quantizer quantizers[kMaxOutputs];
-    EpilogueTile tile{};
-    tile.rows = pixels.rows;
-    tile.columns = columns;
-    tile.acc = acc;
-    tile.acc_stride = acc_stride;
-    tile.offset = step.offset.data() + column;
-    tile.multiplier = step.multiplier.data() + column;
-    tile.bias = step.bias.empty() ? nullptr : step.bias.data() + column;
-    tile.floor = step.floor;
-    tile.ceiling = step.ceiling;
-    if (step.residual.buffer >= 0) {
-        const Buffer& b = buffer(step.residual.buffer);
-        pixels.addresses(sz(b.pixel_bytes), residual,
-                         [&](const Position& p) { return pixel(b, p) + step.channel + column; });
-        tile.residual = residual;
-        tile.residual_scale = step.residual.scale;
-        tile.residual_zero = step.residual.zero;
+// Epilogue and stores of a step: what stays the same is looked up once.
+class Model::Writer {
+public:
+    Writer(const Call& call, const Step& step) : call_(call), step_(step) {
+        tile_.offset = step.offset.data();
+        tile_.multiplier = step.multiplier.data();
+        tile_.bias = step.bias.empty() ? nullptr : step.bias.data();
+        tile_.floor = step.floor;
+        tile_.ceiling = step.ceiling;
+        if (step.residual.buffer >= 0) {
+            tile_.residual = residual_;
+            tile_.residual_scale = step.residual.scale;
+            tile_.residual_zero = step.residual.zero;
+        }
+        tile_.outputs = static_cast<int>(step.outputs.size());
+        for (int o = 0; o < tile_.outputs; ++o) quantizers_[o] = &step.outputs[sz(o)].quantizer;
+        tile_.quantizers = quantizers_;
+        tile_.out = out_;
+        if (step.result) tile_.floats = floats_;
     }
-    tile.outputs = static_cast<int>(step.outputs.size());
-    for (int o = 0; o < tile.outputs; ++o) {
-        const Output& output = step.outputs[sz(o)];
-        const Buffer& b = buffer(output.buffer);
-        quantizers[o] = output.quantizer;
-        quantizers[o].multiplier += column;
-        quantizers[o].bias += column;
-        pixels.addresses(sz(b.pixel_bytes), out + o * kMaxRows,
-                         [&](const Position& p) { return pixel(b, p) + output.channel + column; });
+    Writer(const Writer&) = delete;
+    Writer& operator=(const Writer&) = delete;
+
+    // Which pixels the next sums are of.
+    void at(const Pixels& pixels) {
+        tile_.rows = pixels.rows;
+        if (tile_.residual != nullptr) {
+            const Buffer& b = call_.buffer(step_.residual.buffer);
+            pixels.addresses(sz(b.pixel_bytes), residual_,
+                             [&](const Position& p) { return call_.pixel(b, p) + step_.channel; });
+        }
+        for (int o = 0; o < tile_.outputs; ++o) {
+            const Output& output = step_.outputs[sz(o)];
+            const Buffer& b = call_.buffer(output.buffer);
+            pixels.addresses(sz(b.pixel_bytes), out_ + o * kMaxRows,
+                             [&](const Position& p) { return call_.pixel(b, p) + output.channel; });
+        }
+        if (step_.result) {
+            pixels.addresses(sz(step_.result_channels), floats_,
+                             [&](const Position& p) { return call_.result_pixel(step_, p); });
+        }
     }
-    tile.quantizers = quantizers;
-    tile.out = out;
-    if (step.result) {
-        pixels.addresses(sz(step.result_channels), floats,
-                         [&](const Position& p) { return result_pixel(step, p) + column; });
-        tile.floats = floats;
+
+    // Sums of their channels from `column` on, as many as there are, up to `columns`.
+    void write(int column, int columns, const std::int32_t* acc, int acc_stride) {
+        tile_.column = column;
+        tile_.columns = std::min(columns, step_.channels - column);
+        tile_.acc = acc;
+        tile_.acc_stride = acc_stride;
+        call_.model.isa_->epilogue(tile_);
     }
-    model.isa_->epilogue(tile);
-}
+
+private:
+    const Call& call_;
+    const Step& step_;
+    EpilogueTile tile_{};
+    const Quantizer* quantizers_[kMaxOutputs];
+    const std::uint8_t* residual_[kMaxRows];
+    std::uint8_t* out_[kMaxOutputs * kMaxRows];
+    float* floats_[kMaxRows];
+};
 
 void Model::Call::fill_borders(const Step& step, int index, int count) const {
     for (const int filled : step.prefill) {
@@ -259,11 +276,18 @@ void Model::Call::run_dot(const Step& step, int index, int count, std::uint8_t* 
     tile.acc = reinterpret_cast<std::int32_t*>(scratch);
     const std::uint8_t* a[kMaxRows];
     tile.a = a;
-    for (int group = my_groups.begin; group < my_groups.end; ++group) {
+    Writer writer(*this, step);
+    const auto run_group = [&](int group) {
         const int first_block = group * max_blocks;
         tile.blocks = std::min(max_blocks, blocks - first_block);
         tile.w = step.packed.data() + sz(first_block) * step.block_bytes;
-        const int column = first_block * kBlock;
+        step.dot->run(tile);
+        writer.write(first_block * kBlock, tile.blocks * kBlock, tile.acc, tile.blocks * kBlock);
+    };
+    // Few weights stay in the cache while all go over each tile; of many, each group goes over all tiles.
+    const bool tile_by_tile = sz(my_groups.end - my_groups.begin) * sz(max_blocks) * step.block_bytes <= kCachedBytes;
+    const int passes = tile_by_tile ? 1 : my_groups.end - my_groups.begin;
+    for (int pass = 0; pass < passes; ++pass) {
         Position p = position(share(pixels, my_tiles.begin, tiles).begin, step.height, step.width);
         for (int t = my_tiles.begin; t < my_tiles.end; ++t) {
             const Range mine = share(pixels, t, tiles);
@@ -271,9 +295,12 @@ void Model::Call::run_dot(const Step& step, int index, int count, std::uint8_t* 
             where.add_following(p, mine.end - mine.begin, step.height, step.width);
             where.addresses(window_step, a, [&](const Position& first) { return window(step, input, first); });
             tile.rows = where.rows;
-            step.dot->run(tile);
-            write(step, where, column, std::min(step.channels - column, tile.blocks * kBlock), tile.acc,
-                  tile.blocks * kBlock);
+            writer.at(where);
+            if (tile_by_tile) {
+                for (int group = my_groups.begin; group < my_groups.end; ++group) run_group(group);
+            } else {
+                run_group(my_groups.begin + pass);
+            }
         }
     }
 }
@@ -290,6 +317,7 @@ void Model::Call::run_pooled(const Step& step, int index, int count, std::uint8_
     const Range mine = share(batch * step.height, index, count);
     auto* acc = reinterpret_cast<std::int32_t*>(scratch);
     auto* ring = acc + sz(kMaxRows * max_blocks * kBlock);  // [row % kernel][pixel][column]
+    Writer writer(*this, step);
     const std::uint8_t* a[kMaxRows];
     DotTile tile{};
     tile.a = a;
@@ -334,7 +362,8 @@ void Model::Call::run_pooled(const Step& step, int index, int count, std::uint8_
                 }
                 Pixels where;
                 where.add({n, y, x}, pixels);
-                write(step, where, column, std::min(step.channels - column, columns), acc, columns);
+                writer.at(where);
+                writer.write(column, columns, acc, columns);
             }
         }
     }
@@ -357,6 +386,7 @@ void Model::Call::run_lut(const Step& step, int index, int count, std::uint8_t* 
     tile.acc = reinterpret_cast<std::int32_t*>(scratch + step.table_bytes);
     const std::uint8_t* first[kMaxRows];
     tile.tables = first;
+    Writer writer(*this, step);
     for (int row = my_rows.begin; row < my_rows.end;) {
         // A strip: rows of one image, as many as have room for their tables.
         const int n = row / step.height, y = row % step.height;
@@ -381,7 +411,8 @@ void Model::Call::run_lut(const Step& step, int index, int count, std::uint8_t* 
                 });
                 tile.rows = where.rows;
                 lut.run(tile);
-                write(step, where, column, std::min(step.channels - column, lut.columns), tile.acc, lut.columns);
+                writer.at(where);
+                writer.write(column, lut.columns, tile.acc, lut.columns);
             }
         }
         row += strip;
@@ -415,6 +446,7 @@ void Model::Call::run_winograd(const Step& step, int index, int count, std::uint
     tile.run_count = 1;
     tile.block_bytes = sz(positions) * step.block_bytes;
     tile.period = step.period;
+    Writer writer(*this, step);
 
     for (int begin = my_tiles.begin; begin < my_tiles.end; begin += step.strip_tiles) {
         const int strip = std::min(step.strip_tiles, my_tiles.end - begin);
@@ -430,7 +462,6 @@ void Model::Call::run_winograd(const Step& step, int index, int count, std::uint
             const int column = group * group_columns;
             tile.blocks = std::min(max_blocks, blocks - group * max_blocks);
             const int tile_width = tile.blocks * kBlock;
-            const int valid = std::min(step.channels - column, tile_width);
             const std::int32_t* correction = step.correction.data() + sz(group * tile_pixels * group_columns);
             for (int piece = 0; piece < pieces; ++piece) {
                 const Range mine = share(strip, piece, pieces);
@@ -463,7 +494,8 @@ void Model::Call::run_winograd(const Step& step, int index, int count, std::uint
                         where.add({corner.image, 2 * corner.y + y, m * corner.x}, n);
                     }
                     if (where.rows + tile_pixels > kMaxRows || r + 1 == tile.rows) {
-                        write(step, where, column, valid, acc, group_columns);
+                        writer.at(where);
+                        writer.write(column, tile_width, acc, group_columns);
                         where = {};
                     }
                 }
@@ -486,6 +518,7 @@ void Model::Call::run_depthwise(const Step& step, int index, int count, std::uin
     tile.channels = step.channels;
     tile.w = step.packed.data();
     tile.acc = reinterpret_cast<std::int32_t*>(scratch);
+    Writer writer(*this, step);
     Position p = position(mine.begin, step.height, step.width);
     for (int i = mine.begin; i < mine.end; i += kDepthwisePixels) {
         Pixels where;
@@ -493,7 +526,8 @@ void Model::Call::run_depthwise(const Step& step, int index, int count, std::uin
         where.addresses(window_step, a, [&](const Position& first) { return window(step, input, first); });
         tile.pixels = where.rows;
         model.isa_->depthwise.run(tile);
-        write(step, where, 0, step.channels, tile.acc, padded);
+        writer.at(where);
+        writer.write(0, step.channels, tile.acc, padded);
     }
 }
 
@@ -503,6 +537,7 @@ void Model::Call::run_sum(const Step& step, int index, int count, std::uint8_t* 
     constexpr int kSources = 64;
     const std::uint8_t* sources[kSources];
     auto* acc = reinterpret_cast<std::int32_t*>(scratch);
+    Writer writer(*this, step);
     const int padded = ceil_div(step.channels, kLutColumnsMax) * kLutColumnsMax;
     std::int32_t* part = acc + padded;
     Position p = position(mine.begin, step.height, step.width);
@@ -521,7 +556,8 @@ void Model::Call::run_sum(const Step& step, int index, int count, std::uint8_t* 
         }
         Pixels where;
         where.add(p, 1);
-        write(step, where, 0, step.channels, acc, padded);
+        writer.at(where);
+        writer.write(0, step.channels, acc, padded);
     }
 }
 
@@ -529,6 +565,7 @@ void Model::Call::run_bilinear(const Step& step, int index, int count, std::uint
     const Buffer& input = buffer(step.input);
     const Range mine = share(batch * step.height * step.width, index, count);
     auto* acc = reinterpret_cast<std::int32_t*>(scratch);
+    Writer writer(*this, step);
     Position p = position(mine.begin, step.height, step.width);
     for (int i = mine.begin; i < mine.end; ++i, advance(p, step.height, step.width)) {
         const Interpolation& v = step.rows[sz(p.y)];
@@ -541,7 +578,8 @@ void Model::Call::run_bilinear(const Step& step, int index, int count, std::uint
         model.isa_->weighted_sum(sources, weights, 4, step.channels, acc);
         Pixels where;
         where.add(p, 1);
-        write(step, where, 0, step.channels, acc, 0);
+        writer.at(where);
+        writer.write(0, step.channels, acc, 0);
     }
 }
 

@@ -227,6 +227,7 @@ public:
 private:
     struct Context;
     struct Call;
+    class Writer;
     class Undo;
     std::unique_ptr<Context> take_context(int batch, int threads) const;
     void give_back(std::unique_ptr<Context> context) const;
@@ -236,7 +237,7 @@ private:
     const Buffer& checked_buffer(int index) const;
     void check_step(const Step& step) const;
     Step& push(Step::Kind kind, const std::string& name, int input);
-    void set_constants(Step& step, const Constants& constants, const Activation& activation);
+    void set_constants(Step& step, const Constants& constants, const Activation& activation, double largest_sum);
     void set_result(const Step& step);
     void choose_method(Step& step, const ConvSpec& spec);
     const DotPath& dot_path(int act_max, int weight_max) const;

@@ -167,7 +167,7 @@ Step& Model::push(Step::Kind kind, const std::string& name, int input) {
 }
 
 // After the step's outputs and residual are known.
-void Model::set_constants(Step& step, const Constants& constants, const Activation& activation) {
+void Model::set_constants(Step& step, const Constants& constants, const Activation& activation, double largest_sum) {
     const std::size_t padded = sz(round_up(step.channels, kLutColumnsMax));
     step.multiplier = constants.multiplier;
     step.multiplier.resize(padded);
@@ -182,7 +182,7 @@ void Model::set_constants(Step& step, const Constants& constants, const Activati
         Quantizer& q = output.quantizer;
         bound_quantizer(q, step.floor, step.ceiling);
         quicken(q, step.multiplier.data(), step.bias.empty() ? nullptr : step.bias.data(), step.channels,
-                step.residual.buffer >= 0 ? step.residual.scale : 0.0f, quick, quick + padded);
+                step.residual.buffer >= 0 ? step.residual.scale : 0.0f, largest_sum, quick, quick + padded);
         quick += 2 * padded;
     }
 }
@@ -265,7 +265,8 @@ void Model::add_conv(const std::string& name, const ConvSpec& spec, const std::i
         constants.multiplier = slice(spec.constants.multiplier);
         constants.bias = slice(spec.constants.bias);
         check_step(step);
-        set_constants(step, constants, spec.activation);
+        set_constants(step, constants, spec.activation,
+                      double(in_channels) * g.kernel * g.kernel * spec.act_max * (1 << (spec.weight_bits - 1)));
         step.macs = double(step.conv_height) * step.conv_width * channels * in_channels * g.kernel * g.kernel;
         const std::int8_t* codes = q8 + sz(step.channel) * sz(in_channels) * sz(g.kernel * g.kernel);
         step.in_channels = in_channels;
@@ -601,7 +602,7 @@ void Model::add_window_sum(const std::string& name, int input, int kernel, int s
     step.width = (b.left + b.width + b.right - step.window_width) / stride + 1;
     step.outputs = outputs;
     step.result = result;
-    set_constants(step, constants, {false, INFINITY});
+    set_constants(step, constants, {false, INFINITY}, 255.0 * step.window_height * step.window_width);
     std::fill(step.offset.begin(), step.offset.end(), -zero * step.window_height * step.window_width);
     step.detail = "sum";
     check_step(step);
@@ -630,7 +631,7 @@ void Model::add_bilinear(const std::string& name, int input, const std::vector<I
     step.columns = columns;
     step.outputs = outputs;
     step.result = result;
-    set_constants(step, constants, {false, INFINITY});
+    set_constants(step, constants, {false, INFINITY}, 255.0 * kInterpolationOne * kInterpolationOne);
     std::fill(step.offset.begin(), step.offset.end(), -zero * kInterpolationOne * kInterpolationOne);
     step.detail = "bilinear";
     check_step(step);

@@ -499,6 +499,8 @@ void check_epilogue_case(const Isa& isa, int rows, int columns, Values values, i
     const int padded = round_up(columns, kBlock);
 
     Quantizer quantizers[kMaxOutputs] = {};
+    const Quantizer* pointers[kMaxOutputs];
+    for (int o = 0; o < kMaxOutputs; ++o) pointers[o] = &quantizers[o];
     const float scale = values == Values::ties ? std::ldexp(1.0f, random.between(-9, 3)) : random.power_of_two(-14, 6);
     for (int o = 0; o < outputs; ++o) {
         Quantizer& q = quantizers[o];
@@ -567,7 +569,7 @@ void check_epilogue_case(const Isa& isa, int rows, int columns, Values values, i
         float* quick_multiplier = quick.data() + 2 * sz(padded) * sz(o);
         bound_quantizer(q, floor, clip);
         quicken(q, multiplier, with_bias ? bias : nullptr, columns, with_residual ? residual_scale : 0.0f,
-                quick_multiplier, quick_multiplier + padded);
+                values == Values::large ? 2000000000.0 : 2000.0, quick_multiplier, quick_multiplier + padded);
         q.quick &= told;
     }
 
@@ -596,7 +598,7 @@ void check_epilogue_case(const Isa& isa, int rows, int columns, Values values, i
     tile.floor = floor;
     tile.ceiling = clip;
     tile.outputs = outputs;
-    tile.quantizers = quantizers;
+    tile.quantizers = pointers;
     tile.out = out;
     tile.floats = with_floats ? float_rows : nullptr;
     isa.epilogue(tile);
