@@ -1,0 +1,95 @@
+"""A picture of any shape inside an input of fixed shape, and the way back."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from bitgear.inputs import InputRecord
+
+
+@dataclass(frozen=True)
+class Letterbox:
+    """Where a picture of ``width_px`` x ``height_px`` lies in an input: centred, its shape kept, bars around it.
+
+    ``scale_x``, ``scale_y``: input pixels for each picture pixel; the content has whole pixels, so they differ a little.
+    ``bar``: RGB of the bars, the pixel whose codes are nearest to 0.
+    """
+
+    width_px: int
+    height_px: int
+    input_width_px: int
+    input_height_px: int
+    left_px: int
+    top_px: int
+    content_width_px: int
+    content_height_px: int
+    bar: tuple[int, int, int]
+
+    @classmethod
+    def of(cls, width_px: int, height_px: int, record: InputRecord) -> "Letterbox":
+        """Return where a picture lies in the input of a record; at least a pixel of it is always seen."""
+        scale = min(record.width_px / width_px, record.height_px / height_px)
+        width = min(max(round(width_px * scale), 1), record.width_px)
+        height = min(max(round(height_px * scale), 1), record.height_px)
+        red, green, blue = (min(max(round(mean * 255), 0), 255) for mean in record.mean)
+        return cls(
+            width_px=width_px,
+            height_px=height_px,
+            input_width_px=record.width_px,
+            input_height_px=record.height_px,
+            left_px=(record.width_px - width) // 2,
+            top_px=(record.height_px - height) // 2,
+            content_width_px=width,
+            content_height_px=height,
+            bar=(red, green, blue),
+        )
+
+    @property
+    def scale_x(self) -> float:
+        """Input pixels for each column of the picture."""
+        return self.content_width_px / self.width_px
+
+    @property
+    def scale_y(self) -> float:
+        """Input pixels for each row of the picture."""
+        return self.content_height_px / self.height_px
+
+    def place(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Return the input, uint8 (H, W, 3), of the picture's ``pixels``, uint8 (height_px, width_px, 3).
+
+        Resized by Pillow's bilinear filter, which averages where it shrinks. A picture of the input's size comes back
+        as it is.
+        """
+        if (self.width_px, self.height_px) == (self.input_width_px, self.input_height_px):
+            return pixels
+        size = (self.content_width_px, self.content_height_px)
+        content = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0))
+        if size == (self.input_width_px, self.input_height_px):
+            return content
+        placed = np.empty((self.input_height_px, self.input_width_px, 3), np.uint8)
+        placed[:] = self.bar
+        bottom, right = self.top_px + self.content_height_px, self.left_px + self.content_width_px
+        placed[self.top_px : bottom, self.left_px : right] = content
+        return placed
+
+    def to_input(self, boxes_xyxy: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return boxes, float32 (K, 4), in input pixels, of boxes in picture pixels."""
+        moved: NDArray[np.float32] = (boxes_xyxy * self._scales + self._corner).astype(np.float32)
+        return moved
+
+    def to_picture(self, boxes_xyxy: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return boxes, float32 (K, 4), in picture pixels and cut to the picture, of boxes in input pixels."""
+        moved = (boxes_xyxy - self._corner) / self._scales
+        ends = np.array([self.width_px, self.height_px] * 2)
+        cut: NDArray[np.float32] = np.clip(moved, 0, ends).astype(np.float32)
+        return cut
+
+    @property
+    def _scales(self) -> NDArray[np.float64]:
+        return np.array([self.scale_x, self.scale_y] * 2)
+
+    @property
+    def _corner(self) -> NDArray[np.float64]:
+        return np.array([self.left_px, self.top_px] * 2, np.float64)
