@@ -44,6 +44,9 @@ from bitgear.inputs import InputRecord
 
 FORMAT = "bitgear-master"
 VERSION = 1
+TASKS = ("classify", "detect", "segment")
+EXTRA_CHANNELS: Mapping[str, int] = {"detect": 4}
+"""Channels of the output that stand for no class: the four sides of a box."""
 MAX_HEADER_BYTES = 16 * 1024 * 1024
 MIN_SCALE, MAX_SCALE = 2.0**-32, 2.0**32
 """Bounds of stored scales: within them no product of the epilogue leaves the range of float32."""
@@ -72,8 +75,8 @@ class TensorSpec:
 class Master:
     """A model as stored: int8 weights, scales, batch-norm parameters per width, and what is known about it.
 
-    ``tensors`` are read-only arrays by name (see docs/format.md). ``accuracy`` maps a width to metrics such as
-    ``{"top1": 0.92, "images": 10000}``. Two masters are the same only if they are the same object.
+    ``task``: one of :data:`TASKS`; it decides what the output means (docs/format.md). ``tensors`` are read-only arrays
+    by name. ``accuracy`` maps a width to metrics such as ``{"top1": 0.92, "images": 10000}``. Two masters are the same only if they are the same object.
     """
 
     name: str
@@ -230,22 +233,30 @@ def _describe(metadata: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, Te
     name = metadata.get("name", "")
     if not is_model_name(name):
         raise MetadataInvalid(f"metadata entry 'name' is {name[:40]!r}; expected 1 to 64 of a-z 0-9 . _ -")
-    if metadata.get("task") != "classify":
-        raise MetadataInvalid(f"metadata entry 'task' is {metadata.get('task')!r}; this version knows 'classify'")
+    task = metadata.get("task")
+    if task not in TASKS:
+        raise MetadataInvalid(f"metadata entry 'task' is {str(task)[:40]!r}; this version knows {', '.join(TASKS)}")
     graph = Graph.from_json(_json(metadata, "graph"))
     try:
         record = InputRecord.from_json(_json(metadata, "input"))
     except ValueError as error:
         raise MetadataInvalid(f"metadata entry 'input': {error}") from error
-    if record.height_px != record.width_px:
+    if task == "classify" and record.height_px != record.width_px:
         raise MetadataInvalid(
             f"metadata entry 'input': {record.width_px} x {record.height_px} pixels; classification needs a square"
         )
     labels = _json(metadata, "labels")
     output = graph.shapes((3, record.height_px, record.width_px))[graph.nodes[-1].name]
-    if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels) or (len(labels),) != output:
+    if len(output) != (1 if task == "classify" else 3):
+        expected = "(C,)" if task == "classify" else "(C, H, W)"
         raise MetadataInvalid(
-            f"metadata entry 'labels' must be a list of strings, one for each output of shape {output}"
+            f"the graph's output has shape {output}; a master to {task} makes one of shape {expected}"
+        )
+    names = output[0] - EXTRA_CHANNELS.get(task, 0)
+    if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels) or len(labels) != names:
+        raise MetadataInvalid(
+            f"metadata entry 'labels' must be a list of {names} strings: a master to {task} makes an output of "
+            f"shape {output}"
         )
     widths = _json(metadata, "widths")
     if not isinstance(widths, list) or any(width not in WIDTHS or type(width) is not int for width in widths):
@@ -256,7 +267,7 @@ def _describe(metadata: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, Te
         )
     described = {
         "name": name,
-        "task": "classify",
+        "task": task,
         "graph": graph,
         "input": record,
         "labels": tuple(labels),

@@ -1,25 +1,184 @@
-"""Accuracy per width, measured through an engine."""
+"""How good a master is at each width, measured through an engine and the task's own way from picture to answer."""
 
+import contextlib
+import io
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from bitgear.checkpoint import Master
 from bitgear.engines.base import Engine
+from bitgear.errors import DataError, EngineUnavailable
+from bitgear.inputs import InputRecord
+from bitgear.tasks.annotations import IGNORE, BoxedPictures, LabelledMaps
 from bitgear.tasks.classify import top1
 from bitgear.tasks.datasets import LabelledImages
+from bitgear.tasks.detect import DetectOptions, detections
+from bitgear.tasks.detect import preprocess as place_for_detection
+from bitgear.tasks.letterbox import Letterbox
+from bitgear.tasks.segment import Confusion, segmentation
+
+Metrics = dict[str, float]
+Run = Callable[[NDArray[np.int8]], NDArray[np.float32]]
+"""Codes (N, 3, H, W) to the network's output, (N, ...)."""
+
+Progress = Callable[[int], object]
+"""Gets images done."""
+
+BATCH_IMAGES = 8
+MEASURED = DetectOptions(confidence=0.001, iou=0.6, max_detections=300)
+"""What a detector tells when its average precision is measured, which wants its doubts too."""
+
+
+def _silent(_: int) -> None:
+    pass
 
 
 def evaluate_classifier(
-    master: Master,
-    engine: Engine,
-    data: LabelledImages,
-    widths: Sequence[int],
-    progress: Callable[[int], object] = lambda _: None,
-) -> dict[int, dict[str, float]]:
-    """Return ``top1`` (0..1), ``images`` and ``seconds`` for every width; ``progress`` gets images done."""
+    master: Master, engine: Engine, data: LabelledImages, widths: Sequence[int], progress: Progress = _silent
+) -> dict[int, Metrics]:
+    """Return ``top1`` (0..1), ``images`` and ``seconds`` for every width."""
+
+    def measure(run: Any) -> Metrics:
+        return {"top1": top1(run, master.input, data, progress=progress), "images": len(data.labels)}
+
+    return _by_width(master, engine, widths, measure)
+
+
+def evaluate_detector(
+    master: Master, engine: Engine, data: BoxedPictures, widths: Sequence[int], progress: Progress = _silent
+) -> dict[int, Metrics]:
+    """Return what :func:`measure_detector` does, and ``seconds``, for every width.
+
+    Raises :class:`~bitgear.errors.DataError` if the data's classes are not the master's.
+    """
+    _check_classes(master, data.classes)
+    return _by_width(
+        master, engine, widths, lambda model: measure_detector(model.run, master.input, master.labels, data, progress)
+    )
+
+
+def evaluate_segmenter(
+    master: Master, engine: Engine, data: LabelledMaps, widths: Sequence[int], progress: Progress = _silent
+) -> dict[int, Metrics]:
+    """Return what :func:`measure_segmenter` does, and ``seconds``, for every width.
+
+    Raises :class:`~bitgear.errors.DataError` if the data's classes are not the master's.
+    """
+    _check_classes(master, data.classes)
+    return _by_width(
+        master, engine, widths, lambda model: measure_segmenter(model.run, master.input, master.labels, data, progress)
+    )
+
+
+def _by_width(
+    master: Master, engine: Engine, widths: Sequence[int], measure: Callable[[Any], Metrics]
+) -> dict[int, Metrics]:
     results = {}
     for bits in widths:
+        model = engine.derive(master, bits)
         started = time.perf_counter()
-        accuracy = top1(engine.derive(master, bits), master.input, data, progress=progress)
-        results[bits] = {"top1": accuracy, "images": len(data.labels), "seconds": time.perf_counter() - started}
+        results[bits] = {**measure(model), "seconds": time.perf_counter() - started}
     return results
+
+
+def _check_classes(master: Master, classes: Sequence[str]) -> None:
+    if tuple(classes) != master.labels:
+        raise DataError(
+            f"the data set has the classes {', '.join(classes)[:200]}; model {master.name!r} has "
+            f"{', '.join(master.labels)[:200]}; give the data set that it was made for"
+        )
+
+
+def measure_detector(
+    run: Run, record: InputRecord, labels: Sequence[str], data: BoxedPictures, progress: Progress = _silent
+) -> Metrics:
+    """Return ``map50_95`` and ``map50`` (0..1) and ``images``: COCO's average precision, by its own evaluator.
+
+    Raises :class:`~bitgear.errors.EngineUnavailable` if pycocotools is not installed.
+    """
+    try:
+        from pycocotools.coco import COCO
+        from pycocotools.cocoeval import COCOeval
+    except ImportError as error:
+        raise EngineUnavailable(
+            f"measuring a detector needs the extra 'train': pip install 'bitgear[train]' ({error})"
+        ) from error
+    told: list[dict[str, Any]] = []
+    for begin in range(0, len(data.items), BATCH_IMAGES):
+        items = data.items[begin : begin + BATCH_IMAGES]
+        placed = [place_for_detection(data.read(item), record) for item in items]
+        outputs = run(np.concatenate([codes for codes, _ in placed]))
+        for i, (output, (_, letterbox)) in enumerate(zip(outputs, placed, strict=True), start=begin):
+            for found in detections(output, letterbox, labels, record, MEASURED):
+                x1, y1, x2, y2 = found.box_xyxy
+                told.append(
+                    {
+                        "image_id": i + 1,
+                        "category_id": found.class_id + 1,
+                        "bbox": [x1, y1, x2 - x1, y2 - y1],
+                        "score": found.confidence,
+                    }
+                )
+        progress(len(items))
+    if not told:
+        return {"map50_95": 0.0, "map50": 0.0, "images": len(data.items)}
+    with contextlib.redirect_stdout(io.StringIO()):  # the evaluator prints
+        truth = COCO()
+        truth.dataset = _as_coco(data)
+        truth.createIndex()
+        evaluator = COCOeval(truth, truth.loadRes(told), "bbox")
+        evaluator.params.maxDets = [1, 10, 100]
+        evaluator.evaluate()
+        evaluator.accumulate()
+        evaluator.summarize()
+    return {
+        "map50_95": max(float(evaluator.stats[0]), 0.0),
+        "map50": max(float(evaluator.stats[1]), 0.0),
+        "images": len(data.items),
+    }
+
+
+def _as_coco(data: BoxedPictures) -> dict[str, Any]:
+    annotations = []
+    for i, item in enumerate(data.items, start=1):
+        for (x1, y1, x2, y2), class_id in zip(item.boxes_xyxy.tolist(), item.class_ids.tolist(), strict=True):
+            width, height = x2 - x1, y2 - y1
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": i,
+                    "category_id": class_id + 1,
+                    "bbox": [x1, y1, width, height],
+                    "area": width * height,
+                    "iscrowd": 0,
+                }
+            )
+    return {
+        "info": {},
+        "images": [
+            {"id": i, "width": item.width_px, "height": item.height_px} for i, item in enumerate(data.items, start=1)
+        ],
+        "annotations": annotations,
+        "categories": [{"id": i, "name": name} for i, name in enumerate(data.classes, start=1)],
+    }
+
+
+def measure_segmenter(
+    run: Run, record: InputRecord, labels: Sequence[str], data: LabelledMaps, progress: Progress = _silent
+) -> Metrics:
+    """Return ``miou`` and ``pixel_accuracy`` (0..1) and ``images``, over the pixels of the network's input.
+
+    Both count all pixels of all images together; the mean is over the classes that occur.
+    """
+    letterbox = Letterbox.of(record.width_px, record.height_px, record)
+    confusion = Confusion(len(labels))
+    for begin in range(0, len(data.images), BATCH_IMAGES):
+        images = data.images[begin : begin + BATCH_IMAGES]
+        for logits, truth in zip(run(record.encode(images)), data.maps[begin:], strict=False):
+            confusion.add(segmentation(logits, letterbox, labels).mask, truth, IGNORE)
+        progress(len(images))
+    return {"miou": confusion.miou(), "pixel_accuracy": confusion.pixel_accuracy(), "images": len(data.images)}

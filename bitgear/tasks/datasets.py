@@ -139,7 +139,7 @@ def read_pictures(
 
     Raises :class:`~bitgear.errors.DataError` naming the file or class that is missing or wrong.
     """
-    with _open_files(source) as (names, read):
+    with open_files(source) as (names, read):
         if CLASSES_FILE in names:
             files, labels, classes = _listed(source, _load_json(read(CLASSES_FILE), source), classes)
         else:
@@ -181,8 +181,11 @@ _Files = tuple[set[str], Callable[[str], bytes]]
 
 
 @contextmanager
-def _open_files(source: Path) -> Iterator[_Files]:
-    """Give the files below a folder, or in a tar archive, without writing any."""
+def open_files(source: Path) -> Iterator[_Files]:
+    """Give the files below a folder, or in a tar archive, without writing any: their names, and what reads one.
+
+    Raises :class:`~bitgear.errors.DataError` if ``source`` is neither.
+    """
     if source.is_dir():
         names = {path.relative_to(source).as_posix() for path in source.rglob("*") if path.is_file()}
         yield names, lambda name: _read_file(source / name)

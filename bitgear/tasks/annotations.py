@@ -1,0 +1,343 @@
+"""Data sets for detection and segmentation, in folders or tar archives: COCO json, Pascal VOC xml, maps of labels.
+
+Whatever is wrong with one is a :class:`~bitgear.errors.DataError` that names the file and the entry or line.
+"""
+
+import io
+import json
+import math
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from bitgear.errors import DataError, ImageError
+from bitgear.tasks.datasets import CLASSES_FILE, IMAGE_SUFFIXES, open_files
+from bitgear.tasks.pictures import Picture, decode_picture
+
+IGNORE = 255
+"""In a map of class ids: a pixel that nobody labelled."""
+VOID = "void"
+"""Name of the class of a label map that means: not labelled."""
+MAX_XML_BYTES = 4 << 20
+EDGE_TOLERANCE_PX = 1.0
+"""How far a box may reach over its picture: annotators round. It is cut."""
+
+
+@dataclass(frozen=True, eq=False)
+class BoxedPicture:
+    """A picture and the objects in it. ``boxes_xyxy``: float32 (K, 4) in pixels; ``class_ids``: int64 (K,)."""
+
+    name: str
+    width_px: int
+    height_px: int
+    boxes_xyxy: NDArray[np.float32]
+    class_ids: NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class BoxedPictures:
+    """Pictures with boxes. ``read`` decodes one of ``items``; a class id is an index into ``classes``."""
+
+    items: list[BoxedPicture]
+    classes: tuple[str, ...]
+    read: Callable[[BoxedPicture], Picture]
+
+
+@dataclass(frozen=True, eq=False)
+class LabelledMaps:
+    """``images``: uint8 (N, H, W, 3) RGB; ``maps``: class ids, uint8 (N, H, W), 255 where nothing is labelled."""
+
+    names: tuple[str, ...]
+    classes: tuple[str, ...]
+    images: NDArray[np.uint8]
+    maps: NDArray[np.uint8]
+
+
+def read_boxed_pictures(source: Path, split: str) -> BoxedPictures:
+    """Return a ``split`` of a data set with boxes, pictures not decoded yet.
+
+    Forms, recognised by what the folder or archive holds:
+
+    - COCO: ``annotations/{split}.json`` or ``annotations/instances_{split}.json``, whose ``file_name`` is relative to
+      the data set, to ``images/`` or to ``{split}/``. Classes in the order of their category ids. Crowds are left out.
+    - Pascal VOC: ``Annotations/NAME.xml``, ``JPEGImages/NAME.jpg|png|webp`` and ``ImageSets/Main/{split}.txt``. Classes
+      in alphabetical order over all annotations.
+
+    Raises :class:`~bitgear.errors.DataError`.
+    """
+    with open_files(source) as (names, read):
+        for name in (f"annotations/{split}.json", f"annotations/instances_{split}.json"):
+            if name in names:
+                items, classes = _coco(source, name, read(name), split, names)
+                break
+        else:
+            listed = f"ImageSets/Main/{split}.txt"
+            if listed not in names:
+                raise DataError(
+                    f"{source} holds neither annotations/{split}.json (COCO) nor {listed} (Pascal VOC); "
+                    "is the split named otherwise?"
+                )
+            items, classes = _voc(source, listed, names, read)
+    return BoxedPictures(items, classes, lambda item: _read_picture(source, item))
+
+
+def _read_picture(source: Path, item: BoxedPicture) -> Picture:
+    with open_files(source) as (_, read):
+        picture = _decode(source, item.name, read(item.name))
+    if (picture.width_px, picture.height_px) != (item.width_px, item.height_px):
+        raise DataError(
+            f"{source}: {item.name} has {picture.width_px} x {picture.height_px} pixels upright; its annotation says "
+            f"{item.width_px} x {item.height_px}"
+        )
+    return picture
+
+
+def _decode(source: Path, name: str, data: bytes) -> Picture:
+    try:
+        return decode_picture(data)
+    except ImageError as error:
+        raise DataError(f"{source}: {name} cannot be read as an image: {error}") from error
+
+
+def _coco(
+    source: Path, file: str, content: bytes, split: str, names: set[str]
+) -> tuple[list[BoxedPicture], tuple[str, ...]]:
+    where = f"{source}: {file}"
+    document = _json(where, content)
+    if not isinstance(document, dict):
+        raise DataError(f"{where} must hold an object with images, annotations and categories")
+    categories = _entries(where, document, "categories", {"id": int, "name": str})
+    class_of: dict[int, int] = {}
+    for index, category in enumerate(sorted(categories, key=lambda entry: int(entry["id"]))):
+        if category["id"] in class_of:
+            raise DataError(f"{where}: two categories have the id {category['id']}")
+        class_of[category["id"]] = index
+    classes = tuple(str(entry["name"]) for entry in sorted(categories, key=lambda entry: int(entry["id"])))
+    pictures: dict[int, dict[str, Any]] = {}
+    for entry in _entries(where, document, "images", {"id": int, "file_name": str, "width": int, "height": int}):
+        if entry["id"] in pictures:
+            raise DataError(f"{where}: two images have the id {entry['id']}")
+        if entry["width"] < 1 or entry["height"] < 1:
+            raise DataError(f"{where}: image {entry['id']} has {entry['width']} x {entry['height']} pixels")
+        pictures[entry["id"]] = entry
+    boxes: dict[int, list[tuple[float, ...]]] = {key: [] for key in pictures}
+    class_ids: dict[int, list[int]] = {key: [] for key in pictures}
+    for i, entry in enumerate(
+        _entries(where, document, "annotations", {"image_id": int, "category_id": int, "bbox": list})
+    ):
+        label = f"{where}: annotation {i}"
+        if entry["image_id"] not in pictures:
+            raise DataError(f"{label} is of image {entry['image_id']}, which is not among the images")
+        if entry["category_id"] not in class_of:
+            raise DataError(f"{label} has category {entry['category_id']}, which is not among the categories")
+        picture = pictures[entry["image_id"]]
+        if len(entry["bbox"]) != 4 or not all(type(side) in (int, float) for side in entry["bbox"]):
+            raise DataError(f"{label} has the bbox {str(entry['bbox'])[:60]}; expected four numbers [x, y, w, h]")
+        x, y, width, height = map(float, entry["bbox"])
+        box = _checked_box(label, (x, y, x + width, y + height), picture["width"], picture["height"])
+        if entry.get("iscrowd"):
+            continue
+        boxes[entry["image_id"]].append(box)
+        class_ids[entry["image_id"]].append(class_of[entry["category_id"]])
+    items = []
+    for key, entry in pictures.items():
+        found = next(
+            (name for name in (entry["file_name"], f"images/{entry['file_name']}", f"{split}/{entry['file_name']}")
+             if name in names), None,
+        )  # fmt: skip
+        if found is None:
+            raise DataError(f"{where} lists the picture {entry['file_name']!r}, which is not there")
+        items.append(_boxed(found, entry["width"], entry["height"], boxes[key], class_ids[key]))
+    if not items:
+        raise DataError(f"{where} lists no images")
+    return items, classes
+
+
+def _boxed(
+    name: str, width_px: int, height_px: int, boxes: Sequence[tuple[float, ...]], class_ids: Sequence[int]
+) -> BoxedPicture:
+    xyxy = np.asarray(boxes, np.float32).reshape(-1, 4)
+    return BoxedPicture(name, width_px, height_px, xyxy, np.asarray(class_ids, np.int64))
+
+
+def _checked_box(label: str, box: tuple[float, float, float, float], width: int, height: int) -> tuple[float, ...]:
+    x1, y1, x2, y2 = box
+    said = f"the box ({x1:g}, {y1:g}) to ({x2:g}, {y2:g})"
+    if not all(map(math.isfinite, box)):
+        raise DataError(f"{label} has {said}, which is not made of finite numbers")
+    if x2 <= x1 or y2 <= y1:
+        raise DataError(f"{label} has {said}, which is empty or inverted")
+    if min(x1, y1) < -EDGE_TOLERANCE_PX or x2 > width + EDGE_TOLERANCE_PX or y2 > height + EDGE_TOLERANCE_PX:
+        raise DataError(f"{label} has {said}, which leaves its picture of {width} x {height} pixels")
+    cut = (max(x1, 0.0), max(y1, 0.0), min(x2, float(width)), min(y2, float(height)))
+    if cut[2] <= cut[0] or cut[3] <= cut[1]:
+        raise DataError(f"{label} has {said}, which lies outside its picture of {width} x {height} pixels")
+    return cut
+
+
+def _json(where: str, content: bytes) -> Any:
+    try:
+        return json.loads(content)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{where} is not JSON: line {error.lineno}: {error.msg}") from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{where} is not JSON: {error}") from error
+
+
+def _entries(where: str, document: Mapping[str, Any], key: str, fields: Mapping[str, type]) -> list[dict[str, Any]]:
+    entries = document.get(key)
+    if not isinstance(entries, list):
+        raise DataError(f"{where} has no list {key!r}")
+    for i, entry in enumerate(entries):
+        for name, kind in fields.items():
+            if not isinstance(entry, dict) or type(entry.get(name)) is not kind:
+                raise DataError(f"{where}: entry {i} of {key!r} has no {name!r} of type {kind.__name__}")
+    return entries
+
+
+def _voc(
+    source: Path, listed: str, names: set[str], read: Callable[[str], bytes]
+) -> tuple[list[BoxedPicture], tuple[str, ...]]:
+    # Classes are those of all annotations, so that every split has the same.
+    annotations = {PurePosixPath(name).stem: name for name in sorted(names) if _is_voc(name)}
+    parsed = {stem: _voc_objects(f"{source}: {name}", read(name)) for stem, name in annotations.items()}
+    classes = tuple(sorted({label for _, objects in parsed.values() for label, _ in objects}))
+    pictures = {
+        PurePosixPath(name).stem: name
+        for name in sorted(names)
+        if name.startswith("JPEGImages/") and PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES
+    }
+    try:
+        lines = read(listed).decode("utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise DataError(f"{source}: {listed} is not UTF-8 text") from error
+    items = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        stem = line.split()[0]
+        if stem not in parsed or stem not in pictures:
+            missing = f"Annotations/{stem}.xml" if stem not in parsed else f"a picture JPEGImages/{stem}"
+            raise DataError(f"{source}: {listed}, line {number} names {stem[:80]!r}, but {missing} is not there")
+        (width, height), objects = parsed[stem]
+        class_ids = [classes.index(label) for label, _ in objects]
+        items.append(_boxed(pictures[stem], width, height, [box for _, box in objects], class_ids))
+    if not items:
+        raise DataError(f"{source}: {listed} names no pictures")
+    return items, classes
+
+
+def _is_voc(name: str) -> bool:
+    return name.startswith("Annotations/") and name.endswith(".xml")
+
+
+def _voc_objects(where: str, content: bytes) -> tuple[tuple[int, int], list[tuple[str, tuple[float, ...]]]]:
+    # Entities can blow up; annotations have none.
+    if len(content) > MAX_XML_BYTES or b"<!DOCTYPE" in content or b"<!ENTITY" in content:
+        raise DataError(f"{where} is larger than {MAX_XML_BYTES} bytes or declares a document type; it is not read")
+    try:
+        root = ElementTree.fromstring(content)  # noqa: S314 - without entities there is nothing to expand
+    except ElementTree.ParseError as error:
+        raise DataError(f"{where} is not XML: line {error.position[0]}: {error}") from error
+
+    def number(parent: ElementTree.Element, path: str) -> float:
+        text = parent.findtext(path, "").strip()
+        try:
+            return float(text)
+        except ValueError as error:
+            raise DataError(f"{where}: <{path}> is {text[:40]!r}; expected a number") from error
+
+    width, height = number(root, "size/width"), number(root, "size/height")
+    if not (1 <= width <= 1 << 20 and 1 <= height <= 1 << 20):
+        raise DataError(f"{where}: <size> is {width:g} x {height:g} pixels")
+    objects = []
+    for i, entry in enumerate(root.iter("object")):
+        label = entry.findtext("name", "").strip()
+        if not label:
+            raise DataError(f"{where}: object {i} has no <name>")
+        # Pixels are counted from 1 and a box holds its last one, so its far side is where that pixel ends.
+        box = (
+            number(entry, "bndbox/xmin") - 1, number(entry, "bndbox/ymin") - 1,
+            number(entry, "bndbox/xmax"), number(entry, "bndbox/ymax"),
+        )  # fmt: skip
+        objects.append((label, _checked_box(f"{where}: object {i}", box, int(width), int(height))))
+    return (int(width), int(height)), objects
+
+
+def read_label_maps(
+    source: Path,
+    split: str,
+    height_px: int,
+    width_px: int,
+    progress: Callable[[int], object] = lambda _: None,
+) -> LabelledMaps:
+    """Return a ``split`` of a data set of label maps: ``{split}/NAME.jpg|png|webp`` and ``{split}annot/NAME.png``.
+
+    ``classes.json`` is the list of class names by id; a class named ``void``, the last, is what nobody labelled. The
+    pixels of a map are class ids, or 255 for void. Pictures of another size than ``height_px`` x ``width_px`` are
+    resized bilinearly, their maps to the nearest pixel. ``progress`` is called with 1 after every picture.
+
+    Raises :class:`~bitgear.errors.DataError`.
+    """
+    with open_files(source) as (names, read):
+        classes = _class_names(source, names, read)
+        void = len(classes) if classes[-1] != VOID else len(classes) - 1
+        pictures = [
+            name
+            for name in sorted(names)
+            if PurePosixPath(name).parent.as_posix() == split and PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES
+        ]
+        if not pictures:
+            raise DataError(f"{source} holds no JPEG, PNG or WebP pictures in {split}/; is the split named otherwise?")
+        images = np.empty((len(pictures), height_px, width_px, 3), np.uint8)
+        maps = np.empty((len(pictures), height_px, width_px), np.uint8)
+        for i, name in enumerate(pictures):
+            map_name = f"{split}annot/{PurePosixPath(name).stem}.png"
+            if map_name not in names:
+                raise DataError(f"{source} has the picture {name}, but not its label map {map_name}")
+            pixels = _decode(source, name, read(name)).pixels
+            ids = _read_map(f"{source}: {map_name}", read(map_name), pixels.shape[:2], len(classes))
+            images[i] = _resized(pixels, width_px, height_px, Image.Resampling.BILINEAR)
+            maps[i] = _resized(np.where(ids == void, IGNORE, ids), width_px, height_px, Image.Resampling.NEAREST)
+            progress(1)
+    return LabelledMaps(tuple(PurePosixPath(name).stem for name in pictures), classes[:void], images, maps)
+
+
+def _class_names(source: Path, names: set[str], read: Callable[[str], bytes]) -> tuple[str, ...]:
+    if CLASSES_FILE not in names:
+        raise DataError(f"{source} has no {CLASSES_FILE}, the list of class names by id")
+    listed = _json(f"{source}: {CLASSES_FILE}", read(CLASSES_FILE))
+    valid = isinstance(listed, list) and 2 <= len(listed) <= IGNORE and all(isinstance(n, str) and n for n in listed)
+    if not valid:
+        raise DataError(f"{source}: {CLASSES_FILE} must be a list of 2 to {IGNORE} class names")
+    return tuple(listed)
+
+
+def _read_map(where: str, content: bytes, shape: tuple[int, int], classes: int) -> NDArray[np.uint8]:
+    try:
+        with Image.open(io.BytesIO(content), formats=("PNG",)) as image:
+            if image.mode not in ("L", "P"):
+                raise DataError(f"{where} has mode {image.mode}; a label map is an 8-bit PNG of one channel")
+            ids = np.array(image)  # of a palette image the indices
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise DataError(f"{where} cannot be read as a PNG: {error}") from error
+    if ids.shape != shape:
+        raise DataError(f"{where} has {ids.shape[1]} x {ids.shape[0]} pixels; its picture has {shape[1]} x {shape[0]}")
+    unknown = np.setdiff1d(ids, [*range(classes), IGNORE])
+    if len(unknown):
+        raise DataError(f"{where} has the class id {unknown[0]}; {CLASSES_FILE} names {classes} classes from 0 on")
+    return ids
+
+
+def _resized(
+    pixels: NDArray[np.uint8], width_px: int, height_px: int, resampling: Image.Resampling
+) -> NDArray[np.uint8]:
+    if pixels.shape[:2] == (height_px, width_px):
+        return pixels
+    return np.asarray(Image.fromarray(pixels).resize((width_px, height_px), resampling))
