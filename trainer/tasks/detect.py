@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bitgear.evaluate import measure_detector
 from bitgear.errors import DataError
+from bitgear.evaluate import measure_detector
 from bitgear.inputs import InputRecord
 from bitgear.tasks.annotations import BoxedPicture, BoxedPictures, read_boxed_pictures
 from bitgear.tasks.detect import Detection, DetectOptions, detections, preprocess
@@ -80,7 +80,7 @@ class Detect(FromScratch):
         return imitation_loss(predictions(output, height), predictions(teacher, height), self.config.task.box_weight)
 
     def evaluate(self, run: Forward) -> Metrics:
-        measured = measure_detector(on_device(run, self.device), self.record, self.labels, self.validation, _nothing)
+        measured = measure_detector(on_device(run, self.device), self.record, self.labels, self.validation)
         return {name: measured[name] for name in ("map50_95", "map50")}
 
     def examine(self) -> "ExaminedBoxes":
@@ -134,7 +134,3 @@ def truth(item: BoxedPicture, classes: tuple[str, ...]) -> list[Detection]:
         Detection(classes[class_id], int(class_id), 1.0, (float(x1), float(y1), float(x2), float(y2)))
         for class_id, (x1, y1, x2, y2) in zip(item.class_ids, item.boxes_xyxy, strict=True)
     ]
-
-
-def _nothing(_: int) -> None:
-    return None

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bitgear.evaluate import measure_segmenter
 from bitgear.errors import DataError
+from bitgear.evaluate import measure_segmenter
 from bitgear.graph import Graph
 from bitgear.inputs import InputRecord
 from bitgear.tasks.annotations import LabelledMaps, read_label_maps
@@ -73,7 +73,7 @@ class Segment(FromScratch):
         return t * t * divergence.sum(1).mean()
 
     def evaluate(self, run: Forward) -> Metrics:
-        return measure_segmenter(on_device(run, self.device), self.record, self.labels, self.validation, _nothing)
+        return measure_segmenter(on_device(run, self.device), self.record, self.labels, self.validation)
 
     def examine(self) -> "ExaminedMaps":
         return ExaminedMaps(self._read("test"), self.record, self.config.data.contact_images)
@@ -130,7 +130,3 @@ def class_weights(maps: NDArray[np.uint8], classes: int, balance: float) -> Tens
     weights = np.ones(classes)
     weights[known] = (np.median(frequency[known]) / frequency[known]) ** balance
     return torch.from_numpy(weights.astype(np.float32))
-
-
-def _nothing(_: int) -> None:
-    return None

@@ -1,0 +1,185 @@
+"""Segmentation and detection from data to a proven master, in seconds, and what is wrong with data is named."""
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from bitgear.bits import WIDTHS
+from bitgear.checkpoint import read_master
+from bitgear.errors import DataError
+from tests.trainer.dense_data import detect_config, segment_config, write_boxes, write_maps
+from tests.trainer.tiny_runs import state_of
+from trainer.config import ConfigError, RunConfig
+from trainer.loop import Run
+from trainer.model import Pass
+from trainer.pipeline import finish
+from trainer.tasks.segment import class_weights, pixel_loss
+
+CASES = {
+    "segment": (write_maps, segment_config, ("miou", "pixel_accuracy")),
+    "detect": (write_boxes, detect_config, ("map50_95", "map50")),
+}
+Case = tuple[str, Path, Callable[..., RunConfig], tuple[str, ...]]
+
+
+@pytest.fixture(scope="module", params=CASES)
+def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
+    write, config, metrics = CASES[request.param]
+    return request.param, write(tmp_path_factory.mktemp("data") / "set"), config, metrics
+
+
+@pytest.fixture(scope="module")
+def done(case: Case, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run trained to its last epoch; read it, do not change it."""
+    _, data, config, _ = case
+    run = Run(config(), data, tmp_path_factory.mktemp("done"), progress=False)
+    run.fit()
+    return run
+
+
+def test_a_run_records_both_stages(case: Case, done: Run) -> None:
+    metric = case[3][0]
+    history = json.loads((done.out / "history.json").read_text())
+    assert [row["epoch"] for row in history["fp32_epochs"]] == [1, 2]
+    assert [row["epoch"] for row in history["epochs"]] == [1, 2]
+    assert all(set(row[metric]) == {"8", "2"} for row in history["epochs"])
+    assert all(math.isfinite(loss) for row in history["epochs"] for loss in row["loss"].values())
+    assert 0 <= history["fp32"][metric] <= 1
+    assert (done.out / "fp32.pt").is_file()
+
+
+def test_an_interrupted_run_ends_with_the_same_bits(case: Case, done: Run, tmp_path: Path) -> None:
+    _, data, config, _ = case
+
+    class Interrupted(Exception):
+        pass
+
+    def stopped(**state: Any) -> None:
+        save(**state)
+        raise Interrupted
+
+    for _ in range(3):
+        run = Run(config(), data, tmp_path, progress=False)
+        save, run._save = run._save, stopped  # type: ignore[method-assign]
+        with pytest.raises(Interrupted):
+            run.fit()
+    resumed = Run(config(), data, tmp_path, progress=False)
+    resumed.fit()
+    assert [row["epoch"] for row in resumed.history.fp32_epochs] == [1, 2]
+    expected, found = state_of(done), state_of(resumed)
+    assert expected.keys() == found.keys()
+    for name, tensor in expected.items():
+        assert torch.equal(found[name], tensor), name
+
+
+def test_the_pipeline_ends_in_a_proven_master_and_a_report(case: Case, done: Run) -> None:
+    task, data, config, metrics = case
+    run = Run(config(), data, done.out, progress=False)
+    run.fit()
+    path = finish(run, data, {})
+    master = read_master(path)
+    assert master.task == task
+    assert set(master.accuracy) == set(WIDTHS)
+    for row in master.accuracy.values():
+        assert row["images"] == 4
+        assert all(0 <= row[name] <= 1 for name in metrics)
+    assert {f"fp32_{name}" for name in metrics} <= master.provenance.keys()
+    report = json.loads((done.out / "report.json").read_text())
+    assert report["fp32_test"].keys() >= set(metrics)
+    with Image.open(done.out / "contact_sheet.jpg") as sheet:
+        assert sheet.width > 5 * 300  # truth, FP32, 8, 4 and 2 bits
+    text = (done.out / "report.md").read_text()
+    assert "contact_sheet.jpg" in text
+    assert "FP32 start" in text
+
+
+def test_training_sees_augmented_batches_and_tests_do_not(case: Case, done: Run) -> None:
+    batches = done.calibration_batches()
+    assert len(batches) == 1
+    assert batches[0].dtype == torch.int8
+    assert all(torch.equal(a, b) for a, b in zip(batches, done.calibration_batches(), strict=True))
+    examined = done.task.examine()
+    assert np.array_equal(examined.codes(2), examined.codes(2))
+    assert examined.codes(2).shape == (2, 3, done.record.height_px, done.record.width_px)
+
+
+def test_neither_weights_nor_a_teacher_nor_no_training_is_a_start(case: Case, tmp_path: Path) -> None:
+    _, data, config, _ = case
+    with pytest.raises(ConfigError, match="no weights"):
+        Run(config(), data, tmp_path, weights=tmp_path / "w.safetensors")
+    with pytest.raises(ConfigError, match="no teacher"):
+        Run(config(), data, tmp_path, teacher=tmp_path / "w.safetensors")
+    with pytest.raises(ConfigError, match=r"fp32\.epochs"):
+        Run(config(fp32={"epochs": 0}), data, tmp_path)
+
+
+def test_states_are_kept_as_often_as_asked(case: Case, tmp_path: Path) -> None:
+    _, data, config, _ = case
+    run = Run(config(fp32={"epochs": 1}, train={"epochs": 3, "keep_every": 2, "evaluate_every": 2}), data, tmp_path)
+    run.progress = False
+    run.fit()
+    assert [path.name for path in (tmp_path / "epochs").iterdir()] == ["0002.pt"]
+    assert [run.task.metric in row for row in run.history.epochs] == [False, True, True]
+
+
+def test_detection_starts_with_few_scores_and_sensible_boxes(tmp_path: Path) -> None:
+    run = Run(detect_config(), write_boxes(tmp_path / "set"), tmp_path / "out", progress=False)
+    with torch.no_grad():
+        output = run.model(run.calibration_batches()[0], Pass(None, training=True))
+    assert output[:, :2].sigmoid().mean().item() == pytest.approx(0.01, rel=0.1)
+    assert torch.nn.functional.softplus(output[:, 2:]).mean().item() == pytest.approx(3, rel=0.1)
+
+
+def test_classes_must_be_the_same_in_every_split(tmp_path: Path) -> None:
+    folder = write_boxes(tmp_path / "set")
+    listed = json.loads((folder / "annotations" / "val.json").read_text())
+    listed["categories"][0]["name"] = "apple"
+    (folder / "annotations" / "val.json").write_text(json.dumps(listed))
+    with pytest.raises(DataError, match="other classes for validation"):
+        Run(detect_config(), folder, tmp_path / "out")
+
+
+def test_a_broken_annotation_stops_training_with_file_and_entry(tmp_path: Path) -> None:
+    folder = write_boxes(tmp_path / "set")
+    listed = json.loads((folder / "annotations" / "train.json").read_text())
+    listed["annotations"][1]["bbox"] = [5, 5, -3, 4]
+    (folder / "annotations" / "train.json").write_text(json.dumps(listed))
+    with pytest.raises(DataError, match=r"train\.json.*annotation 1"):
+        Run(detect_config(), folder, tmp_path / "out")
+
+
+def test_an_unknown_class_in_a_map_stops_training_with_its_file(tmp_path: Path) -> None:
+    folder = write_maps(tmp_path / "set")
+    Image.fromarray(np.full((40, 56), 9, np.uint8)).save(folder / "trainannot" / "03.png")
+    with pytest.raises(DataError, match=r"trainannot/03\.png.* 9"):
+        Run(segment_config(), folder, tmp_path / "out")
+
+
+def test_class_weights_are_median_frequencies() -> None:
+    maps = np.array([[[0, 0, 0, 1]], [[0, 0, 255, 255]]], np.uint8)
+    # class 0: 5 of the 6 known pixels of two pictures; class 1: 1 of the 4 of one picture; class 2 is never seen
+    frequency = np.array([5 / 6, 1 / 4])
+    expected = np.median(frequency) / frequency
+    assert class_weights(maps, 3, 1.0).tolist() == pytest.approx([*expected, 1.0])
+    assert class_weights(maps, 3, 0.5).tolist() == pytest.approx([*np.sqrt(expected), 1.0])
+    assert class_weights(maps, 3, 0.0).tolist() == [1, 1, 1]
+
+
+def test_the_pixel_loss_is_the_weighted_cross_entropy_of_known_pixels() -> None:
+    logits = torch.tensor([[[[2.0]], [[0.0]]]], requires_grad=True)  # one pixel for a map of 2 x 2
+    maps = torch.tensor([[[0, 1], [255, 1]]])
+    weights = torch.tensor([1.0, 3.0])
+    likely, unlikely = -math.log(1 / (1 + math.exp(-2))), -math.log(1 / (1 + math.exp(2)))
+    expected = (1 * likely + 3 * unlikely + 3 * unlikely) / 7
+    assert pixel_loss(logits, maps, weights).item() == pytest.approx(expected, rel=1e-5)
+    nothing = pixel_loss(logits, torch.full((1, 2, 2), 255), weights)
+    nothing.backward()
+    assert nothing.item() == 0
+    assert not logits.grad.any()
