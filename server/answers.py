@@ -1,6 +1,6 @@
 """The JSON of successful answers, as OpenAPI documents it. docs/http.md says what each field means."""
 
-from typing import Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -14,14 +14,6 @@ class ImageSize(_Answer):
 
     width: int
     height: int
-
-
-class PredictedClass(_Answer):
-    """A class with its softmax probability."""
-
-    class_name: str = Field(alias="class")
-    class_id: int
-    confidence: float = Field(ge=0, le=1)
 
 
 class PrecisionServed(_Answer):
@@ -44,16 +36,104 @@ class TimingMs(_Answer):
     total: float
 
 
-class ClassifyAnswer(_Answer):
-    """The best classes of one image."""
+class InferenceAnswer(_Answer):
+    """What the answers of all tasks have."""
 
     id: str
     model: str
     version: str
     image: ImageSize
-    predictions: list[PredictedClass]
     precision: PrecisionServed
     timing_ms: TimingMs
+
+
+class _Class(_Answer):
+    class_name: str = Field(alias="class")
+    class_id: int = Field(ge=0)
+
+
+class PredictedClass(_Class):
+    """A class with its softmax probability."""
+
+    confidence: float = Field(ge=0, le=1)
+
+
+class ClassifyAnswer(InferenceAnswer):
+    """The best classes of one image."""
+
+    predictions: list[PredictedClass]
+
+
+class DetectedObject(_Class):
+    """A box ``[x1, y1, x2, y2]`` in pixels of the upright image, and its class."""
+
+    confidence: float = Field(ge=0, le=1)
+    box: Annotated[list[float], Field(min_length=4, max_length=4)]
+
+
+class DetectAnswer(InferenceAnswer):
+    """The objects in one image, the most confident first."""
+
+    detections: list[DetectedObject]
+
+
+class _Mask(_Answer):
+    width: int
+    height: int
+
+
+class PngMask(_Mask):
+    """Base64 of an 8-bit PNG of one channel: the class id of every pixel."""
+
+    format: Literal["png"]
+    data: str
+
+
+class RunLengths(_Answer):
+    """COCO's uncompressed run-length encoding: ``[height, width]``, and lengths of runs outside and inside by turns."""
+
+    size: Annotated[list[int], Field(min_length=2, max_length=2)]
+    counts: list[int]
+
+
+class RleSegment(_Class):
+    """The pixels of one class."""
+
+    rle: RunLengths
+
+
+class RleMask(_Mask):
+    """Run lengths of every class in the image."""
+
+    format: Literal["rle"]
+    segments: list[RleSegment]
+
+
+class PolygonSegment(_Class):
+    """The outer outlines of the areas of one class: corners ``[x, y]`` in pixels of the upright image."""
+
+    polygons: list[list[Annotated[list[int], Field(min_length=2, max_length=2)]]]
+
+
+class PolygonMask(_Mask):
+    """Outlines of every class in the image."""
+
+    format: Literal["polygon"]
+    segments: list[PolygonSegment]
+
+
+class SegmentedClass(_Class):
+    """How many pixels of the image are of a class, and which part of all that is."""
+
+    pixels: int = Field(ge=1)
+    share: float = Field(gt=0, le=1)
+
+
+class SegmentAnswer(InferenceAnswer):
+    """The class of every pixel of one image."""
+
+    mask: PngMask | RleMask | PolygonMask
+    classes: list[SegmentedClass]
 
 
 class InputSize(_Answer):
@@ -103,6 +183,7 @@ class Rung(_Answer):
     precision: int
     offered: bool
     reason: str | None
+    accuracy: dict[str, float]
     top1: float | None
     resident: bool
     resident_bytes: int

@@ -128,8 +128,8 @@ class TaskMismatch(RequestError):
 
     code = "task-mismatch"
 
-    def __init__(self, asked: str, task: str) -> None:
-        super().__init__(f"the model does not {asked}; its task is {task}", task=task)
+    def __init__(self, asked: str, task: str, route: str) -> None:
+        super().__init__(f"the model does not {asked}; its task is {task}: POST {route}", task=task, route=route)
 
 
 class NotReady(RequestError):

@@ -1,11 +1,12 @@
 """What OpenAPI says about requests. Routes read requests themselves; this documents them from the same tables."""
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from server.body import JSON, MULTIPART, RAW_TYPES
+from server.controls import Control
 from server.exchange import REQUEST_ID_HEADER
 from server.forms import IMAGE_FIELD
-from server.precision import CONTROLS
 
 MODEL_PARAMETER: dict[str, Any] = {
     "name": "model",
@@ -21,16 +22,17 @@ def model_request() -> dict[str, Any]:
     return {"parameters": [MODEL_PARAMETER]}
 
 
-def image_request() -> dict[str, Any]:
-    """Return the ``openapi_extra`` of a path that takes an image and controls."""
-    fields = {name: dict(control.schema) for name, control in CONTROLS.items()}
+def image_request(controls: Mapping[str, Control]) -> dict[str, Any]:
+    """Return the ``openapi_extra`` of a path that takes an image and these controls."""
+    parts = {name: dict(control.schema) for name, control in controls.items()}
+    keys = {name: _json_schema(control) for name, control in controls.items()}
     binary = {"type": "string", "contentMediaType": "application/octet-stream", "minLength": 1}
     base64 = {"type": "string", "contentEncoding": "base64", "minLength": 1}
     content = {media_type: {"schema": binary} for media_type in RAW_TYPES}
-    content[MULTIPART] = {"schema": _form(binary, fields)}
-    content[JSON] = {"schema": _form(base64, fields)}
+    content[MULTIPART] = {"schema": _form(binary, parts)}
+    content[JSON] = {"schema": _form(base64, keys)}
     return {
-        "parameters": [MODEL_PARAMETER, *_parameters()],
+        "parameters": [MODEL_PARAMETER, *_parameters(controls.values())],
         "requestBody": {"required": True, "content": content},
     }
 
@@ -44,9 +46,14 @@ def _form(image: dict[str, Any], fields: dict[str, dict[str, Any]]) -> dict[str,
     }
 
 
-def _parameters() -> list[dict[str, Any]]:
+def _json_schema(control: Control) -> dict[str, Any]:
+    schema = dict(control.schema)
+    return schema if control.json_schema is None else {"anyOf": [schema, dict(control.json_schema)]}
+
+
+def _parameters(controls: Iterable[Control]) -> list[dict[str, Any]]:
     parameters = []
-    for control in CONTROLS.values():
+    for control in controls:
         places = [("query", control.name)] + ([("header", control.header)] if control.header else [])
         parameters += [
             {

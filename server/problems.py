@@ -43,7 +43,7 @@ TABLE: Mapping[type[Exception], Problem] = {
     errors.MediaTypeNotAccepted: Problem(415, "media-type", "Content type or encoding not accepted", ("allowed",)),
     ImageError: Problem(422, "undecodable-image", "The image cannot be decoded", ("reason",)),
     errors.WidthNotOffered: Problem(422, "width-not-offered", "The precision is not offered", ("offered_precisions",)),
-    errors.TaskMismatch: Problem(422, "task-mismatch", "The model does another task", ("task",)),
+    errors.TaskMismatch: Problem(422, "task-mismatch", "The model does another task", ("task", "route")),
     errors.NotReady: Problem(503, "not-ready", "The server is starting", ("retry_after_s",)),
     errors.Draining: Problem(503, "draining", "The server is stopping", ("retry_after_s",)),
     Exception: INTERNAL,
@@ -107,6 +107,7 @@ _MEMBER_SCHEMAS: Mapping[str, Mapping[str, Any]] = {
     "reason": {"type": "string"},
     "offered_precisions": {"type": "array", "items": {"type": "integer", "minimum": 2, "maximum": 8}},
     "task": {"type": "string"},
+    "route": {"type": "string"},
     "retry_after_s": {"type": "integer"},
 }
 

@@ -9,21 +9,23 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from bitgear.checkpoint import Master, read_master
 from bitgear.engines import Engine, ModelCache
 from bitgear.models import SHIPPED, masters_in
-from bitgear.tasks.classify import Prediction, predictions, preprocess
 from bitgear.tasks.pictures import decode_picture
 from server.body import Upload
+from server.controls import Controls, add_controls
 from server.errors import BadParameter, Draining, NotReady, UnknownModel, shown
 from server.exchange import Exchange
 from server.forms import open_upload
 from server.policy import Decision, choose
-from server.precision import Controls, Wish, add_controls, to_wish
+from server.precision import Wish, to_wish
 from server.problems import RETRY_AFTER_S
 from server.profiles import Profile, active_profile, load_profiles
 from server.settings import Settings, SettingsError
+from server.tasks import TASKS, Members, Task
 
 LATENCY_WINDOW_CALLS = 1000
 MODEL_VERSION = "1"
@@ -38,14 +40,14 @@ _logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Classification:
-    """The answer to one image: its size in pixels as seen upright, and the best classes."""
+class Inference:
+    """What was found in one image: its size in pixels as seen upright, and what its task answers."""
 
     asked: str
     decision: Decision
     width_px: int
     height_px: int
-    predictions: list[Prediction]
+    members: Members
 
 
 @dataclass(frozen=True)
@@ -60,8 +62,8 @@ class Latency:
 class Runtime:
     """What serves: models by name, a cache of derived widths, a pool of worker threads.
 
-    A request makes one visit to a worker, which decodes, decides, derives, infers and ranks; the event loop does none
-    of that. Made ready by :meth:`warm`, taken out of service by :meth:`drain`, ended by :meth:`close`.
+    A request makes one visit to a worker, which decodes, decides, derives, infers and words the answer; the event loop
+    does none of that. Made ready by :meth:`warm`, taken out of service by :meth:`drain`, ended by :meth:`close`.
 
     Construction reads the masters and raises what is wrong with them or with the settings.
     """
@@ -109,8 +111,11 @@ class Runtime:
             self._warm = True
 
     def _warm_model(self, master: Master, bits: int) -> None:
+        task = TASKS[master.task]
         picture = decode_picture(_ONE_PIXEL_PNG)  # loads the codecs too
-        self.cache.get(master, bits).run(preprocess(picture, master.input))
+        q_image, place = task.preprocess(picture, master.input)
+        output = self.cache.get(master, bits).run(q_image)
+        task.postprocess(output[0], place, master.labels, master.input, task.options({}, master.labels))
 
     def drain(self) -> None:
         """Declare the server not ready for good; it goes on serving. Does not block: signal handlers may call it."""
@@ -144,35 +149,47 @@ class Runtime:
             raise BadParameter(f"device_profile {shown(wish.profile)} is unknown; known are {known}", "device_profile")
         return profile
 
-    async def classify(self, master: Master, upload: Upload, controls: Controls, exchange: Exchange) -> Classification:
-        """Return the classes of an image; the time each phase took goes to ``exchange``.
+    async def infer(
+        self, task: Task[Any, Any], master: Master, upload: Upload, controls: Controls, exchange: Exchange
+    ) -> Inference:
+        """Return what a model finds in an image; the time each phase took goes to ``exchange``.
 
         Raises what decoding the body, the controls in it and the image raise.
         """
         loop = asyncio.get_running_loop()
         submitted_s = time.perf_counter()
-        return await loop.run_in_executor(self._pool, self._classify, master, upload, controls, exchange, submitted_s)
+        return await loop.run_in_executor(
+            self._pool, self._infer, task, master, upload, controls, exchange, submitted_s
+        )
 
-    def _classify(
-        self, master: Master, upload: Upload, controls: Controls, exchange: Exchange, submitted_s: float
-    ) -> Classification:
+    def _infer(
+        self,
+        task: Task[Any, Any],
+        master: Master,
+        upload: Upload,
+        controls: Controls,
+        exchange: Exchange,
+        submitted_s: float,
+    ) -> Inference:
         watch = _Stopwatch(exchange.phases_ms, submitted_s)
         watch.lap("queue")
         form = open_upload(upload)
-        wish = to_wish(add_controls(controls, form.fields))
+        controls = add_controls(task.controls, controls, form.fields)
+        wish = to_wish(controls)
         exchange.asked = wish.asked
         decision = self.decide(wish, master)
+        options = task.options(controls, master.labels)
         picture = decode_picture(form.image, self.settings.max_pixels)
-        q_image = preprocess(picture, master.input)
+        q_image, place = task.preprocess(picture, master.input)
         watch.lap("decode")
         model = self.cache.get(master, decision.bits)
         watch.lap("switch")
-        logits = model.run(q_image)
+        output = model.run(q_image)
         self._note_latency(master, decision.bits, watch.lap("infer"))
-        best = predictions(logits[0], master.labels, wish.top_k)
+        members = task.postprocess(output[0], place, master.labels, master.input, options)
         watch.lap("post")
         exchange.decision = decision
-        return Classification(wish.asked, decision, picture.width_px, picture.height_px, best)
+        return Inference(wish.asked, decision, picture.width_px, picture.height_px, members)
 
     def _note_latency(self, master: Master, bits: int, duration_ms: float) -> None:
         with self._latencies_lock:

@@ -6,7 +6,7 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -97,13 +97,17 @@ def next_answer(stream: IO[bytes]) -> tuple[int, dict[str, str], bytes]:
 
 
 @contextlib.contextmanager
-def running(folder: Path, engine: Engine | None = None, **settings: Any) -> Iterator[Running]:
-    """A server of the tiny master, stopped at the end."""
+def running(
+    folder: Path, engine: Engine | None = None, further: Iterable[Master] = (), **settings: Any
+) -> Iterator[Running]:
+    """A server of the tiny master and of further ones, stopped at the end."""
     master = tiny_master()
-    path = folder / "tiny.safetensors"
-    if not path.exists():
-        write_master(master, path)
-    app = create_app(Settings(models=(path,), **settings), engine=engine)
+    paths = []
+    for each in (master, *further):
+        paths.append(folder / f"{each.name}.safetensors")
+        if not paths[-1].exists():
+            write_master(each, paths[-1])
+    app = create_app(Settings(models=tuple(paths), **settings), engine=engine)
     config = uvicorn.Config(app, lifespan="on", ws="none", log_config=None, access_log=False)
     server = uvicorn.Server(config)
     listener = bind("127.0.0.1", 0)

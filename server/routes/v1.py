@@ -10,56 +10,24 @@ from bitgear.checkpoint import Master
 from bitgear.errors import ImageError, ImageTooLarge
 from server import answers, errors
 from server.body import receive_upload
+from server.controls import read_controls
 from server.exchange import Exchange, exchange_of
 from server.metrics import Metrics
 from server.openapi import image_request, model_request
-from server.precision import PRECISION_HEADER, SOURCE_HEADER, VARY, read_controls, to_wish
+from server.precision import PRECISION_HEADER, SOURCE_HEADER, VARY, to_wish
 from server.problems import documented
-from server.runtime import MODEL_VERSION, Classification, Runtime
+from server.runtime import MODEL_VERSION, Inference, Runtime
+from server.tasks import TASKS, Task
 
-CLASSIFY = "classify"
+_PATH = "/v1/models/{model}/{task}"
 
 
 def v1_routes(runtime: Runtime, metrics: Metrics) -> APIRouter:
     """Return the routes under ``/v1``."""
     router = APIRouter()
 
-    @router.post(
-        "/v1/models/{model}/classify",
-        response_model=answers.ClassifyAnswer,
-        responses=documented(
-            errors.BadRequest,
-            errors.BadParameter,
-            errors.ConflictingControls,
-            errors.UnknownModel,
-            errors.BodyTimeout,
-            errors.BodyTooLarge,
-            ImageTooLarge,
-            errors.MediaTypeNotAccepted,
-            ImageError,
-            errors.WidthNotOffered,
-            errors.TaskMismatch,
-            errors.NotReady,
-            errors.Draining,
-        ),
-        openapi_extra=image_request(),
-    )
-    async def classify(request: Request) -> Response:
-        """Classify one image at the precision asked for."""
-        exchange = exchange_of(request.scope)
-        name = request.path_params["model"]
-        metrics.begin(exchange, CLASSIFY, name if name in runtime.models else None)
-        runtime.check_warm()
-        master = runtime.model(name)
-        if master.task != CLASSIFY:
-            raise errors.TaskMismatch(CLASSIFY, master.task)
-        headers = request.scope["headers"]
-        controls = read_controls(headers, request.scope["query_string"])
-        exchange.asked = to_wish(controls).asked
-        settings = runtime.settings
-        upload = await receive_upload(headers, request.receive, settings.max_body_bytes, settings.body_timeout_s)
-        result = await runtime.classify(master, upload, controls, exchange)
-        return _answer(master, result, exchange)
+    for task in TASKS.values():
+        _add_inference(router, task, runtime, metrics)
 
     @router.get("/v1/models", response_model=answers.ModelList, responses=documented())
     async def list_models() -> Response:
@@ -106,7 +74,51 @@ def v1_routes(runtime: Runtime, metrics: Metrics) -> APIRouter:
     return router
 
 
-def _answer(master: Master, result: Classification, exchange: Exchange) -> Response:
+def _add_inference(router: APIRouter, task: Task[Any, Any], runtime: Runtime, metrics: Metrics) -> None:
+    async def infer(request: Request) -> Response:
+        exchange = exchange_of(request.scope)
+        name = request.path_params["model"]
+        metrics.begin(exchange, task.name, name if name in runtime.models else None)
+        runtime.check_warm()
+        master = runtime.model(name)
+        if master.task != task.name:
+            raise errors.TaskMismatch(task.name, master.task, _PATH.format(model=name, task=master.task))
+        headers = request.scope["headers"]
+        controls = read_controls(task.controls, headers, request.scope["query_string"])
+        exchange.asked = to_wish(controls).asked
+        task.options(controls, master.labels)  # what is wrong in headers and query is refused before the body is read
+        settings = runtime.settings
+        upload = await receive_upload(headers, request.receive, settings.max_body_bytes, settings.body_timeout_s)
+        result = await runtime.infer(task, master, upload, controls, exchange)
+        return _answer(master, result, exchange)
+
+    router.add_api_route(
+        _PATH.format(model="{model}", task=task.name),
+        infer,
+        methods=["POST"],
+        name=task.name,
+        summary=task.summary,
+        response_model=task.answer,
+        responses=documented(
+            errors.BadRequest,
+            errors.BadParameter,
+            errors.ConflictingControls,
+            errors.UnknownModel,
+            errors.BodyTimeout,
+            errors.BodyTooLarge,
+            ImageTooLarge,
+            errors.MediaTypeNotAccepted,
+            ImageError,
+            errors.WidthNotOffered,
+            errors.TaskMismatch,
+            errors.NotReady,
+            errors.Draining,
+        ),
+        openapi_extra=image_request(task.controls),
+    )
+
+
+def _answer(master: Master, result: Inference, exchange: Exchange) -> Response:
     decision = result.decision
     timing_ms = {name: round(duration, 3) for name, duration in exchange.phases_ms.items()}
     timing_ms["total"] = round(exchange.elapsed_ms(), 3)
@@ -115,10 +127,7 @@ def _answer(master: Master, result: Classification, exchange: Exchange) -> Respo
         "model": master.name,
         "version": MODEL_VERSION,
         "image": {"width": result.width_px, "height": result.height_px},
-        "predictions": [
-            {"class": best.class_name, "class_id": best.class_id, "confidence": best.confidence}
-            for best in result.predictions
-        ],
+        **result.members,
         "precision": {
             "requested": result.asked,
             "served": decision.bits,
@@ -151,12 +160,14 @@ def _summary(master: Master) -> dict[str, Any]:
 
 def _rung(runtime: Runtime, master: Master, bits: int, resident_bytes: Mapping[int, int]) -> dict[str, Any]:
     latency = runtime.latency(master, bits)
+    measured = master.accuracy.get(bits, {})
     reason = runtime.profile.excludes(bits)
     return {
         "precision": bits,
         "offered": reason is None,
         "reason": reason,
-        "top1": master.accuracy.get(bits, {}).get("top1"),
+        "accuracy": {name: measured[name] for name in TASKS[master.task].metrics if name in measured},
+        "top1": measured.get("top1"),
         "resident": bits in resident_bytes,
         "resident_bytes": resident_bytes.get(bits, 0),
         "latency_ms": None

@@ -52,7 +52,7 @@ def test_unknown_models(server: Running, name: str) -> None:
         "/v1/models/tiny;x/classify",
         "/",
         "/v1",
-        "/v1/models/tiny/detect",
+        "/v1/models/tiny/describe",
         "/v1/models/tiny/",
         "/docs",
         "/redoc",

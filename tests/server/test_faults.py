@@ -1,4 +1,3 @@
-import dataclasses
 import logging
 from pathlib import Path
 
@@ -6,7 +5,6 @@ import pytest
 
 from bitgear.bits import Precision, as_plan
 from bitgear.engines import DerivedModel, Engine, create_engine
-from tests.masters import tiny_master
 from tests.serving import PATH, png, running
 
 
@@ -33,11 +31,3 @@ def test_a_fault_is_a_problem_a_log_line_and_a_count(tmp_path: Path, caplog: pyt
     failures = [record for record in caplog.records if record.exc_info]
     assert [record.request_id for record in failures] == ["failing"]  # type: ignore[attr-defined]
     assert "secret" in str(failures[0].exc_info)
-
-
-def test_a_model_of_another_task_is_refused(tmp_path: Path) -> None:
-    with running(tmp_path) as server:
-        models = server.app.state.runtime.models
-        models["boxes"] = dataclasses.replace(tiny_master(name="boxes"), task="detect")
-        answer = server.client.post("/v1/models/boxes/classify", content=png())
-        server.refused(answer, 422, "task-mismatch", task="detect")

@@ -14,11 +14,12 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from server.precision import CONTROLS
 from server.problems import MEDIA_TYPE, TABLE
+from server.tasks import TASKS
 from tests.serving import Running
 
-CLASSIFY = "/v1/models/{model}/classify"
+ROUTES = {task: f"/v1/models/{{model}}/{task}" for task in TASKS}
+MODELS = {"classify": "tiny", "detect": "boxes", "segment": "areas"}
 
 CHECKS = [
     not_a_server_error,
@@ -30,19 +31,19 @@ CHECKS = [
 
 
 @pytest.fixture(scope="module")
-def document(server: Running) -> Any:
-    return schemathesis.openapi.from_url(f"{server.client.base_url}/openapi.json")
+def document(every_task: Running) -> Any:
+    return schemathesis.openapi.from_url(f"{every_task.client.base_url}/openapi.json")
 
 
 @pytest.fixture(scope="module")
-def content(server: Running) -> dict[str, Any]:
-    return server.client.get("/openapi.json").json()
+def content(every_task: Running) -> dict[str, Any]:
+    return every_task.client.get("/openapi.json").json()
 
 
 def test_generated_requests_get_documented_answers(document: Any) -> None:
     # Not by schemathesis' pytest plugin: its subtests do not work with pytest 9.2.
     operations = [result.ok() for result in document.get_all_operations()]
-    assert len(operations) == 7
+    assert len(operations) == 9
     for operation in operations:
 
         @settings(max_examples=40, derandomize=True, database=None, deadline=None, suppress_health_check=HealthCheck)
@@ -50,7 +51,7 @@ def test_generated_requests_get_documented_answers(document: Any) -> None:
         def check(case: Any) -> None:
             case.call_and_validate(checks=CHECKS)
             if "model" in case.path_parameters:  # a made-up name leads no further than to 404
-                case.path_parameters["model"] = "tiny"
+                case.path_parameters["model"] = MODELS.get(case.path.rsplit("/", 1)[1], "tiny")
                 case.call_and_validate(checks=CHECKS)
 
         check()
@@ -62,13 +63,14 @@ def test_it_is_valid(document: Any) -> None:
 
 def test_every_path_is_listed(content: dict[str, Any]) -> None:
     assert set(content["paths"]) == {
-        CLASSIFY, "/v1/models", "/v1/models/{model}", "/v1/models/{model}/ladder", "/v2/health/live",
+        *ROUTES.values(), "/v1/models", "/v1/models/{model}", "/v1/models/{model}/ladder", "/v2/health/live",
         "/v2/health/ready", "/metrics",
     }  # fmt: skip
 
 
-def test_every_status_and_problem_of_an_inference_route_is_listed(content: dict[str, Any]) -> None:
-    responses = content["paths"][CLASSIFY]["post"]["responses"]
+@pytest.mark.parametrize("path", ROUTES.values())
+def test_every_status_and_problem_of_an_inference_route_is_listed(content: dict[str, Any], path: str) -> None:
+    responses = content["paths"][path]["post"]["responses"]
     assert set(responses) == {"200", "400", "404", "408", "413", "415", "422", "500", "503"}
     listed = json.dumps(responses)
     for problem in TABLE.values():
@@ -77,17 +79,19 @@ def test_every_status_and_problem_of_an_inference_route_is_listed(content: dict[
     assert "HTTPValidationError" not in json.dumps(content)
 
 
-def test_every_control_is_listed_in_every_place(content: dict[str, Any]) -> None:
-    operation = content["paths"][CLASSIFY]["post"]
+@pytest.mark.parametrize("task", TASKS)
+def test_every_control_of_a_task_and_no_other_is_listed_in_every_place(content: dict[str, Any], task: str) -> None:
+    operation = content["paths"][ROUTES[task]]["post"]
+    controls = TASKS[task].controls
     places = {(parameter["in"], parameter["name"]) for parameter in operation["parameters"]}
+    headers = {control.header for control in controls.values() if control.header}
+    assert places == {
+        ("path", "model"), ("header", "X-Request-Id"), *(("query", name) for name in controls),
+        *(("header", header) for header in headers),
+    }  # fmt: skip
     body = operation["requestBody"]["content"]
-    for name, control in CONTROLS.items():
-        assert ("query", name) in places
-        assert control.header is None or ("header", control.header) in places
-        for media_type in ("multipart/form-data", "application/json"):
-            assert name in body[media_type]["schema"]["properties"]
-    assert ("path", "model") in places
-    assert ("header", "X-Request-Id") in places
+    for media_type in ("multipart/form-data", "application/json"):
+        assert set(body[media_type]["schema"]["properties"]) == {"image", *controls}
     assert {"image/jpeg", "image/png", "image/webp", "application/octet-stream"} < set(body)
 
 

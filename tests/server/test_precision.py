@@ -2,13 +2,20 @@ from typing import Any
 
 import pytest
 
+from server.controls import Controls, add_controls, read_controls
 from server.errors import BadParameter, ConflictingControls
-from server.precision import VARY, Wish, add_controls, read_controls, to_wish
+from server.precision import VARY, Wish, to_wish
+from server.tasks import CLASSIFY
 
 
 def wish(*headers: tuple[str, str], query: str = "", fields: dict[str, Any] | None = None) -> Wish:
-    controls = read_controls([(n.lower().encode(), v.encode("latin-1")) for n, v in headers], query.encode())
-    return to_wish(add_controls(controls, (fields or {}).items()))
+    return to_wish(controls(*headers, query=query, fields=fields))
+
+
+def controls(*headers: tuple[str, str], query: str = "", fields: dict[str, Any] | None = None) -> Controls:
+    known = CLASSIFY.controls
+    given = read_controls(known, [(n.lower().encode(), v.encode("latin-1")) for n, v in headers], query.encode())
+    return add_controls(known, given, (fields or {}).items())
 
 
 @pytest.mark.parametrize(
@@ -24,8 +31,6 @@ def wish(*headers: tuple[str, str], query: str = "", fields: dict[str, Any] | No
         (wish(fields={"precision": 8}), Wish(bits=8)),
         (wish(("Precision-Min", "3"), query="precision_max=5"), Wish(floor=3, ceiling=5)),
         (wish(("Device-Profile", "edge")), Wish(profile="edge")),
-        (wish(query="top_k=1000"), Wish(top_k=1000)),
-        (wish(fields={"top_k": 1}), Wish(top_k=1)),
         (wish(("Precision", "4"), ("Precision", "4"), query="precision=4&precision=4"), Wish(bits=4)),
         (wish(("Precision", "4"), fields={"precision": 4}), Wish(bits=4)),
         (wish(("Accept", "*/*"), ("X-Other", "1")), Wish()),
@@ -57,6 +62,13 @@ def test_no_width_as_json(value: object) -> None:
 def test_auto_is_no_bound(value: str) -> None:
     with pytest.raises(BadParameter):
         wish(("Precision-Min", value))
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"), [(controls(), 5), (controls(query="top_k=1000"), 1000), (controls(fields={"top_k": 1}), 1)]
+)
+def test_top_k(given: Controls, expected: int) -> None:
+    assert CLASSIFY.options(given, ["cat", "dog"]) == expected
 
 
 @pytest.mark.parametrize("value", ["0", "1001", "-1", "1.5", "1e2", "", "99999999999999999999", "²", 0, True, 2.0])

@@ -1,0 +1,279 @@
+"""The tasks that are served, each described once: what can be asked, what surrounds the network, what is answered.
+
+Routes, OpenAPI and the runtime know nothing of a task but its :class:`Task`.
+"""
+
+import base64
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bitgear.inputs import InputRecord
+from bitgear.tasks import classify, detect, segment
+from bitgear.tasks.detect import DetectOptions
+from bitgear.tasks.letterbox import Letterbox
+from bitgear.tasks.pictures import Picture
+from server import answers
+from server.controls import MAX_NAMES, Control, Controls, by_name, names, one_of, share, whole
+from server.errors import BadParameter, shown
+from server.masks import outlines, run_lengths, to_png
+from server.precision import PRECISION_CONTROLS
+
+DEFAULT_TOP_K = 5
+MAX_TOP_K = 1000
+MAX_DETECTIONS = 1000
+BOX_DECIMALS = 3
+LISTED_CLASSES = 100
+"""How many classes a refusal lists."""
+
+Members = dict[str, Any]
+"""Part of an answer: what is not the same for all tasks, as JSON values."""
+
+Options = TypeVar("Options")
+Place = TypeVar("Place")
+
+
+@dataclass(frozen=True)
+class Task(Generic[Options, Place]):
+    """One task as it is served.
+
+    ``metrics``: those of a ladder, the first one being what the task is measured by. ``options`` makes of controls and
+    of the model's labels what ``postprocess`` wants, and raises :class:`~server.errors.BadParameter`. ``preprocess``
+    gives the codes of a picture, int8 (1, 3, H, W), and where in them the picture lies. ``postprocess`` gets the
+    network's output for this one picture, that place, the labels, the input and the options.
+    """
+
+    name: str
+    summary: str
+    controls: Mapping[str, Control]
+    answer: type[answers.InferenceAnswer]
+    metrics: tuple[str, ...]
+    options: Callable[[Controls, Sequence[str]], Options]
+    preprocess: Callable[[Picture, InputRecord], tuple[NDArray[np.int8], Place]]
+    postprocess: Callable[[NDArray[np.float32], Place, Sequence[str], InputRecord, Options], Members]
+
+
+def _class_of(class_id: int, labels: Sequence[str]) -> Members:
+    return {"class": labels[class_id], "class_id": class_id}
+
+
+def _top_k(controls: Controls, labels: Sequence[str]) -> int:  # noqa: ARG001 - as every task's options
+    return int(controls.get("top_k", DEFAULT_TOP_K))
+
+
+def _classify_input(picture: Picture, record: InputRecord) -> tuple[NDArray[np.int8], None]:
+    return classify.preprocess(picture, record), None
+
+
+def _classify_members(
+    output: NDArray[np.float32],
+    place: None,  # noqa: ARG001 - these two are as every task's
+    labels: Sequence[str],
+    record: InputRecord,  # noqa: ARG001
+    top_k: int,
+) -> Members:
+    best = classify.predictions(output, labels, top_k)
+    return {"predictions": [{"class": p.class_name, "class_id": p.class_id, "confidence": p.confidence} for p in best]}
+
+
+CLASSIFY = Task(
+    name="classify",
+    summary="Classify one image at the precision asked for.",
+    controls={
+        **PRECISION_CONTROLS,
+        **by_name(
+            Control(
+                "top_k",
+                None,
+                whole(1, MAX_TOP_K),
+                {"type": "integer", "minimum": 1, "maximum": MAX_TOP_K, "default": DEFAULT_TOP_K},
+                "How many classes to return; never more than there are.",
+            )
+        ),
+    },
+    answer=answers.ClassifyAnswer,
+    metrics=("top1", "top5"),
+    options=_top_k,
+    preprocess=_classify_input,
+    postprocess=_classify_members,
+)
+
+
+def _detect_options(controls: Controls, labels: Sequence[str]) -> DetectOptions:
+    wanted: dict[str, Any] = {
+        name: controls[name] for name in ("confidence", "iou", "max_detections") if name in controls
+    }
+    if "classes" in controls:
+        wanted["classes"] = _class_ids(controls["classes"], labels)
+    return DetectOptions(**wanted)
+
+
+def _class_ids(given: Sequence[str], labels: Sequence[str]) -> tuple[int, ...]:
+    """Return the ids, ascending, of classes given by name or by id; what is a name counts as a name."""
+    ids = {str(class_id): class_id for class_id in range(len(labels))}
+    ids.update({label: class_id for class_id, label in enumerate(labels)})
+    for name in given:
+        if name not in ids:
+            listed = ", ".join(labels[:LISTED_CLASSES]) + (", ..." if len(labels) > LISTED_CLASSES else "")
+            raise BadParameter(
+                f"classes names {shown(name)}, which is no class of this model; known are 0 to {len(labels) - 1}, "
+                f"and by name {listed}",
+                "classes",
+            )
+    return tuple(sorted({ids[name] for name in given}))
+
+
+def _detect_members(
+    output: NDArray[np.float32], place: Letterbox, labels: Sequence[str], record: InputRecord, options: DetectOptions
+) -> Members:
+    return {
+        "detections": [
+            {
+                **_class_of(found.class_id, labels),
+                "confidence": found.confidence,
+                "box": [round(side, BOX_DECIMALS) for side in found.box_xyxy],
+            }
+            for found in detect.detections(output, place, labels, record, options)
+        ]
+    }
+
+
+_DETECT_DEFAULTS = DetectOptions()
+_SHARE_SCHEMA = {"type": "number", "minimum": 0, "maximum": 1}
+
+DETECT = Task(
+    name="detect",
+    summary="Detect objects in one image at the precision asked for.",
+    controls={
+        **PRECISION_CONTROLS,
+        **by_name(
+            Control(
+                "confidence",
+                None,
+                share,
+                {**_SHARE_SCHEMA, "default": _DETECT_DEFAULTS.confidence},
+                "Least confidence of a detection.",
+            ),
+            Control(
+                "iou",
+                None,
+                share,
+                {**_SHARE_SCHEMA, "default": _DETECT_DEFAULTS.iou},
+                "Of two boxes of one class that overlap by more than this, the less confident one is left out.",
+            ),
+            Control(
+                "max_detections",
+                None,
+                whole(1, MAX_DETECTIONS),
+                {
+                    "type": "integer",
+                    "minimum": 1,
+                    "maximum": MAX_DETECTIONS,
+                    "default": _DETECT_DEFAULTS.max_detections,
+                },
+                "How many detections to return at most, the most confident ones.",
+            ),
+            Control(
+                "classes",
+                None,
+                names,
+                {"type": "string", "minLength": 1},
+                "Names or ids of the classes to look for, separated by commas; in JSON a list, too.",
+                {"type": "array", "items": {"type": ["string", "integer"]}, "minItems": 1, "maxItems": MAX_NAMES},
+            ),
+        ),
+    },
+    answer=answers.DetectAnswer,
+    metrics=("map50_95", "map50"),
+    options=_detect_options,
+    preprocess=detect.preprocess,
+    postprocess=_detect_members,
+)
+
+
+def _mask_format(controls: Controls, labels: Sequence[str]) -> str:  # noqa: ARG001 - as every task's options
+    return str(controls.get("mask_format", MASK_FORMATS[0]))
+
+
+def _segment_members(
+    output: NDArray[np.float32],
+    place: Letterbox,
+    labels: Sequence[str],
+    record: InputRecord,  # noqa: ARG001 - as every task's
+    mask_format: str,
+) -> Members:
+    found = segment.segmentation(output, place, labels)
+    height_px, width_px = found.mask.shape
+    return {
+        "mask": {
+            "format": mask_format,
+            "width": width_px,
+            "height": height_px,
+            **_MASK_MEMBERS[mask_format](found.mask, labels),
+        },
+        "classes": [
+            {
+                **_class_of(class_id, labels),
+                "pixels": pixels,
+                "share": pixels / found.mask.size,
+            }
+            for class_id, _, pixels in found.present
+        ],
+    }
+
+
+def _png_members(mask: NDArray[np.uint8], labels: Sequence[str]) -> Members:  # noqa: ARG001 - as every format's
+    return {"data": base64.b64encode(to_png(mask)).decode("ascii")}
+
+
+def _rle_members(mask: NDArray[np.uint8], labels: Sequence[str]) -> Members:
+    size = list(mask.shape)
+    return {
+        "segments": [
+            {**_class_of(class_id, labels), "rle": {"size": size, "counts": counts}}
+            for class_id, counts in run_lengths(mask).items()
+        ]
+    }
+
+
+def _polygon_members(mask: NDArray[np.uint8], labels: Sequence[str]) -> Members:
+    return {
+        "segments": [
+            {**_class_of(class_id, labels), "polygons": polygons} for class_id, polygons in outlines(mask).items()
+        ]
+    }
+
+
+_MASK_MEMBERS: Mapping[str, Callable[[NDArray[np.uint8], Sequence[str]], Members]] = {
+    "png": _png_members,
+    "rle": _rle_members,
+    "polygon": _polygon_members,
+}
+MASK_FORMATS = tuple(_MASK_MEMBERS)
+
+SEGMENT = Task(
+    name="segment",
+    summary="Tell the class of every pixel of one image at the precision asked for.",
+    controls={
+        **PRECISION_CONTROLS,
+        **by_name(
+            Control(
+                "mask_format",
+                None,
+                one_of(*MASK_FORMATS),
+                {"type": "string", "enum": list(MASK_FORMATS), "default": MASK_FORMATS[0]},
+                "png: base64 of a picture of class ids; rle: run lengths of COCO; polygon: outer outlines.",
+            )
+        ),
+    },
+    answer=answers.SegmentAnswer,
+    metrics=("miou", "pixel_accuracy"),
+    options=_mask_format,
+    preprocess=segment.preprocess,
+    postprocess=_segment_members,
+)
+
+TASKS: Mapping[str, Task[Any, Any]] = {task.name: task for task in (CLASSIFY, DETECT, SEGMENT)}
