@@ -7,14 +7,18 @@
 
 constexpr int kTapGroup = 4;  // taps that vpdpbusd sums
 
-// Packed: for every 64 channels, and for every 16 of the rest, [group of taps][vector][channel][4 taps]. Unpacking
+// Blocks of 16 channels that go together, of so many left.
+inline int depthwise_blocks(int channels) { return channels >= 4 * kBlock ? 4 : channels >= 2 * kBlock ? 2 : 1; }
+
+// Packed: for every 64 channels, and for 32 and 16 of the rest, [group of taps][vector][channel][4 taps]. Unpacking
 // leaves in 16-byte lane l of vector i the channels 16 l + 4 i to 16 l + 4 i + 3.
 void depthwise_pack(const std::int8_t* w, int taps, int padded, std::uint8_t* packed) {
     for (int c = 0; c < padded;) {
-        const int blocks = padded - c >= 4 * kBlock ? 4 : 1;
+        const int blocks = depthwise_blocks(padded - c);
         for (int t = 0; t < taps; t += kTapGroup) {
             for (int i = 0; i < blocks * kBlock; ++i) {
-                const int channel = blocks == 1 ? c + i : c + i / 4 % 4 * 16 + i / 16 * 4 + i % 4;
+                const int lane = i / 4 % blocks, vector = i / (4 * blocks);
+                const int channel = c + lane * 16 + vector * 4 + i % 4;
                 for (int k = 0; k < kTapGroup; ++k)
                     *packed++ = t + k < taps ? static_cast<std::uint8_t>(w[(t + k) * padded + channel]) : 0;
             }
@@ -27,9 +31,42 @@ std::size_t depthwise_bytes(int taps, int padded) {
     return static_cast<std::size_t>((taps + kTapGroup - 1) / kTapGroup) * kTapGroup * static_cast<std::size_t>(padded);
 }
 
-// B: blocks of 16 channels that go together, 1 or 4. T: taps, 0 for any number.
+// 32 channels: as 64 below, with vectors half as long.
+template <int T>
+inline void depthwise_half(const DepthwiseTile& tile, int c, int padded, const std::uint8_t* w) {
+    const int taps = T > 0 ? T : tile.taps;
+    for (int p = 0; p < tile.pixels; ++p) {
+        const std::uint8_t* a = tile.a[p] + c;
+        __m256i sum[4];
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; ++i) sum[i] = _mm256_setzero_si256();
+#pragma GCC unroll 4
+        for (int t = 0; t < taps; t += kTapGroup) {
+            __m256i x[kTapGroup];
+            for (int k = 0; k < kTapGroup; ++k) {
+                const std::uint8_t* source = a + tile.tap_offsets[t + k < taps ? t + k : t];
+                x[k] = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(source));
+            }
+            const __m256i lo01 = _mm256_unpacklo_epi8(x[0], x[1]), hi01 = _mm256_unpackhi_epi8(x[0], x[1]);
+            const __m256i lo23 = _mm256_unpacklo_epi8(x[2], x[3]), hi23 = _mm256_unpackhi_epi8(x[2], x[3]);
+            const __m256i y[] = {_mm256_unpacklo_epi16(lo01, lo23), _mm256_unpackhi_epi16(lo01, lo23),
+                                 _mm256_unpacklo_epi16(hi01, hi23), _mm256_unpackhi_epi16(hi01, hi23)};
+            const auto* weights = reinterpret_cast<const __m256i*>(w + t * 2 * kBlock);
+#pragma GCC unroll 4
+            for (int i = 0; i < 4; ++i) sum[i] = _mm256_dpbusd_epi32(sum[i], y[i], _mm256_loadu_si256(weights + i));
+        }
+        auto* out = reinterpret_cast<__m256i*>(tile.acc + static_cast<std::ptrdiff_t>(p) * padded + c);
+        _mm256_storeu_si256(out, _mm256_permute2x128_si256(sum[0], sum[1], 0x20));
+        _mm256_storeu_si256(out + 1, _mm256_permute2x128_si256(sum[2], sum[3], 0x20));
+        _mm256_storeu_si256(out + 2, _mm256_permute2x128_si256(sum[0], sum[1], 0x31));
+        _mm256_storeu_si256(out + 3, _mm256_permute2x128_si256(sum[2], sum[3], 0x31));
+    }
+}
+
+// B: blocks of 16 channels that go together, 1, 2 or 4. T: taps, 0 for any number.
 template <int B, int T>
 inline void depthwise_channels(const DepthwiseTile& tile, int c, int padded, const std::uint8_t* w) {
+    if constexpr (B == 2) return depthwise_half<T>(tile, c, padded, w);
     const int taps = T > 0 ? T : tile.taps;
     for (int p = 0; p < tile.pixels; ++p) {
         const std::uint8_t* a = tile.a[p] + c;
@@ -155,6 +192,13 @@ void depthwise_taps(const DepthwiseTile& tile) {
         for (; c + kDepthwiseBlocks * kBlock <= padded;
              c += kDepthwiseBlocks * kBlock, w += kDepthwiseBlocks * block_bytes) {
             depthwise_channels<kDepthwiseBlocks, T>(tile, c, padded, w);
+        }
+    }
+    if constexpr (kDepthwiseBlocks > 2) {
+        if (c + 2 * kBlock <= padded) {
+            depthwise_channels<2, T>(tile, c, padded, w);
+            c += 2 * kBlock;
+            w += 2 * block_bytes;
         }
     }
     for (; c < padded; c += kBlock, w += block_bytes) depthwise_channels<1, T>(tile, c, padded, w);
