@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 
 from trainer import configs
-from trainer.config import Config, ConfigError, read_config
+from trainer.config import Config, ConfigError, DetectConfig, RunConfig, SegmentConfig, read_config
 
 SHIPPED = sorted(Path(configs.__file__).parent.glob("*.toml"))
 
 
-def read(tmp_path: Path, text: str | bytes) -> Config:
+def read(tmp_path: Path, text: str | bytes) -> RunConfig:
     path = tmp_path / "run.toml"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     return read_config(path)
@@ -107,3 +107,42 @@ def test_what_is_not_toml_is_named(tmp_path: Path, text: bytes) -> None:
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, name: str) -> None:
     with pytest.raises(ConfigError, match="cannot be read"):
         read_config(tmp_path / name)
+
+
+SEGMENT = '[task]\nkind = "segment"\n[network]\nname = "n"\n'
+DETECT = '[task]\nkind = "detect"\n[network]\nname = "n"\n'
+
+
+def test_the_kind_of_task_decides_the_form(tmp_path: Path) -> None:
+    segment, detect = read(tmp_path, SEGMENT), read(tmp_path, DETECT)
+    assert isinstance(segment, SegmentConfig)
+    assert isinstance(detect, DetectConfig)
+    assert segment.network.eight_bits == {"stem", "shortcut", "lateral", "predict"}
+    assert isinstance(read(tmp_path, '[network]\nname = "n"'), Config)
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ('[task]\nkind = "dream"\n[network]\nname = "n"', "task.kind"),
+        ('task = "detect"\n[network]\nname = "n"', "task"),
+        (SEGMENT + "depth = 20", "network.depth"),
+        (SEGMENT + "blocks = [2, 2]", "network"),
+        (SEGMENT + "stride = 6", "network"),
+        (SEGMENT + 'eight_bits = ["tail"]', "network.eight_bits"),
+        (SEGMENT + "[data]\nside_px = 32", "data.side_px"),
+        (SEGMENT + "[data]\ncrop_width_px = 8", "data.crop_width_px"),
+        (SEGMENT + "[data.views]\nscale = [2.0, 0.5]", "data.views.scale"),
+        (SEGMENT + "[data.views]\nbrightness = 1.0", "data.views.brightness"),
+        (SEGMENT + "[fp32]\noptimizer = 'lamb'", "fp32.optimizer"),
+        (SEGMENT + "[train]\nevaluate_every = 0", "train.evaluate_every"),
+        (DETECT + "[data]\ncrop_width_px = 64", "data.crop_width_px"),
+        ('[task]\nkind = "detect"\ncells = 0\n[network]\nname = "n"', "task.cells"),
+        ('[task]\nkind = "segment"\nclass_balance = 1.5\n[network]\nname = "n"', "task.class_balance"),
+        (DETECT + "[teacher]\ndepth = 56", "teacher"),
+    ],
+)
+def test_faults_of_other_tasks_are_named_with_file_and_key(tmp_path: Path, text: str, key: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        read(tmp_path, text)
+    assert str(caught.value).startswith(f"{tmp_path / 'run.toml'}: {key}")

@@ -17,6 +17,7 @@ from trainer.quantizers import (
     Kernels,
     QuantizeActivation,
     QuantizeWeight,
+    code_dtype,
     derive_codes,
     initial_weight_scale,
     search_activation_scale,
@@ -169,6 +170,30 @@ def test_activation_codes_and_gradients_follow_the_formula(bits: int, signed: bo
     by_log = (g * (expected - np.where(inside, u, 0))).sum() * scale.numpy()
     np.testing.assert_allclose(log_scale.grad.numpy(), by_log, rtol=1e-3, atol=1e-4)
     assert not inside.all()
+
+
+@pytest.mark.parametrize(
+    ("device", "capabilities", "expected"),
+    [
+        ("cuda", {}, torch.bfloat16),
+        ("cpu", {"avx512_bf16": False, "amx_bf16": False}, torch.float32),
+        ("cpu", {}, torch.float32),
+        ("cpu", {"avx512_bf16": True}, torch.bfloat16),
+        ("cpu", {"amx_bf16": True}, torch.bfloat16),
+    ],
+)
+def test_convolutions_are_in_bfloat16_only_where_it_is_native(
+    monkeypatch: pytest.MonkeyPatch, device: str, capabilities: dict[str, bool], expected: torch.dtype
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    assert code_dtype(torch.device(device)) == expected
+
+
+def test_codes_take_the_element_type_of_their_kernels() -> None:
+    low, high = torch.tensor(0.0), torch.tensor(15.0)
+    for dtype in (torch.float32, torch.bfloat16):
+        codes = QuantizeActivation.apply(randn(9), torch.zeros(()), low, high, Kernels(dtype))
+        assert codes.dtype == dtype
 
 
 def test_every_code_is_exact_in_bfloat16() -> None:
