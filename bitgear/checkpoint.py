@@ -76,7 +76,8 @@ class Master:
     """A model as stored: int8 weights, scales, batch-norm parameters per width, and what is known about it.
 
     ``task``: one of :data:`TASKS`; it decides what the output means (docs/format.md). ``tensors`` are read-only arrays
-    by name. ``accuracy`` maps a width to metrics such as ``{"top1": 0.92, "images": 10000}``. Two masters are the same only if they are the same object.
+    by name. ``accuracy`` maps a width to metrics such as ``{"top1": 0.92, "images": 10000}``. Two masters are
+    the same only if they are the same object.
     """
 
     name: str

@@ -4,6 +4,8 @@ import contextlib
 import io
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,9 +15,9 @@ from bitgear.checkpoint import Master
 from bitgear.engines.base import Engine
 from bitgear.errors import DataError, EngineUnavailable
 from bitgear.inputs import InputRecord
-from bitgear.tasks.annotations import IGNORE, BoxedPictures, LabelledMaps
+from bitgear.tasks.annotations import IGNORE, BoxedPictures, LabelledMaps, read_boxed_pictures, read_label_maps
 from bitgear.tasks.classify import top1
-from bitgear.tasks.datasets import LabelledImages
+from bitgear.tasks.datasets import LabelledImages, read_labelled_images, subset
 from bitgear.tasks.detect import DetectOptions, detections
 from bitgear.tasks.detect import preprocess as place_for_detection
 from bitgear.tasks.letterbox import Letterbox
@@ -72,6 +74,40 @@ def evaluate_segmenter(
     return _by_width(
         master, engine, widths, lambda model: measure_segmenter(model.run, master.input, master.labels, data, progress)
     )
+
+
+Data = LabelledImages | BoxedPictures | LabelledMaps
+
+
+def read_data(master: Master, source: Path, split: str, limit: int | None = None) -> Data:
+    """Return a ``split`` of a data set in the form that a master's task is measured on, the first ``limit`` pictures.
+
+    Raises :class:`~bitgear.errors.DataError`.
+    """
+    record = master.input
+    match master.task:
+        case "detect":
+            boxed = read_boxed_pictures(source, split)
+            return replace(boxed, items=boxed.items[:limit])
+        case "segment":
+            maps = read_label_maps(source, split, record.height_px, record.width_px)
+            return replace(maps, names=maps.names[:limit], images=maps.images[:limit], maps=maps.maps[:limit])
+        case _:
+            images = read_labelled_images(source, split, record.height_px)
+            return subset(images, range(len(images.labels))[:limit])
+
+
+def evaluate_master(
+    master: Master, engine: Engine, data: Data, widths: Sequence[int], progress: Progress = _silent
+) -> dict[int, Metrics]:
+    """Return the metrics of a master's task on its form of data (:func:`read_data`) for every width."""
+    match data:
+        case BoxedPictures():
+            return evaluate_detector(master, engine, data, widths, progress)
+        case LabelledMaps():
+            return evaluate_segmenter(master, engine, data, widths, progress)
+        case _:
+            return evaluate_classifier(master, engine, data, widths, progress)
 
 
 def _by_width(
@@ -143,7 +179,7 @@ def measure_detector(
 
 
 def _as_coco(data: BoxedPictures) -> dict[str, Any]:
-    annotations = []
+    annotations: list[dict[str, Any]] = []
     for i, item in enumerate(data.items, start=1):
         for (x1, y1, x2, y2), class_id in zip(item.boxes_xyxy.tolist(), item.class_ids.tolist(), strict=True):
             width, height = x2 - x1, y2 - y1

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from bitgear.errors import DataError, ImageError
-from bitgear.tasks.datasets import CLASSES_FILE, IMAGE_SUFFIXES, open_files
+from bitgear.tasks.datasets import CLASSES_FILE, IMAGE_SUFFIXES, open_files, picture_reader
 from bitgear.tasks.pictures import Picture, decode_picture
 
 IGNORE = 255
@@ -48,6 +48,9 @@ class BoxedPictures:
     classes: tuple[str, ...]
     read: Callable[[BoxedPicture], Picture]
 
+    def __len__(self) -> int:
+        return len(self.items)
+
 
 @dataclass(frozen=True, eq=False)
 class LabelledMaps:
@@ -57,6 +60,9 @@ class LabelledMaps:
     classes: tuple[str, ...]
     images: NDArray[np.uint8]
     maps: NDArray[np.uint8]
+
+    def __len__(self) -> int:
+        return len(self.names)
 
 
 def read_boxed_pictures(source: Path, split: str) -> BoxedPictures:
@@ -84,12 +90,12 @@ def read_boxed_pictures(source: Path, split: str) -> BoxedPictures:
                     "is the split named otherwise?"
                 )
             items, classes = _voc(source, listed, names, read)
-    return BoxedPictures(items, classes, lambda item: _read_picture(source, item))
+    fetch = picture_reader(source, [item.name for item in items])
+    return BoxedPictures(items, classes, lambda item: _read_picture(source, item, fetch))
 
 
-def _read_picture(source: Path, item: BoxedPicture) -> Picture:
-    with open_files(source) as (_, read):
-        picture = _decode(source, item.name, read(item.name))
+def _read_picture(source: Path, item: BoxedPicture, fetch: Callable[[str], bytes]) -> Picture:
+    picture = _decode(source, item.name, fetch(item.name))
     if (picture.width_px, picture.height_px) != (item.width_px, item.height_px):
         raise DataError(
             f"{source}: {item.name} has {picture.width_px} x {picture.height_px} pixels upright; its annotation says "

@@ -33,6 +33,9 @@ class LabelledImages:
     labels: NDArray[np.int64]
     classes: tuple[str, ...]
 
+    def __len__(self) -> int:
+        return len(self.labels)
+
 
 def read_labelled_images(folder: Path, split: str, side_px: int) -> LabelledImages:
     """Return the ``split`` ("train" or "test") of the data set in ``folder``, images of side_px x side_px.
@@ -199,6 +202,42 @@ def open_files(source: Path) -> Iterator[_Files]:
         except _TAR_ERRORS as error:
             raise DataError(f"{source} is neither a folder nor a tar archive: {error}") from error
         yield set(members), lambda name: _read_member(source, archive, members[name])
+
+
+def picture_reader(source: Path, names: Sequence[str]) -> Callable[[str], bytes]:
+    """Return a function that reads one of the files ``names`` of a folder or tar archive at any later time.
+
+    Any number of threads may call it, and nothing stays open. Of a compressed archive, in which a file can only be
+    reached by reading all that is before it, the files are held in memory.
+    """
+    if source.is_dir():
+        return lambda name: _read_file(source / name)
+    wanted = set(names)
+    with open_files(source) as (_, read):
+        try:
+            with tarfile.open(source, "r:") as archive:
+                members = {member.name.removeprefix("./"): member for member in archive}
+        except _TAR_ERRORS:
+            members = {}
+        places = {
+            name: (member.offset_data, member.size)
+            for name, member in members.items()
+            if name in wanted and member.isreg() and not member.issparse()
+        }
+        held = {name: read(name) for name in wanted - places.keys()}
+
+    def fetch(name: str) -> bytes:
+        if name in held:
+            return held[name]
+        offset, size = places[name]
+        try:
+            with source.open("rb") as file:
+                file.seek(offset)
+                return file.read(size)
+        except OSError as error:
+            raise DataError(f"{source}: {name} cannot be read: {error}") from error
+
+    return fetch
 
 
 def _read_file(path: Path) -> bytes:

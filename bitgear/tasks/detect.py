@@ -1,8 +1,8 @@
 """Detection: picture -> network input, output map -> boxes, and the order in which they are told.
 
-The network's output is one map, float32 (C + 4, H', W'), of cells ``stride`` input pixels apart. Channels 0 to C - 1 are
-the logits of the classes: sigmoid makes them scores. The last four are the distances from the cell's centre to the left,
-top, right and bottom side of its object: ``softplus(value) * stride`` input pixels. No anchors, one level.
+The network's output is one map, float32 (C + 4, H', W'), of cells ``stride`` input pixels apart. Channels 0 to C - 1
+are the logits of the classes: sigmoid makes them scores. The last four are the distances from the cell's centre to the
+left, top, right and bottom side of its object: ``softplus(value) * stride`` input pixels. No anchors, one level.
 """
 
 from collections.abc import Sequence
@@ -17,10 +17,13 @@ from bitgear.tasks.pictures import Picture
 
 SIDES = 4
 MAX_CANDIDATES = 2000
-"""Boxes that compete for a place in the answer: the best by score. It bounds the time for output that is all objects."""
+"""Boxes that compete for a place in the answer, the best by score: a bound of the time for output all of objects."""
 
 _LARGEST_LOGIT = 80.0
 """Beyond, a score is 0 or 1 to the last bit; what is not a number becomes the least score."""
+
+_LARGEST_DISTANCE = 1e4
+"""In cells: farther than any input reaches."""
 
 
 @dataclass(frozen=True)
@@ -55,12 +58,11 @@ def preprocess(picture: Picture, record: InputRecord) -> tuple[NDArray[np.int8],
 def decode(output: NDArray[np.float32], record: InputRecord) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Return what an output (C + 4, H', W') says of every cell, row by row: boxes and scores.
 
-    Boxes: float32 (H' * W', 4), ``x1, y1, x2, y2`` in input pixels. Scores: float32 (H' * W', C), in 0..1.
+    Boxes: float32 (H' * W', 4), ``x1, y1, x2, y2`` in input pixels. Scores: float32 (H' * W', C), in 0..1. What is no
+    number becomes the least score or distance, and what is infinite a bound of them.
     """
     channels, height, width = output.shape
-    cells = np.nan_to_num(
-        output.reshape(channels, -1).T, nan=-_LARGEST_LOGIT, posinf=_LARGEST_LOGIT, neginf=-_LARGEST_LOGIT
-    )
+    cells = output.reshape(channels, -1).T
     return _boxes(cells[:, -SIDES:], np.arange(height * width), height, width, record), _sigmoid(cells[:, :-SIDES])
 
 
@@ -77,8 +79,7 @@ def detections(
     """
     channels, height, width = output.shape
     flat = output.reshape(channels, -1)
-    logits = np.nan_to_num(flat[:-SIDES], nan=-_LARGEST_LOGIT, posinf=_LARGEST_LOGIT, neginf=-_LARGEST_LOGIT)
-    scores = _sigmoid(logits)
+    scores = _sigmoid(flat[:-SIDES])
     wanted = scores >= np.float32(options.confidence)
     if options.classes is not None:
         wanted[np.setdiff1d(np.arange(len(labels)), options.classes)] = False
@@ -86,10 +87,11 @@ def detections(
     found = scores[class_ids, cells]
     order = np.argsort(-found, kind="stable")[:MAX_CANDIDATES]  # nonzero gives class ids ascending, then cells
     class_ids, cells, found = class_ids[order], cells[order], found[order]
-    sides = np.nan_to_num(flat[-SIDES:, cells].T, nan=-_LARGEST_LOGIT, posinf=1e6, neginf=-_LARGEST_LOGIT)
-    boxes = letterbox.to_picture(_boxes(sides, cells, height, width, record))
+    boxes = letterbox.to_picture(_boxes(flat[-SIDES:, cells].T, cells, height, width, record))
     real = ((boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])).nonzero()[0]
-    kept = real[nms(boxes[real], class_ids[real], options.iou, options.max_detections)]
+    # Every class has a plane of its own, where its boxes meet no others.
+    planes = class_ids[real, None] * (2.0 * max(letterbox.width_px, letterbox.height_px))
+    kept = real[nms(boxes[real] + planes, found[real], options.iou, options.max_detections)]
     return [
         Detection(
             labels[class_ids[i]], int(class_ids[i]), float(found[i]),
@@ -99,24 +101,30 @@ def detections(
     ]  # fmt: skip
 
 
-def nms(boxes_xyxy: NDArray[np.float32], class_ids: NDArray[np.int64], iou: float, limit: int) -> NDArray[np.int64]:
-    """Return which boxes stay, int64, up to ``limit``: of two that overlap, the one that comes first.
+def nms(
+    boxes_xyxy: NDArray[np.floating], scores: NDArray[np.floating], iou: float, limit: int | None = None
+) -> NDArray[np.int64]:
+    """Return the indices of the boxes that stay, best first; equal scores in the order given.
 
-    ``boxes_xyxy``: float32 (K, 4), best first. Two boxes overlap if they are of one class and the area that they share
-    is more than ``iou`` (0..1) times the area that they cover.
+    ``boxes_xyxy``: (K, 4). ``scores``: (K,). A box goes if one that stays has a higher rank and more than ``iou`` of
+    their union in common. ``limit``: stop after so many.
+
+    >>> nms(np.array([[0, 0, 4, 4], [0, 0, 4, 5], [9, 9, 12, 12]]), np.array([0.5, 0.8, 0.1]), 0.5)
+    array([1, 2])
     """
-    areas = (boxes_xyxy[:, 2] - boxes_xyxy[:, 0]) * (boxes_xyxy[:, 3] - boxes_xyxy[:, 1])
-    left = np.arange(len(boxes_xyxy))
+    order = np.argsort(-scores, kind="stable")
+    x1, y1, x2, y2 = boxes_xyxy[order].astype(np.float64).T
+    areas = (x2 - x1) * (y2 - y1)
     kept: list[int] = []
-    while len(left) and len(kept) < limit:
-        best, left = left[0], left[1:]
+    rest = np.arange(len(order))
+    while rest.size and (limit is None or len(kept) < limit):
+        best, rest = rest[0], rest[1:]
         kept.append(int(best))
-        low = np.maximum(boxes_xyxy[best, :2], boxes_xyxy[left, :2])
-        high = np.minimum(boxes_xyxy[best, 2:], boxes_xyxy[left, 2:])
-        shared = np.maximum(high - low, 0).prod(axis=1)
-        beaten = (shared > iou * (areas[best] + areas[left] - shared)) & (class_ids[left] == class_ids[best])
-        left = left[~beaten]
-    return np.asarray(kept, np.int64)
+        width = np.minimum(x2[best], x2[rest]) - np.maximum(x1[best], x1[rest])
+        height = np.minimum(y2[best], y2[rest]) - np.maximum(y1[best], y1[rest])
+        common = np.maximum(width, 0) * np.maximum(height, 0)
+        rest = rest[common <= iou * (areas[best] + areas[rest] - common)]
+    return order[kept]
 
 
 def _boxes(
@@ -124,12 +132,13 @@ def _boxes(
 ) -> NDArray[np.float32]:
     strides = np.array([record.width_px / width, record.height_px / height])
     centres = (np.stack([cells % width, cells // width], axis=1) + 0.5) * strides
-    distances = np.logaddexp(0, sides.astype(np.float64)) * np.tile(strides, 2)
+    values = np.nan_to_num(sides.astype(np.float64), nan=-_LARGEST_LOGIT).clip(-_LARGEST_LOGIT, _LARGEST_DISTANCE)
+    distances = np.logaddexp(np.float64(0), values) * np.tile(strides, 2)
     boxes: NDArray[np.float32] = np.hstack([centres - distances[:, :2], centres + distances[:, 2:]]).astype(np.float32)
     return boxes
 
 
 def _sigmoid(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    bounded = np.clip(logits, -_LARGEST_LOGIT, _LARGEST_LOGIT)
+    bounded = np.nan_to_num(logits, nan=-_LARGEST_LOGIT).clip(-_LARGEST_LOGIT, _LARGEST_LOGIT)
     scores: NDArray[np.float32] = 1 / (1 + np.exp(-bounded))
     return scores

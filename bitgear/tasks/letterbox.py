@@ -13,7 +13,7 @@ from bitgear.inputs import InputRecord
 class Letterbox:
     """Where a picture of ``width_px`` x ``height_px`` lies in an input: centred, its shape kept, bars around it.
 
-    ``scale_x``, ``scale_y``: input pixels for each picture pixel; the content has whole pixels, so they differ a little.
+    ``scale_x``, ``scale_y``: input pixels for each picture pixel; content has whole pixels, so they differ a little.
     ``bar``: RGB of the bars, the pixel whose codes are nearest to 0.
     """
 

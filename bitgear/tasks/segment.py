@@ -14,7 +14,10 @@ from bitgear.tasks.pictures import Picture
 IGNORE = 255
 """In a map of class ids: a pixel that nobody labelled."""
 
-_CHUNK_PIXELS = 1 << 20
+_MIXED = 255
+_LARGEST = 1e30
+_BLOCK_VALUES = 1 << 20
+"""How many interpolated values are held at once, so that large pictures take no more memory."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,82 +42,96 @@ def preprocess(picture: Picture, record: InputRecord) -> tuple[NDArray[np.int8],
 
 
 def segmentation(logits: NDArray[np.float32], letterbox: Letterbox, labels: Sequence[str]) -> Segmentation:
-    """Return the class of every pixel of the picture, of its logits, float32 (C, H', W').
+    """Return the classes in one picture, of its logits, float32 (classes, H', W'), as :func:`class_mask` reads them."""
+    return Segmentation(class_mask(logits, letterbox), tuple(labels))
 
-    The logits are read between their points bilinearly, pixels being squares; the largest wins, of equal ones the
-    lowest id. Where one class has the largest logit in all four points around, it has it everywhere between them, so
-    the logits themselves are looked at only where classes meet.
+
+def class_mask(logits: NDArray[np.float32], letterbox: Letterbox) -> NDArray[np.uint8]:
+    """Return the class id of every pixel of the picture, uint8 (height, width), of logits (classes, H', W').
+
+    A pixel's class is the one whose logits, interpolated bilinearly at the pixel's centre, are largest, the lowest
+    id of equal ones. Centres are at halves of pixels and cells, and beyond the outermost centres values stay as they
+    are: it is the customary resize of the logits to the picture's size, cut to what the picture covers. Four cells
+    that agree surround no pixel of another class, so that only those between unlike cells are interpolated:
+    down the columns first, then along the rows, in float32. Values that are no numbers count as the smallest.
     """
-    channels, height, width = logits.shape
-    points = np.ascontiguousarray(logits.reshape(channels, -1).T)  # (H' * W', C)
-    best = points.argmax(axis=1).astype(np.uint8).reshape(height, width)
-    rows = _Axis.of(
-        letterbox.height_px, letterbox.scale_y, letterbox.top_px, height / letterbox.input_height_px, height
-    )
-    columns = _Axis.of(
-        letterbox.width_px, letterbox.scale_x, letterbox.left_px, width / letterbox.input_width_px, width
-    )
-    mask = np.empty((letterbox.height_px, letterbox.width_px), np.uint8)
-    # Between point (y, x) and the three behind it: the class, or whether classes meet.
-    padded = np.pad(best, ((0, 1), (0, 1)), mode="edge")
-    upper_left, upper_right, lower_left, lower_right = (
-        padded[:-1, :-1],
-        padded[:-1, 1:],
-        padded[1:, :-1],
-        padded[1:, 1:],
-    )
-    meeting = (upper_left != upper_right) | (upper_left != lower_left) | (upper_left != lower_right)
-    chunk = max(1, _CHUNK_PIXELS // letterbox.width_px)
-    for begin in range(0, letterbox.height_px, chunk):
-        part = slice(begin, begin + chunk)
-        y = rows.first[part]
-        mask[part] = best[y[:, None], columns.first]
-        where_y, where_x = np.nonzero(meeting[y[:, None], columns.first])
-        if not len(where_y):
+    classes, rows, columns = logits.shape
+    values: NDArray[np.float32] = np.nan_to_num(logits, nan=-_LARGEST).clip(-_LARGEST, _LARGEST)
+    y = _Samples.of(letterbox.height_px, letterbox.scale_y, letterbox.top_px, letterbox.input_height_px, rows)
+    x = _Samples.of(letterbox.width_px, letterbox.scale_x, letterbox.left_px, letterbox.input_width_px, columns)
+    best = _largest(values)
+    beside = np.concatenate([best[:, 1:], best[:, -1:]], axis=1)
+    unlike = best != beside
+    unlike[:-1] |= (best[:-1] != best[1:]) | unlike[1:]
+    best[unlike] = _MIXED
+    mask = best[y.first].take(x.first, axis=1)
+    block = max(1, _BLOCK_VALUES // (classes * columns))
+    for start in range(0, letterbox.height_px, block):
+        part = mask[start : start + block]
+        pixels = np.flatnonzero(part == _MIXED)
+        if not pixels.size:
             continue
-        upper, lower = y[where_y] * width, rows.second[part][where_y] * width
-        left, right = columns.first[where_x], columns.second[where_x]
-        down, across = rows.weight[part][where_y, None], columns.weight[where_x, None]
-        above = points[upper + left] * (1 - across) + points[upper + right] * across
-        below = points[lower + left] * (1 - across) + points[lower + right] * across
-        mask[part][where_y, where_x] = (above * (1 - down) + below * down).argmax(axis=1)
-    return Segmentation(mask, tuple(labels))
+        row, column = np.divmod(pixels, letterbox.width_px)
+        upper, lower = values[:, y.first[start : start + block]], values[:, y.second[start : start + block]]
+        lower -= upper
+        lower *= y.share[start : start + block, None]
+        upper += lower
+        lines = upper.reshape(classes, -1)
+        row *= columns
+        left, right = lines.take(row + x.first[column], axis=1), lines.take(row + x.second[column], axis=1)
+        right -= left
+        right *= x.share[column]
+        left += right
+        part.ravel()[pixels] = _largest(left)
+    return mask
 
 
 @dataclass(frozen=True, eq=False)
-class _Axis:
-    """Of every pixel along an axis of the picture: the points before and behind it and the latter's weight, 0..1."""
+class _Samples:
+    """Along one axis, for each pixel: the cells on both sides of its centre, and how far it is towards the second."""
 
     first: NDArray[np.int64]
     second: NDArray[np.int64]
-    weight: NDArray[np.float32]
+    share: NDArray[np.float32]
 
     @classmethod
-    def of(cls, size_px: int, scale: float, start_px: int, points_per_px: float, points: int) -> "_Axis":
-        place = ((np.arange(size_px) + 0.5) * scale + start_px) * points_per_px - 0.5
-        place = np.clip(place, 0, points - 1)
-        first = place.astype(np.int64)
-        return cls(first, np.minimum(first + 1, points - 1), (place - first).astype(np.float32))
+    def of(cls, pixels: int, scale: float, start_px: int, input_px: int, cells: int) -> "_Samples":
+        position = ((np.arange(pixels) + 0.5) * scale + start_px) * (cells / input_px) - 0.5
+        position = position.clip(0, cells - 1)
+        first = position.astype(np.int64)
+        return cls(first, np.minimum(first + 1, cells - 1), (position - first).astype(np.float32))
+
+
+def _largest(values: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Return the index along the first axis of the largest value, the first of equal ones, uint8."""
+    # By far faster than argmax, which is slow along an axis that is not the last.
+    highest = values[0].copy()
+    index = np.zeros(highest.shape, np.uint8)
+    for i in range(1, len(values)):
+        index[values[i] > highest] = i
+        np.maximum(highest, values[i], out=highest)
+    return index
 
 
 class Confusion:
-    """Counts of pixels by true and by predicted class; pixels whose true class is :data:`IGNORE` do not count."""
+    """Counts of pixels by true and by predicted class."""
 
     def __init__(self, classes: int) -> None:
         self.counts = np.zeros((classes, classes), np.int64)
 
-    def add(self, predicted: NDArray[np.uint8], truth: NDArray[np.uint8]) -> None:
-        """Count pixels, class ids uint8 of equal shape each."""
+    def add(self, predicted: NDArray[np.uint8], truth: NDArray[np.uint8], ignore: int) -> None:
+        """Count pixels, class ids uint8 of equal shape each; those whose true class is ``ignore`` do not count."""
         classes = len(self.counts)
-        labelled = truth != IGNORE
+        labelled = truth != ignore
         pairs = truth[labelled].astype(np.int64) * classes + predicted[labelled]
         self.counts += np.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
 
     def class_iou(self) -> NDArray[np.float64]:
-        """Return each class's share, 0..1, of pixels rightly its own in all that are or were said to be; NaN: none are."""
+        """Return each class's pixels in common as a share, 0..1, of its union; NaN where it occurs nowhere."""
         right = np.diag(self.counts).astype(np.float64)
         either = self.counts.sum(0) + self.counts.sum(1) - right
-        return np.divide(right, either, out=np.full(len(right), np.nan), where=either > 0)
+        shares: NDArray[np.float64] = np.divide(right, either, out=np.full(len(right), np.nan), where=either > 0)
+        return shares
 
     def miou(self) -> float:
         """Return the mean of :meth:`class_iou` over the classes that there are; 0 without any pixel."""
