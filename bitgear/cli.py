@@ -3,15 +3,23 @@
 import json
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 
 from bitgear import __version__
 from bitgear.errors import BitgearError, EngineUnavailable, PrecisionNotOffered
+
+if TYPE_CHECKING:  # each verb imports what it needs
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from bitgear.checkpoint import Master
+    from bitgear.engines.base import DerivedModel
+    from bitgear.tasks.pictures import Picture
 
 app = typer.Typer(
     help="One INT8 master checkpoint, served at any width from 8 to 2 bits.",
@@ -21,6 +29,9 @@ app = typer.Typer(
 )
 
 DEFAULT_MODEL = "resnet20-cifar10"
+DRAWN_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+"""Of pictures that are written, by suffix."""
+
 ModelArgument = Annotated[str, typer.Argument(help="A shipped master's name or the path of a master.", metavar="MODEL")]
 ModelOption = Annotated[str, typer.Option(help="A shipped master's name or the path of a master.")]
 EngineOption = Annotated[str, typer.Option(help="auto, native, onnxruntime or reference.")]
@@ -95,27 +106,103 @@ def predict(
     precision: Annotated[str, typer.Option(help="Width from 2 to 8; with --url also auto.")] = "8",
     model: ModelOption = DEFAULT_MODEL,
     top_k: Annotated[int, typer.Option(min=1, help="How many classes to show.")] = 3,
-    url: Annotated[str | None, typer.Option(help="Ask the server at this address instead of running here.")] = None,
+    confidence: Annotated[float, typer.Option(min=0, max=1, help="Least confidence of a detection.")] = 0.25,
+    draw: Annotated[
+        Path | None, typer.Option(help="Paint the boxes, or the mask, onto the picture and write it to this file.")
+    ] = None,
+    url: Annotated[str | None, typer.Option(help="Ask the server at this address to classify.")] = None,
     engine: EngineOption = "auto",
 ) -> None:
-    """Classify an image, here or on a server."""
+    """Classify an image, here or on a server; detect what is in it, or segment it, here."""
     if url is not None:
+        if draw is not None:
+            raise typer.BadParameter("it paints what is computed here; leave out --url", param_hint="--draw")
         _predict_remotely(image, precision, model, top_k, url)
         return
     from bitgear.bits import parse_bits
     from bitgear.checkpoint import read_master
     from bitgear.engines import create_engine
     from bitgear.models import find_master
-    from bitgear.tasks.classify import predictions, preprocess
     from bitgear.tasks.pictures import decode_picture
 
     master = read_master(find_master(model))
+    if draw is not None:
+        _check_drawable(master.task, draw)
     picture = decode_picture(image.read_bytes())
     derived = create_engine(engine).derive(master, parse_bits(precision))
-    logits = derived.run(preprocess(picture, master.input))
     typer.echo(f"{image.name}  {picture.width_px}x{picture.height_px}  {master.name} at {derived.plan} bits")
-    for prediction in predictions(logits[0], master.labels, top_k):
-        typer.echo(f"{prediction.confidence:7.2%}  {prediction.class_name}")
+    match master.task:
+        case "detect":
+            painted = _detect(picture, master, derived, confidence)
+        case "segment":
+            painted = _segment(picture, master, derived)
+        case _:
+            from bitgear.tasks.classify import predictions, preprocess
+
+            logits = derived.run(preprocess(picture, master.input))
+            for prediction in predictions(logits[0], master.labels, top_k):
+                typer.echo(f"{prediction.confidence:7.2%}  {prediction.class_name}")
+            return
+    if draw is not None:
+        _write_picture(painted(), draw)
+
+
+def _check_drawable(task: str, file: Path) -> None:
+    if task == "classify":
+        raise typer.BadParameter("it paints boxes or a mask; this model classifies", param_hint="--draw")
+    if file.suffix.lower() not in DRAWN_FORMATS:
+        raise typer.BadParameter(f"{file.name} must end in {', '.join(DRAWN_FORMATS)}", param_hint="--draw")
+
+
+def _detect(
+    picture: "Picture", master: "Master", derived: "DerivedModel", confidence: float
+) -> "Callable[[], NDArray[np.uint8]]":
+    from bitgear.tasks.detect import DetectOptions, detections, preprocess
+
+    codes, letterbox = preprocess(picture, master.input)
+    options = DetectOptions(confidence=confidence)
+    found = detections(derived.run(codes)[0], letterbox, master.labels, master.input, options)
+    for each in found:
+        x1, y1, x2, y2 = each.box_xyxy
+        typer.echo(f"{each.confidence:7.2%}  {each.class_name:16}  ({x1:.0f}, {y1:.0f}) to ({x2:.0f}, {y2:.0f})")
+    if not found:
+        typer.echo(f"nothing found with a confidence of {confidence:g} or more")
+
+    def painted() -> "NDArray[np.uint8]":
+        from bitgear.tasks.drawing import draw_boxes
+
+        return draw_boxes(picture.pixels, found)
+
+    return painted
+
+
+def _segment(picture: "Picture", master: "Master", derived: "DerivedModel") -> "Callable[[], NDArray[np.uint8]]":
+    from bitgear.tasks.segment import preprocess, segmentation
+
+    codes, letterbox = preprocess(picture, master.input)
+    found = segmentation(derived.run(codes)[0], letterbox, master.labels)
+    for _, name, pixels in sorted(found.present, key=lambda entry: -entry[2]):
+        typer.echo(f"{pixels / found.mask.size:7.2%}  {name}")
+
+    def painted() -> "NDArray[np.uint8]":
+        from bitgear.tasks.drawing import draw_mask
+
+        return draw_mask(picture.pixels, found.mask, master.labels)
+
+    return painted
+
+
+def _write_picture(pixels: "NDArray[np.uint8]", file: Path) -> None:
+    import io
+
+    from PIL import Image
+
+    from bitgear.files import write_atomically
+
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, DRAWN_FORMATS[file.suffix.lower()])
+    write_atomically(file, stream.getvalue())
+    typer.echo(f"drawn: {file}")
 
 
 def _predict_remotely(image: Path, precision: str, model: str, top_k: int, url: str) -> None:
@@ -143,44 +230,44 @@ def _predict_remotely(image: Path, precision: str, model: str, top_k: int, url: 
 @app.command()
 def evaluate(
     model: ModelArgument,
-    data: Annotated[Path, typer.Option(help="Folder of the data set; its test split is used.")],
+    data: Annotated[Path, typer.Option(help="The data set: a folder, or for boxes and label maps also a tar archive.")],
     precision: Annotated[str, typer.Option(help="Widths, comma-separated.")] = "8,7,6,5,4,3,2",
+    split: Annotated[str, typer.Option(help="Part of the data set.")] = "test",
     json_file: JsonOption = None,
     engine: EngineOption = "auto",
     threads: ThreadsOption = 2,
     limit: Annotated[int | None, typer.Option(min=1, help="Use only this many images.")] = None,
 ) -> None:
-    """Measure accuracy per width through the engine that serves."""
+    """Measure accuracy per width through the engine that serves: top-1, average precision, or mean overlap."""
     from tqdm import tqdm
 
     from bitgear.bits import parse_widths
     from bitgear.checkpoint import read_master
     from bitgear.engines import create_engine
-    from bitgear.evaluate import evaluate_classifier
+    from bitgear.evaluate import evaluate_master, read_data
     from bitgear.files import write_atomically
     from bitgear.models import find_master
-    from bitgear.tasks.datasets import read_labelled_images, subset
 
     widths = parse_widths(precision)
     master = read_master(find_master(model))
     for bits in widths:
         if bits not in master.widths:
             raise PrecisionNotOffered(bits, master.widths, master.name)
-    images = read_labelled_images(data, "test", master.input.height_px)
-    if limit is not None:
-        images = subset(images, range(min(limit, len(images.labels))))
+    images = read_data(master, data, split, limit)
     runner = create_engine(engine, threads)
-    with tqdm(total=len(widths) * len(images.labels), unit="image", leave=False) as bar:
-        results = evaluate_classifier(master, runner, images, widths, bar.update)
-    typer.echo("bits   top-1    images/s")
+    with tqdm(total=len(widths) * len(images), unit="image", leave=False) as bar:
+        results = evaluate_master(master, runner, images, widths, bar.update)
+    metrics = [name for name in next(iter(results.values())) if name not in ("images", "seconds")]
+    typer.echo("bits  " + "".join(f"{name:>16}" for name in metrics) + "    images/s")
     for bits, row in results.items():
-        typer.echo(f"   {bits}   {row['top1']:7.2%}  {row['images'] / row['seconds']:8.0f}")
+        values = "".join(f"{row[name]:16.2%}" for name in metrics)
+        typer.echo(f"   {bits}  {values}  {row['images'] / row['seconds']:10.1f}")
     if json_file is not None:
         report = {
             "model": master.name,
             "engine": runner.name,
             "threads": threads,
-            "split": "test",
+            "split": split,
             "precisions": {str(bits): row for bits, row in results.items()},
         }
         write_atomically(json_file, (json.dumps(report, indent=2) + "\n").encode())
