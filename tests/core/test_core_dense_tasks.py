@@ -1,0 +1,232 @@
+"""What surrounds a network that detects or segments: letterbox, boxes, masks, and pictures of every odd shape."""
+
+import io
+import tarfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from bitgear.errors import DataError
+from bitgear.inputs import InputRecord
+from bitgear.tasks import detect, segment
+from bitgear.tasks.datasets import picture_reader
+from bitgear.tasks.detect import DetectOptions, detections, nms
+from bitgear.tasks.letterbox import Letterbox
+from bitgear.tasks.pictures import Picture, decode_picture
+from bitgear.tasks.segment import Confusion, class_mask, segmentation
+
+RECORD = replace(InputRecord.centred(64, 128), height_px=48)
+LABELS = ("cell", "disc", "rod")
+SIZES = [(64, 48), (640, 480), (1, 1), (1, 4000), (4000, 1), (50, 50), (33, 77), (65, 48)]
+
+
+def noise(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+@pytest.mark.parametrize(("width", "height"), SIZES)
+def test_boxes_come_back_through_the_letterbox_to_half_a_pixel(width: int, height: int) -> None:
+    letterbox = Letterbox.of(width, height, RECORD)
+    corners = np.random.default_rng(0).uniform(0, 1, (200, 2, 2)) * (width, height)
+    boxes = np.concatenate([corners.min(axis=1), corners.max(axis=1)], axis=1).astype(np.float32)
+    inside = letterbox.to_input(boxes)
+    assert inside.min() >= 0
+    assert (inside <= np.array([64, 48, 64, 48]) + 1e-4).all()
+    np.testing.assert_allclose(letterbox.to_picture(inside), boxes, atol=0.5)
+
+
+@pytest.mark.parametrize(("width", "height"), SIZES)
+def test_a_picture_fills_its_place_and_bars_have_code_zero(width: int, height: int) -> None:
+    letterbox = Letterbox.of(width, height, RECORD)
+    placed = letterbox.place(np.full((height, width, 3), 250, np.uint8))
+    content = np.zeros((48, 64), bool)
+    content[
+        letterbox.top_px : letterbox.top_px + letterbox.content_height_px,
+        letterbox.left_px : letterbox.left_px + letterbox.content_width_px,
+    ] = True
+    assert content.any()
+    assert (placed[content] == 250).all()
+    assert (RECORD.encode(placed[None])[0].transpose(1, 2, 0)[~content] == 0).all()
+
+
+def test_a_picture_of_the_inputs_size_is_taken_as_it_is() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (48, 64, 3)).astype(np.uint8)
+    for task in (detect, segment):
+        codes, letterbox = task.preprocess(Picture(pixels), RECORD)
+        np.testing.assert_array_equal(codes, RECORD.encode(pixels[None]))
+        assert (letterbox.scale_x, letterbox.scale_y) == (1, 1)
+
+
+def test_boxes_are_of_the_upright_picture() -> None:
+    image = Image.new("RGB", (40, 20))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter turn
+    stream = io.BytesIO()
+    image.save(stream, "JPEG", exif=exif)
+    letterbox = detect.preprocess(decode_picture(stream.getvalue()), RECORD)[1]
+    assert (letterbox.width_px, letterbox.height_px) == (20, 40)
+
+
+def one_box(class_id: int, score_logit: float, box: tuple[float, ...], output: np.ndarray | None = None) -> np.ndarray:
+    """An output (7, 6, 8) at stride 8 with a box in the cell of its centre, added to ``output``."""
+    output = np.full((7, 6, 8), -30, np.float32) if output is None else output
+    x1, y1, x2, y2 = box
+    column, row = int((x1 + x2) / 16), int((y1 + y2) / 16)
+    x, y = column * 8 + 4, row * 8 + 4
+    output[class_id, row, column] = score_logit
+    output[3:, row, column] = np.log(np.expm1(np.array([x - x1, y - y1, x2 - x, y2 - y]) / 8))
+    return output
+
+
+def test_a_box_is_where_the_output_says_in_pixels_of_the_picture() -> None:
+    letterbox = Letterbox.of(640, 480, RECORD)
+    (found,) = detections(one_box(1, 2, (10, 6, 40, 30)), letterbox, LABELS, RECORD, DetectOptions())
+    assert (found.class_name, found.class_id) == ("disc", 1)
+    assert found.confidence == pytest.approx(1 / (1 + np.exp(-2)))
+    np.testing.assert_allclose(found.box_xyxy, (100, 60, 400, 300), atol=0.01)
+
+
+def test_nothing_is_found_where_nothing_is() -> None:
+    assert detections(np.full((7, 6, 8), -30, np.float32), Letterbox.of(9, 9, RECORD), LABELS, RECORD,
+                      DetectOptions()) == []  # fmt: skip
+
+
+def test_overlapping_boxes_of_one_class_give_way_and_others_do_not() -> None:
+    output = one_box(0, 3, (8, 8, 40, 40))
+    output = one_box(0, 2, (20, 8, 52, 40), output)  # shares 20 of 44 columns
+    output = one_box(2, 1, (8, 20, 40, 48), output)  # another class
+    letterbox = Letterbox.of(64, 48, RECORD)
+    found = detections(output, letterbox, LABELS, RECORD, DetectOptions(iou=0.4))
+    assert [each.class_id for each in found] == [0, 2]
+    assert len(detections(output, letterbox, LABELS, RECORD, DetectOptions(iou=0.5))) == 3
+    only = detections(output, letterbox, LABELS, RECORD, DetectOptions(iou=0.5, classes=(2,)))
+    assert [each.class_id for each in only] == [2]
+
+
+@pytest.mark.parametrize("most", [1, 5, 1000])
+def test_no_more_than_asked_for_and_those_are_the_best(most: int) -> None:
+    output, letterbox = noise(7, 6, 8), Letterbox.of(64, 48, RECORD)
+    everything = detections(output, letterbox, LABELS, RECORD, DetectOptions(0.0, 1.0, 10_000))
+    found = detections(output, letterbox, LABELS, RECORD, DetectOptions(0.0, 1.0, most))
+    assert found == everything[:most]
+    assert [each.confidence for each in found] == sorted((each.confidence for each in found), reverse=True)
+
+
+def test_equal_scores_go_by_class_then_by_cell() -> None:
+    output = np.zeros((7, 6, 8), np.float32)
+    found = detections(output, Letterbox.of(64, 48, RECORD), LABELS, RECORD, DetectOptions(0.5, 1.0, 1000))
+    assert [each.class_id for each in found] == sorted(each.class_id for each in found)
+    first = [each.box_xyxy for each in found if each.class_id == 0]
+    centres = [(round(y1 + y2), round(x1 + x2)) for x1, y1, x2, y2 in first[9:15]]  # away from the edges
+    assert centres == sorted(centres)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 3e38, -3e38])
+def test_no_number_breaks_an_answer(value: float) -> None:
+    letterbox = Letterbox.of(640, 480, RECORD)
+    for channel in range(7):
+        output = one_box(1, 2, (10, 6, 40, 30))
+        output[channel, ::2] = value
+        for found in detections(output, letterbox, LABELS, RECORD, DetectOptions(0.0, 1.0, 1000)):
+            assert np.isfinite([*found.box_xyxy, found.confidence]).all()
+        boxes, scores = detect.decode(output, RECORD)
+        assert np.isfinite(boxes).all()
+        assert ((scores >= 0) & (scores <= 1)).all()
+    logits = noise(3, 12, 16)
+    logits[1, 3:5] = value
+    assert class_mask(logits, letterbox).max() <= 2
+
+
+def test_suppression_is_what_its_definition_says() -> None:
+    rng = np.random.default_rng(1)
+    corners = rng.uniform(0, 50, (120, 2))
+    boxes = np.hstack([corners, corners + rng.uniform(1, 30, (120, 2))])
+    scores = rng.choice([0.1, 0.5, 0.5, 0.9], 120)
+
+    def iou(a: np.ndarray, b: np.ndarray) -> float:
+        width, height = np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2])
+        common = max(width, 0) * max(height, 0)
+        return float(common / (np.prod(a[2:] - a[:2]) + np.prod(b[2:] - b[:2]) - common))
+
+    kept: list[int] = []
+    for i in np.argsort(-scores, kind="stable"):
+        if all(iou(boxes[i], boxes[j]) <= 0.4 for j in kept):
+            kept.append(int(i))
+    assert nms(boxes, scores, 0.4).tolist() == kept
+    assert nms(boxes, scores, 0.4, limit=3).tolist() == kept[:3]
+    assert nms(boxes[:0], scores[:0], 0.4).tolist() == []
+
+
+def dense_mask(logits: np.ndarray, letterbox: Letterbox) -> np.ndarray:
+    """The definition: every logit interpolated at every pixel's centre, in float64."""
+
+    def axis(pixels: int, scale: float, start: int, whole: int, cells: int) -> tuple[np.ndarray, ...]:
+        place = (((np.arange(pixels) + 0.5) * scale + start) * cells / whole - 0.5).clip(0, cells - 1)
+        return place.astype(int), np.minimum(place.astype(int) + 1, cells - 1), place % 1
+
+    b = letterbox
+    y0, y1, down = axis(b.height_px, b.scale_y, b.top_px, b.input_height_px, logits.shape[1])
+    x0, x1, across = axis(b.width_px, b.scale_x, b.left_px, b.input_width_px, logits.shape[2])
+    exact = logits.astype(np.float64)
+    lines = exact[:, y0] * (1 - down)[:, None] + exact[:, y1] * down[:, None]
+    mask: np.ndarray = (lines[:, :, x0] * (1 - across) + lines[:, :, x1] * across).argmax(axis=0)
+    return mask
+
+
+@pytest.mark.parametrize(("width", "height"), SIZES)
+def test_a_mask_is_the_argmax_of_interpolated_logits(width: int, height: int) -> None:
+    letterbox = Letterbox.of(width, height, RECORD)
+    for logits in (noise(5, 12, 16), np.repeat(np.repeat(noise(5, 3, 4), 4, 1), 4, 2), noise(1, 12, 16)):
+        mask = class_mask(logits, letterbox)
+        assert mask.shape == (height, width)
+        assert mask.dtype == np.uint8
+        # Ties to the last bit of float32 may go either way.
+        assert (mask != dense_mask(logits, letterbox)).mean() <= 1e-4
+
+
+def test_equal_logits_take_the_lowest_id_and_all_pixels_are_counted() -> None:
+    found = segmentation(np.zeros((3, 12, 16), np.float32), Letterbox.of(20, 10, RECORD), LABELS)
+    assert found.present == [(0, "cell", 200)]
+
+
+def test_a_large_picture_is_done_block_by_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    logits, letterbox = noise(4, 12, 16), Letterbox.of(200, 150, RECORD)
+    at_once = class_mask(logits, letterbox)
+    monkeypatch.setattr(segment, "_BLOCK_VALUES", 1)  # a row each
+    np.testing.assert_array_equal(class_mask(logits, letterbox), at_once)
+
+
+def test_confusion_counts_known_pixels_alone() -> None:
+    confusion = Confusion(3)
+    assert (confusion.miou(), confusion.pixel_accuracy()) == (0, 0)
+    truth = np.array([[0, 0, 1, 255]], np.uint8)
+    confusion.add(np.array([[0, 1, 1, 2]], np.uint8), truth, 255)
+    assert confusion.class_iou()[:2].tolist() == [0.5, 0.5]
+    assert np.isnan(confusion.class_iou()[2])  # predicted only where nobody knows
+    assert confusion.miou() == 0.5
+    assert confusion.pixel_accuracy() == pytest.approx(2 / 3)
+
+
+@pytest.mark.parametrize("mode", ["folder", "w", "w:gz"])
+def test_pictures_are_read_later_from_folders_and_archives(tmp_path: Path, mode: str) -> None:
+    folder = tmp_path / "data"
+    (folder / "a").mkdir(parents=True)
+    contents = {f"a/{i}.jpg": bytes([i]) * (1000 + i) for i in range(3)}
+    for name, content in contents.items():
+        (folder / name).write_bytes(content)
+    source = folder
+    if mode != "folder":
+        source = tmp_path / "data.tar"
+        with tarfile.open(source, mode) as archive:  # type: ignore[call-overload]
+            archive.add(folder, ".")
+    read = picture_reader(source, list(contents))
+    assert {name: read(name) for name in reversed(contents)} == contents
+
+
+def test_a_picture_that_vanished_is_named(tmp_path: Path) -> None:
+    read = picture_reader(tmp_path, ["gone.jpg"])
+    with pytest.raises(DataError, match=r"gone\.jpg"):
+        read("gone.jpg")
