@@ -1,8 +1,14 @@
 """The JSON of successful answers, as OpenAPI documents it. docs/http.md says what each field means."""
 
+import json
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+
+
+def to_json(content: object) -> str:
+    """Return JSON without blanks."""
+    return json.dumps(content, separators=(",", ":"))
 
 
 class _Answer(BaseModel):

@@ -15,6 +15,7 @@ from bitgear.checkpoint import Master, read_master
 from bitgear.engines import Engine, ModelCache
 from bitgear.models import SHIPPED, masters_in
 from bitgear.tasks.pictures import decode_picture
+from server.answers import to_json
 from server.body import Upload
 from server.controls import Controls, add_controls
 from server.errors import BadParameter, Draining, NotReady, UnknownModel, shown
@@ -25,7 +26,7 @@ from server.precision import Wish, to_wish
 from server.problems import RETRY_AFTER_S
 from server.profiles import Profile, active_profile, load_profiles
 from server.settings import Settings, SettingsError
-from server.tasks import TASKS, Members, Task
+from server.tasks import TASKS, Task
 
 LATENCY_WINDOW_CALLS = 1000
 MODEL_VERSION = "1"
@@ -41,13 +42,13 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Inference:
-    """What was found in one image: its size in pixels as seen upright, and what its task answers."""
+    """What was found in one image: its size in pixels as seen upright, and what its task answers, as a JSON object."""
 
     asked: str
     decision: Decision
     width_px: int
     height_px: int
-    members: Members
+    members: str
 
 
 @dataclass(frozen=True)
@@ -186,7 +187,7 @@ class Runtime:
         watch.lap("switch")
         output = model.run(q_image)
         self._note_latency(master, decision.bits, watch.lap("infer"))
-        members = task.postprocess(output[0], place, master.labels, master.input, options)
+        members = to_json(task.postprocess(output[0], place, master.labels, master.input, options))
         watch.lap("post")
         exchange.decision = decision
         return Inference(wish.asked, decision, picture.width_px, picture.height_px, members)

@@ -1,6 +1,5 @@
 """Images in, JSON out; and what is known about the models."""
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,7 +8,7 @@ from fastapi import APIRouter, Request, Response
 from bitgear.checkpoint import Master
 from bitgear.errors import ImageError, ImageTooLarge
 from server import answers, errors
-from server.body import receive_upload
+from server.body import JSON, receive_upload
 from server.controls import read_controls
 from server.exchange import Exchange, exchange_of
 from server.metrics import Metrics
@@ -122,12 +121,13 @@ def _answer(master: Master, result: Inference, exchange: Exchange) -> Response:
     decision = result.decision
     timing_ms = {name: round(duration, 3) for name, duration in exchange.phases_ms.items()}
     timing_ms["total"] = round(exchange.elapsed_ms(), 3)
-    content = {
+    first = {
         "id": exchange.request_id,
         "model": master.name,
         "version": MODEL_VERSION,
         "image": {"width": result.width_px, "height": result.height_px},
-        **result.members,
+    }
+    last = {
         "precision": {
             "requested": result.asked,
             "served": decision.bits,
@@ -136,6 +136,9 @@ def _answer(master: Master, result: Inference, exchange: Exchange) -> Response:
         },
         "timing_ms": timing_ms,
     }
+    # A mask can take megabytes: a worker has written that part already, and the event loop only puts it between.
+    parts = (answers.to_json(first), result.members, answers.to_json(last))
+    content = "{" + ",".join(part[1:-1] for part in parts) + "}"
     headers = {
         PRECISION_HEADER: str(decision.bits),
         SOURCE_HEADER: decision.source,
@@ -143,7 +146,7 @@ def _answer(master: Master, result: Inference, exchange: Exchange) -> Response:
         "Cache-Control": "no-store",
         "Vary": VARY,
     }
-    return _json(content, headers)
+    return Response(content, 200, headers, JSON)
 
 
 def _summary(master: Master) -> dict[str, Any]:
@@ -176,5 +179,5 @@ def _rung(runtime: Runtime, master: Master, bits: int, resident_bytes: Mapping[i
     }
 
 
-def _json(content: object, headers: dict[str, str] | None = None) -> Response:
-    return Response(json.dumps(content, separators=(",", ":")), 200, headers, "application/json")
+def _json(content: object) -> Response:
+    return Response(answers.to_json(content), media_type=JSON)

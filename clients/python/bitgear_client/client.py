@@ -21,8 +21,8 @@ from bitgear_client.errors import (
     TransportError,
 )
 from bitgear_client.images import ImageInput, image_bytes
-from bitgear_client.protocol import DEFAULT_MODEL, Answer, Call, PrecisionWish, Request
-from bitgear_client.results import ClassifyResult, Ladder, ModelDetails, ModelInfo
+from bitgear_client.protocol import DEFAULT_MODEL, Answer, Call, ClassFilter, MaskFormat, PrecisionWish, Request
+from bitgear_client.results import ClassifyResult, DetectResult, Ladder, ModelDetails, ModelInfo, SegmentResult
 from bitgear_client.retries import Retries
 from bitgear_client.version import __version__
 
@@ -153,6 +153,76 @@ class Client:
         )
         return self._run(call)
 
+    def detect(
+        self,
+        image: ImageInput,
+        model: str,
+        *,
+        precision: PrecisionWish | None = None,
+        precision_min: int | None = None,
+        precision_max: int | None = None,
+        device_profile: str | None = None,
+        confidence: float | None = None,
+        iou: float | None = None,
+        max_detections: int | None = None,
+        classes: ClassFilter | None = None,
+        request_id: str | None = None,
+    ) -> DetectResult:
+        """Return the objects in one image, and which precision ran.
+
+        ``confidence``: the least of a detection, 0..1; ``iou``: of two boxes of one class that overlap by more than
+        this share of their union, 0..1, the less confident one is left out; ``max_detections``: how many at most,
+        1..1000; ``classes``: names or ids of those to look for, all by default. The server's defaults are 0.25, 0.6
+        and 100. The rest is as in ``classify``.
+
+        Raises ``ImageInputError`` before anything is sent if the image cannot be read.
+        """
+        call = protocol.detect_call(
+            image_bytes(image),
+            model,
+            precision=precision,
+            precision_min=precision_min,
+            precision_max=precision_max,
+            device_profile=device_profile,
+            confidence=confidence,
+            iou=iou,
+            max_detections=max_detections,
+            classes=classes,
+            request_id=request_id,
+        )
+        return self._run(call)
+
+    def segment(
+        self,
+        image: ImageInput,
+        model: str,
+        *,
+        precision: PrecisionWish | None = None,
+        precision_min: int | None = None,
+        precision_max: int | None = None,
+        device_profile: str | None = None,
+        mask_format: MaskFormat | None = None,
+        request_id: str | None = None,
+    ) -> SegmentResult:
+        """Return the class of every pixel of one image, and which precision ran.
+
+        ``mask_format``: ``"png"``, the default, gives a ``PngMask``, ``"rle"`` an ``RleMask`` and ``"polygon"`` a
+        ``PolygonMask``. The rest is as in ``classify``.
+
+        Raises ``ImageInputError`` before anything is sent if the image cannot be read.
+        """
+        call = protocol.segment_call(
+            image_bytes(image),
+            model,
+            precision=precision,
+            precision_min=precision_min,
+            precision_max=precision_max,
+            device_profile=device_profile,
+            mask_format=mask_format,
+            request_id=request_id,
+        )
+        return self._run(call)
+
     def models(self) -> tuple[ModelInfo, ...]:
         """Return all models of the server."""
         return self._run(protocol.models_call())
@@ -245,6 +315,62 @@ class AsyncClient:
             precision_max=precision_max,
             device_profile=device_profile,
             top_k=top_k,
+            request_id=request_id,
+        )
+        return await self._run(call)
+
+    async def detect(
+        self,
+        image: ImageInput,
+        model: str,
+        *,
+        precision: PrecisionWish | None = None,
+        precision_min: int | None = None,
+        precision_max: int | None = None,
+        device_profile: str | None = None,
+        confidence: float | None = None,
+        iou: float | None = None,
+        max_detections: int | None = None,
+        classes: ClassFilter | None = None,
+        request_id: str | None = None,
+    ) -> DetectResult:
+        """Return the objects in one image, and which precision ran; see ``Client.detect``."""
+        call = protocol.detect_call(
+            await asyncio.to_thread(image_bytes, image),
+            model,
+            precision=precision,
+            precision_min=precision_min,
+            precision_max=precision_max,
+            device_profile=device_profile,
+            confidence=confidence,
+            iou=iou,
+            max_detections=max_detections,
+            classes=classes,
+            request_id=request_id,
+        )
+        return await self._run(call)
+
+    async def segment(
+        self,
+        image: ImageInput,
+        model: str,
+        *,
+        precision: PrecisionWish | None = None,
+        precision_min: int | None = None,
+        precision_max: int | None = None,
+        device_profile: str | None = None,
+        mask_format: MaskFormat | None = None,
+        request_id: str | None = None,
+    ) -> SegmentResult:
+        """Return the class of every pixel of one image; see ``Client.segment``."""
+        call = protocol.segment_call(
+            await asyncio.to_thread(image_bytes, image),
+            model,
+            precision=precision,
+            precision_min=precision_min,
+            precision_max=precision_max,
+            device_profile=device_profile,
+            mask_format=mask_format,
             request_id=request_id,
         )
         return await self._run(call)

@@ -21,7 +21,7 @@
         ├── UnsupportedMediaType    .allowed
         ├── UndecodableImage        .reason
         ├── PrecisionNotOffered     .offered_precisions
-        ├── TaskMismatch            .task
+        ├── TaskMismatch            .task, .route
         ├── InternalError
         ├── Overloaded              .retry_after_s
         └── NotReady                .retry_after_s
@@ -194,6 +194,11 @@ class TaskMismatch(ServerProblem):
     def task(self) -> str | None:
         """The task that the model does, if the server gave it."""
         return self._text("task")
+
+    @property
+    def route(self) -> str | None:
+        """The path at which the model is served, if the server gave it."""
+        return self._text("route")
 
 
 class InternalError(ServerProblem):

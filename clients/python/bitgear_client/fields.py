@@ -104,8 +104,25 @@ class Fields:
 
     def integers(self, name: str) -> tuple[int, ...]:
         """Return an array of integers."""
+        values = self._array(name)
+        if all(type(value) is int for value in values):  # run lengths are many
+            return tuple(values)  # type: ignore[arg-type]
         items = self._indexed(name)
         return tuple(items.integer(index) for index in items.names())
+
+    def numbers(self, name: str) -> tuple[float, ...]:
+        """Return an array of finite numbers."""
+        items = self._indexed(name)
+        return tuple(items.number(index) for index in items.names())
+
+    def outlines(self, name: str) -> tuple[tuple[tuple[int, int], ...], ...]:
+        """Return an array of arrays of corners, each two integers."""
+        outlines = []
+        for index, outline in enumerate(self._array(name)):
+            if not isinstance(outline, list) or not all(map(_is_corner, outline)):
+                self._refuse(f"{name}[{index}]", "corners [x, y]", outline)
+            outlines.append(tuple((x, y) for x, y in outline))
+        return tuple(outlines)
 
     def names(self) -> tuple[str, ...]:
         """Return the names of all members, in the order sent."""
@@ -129,6 +146,10 @@ class Fields:
 
     def _refuse(self, name: str, expected: str, value: object) -> NoReturn:
         raise ProtocolError(f"{self._where}.{name}: expected {expected}, got {_kind(value)}")
+
+
+def _is_corner(value: object) -> bool:
+    return isinstance(value, list) and len(value) == 2 and type(value[0]) is int and type(value[1]) is int
 
 
 def _kind(value: object) -> str:

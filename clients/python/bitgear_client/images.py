@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import PIL.Image
 
 ImageInput: TypeAlias = "str | PathLike[str] | bytes | numpy.ndarray[Any, numpy.dtype[numpy.uint8]] | PIL.Image.Image"
-"""What ``classify`` accepts: a path, the bytes of an image file, an array (H, W, 3) or (H, W), a Pillow image."""
+"""What is accepted: a path, the bytes of an image file, an array (H, W, 3) or (H, W), a Pillow image."""
 
 _PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")  # what PNG stores without loss
 

@@ -4,24 +4,36 @@ Each ``*_call`` pairs a request with the function that reads its answer; a clien
 and the other back. Paths, header names and member names of the contract are spelled here and nowhere else.
 """
 
-from collections.abc import Callable, Mapping
+import base64
+import binascii
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from decimal import Decimal
 from email.utils import parsedate_to_datetime
-from typing import Generic, Literal, TypeAlias, TypeVar
+from typing import Generic, Literal, TypeAlias, TypedDict, TypeVar
 from urllib.parse import quote
 
 from bitgear_client.errors import InputError, ProtocolError, ServerProblem, problem_class
 from bitgear_client.fields import Fields, finite_number, parse_json
 from bitgear_client.results import (
     ClassifyResult,
+    Detection,
+    DetectResult,
     Ladder,
     Latency,
     ModelDetails,
     ModelInfo,
+    PngMask,
+    PolygonMask,
+    PolygonSegment,
     Precision,
     Prediction,
+    RleMask,
+    RleSegment,
     Rung,
+    SegmentedClass,
+    SegmentResult,
     Timing,
 )
 
@@ -29,6 +41,12 @@ DEFAULT_MODEL = "resnet20-cifar10"
 
 PrecisionWish: TypeAlias = int | Literal["auto"]
 """A width in bits, 2..8, served exactly or refused; or ``"auto"``, and the server chooses."""
+
+ClassFilter: TypeAlias = str | Sequence[str | int]
+"""Names or ids of classes: a sequence of them, or one string in which commas separate them."""
+
+MaskFormat: TypeAlias = Literal["png", "rle", "polygon"]
+"""How a mask is written: a PNG of class ids, COCO's run lengths, or outer outlines."""
 
 _STANDARD_MEMBERS = frozenset({"type", "title", "status", "detail", "instance", "error"})
 
@@ -83,17 +101,56 @@ def classify_call(
     >>> call.request.path, call.request.headers["Precision"], call.request.query
     ('/v1/models/resnet20-cifar10/classify', '4', {'top_k': '3'})
     """
-    controls = {
-        "Precision": precision,
-        "Precision-Min": precision_min,
-        "Precision-Max": precision_max,
-        "Device-Profile": device_profile,
-        "X-Request-Id": request_id,
-    }
-    headers = {name: _header_value(name, value) for name, value in controls.items() if value is not None}
-    headers["Content-Type"] = "application/octet-stream"  # the server tells the format from the bytes
+    headers = _headers(precision, precision_min, precision_max, device_profile, request_id)
     query = {} if top_k is None else {"top_k": str(top_k)}
     return Call(Request("POST", f"{_model_path(model)}/classify", headers, query, image), parse_classify)
+
+
+def detect_call(
+    image: bytes,
+    model: str,
+    *,
+    precision: PrecisionWish | None = None,
+    precision_min: int | None = None,
+    precision_max: int | None = None,
+    device_profile: str | None = None,
+    confidence: float | None = None,
+    iou: float | None = None,
+    max_detections: int | None = None,
+    classes: ClassFilter | None = None,
+    request_id: str | None = None,
+) -> Call[DetectResult]:
+    """Return the call that detects the objects in one image file; as ``classify_call``.
+
+    >>> detect_call(b"...", "boxes", confidence=1e-5, classes=["car", 2]).request.query
+    {'confidence': '0.00001', 'classes': 'car,2'}
+    """
+    headers = _headers(precision, precision_min, precision_max, device_profile, request_id)
+    controls = {
+        "confidence": None if confidence is None else _decimal(confidence),
+        "iou": None if iou is None else _decimal(iou),
+        "max_detections": None if max_detections is None else str(max_detections),
+        "classes": None if classes is None else _class_filter(classes),
+    }
+    query = {name: value for name, value in controls.items() if value is not None}
+    return Call(Request("POST", f"{_model_path(model)}/detect", headers, query, image), parse_detect)
+
+
+def segment_call(
+    image: bytes,
+    model: str,
+    *,
+    precision: PrecisionWish | None = None,
+    precision_min: int | None = None,
+    precision_max: int | None = None,
+    device_profile: str | None = None,
+    mask_format: MaskFormat | None = None,
+    request_id: str | None = None,
+) -> Call[SegmentResult]:
+    """Return the call that tells the class of every pixel of one image file; as ``classify_call``."""
+    headers = _headers(precision, precision_min, precision_max, device_profile, request_id)
+    query = {} if mask_format is None else {"mask_format": str(mask_format)}
+    return Call(Request("POST", f"{_model_path(model)}/segment", headers, query, image), parse_segment)
 
 
 def models_call() -> Call[tuple[ModelInfo, ...]]:
@@ -127,37 +184,33 @@ def parse_classify(answer: Answer) -> ClassifyResult:
     Raises ``ServerProblem`` or a subclass for a refusal, ``ProtocolError`` for an answer outside the contract.
     """
     fields = _fields(answer)
-    image = fields.fields("image")
     predictions = tuple(
         Prediction(item.text("class"), item.integer("class_id"), item.number("confidence"))
         for item in fields.list_of_fields("predictions")
     )
     if not predictions:
         raise ProtocolError("answer.predictions is empty")
-    precision = fields.fields("precision")
-    timing = fields.fields("timing_ms")
-    return ClassifyResult(
-        id=fields.text("id"),
-        model=fields.text("model"),
-        version=fields.text("version"),
-        image_width_px=image.integer("width"),
-        image_height_px=image.integer("height"),
-        predictions=predictions,
-        precision=Precision(
-            requested=precision.text("requested"),
-            served=precision.integer("served"),
-            source=precision.text("source"),
-            reason=precision.text("reason"),
-        ),
-        timing=Timing(
-            queue_ms=timing.number("queue"),
-            decode_ms=timing.number("decode"),
-            switch_ms=timing.number("switch"),
-            infer_ms=timing.number("infer"),
-            post_ms=timing.number("post"),
-            total_ms=timing.number("total"),
-        ),
+    return ClassifyResult(**_inference(fields), predictions=predictions)
+
+
+def parse_detect(answer: Answer) -> DetectResult:
+    """Return the objects; raises as ``parse_classify``."""
+    fields = _fields(answer)
+    detections = tuple(
+        Detection(item.text("class"), item.integer("class_id"), item.number("confidence"), _box(item))
+        for item in fields.list_of_fields("detections")
     )
+    return DetectResult(**_inference(fields), detections=detections)
+
+
+def parse_segment(answer: Answer) -> SegmentResult:
+    """Return the mask and its classes; raises as ``parse_classify``."""
+    fields = _fields(answer)
+    classes = tuple(
+        SegmentedClass(item.text("class"), item.integer("class_id"), item.integer("pixels"), item.number("share"))
+        for item in fields.list_of_fields("classes")
+    )
+    return SegmentResult(**_inference(fields), mask=_mask(fields.fields("mask")), classes=classes)
 
 
 def parse_models(answer: Answer) -> tuple[ModelInfo, ...]:
@@ -255,6 +308,72 @@ def _refusal(answer: Answer) -> ServerProblem | ProtocolError:
     return ProtocolError(f"expected status 200 or an error, got {answer.status}; is base_url right?")
 
 
+class _Inference(TypedDict):
+    id: str
+    model: str
+    version: str
+    image_width_px: int
+    image_height_px: int
+    precision: Precision
+    timing: Timing
+
+
+def _inference(fields: Fields) -> _Inference:
+    image = fields.fields("image")
+    precision = fields.fields("precision")
+    timing = fields.fields("timing_ms")
+    return {
+        "id": fields.text("id"),
+        "model": fields.text("model"),
+        "version": fields.text("version"),
+        "image_width_px": image.integer("width"),
+        "image_height_px": image.integer("height"),
+        "precision": Precision(
+            requested=precision.text("requested"),
+            served=precision.integer("served"),
+            source=precision.text("source"),
+            reason=precision.text("reason"),
+        ),
+        "timing": Timing(
+            queue_ms=timing.number("queue"),
+            decode_ms=timing.number("decode"),
+            switch_ms=timing.number("switch"),
+            infer_ms=timing.number("infer"),
+            post_ms=timing.number("post"),
+            total_ms=timing.number("total"),
+        ),
+    }
+
+
+def _box(fields: Fields) -> tuple[float, float, float, float]:
+    sides = fields.numbers("box")
+    if len(sides) != 4:
+        raise ProtocolError(f"answer.detections: expected boxes of 4 numbers, got {len(sides)}")
+    return sides[0], sides[1], sides[2], sides[3]
+
+
+def _mask(fields: Fields) -> PngMask | RleMask | PolygonMask:
+    width_px, height_px, form = fields.integer("width"), fields.integer("height"), fields.text("format")
+    if form == "png":
+        try:
+            return PngMask(width_px, height_px, base64.b64decode(fields.text("data"), validate=True))
+        except (binascii.Error, ValueError) as error:
+            raise ProtocolError(f"answer.mask.data is not base64: {error}") from error
+    if form == "rle":
+        runs = (
+            RleSegment(item.text("class"), item.integer("class_id"), item.fields("rle").integers("counts"))
+            for item in fields.list_of_fields("segments")
+        )
+        return RleMask(width_px, height_px, tuple(runs))
+    if form == "polygon":
+        areas = (
+            PolygonSegment(item.text("class"), item.integer("class_id"), item.outlines("polygons"))
+            for item in fields.list_of_fields("segments")
+        )
+        return PolygonMask(width_px, height_px, tuple(areas))
+    raise ProtocolError(f"answer.mask.format: expected png, rle or polygon, got {form!r}")
+
+
 def _model_info(fields: Fields) -> ModelInfo:
     size = fields.fields("input")
     return ModelInfo(
@@ -281,10 +400,12 @@ def _accuracy(fields: Fields) -> dict[int, dict[str, float]]:
 
 def _rung(fields: Fields) -> Rung:
     latency = fields.fields_or_none("latency_ms")
+    accuracy = fields.fields("accuracy")
     return Rung(
         precision=fields.integer("precision"),
         offered=fields.flag("offered"),
         reason=fields.text_or_none("reason"),
+        accuracy={name: accuracy.number(name) for name in accuracy.names()},
         top1=fields.number_or_none("top1"),
         resident=fields.flag("resident"),
         resident_bytes=fields.integer_or_none("resident_bytes"),
@@ -307,3 +428,37 @@ def _header_value(name: str, value: object) -> str:
     if not (text.isascii() and text.isprintable() and text == text.strip()):
         raise InputError(f"{name}: {text!r} cannot be a header; printable ASCII without spaces around it can")
     return text
+
+
+def _headers(
+    precision: PrecisionWish | None,
+    precision_min: int | None,
+    precision_max: int | None,
+    device_profile: str | None,
+    request_id: str | None,
+) -> dict[str, str]:
+    controls = {
+        "Precision": precision,
+        "Precision-Min": precision_min,
+        "Precision-Max": precision_max,
+        "Device-Profile": device_profile,
+        "X-Request-Id": request_id,
+    }
+    headers = {name: _header_value(name, value) for name, value in controls.items() if value is not None}
+    headers["Content-Type"] = "application/octet-stream"  # the server tells the format from the bytes
+    return headers
+
+
+def _decimal(value: float) -> str:
+    """Return a number without an exponent, which the server does not take."""
+    return format(Decimal(repr(float(value))), "f")
+
+
+def _class_filter(classes: ClassFilter) -> str:
+    if isinstance(classes, str):
+        return classes
+    names = [str(name) for name in classes]
+    for name in names:
+        if "," in name:
+            raise InputError(f"classes: {name!r} has a comma in it, which separates classes; give its id")
+    return ",".join(names)

@@ -45,11 +45,11 @@ class Timing:
 
 
 @dataclass(frozen=True, slots=True)
-class ClassifyResult:
-    """The answer for one image.
+class InferenceResult:
+    """What the answers of all tasks have.
 
-    ``id`` is the request id; ``version`` the model's; the size is that of the image in pixels, as the server saw it;
-    ``predictions`` has at least one entry.
+    ``id`` is the request id; ``version`` the model's; the size is that of the upright image in pixels, and so are all
+    coordinates.
     """
 
     id: str
@@ -57,14 +57,104 @@ class ClassifyResult:
     version: str
     image_width_px: int
     image_height_px: int
-    predictions: tuple[Prediction, ...]
     precision: Precision
     timing: Timing
+
+
+@dataclass(frozen=True, slots=True)
+class ClassifyResult(InferenceResult):
+    """The classes of one image; ``predictions`` has at least one entry."""
+
+    predictions: tuple[Prediction, ...]
 
     @property
     def top(self) -> Prediction:
         """The prediction with the highest confidence."""
         return max(self.predictions, key=lambda prediction: prediction.confidence)
+
+
+@dataclass(frozen=True, slots=True)
+class Detection:
+    """An object: its class, ``confidence`` 0..1, and left, top, right and bottom edge in pixels of the image."""
+
+    class_name: str
+    class_id: int
+    confidence: float
+    box_xyxy: tuple[float, float, float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class DetectResult(InferenceResult):
+    """The objects in one image, the most confident first; empty if there are none."""
+
+    detections: tuple[Detection, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PngMask:
+    """``png``: the bytes of an 8-bit PNG of one channel, of the image's size, whose values are class ids."""
+
+    width_px: int
+    height_px: int
+    png: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class RleSegment:
+    """The pixels of one class, as COCO's uncompressed run lengths.
+
+    ``counts`` are lengths of runs outside and inside the class by turns, the first one outside and possibly 0; pixels
+    go down the columns from the left.
+    """
+
+    class_name: str
+    class_id: int
+    counts: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RleMask:
+    """Run lengths of every class that occurs, by id."""
+
+    width_px: int
+    height_px: int
+    segments: tuple[RleSegment, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PolygonSegment:
+    """The outer outlines of the areas of one class: corners (x, y), clockwise along the edges of pixels."""
+
+    class_name: str
+    class_id: int
+    polygons: tuple[tuple[tuple[int, int], ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PolygonMask:
+    """Outlines of every class that occurs, by id."""
+
+    width_px: int
+    height_px: int
+    segments: tuple[PolygonSegment, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentedClass:
+    """A class that occurs: how many ``pixels`` of the image, and which ``share``, 0..1, of all of them."""
+
+    class_name: str
+    class_id: int
+    pixels: int
+    share: float
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentResult(InferenceResult):
+    """The class of every pixel of one image: the ``mask`` in the format asked for, and the ``classes`` in it by id."""
+
+    mask: PngMask | RleMask | PolygonMask
+    classes: tuple[SegmentedClass, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,13 +200,15 @@ class Latency:
 class Rung:
     """One width of a ladder.
 
-    ``precision`` in bits, 2..8; ``reason`` why it is not offered, ``None`` if it is; ``top1`` its accuracy, 0..1, and
+    ``precision`` in bits, 2..8; ``reason`` why it is not offered, ``None`` if it is; ``accuracy`` what is known of the
+    metrics of the model's task, 0..1, such as ``{"map50_95": 0.41, "map50": 0.63}``; ``top1`` that one metric and
     ``resident_bytes`` its memory, ``None`` where unknown; ``latency`` is ``None`` before its first call.
     """
 
     precision: int
     offered: bool
     reason: str | None
+    accuracy: Mapping[str, float]
     top1: float | None
     resident: bool
     resident_bytes: int | None

@@ -16,6 +16,35 @@ CLASSIFY = {
     "precision": {"requested": "4", "served": 4, "source": "request", "reason": "asked"},
     "timing_ms": {"queue": 0.02, "decode": 0.2, "switch": 0.0, "infer": 1.1, "post": 0.05, "total": 1.5},
 }
+COMMON = {name: CLASSIFY[name] for name in ("id", "version", "image", "precision", "timing_ms")}
+DETECT = COMMON | {
+    "model": "boxes",
+    "detections": [
+        {"class": "car", "class_id": 2, "confidence": 0.91, "box": [1.5, 2, 30.25, 20.0]},
+        {"class": "bus", "class_id": 0, "confidence": 0.3, "box": [0.0, 0.0, 32.0, 24.0]},
+    ],
+}
+SEGMENT = COMMON | {
+    "model": "areas",
+    "mask": {"format": "png", "width": 32, "height": 24, "data": "iVBORw=="},
+    "classes": [{"class": "road", "class_id": 3, "pixels": 768, "share": 1}],
+}
+RLE = SEGMENT | {
+    "mask": {
+        "format": "rle",
+        "width": 3,
+        "height": 2,
+        "segments": [{"class": "road", "class_id": 3, "rle": {"size": [2, 3], "counts": [0, 4, 2]}}],
+    }
+}
+POLYGON = SEGMENT | {
+    "mask": {
+        "format": "polygon",
+        "width": 3,
+        "height": 2,
+        "segments": [{"class": "road", "class_id": 3, "polygons": [[[0, 0], [2, 0], [2, 2], [0, 2]]]}],
+    }
+}
 MODEL = {
     "name": "resnet20-cifar10",
     "version": "1",
@@ -39,6 +68,7 @@ LADDER = {
             "precision": 8,
             "offered": True,
             "reason": None,
+            "accuracy": {"top1": 0.917},
             "top1": 0.917,
             "resident": True,
             "resident_bytes": 1100000,
@@ -48,6 +78,7 @@ LADDER = {
             "precision": 2,
             "offered": False,
             "reason": "floor",
+            "accuracy": {},
             "top1": None,
             "resident": False,
             "resident_bytes": None,
@@ -91,6 +122,26 @@ def fake_time():
 @pytest.fixture
 def classify_json():
     return _copy(CLASSIFY)
+
+
+@pytest.fixture
+def detect_json():
+    return _copy(DETECT)
+
+
+@pytest.fixture
+def segment_json():
+    return _copy(SEGMENT)
+
+
+@pytest.fixture
+def rle_json():
+    return _copy(RLE)
+
+
+@pytest.fixture
+def polygon_json():
+    return _copy(POLYGON)
 
 
 @pytest.fixture

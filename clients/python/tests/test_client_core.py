@@ -1,36 +1,50 @@
 """Requests and answers as values: nothing here touches a client."""
 
+import functools
 import json
 
 import pytest
 from bitgear_client import (
     BadRequest,
     ConflictingControls,
+    Detection,
     InputError,
     Latency,
     ModelInfo,
     NotReady,
+    PngMask,
+    PolygonMask,
+    PolygonSegment,
     Precision,
     Prediction,
     ProtocolError,
+    RleMask,
+    RleSegment,
+    SegmentedClass,
     ServerProblem,
     Timing,
 )
 from bitgear_client.protocol import (
     Answer,
     classify_call,
+    detect_call,
     ladder_call,
     live_call,
     model_call,
     models_call,
     parse_classify,
+    parse_detect,
     parse_health,
     parse_ladder,
     parse_model,
     parse_models,
     parse_problem,
+    parse_segment,
     ready_call,
+    segment_call,
 )
+
+PARSERS = [parse_classify, parse_detect, parse_segment, parse_models, parse_model, parse_ladder]
 
 
 def _ok(document):
@@ -69,6 +83,51 @@ def test_classify_sends_every_control_in_one_place():
     assert call.request.query == {"top_k": "1"}
 
 
+def test_detect_and_segment_send_nothing_unasked():
+    for call, path in (
+        (detect_call(b"image", "m"), "/v1/models/m/detect"),
+        (segment_call(b"image", "m"), "/v1/models/m/segment"),
+    ):
+        assert (call.request.method, call.request.path, call.request.body) == ("POST", path, b"image")
+        assert call.request.headers == {"Content-Type": "application/octet-stream"}
+        assert call.request.query == {}
+        assert call.retry
+
+
+def test_detect_and_segment_send_every_control_in_one_place():
+    common = {
+        "precision": 4,
+        "precision_min": 3,
+        "precision_max": 6,
+        "device_profile": "edge",
+        "request_id": "r-1",
+    }
+    detect = detect_call(b"", "m", **common, confidence=0.25, iou=1, max_detections=7, classes=("car", 2)).request
+    segment = segment_call(b"", "m", **common, mask_format="rle").request
+    assert detect.headers == segment.headers == classify_call(b"", **common).request.headers
+    assert detect.query == {"confidence": "0.25", "iou": "1.0", "max_detections": "7", "classes": "car,2"}
+    assert segment.query == {"mask_format": "rle"}
+
+
+@pytest.mark.parametrize(
+    ("value", "sent"),
+    [(0, "0.0"), (0.1, "0.1"), (1e-7, "0.0000001"), (1e20, "100000000000000000000"), (-0.5, "-0.5"),
+     (float("nan"), "NaN"), (float("inf"), "Infinity")],
+)  # fmt: skip
+def test_thresholds_are_sent_without_an_exponent_for_the_server_to_judge(value, sent):
+    assert detect_call(b"", "m", confidence=value).request.query == {"confidence": sent}
+    assert detect_call(b"", "m", iou=value).request.query == {"iou": sent}
+
+
+def test_classes_to_look_for():
+    def sent(classes):
+        return detect_call(b"", "m", classes=classes).request.query["classes"]
+
+    assert [sent("car, bus"), sent(["car"]), sent([2, "bus"]), sent([])] == ["car, bus", "car", "2,bus", ""]
+    with pytest.raises(InputError, match="comma"):
+        sent(["red, round"])
+
+
 @pytest.mark.parametrize("width", range(2, 9))
 def test_a_pinned_precision_is_one_digit_in_the_header(width):
     assert classify_call(b"", precision=width).request.headers["Precision"] == str(width)
@@ -93,7 +152,8 @@ def test_model_names_are_escaped():
 
 @pytest.mark.parametrize("name", ["", ".", ".."])
 def test_names_that_a_url_would_lose_are_refused(name):
-    for make in (model_call, ladder_call, lambda name: classify_call(b"", name)):
+    images = (classify_call, detect_call, segment_call)
+    for make in (model_call, ladder_call, *(functools.partial(call, b"") for call in images)):
         with pytest.raises(InputError, match="model"):
             make(name)
 
@@ -119,6 +179,58 @@ def test_classify_answer(classify_json):
         queue_ms=0.02, decode_ms=0.2, switch_ms=0.0, infer_ms=1.1, post_ms=0.05, total_ms=1.5
     )
     assert result.top == result.predictions[0]
+
+
+def test_detect_answer(detect_json, classify_json):
+    result = parse_detect(_ok(detect_json))
+    assert (result.model, result.image_width_px, result.image_height_px) == ("boxes", 32, 24)
+    assert result.detections == (
+        Detection("car", 2, 0.91, (1.5, 2.0, 30.25, 20.0)),
+        Detection("bus", 0, 0.3, (0.0, 0.0, 32.0, 24.0)),
+    )
+    classified = parse_classify(_ok(classify_json))
+    assert (result.precision, result.timing) == (classified.precision, classified.timing)
+
+
+def test_no_detections_are_an_answer(detect_json):
+    detect_json["detections"] = []
+    assert parse_detect(_ok(detect_json)).detections == ()
+
+
+@pytest.mark.parametrize("box", [[], [1, 2, 3], [1, 2, 3, 4, 5], [1, 2, 3, "4"], [1, 2, 3, True]])
+def test_a_malformed_box(detect_json, box):
+    detect_json["detections"][1]["box"] = box
+    with pytest.raises(ProtocolError, match="answer"):
+        parse_detect(_ok(detect_json))
+
+
+def test_segment_answers(segment_json, rle_json, polygon_json):
+    result = parse_segment(_ok(segment_json))
+    assert result.mask == PngMask(32, 24, b"\x89PNG")
+    assert result.classes == (SegmentedClass("road", 3, 768, 1.0),)
+    assert parse_segment(_ok(rle_json)).mask == RleMask(3, 2, (RleSegment("road", 3, (0, 4, 2)),))
+    square = ((0, 0), (2, 0), (2, 2), (0, 2))
+    assert parse_segment(_ok(polygon_json)).mask == PolygonMask(3, 2, (PolygonSegment("road", 3, (square,)),))
+
+
+@pytest.mark.parametrize("data", ["****", "QUI", "QUJD\n", "é"])
+def test_a_mask_that_is_not_base64(segment_json, data):
+    segment_json["mask"]["data"] = data
+    with pytest.raises(ProtocolError, match="base64"):
+        parse_segment(_ok(segment_json))
+
+
+def test_a_mask_of_a_format_that_nobody_asked_for(segment_json):
+    segment_json["mask"]["format"] = "gif"
+    with pytest.raises(ProtocolError, match="gif"):
+        parse_segment(_ok(segment_json))
+
+
+@pytest.mark.parametrize("polygons", [[[[0, 0, 0]]], [[[0]]], [[[0, 1.0]]], [[["0", 1]]], [[0, 1]], [[[True, 1]]]])
+def test_malformed_polygons(polygon_json, polygons):
+    polygon_json["mask"]["segments"][0]["polygons"] = polygons
+    with pytest.raises(ProtocolError, match=r"answer\.mask\.segments\[0\]\.polygons\[0\]"):
+        parse_segment(_ok(polygon_json))
 
 
 def test_top_is_the_most_confident_wherever_it_stands(classify_json):
@@ -167,22 +279,33 @@ def _at(document, path):
     return document
 
 
-def test_a_member_that_is_missing_or_of_another_type_says_where(classify_json):
-    original = json.dumps(classify_json)
-    places = list(_places(classify_json))
-    assert len(places) > 20
+@pytest.mark.parametrize(
+    ("name", "parse", "least"),
+    [
+        ("classify_json", parse_classify, 20),
+        ("detect_json", parse_detect, 30),
+        ("segment_json", parse_segment, 20),
+        ("rle_json", parse_segment, 25),
+        ("polygon_json", parse_segment, 30),
+    ],
+)
+def test_a_member_that_is_missing_or_of_another_type_says_where(request, name, parse, least):
+    answer = request.getfixturevalue(name)
+    original = json.dumps(answer)
+    places = [path for path in _places(answer) if path[-2:] not in (("rle", "size"), ("size", 0), ("size", 1))]
+    assert len(places) > least
     for path in places:
-        wrongs = [value for value in (None, True, "", [], {}) if not isinstance(value, type(_at(classify_json, path)))]
+        wrongs = [value for value in (None, True, "", [], {}) if not isinstance(value, type(_at(answer, path)))]
         for wrong in wrongs:
             document = json.loads(original)
             _at(document, path[:-1])[path[-1]] = wrong
             with pytest.raises(ProtocolError, match="answer"):
-                parse_classify(_ok(document))
+                parse(_ok(document))
         if isinstance(path[-1], str):
             document = json.loads(original)
             del _at(document, path[:-1])[path[-1]]
             with pytest.raises(ProtocolError, match=rf"{path[-1]} is missing"):
-                parse_classify(_ok(document))
+                parse(_ok(document))
 
 
 @pytest.mark.parametrize(
@@ -217,7 +340,7 @@ def test_no_predictions_is_not_an_answer(classify_json):
         b'"text"',
     ],
 )
-@pytest.mark.parametrize("parse", [parse_classify, parse_models, parse_model, parse_ladder])
+@pytest.mark.parametrize("parse", PARSERS)
 def test_a_body_that_is_no_answer(parse, body):
     with pytest.raises(ProtocolError):
         parse(Answer(200, {}, body))
@@ -230,7 +353,7 @@ def test_a_number_too_large_for_a_float(classify_json):
 
 
 @pytest.mark.parametrize("status", [100, 201, 204, 302, 600])
-@pytest.mark.parametrize("parse", [parse_classify, parse_models, parse_model, parse_ladder, parse_health])
+@pytest.mark.parametrize("parse", [*PARSERS, parse_health])
 def test_other_statuses_are_not_understood(parse, status):
     with pytest.raises(ProtocolError, match=str(status)):
         parse(Answer(status, {}, b"{}"))
@@ -282,6 +405,7 @@ def test_ladder_answer(ladder_json):
     assert (ladder.model, ladder.engine, ladder.profile) == ("resnet20-cifar10", "onnxruntime", "default")
     first, last = ladder.rungs
     assert (first.precision, first.offered, first.reason, first.top1) == (8, True, None, 0.917)
+    assert (first.accuracy, last.accuracy) == ({"top1": 0.917}, {})
     assert (first.resident, first.resident_bytes) == (True, 1100000)
     assert first.latency == Latency(p50_ms=1.2, p99_ms=1.9, count=1000)
     assert (last.offered, last.reason, last.top1, last.resident_bytes, last.latency) == (
@@ -293,7 +417,7 @@ def test_ladder_answer(ladder_json):
     )
 
 
-@pytest.mark.parametrize("member", ["reason", "top1", "resident_bytes", "latency_ms"])
+@pytest.mark.parametrize("member", ["reason", "accuracy", "top1", "resident_bytes", "latency_ms"])
 def test_a_malformed_rung(ladder_json, member):
     ladder_json["rungs"][0][member] = []
     with pytest.raises(ProtocolError, match=rf"answer\.rungs\[0\]\.{member}"):

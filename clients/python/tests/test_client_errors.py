@@ -59,6 +59,7 @@ def test_the_tree_is_drawn_completely():
         (errors.UndecodableImage, {"reason": "image-corrupt"}, "reason", "image-corrupt"),
         (errors.PrecisionNotOffered, {"offered_precisions": [8, "7", 4]}, "offered_precisions", (8, 4)),
         (errors.TaskMismatch, {"task": "detect"}, "task", "detect"),
+        (errors.TaskMismatch, {"route": "/v1/models/m/detect"}, "route", "/v1/models/m/detect"),
     ],
 )
 def test_extra_members_are_attributes(kind, members, attribute, value):

@@ -21,7 +21,7 @@ from bitgear_client import (
     Timeout,
     TransportError,
 )
-from bitgear_client.protocol import classify_call
+from bitgear_client.protocol import classify_call, detect_call, segment_call
 from PIL import Image
 
 NOT_READY = {"type": "urn:bitgear:problem:not-ready", "detail": "starting", "retry_after_s": 1}
@@ -90,6 +90,24 @@ def test_every_argument_arrives(call, classify_json):
     assert request.url.raw_path == b"/v1/models/a%2Fb/classify"
     sent = [request.headers[name] for name in ("precision", "precision-min", "precision-max", "device-profile")]
     assert sent == ["auto", "3", "6", "edge"]
+
+
+def test_detect_end_to_end(call, detect_json):
+    server = Server(detect_json)
+    result = call(server, "detect", b"image", "boxes", precision=4, confidence=0.5, classes=["car"])
+    assert (result.detections[0].class_name, result.precision.served) == ("car", 4)
+    (request,) = server.requests
+    assert request.url == "http://127.0.0.1:8000/v1/models/boxes/detect?confidence=0.5&classes=car"
+    assert (request.content, request.headers["precision"]) == (b"image", "4")
+
+
+def test_segment_end_to_end(call, segment_json):
+    server = Server(segment_json)
+    result = call(server, "segment", b"image", "areas", precision=4, mask_format="png")
+    assert (result.mask.png, result.classes[0].pixels) == (b"\x89PNG", 768)
+    (request,) = server.requests
+    assert request.url == "http://127.0.0.1:8000/v1/models/areas/segment?mask_format=png"
+    assert (request.content, request.headers["precision"]) == (b"image", "4")
 
 
 def test_every_form_of_image_is_sent(call, classify_json, tmp_path):
@@ -277,4 +295,9 @@ def test_both_clients_have_the_same_methods_and_arguments():
     assert methods(Client) == methods(AsyncClient)
     for name in [*methods(Client), "__init__"]:
         assert _arguments(getattr(Client, name)) == _arguments(getattr(AsyncClient, name))
-    assert _arguments(Client.classify)[1:] == _arguments(classify_call)
+    for method, make in (
+        (Client.classify, classify_call),
+        (Client.detect, detect_call),
+        (Client.segment, segment_call),
+    ):
+        assert _arguments(method)[1:] == _arguments(make)
