@@ -34,7 +34,7 @@ from tqdm import tqdm
 
 from benchmarks import engine_figure
 from benchmarks.contest import FP32, INT8, NATIVE, Contender, Times, hold, ratio
-from benchmarks.engine_tables import Row, busy_note, layer_table, ready_table, table
+from benchmarks.engine_tables import METRICS, Row, busy_note, layer_table, ready_table, table
 from benchmarks.measure import write_report
 from benchmarks.networks import ALL, NETWORKS, Network, network
 from benchmarks.peers import Peers, missing
@@ -47,6 +47,7 @@ PRECISIONS = ("8", "w8a7", "6", "4", "2")
 TARGETS = {
     ("resnet18-224", INT8): {"8": 0.8, "w8a7": 1.0, "6": 1.2, "4": 1.5, "2": 2.2},
     ("resnet20-32", INT8): {"8": 1.1, "6": 1.3, "4": 1.5, "2": 2.0},
+    ("segmenter-480x360", INT8): {"8": 0.8, "6": 1.1, "4": 1.4, "2": 2.0},
     ("mobilenetv2-224", INT8): {"8": 0.85, "6": 1.0, "4": 1.15, "2": 1.3},
     ("resnet18-224", FP32): {"2": 4.5},
 }
@@ -158,8 +159,8 @@ def _contest(
     for entry, model in zip(rows, models, strict=False):  # ours come first
         bits = model.plan.default.weight_bits
         accuracy = subject.master.accuracy.get(bits, {})
-        if "top1" in accuracy and model.plan == Plan.uniform(bits):
-            entry["top1"] = accuracy["top1"]
+        if model.plan == Plan.uniform(bits):
+            entry |= {name: accuracy[name] for name in METRICS if name in accuracy}
     return rows, ratios(setting, contenders, times), ladder(setting, contenders, times)
 
 

@@ -7,6 +7,9 @@ from benchmarks.contest import FP32, INT8, NATIVE
 
 PEERS = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO", "pytorch": "PyTorch"}
 
+METRICS = {"top1": "top-1", "map50_95": "mAP50-95", "miou": "mIoU"}
+"""What a master's accuracy is called in a report, and to readers."""
+
 BUSY = 0.25
 """Load average for each core before a measurement, above which the machine counts as busy."""
 
@@ -20,7 +23,7 @@ def table(rows: Sequence[Row], ratios: Sequence[Row], ladder: Row) -> str:
         "",
         f"{first['network']} ({first['weights']} weights), batch {first['batch']}, {first['threads']} threads",
         f"{'engine':<17}{'precision':<10}{'median ms':>10}{'p10':>9}{'p90':>9}   ratio to best int8 (10-90 %)   "
-        "best fp32   top-1",
+        "best fp32   accuracy",
     ]
     for entry in rows:
         native = entry["engine"] == NATIVE
@@ -29,7 +32,7 @@ def table(rows: Sequence[Row], ratios: Sequence[Row], ladder: Row) -> str:
         if native:
             of_row = {r["against"]: r for r in ratios if r["precision"] == entry["precision"]}
             cells.append(f"   {_ratio_text(of_row.get(INT8)):<31}{_ratio_text(of_row.get(FP32), short=True):<12}")
-            cells.append(f"{entry['top1']:.2%}" if "top1" in entry else "")
+            cells += [f"{entry[name]:.2%} {said}" for name, said in METRICS.items() if name in entry]
         else:
             cells.append(f"   {entry['settings']}")
         lines.append("".join(cells).rstrip())
@@ -151,9 +154,11 @@ def overview(report: Mapping[str, Any]) -> str:
             text = "" if entry is None else f"**{_ms(entry['median_ms'])}**"
             cells.append(text + (f" {ratios[precision]['ratio']:.2f}x" if precision in ratios else ""))
         lines.append("| " + " | ".join(cells) + " |")
-        if any("top1" in entry for entry in of_precision.values()):
-            accuracies = [of_precision[p].get("top1") if p in of_precision else None for p in precisions]
-            cells = ["top-1 in %", "", "", *("" if a is None else f"{100 * a:.2f}" for a in accuracies)]
+        for name, said in METRICS.items():
+            if not any(name in entry for entry in of_precision.values()):
+                continue
+            accuracies = [of_precision[p].get(name) if p in of_precision else None for p in precisions]
+            cells = [f"{said} in %", "", "", *("" if a is None else f"{100 * a:.2f}" for a in accuracies)]
             lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

@@ -23,7 +23,7 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from benchmarks.contest import BF16, FP32, INT8, Contender
 from bitgear.convert.float_model import FloatModel
-from bitgear.graph import IMAGE, Conv, Linear, MaxPool, Pool, Shortcut
+from bitgear.graph import IMAGE, Conv, Linear, MaxPool, Pool, Resize, Shortcut
 
 FORMATS = {"QDQ": QuantFormat.QDQ, "QOperator": QuantFormat.QOperator}
 PACKAGES = {"openvino": "OpenVINO", "torch": "PyTorch"}
@@ -207,6 +207,8 @@ def torch_network(model: FloatModel) -> Any:
                 case MaxPool():
                     x, padding = pad(x, node, -float("inf"))
                     return functional.max_pool2d(x, node.kernel, node.stride, padding)
+                case Resize() if node.mode == "nearest":
+                    return functional.interpolate(x, (node.height, node.width), mode="nearest")
                 case Shortcut():
                     ends = (node.channels - x.shape[1]) // 2
                     return functional.pad(x[:, :, :: node.stride, :: node.stride], (0, 0, 0, 0, ends, ends))

@@ -233,7 +233,13 @@ class _Builder:
             value = self._op(operator, [value, *operands], output, **attributes)
 
     def _resize(self, node: Resize) -> None:
+        sizes = self._constant(f"{node.name}/sizes", np.asarray([node.height, node.width], np.int64))
         if node.mode == "nearest":
+            _, *source_sizes = self._shapes[node.input]
+            if all(map(_floors_alike, source_sizes, (node.height, node.width))):
+                how = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+                self._op("Resize", [node.input, "", "", sizes], node.name, axes=[2, 3], **how)
+                return
             value = node.input
             for axis, size in ((2, node.height), (3, node.width)):
                 source = self._shapes[node.input][axis - 1]
@@ -241,9 +247,8 @@ class _Builder:
                 output = node.name if axis == 3 else f"{node.name}/rows"
                 value = self._op("Gather", [value, picked], output, axis=axis)
             return
-        sizes = self._constant(f"{node.name}/sizes", np.asarray([node.height, node.width], np.int64))
-        how = {"mode": "linear", "coordinate_transformation_mode": "half_pixel", "axes": [2, 3]}
-        self._op("Resize", [node.input, "", "", sizes], node.name, **how)
+        how = {"mode": "linear", "coordinate_transformation_mode": "half_pixel"}
+        self._op("Resize", [node.input, "", "", sizes], node.name, axes=[2, 3], **how)
 
     def _shortcut(self, node: Shortcut) -> None:
         channels, height, width = self._shapes[node.input]
@@ -261,6 +266,13 @@ class _Builder:
     def _constant(self, name: str, value: NDArray[Any] | np.generic) -> str:
         self.constants.append(numpy_helper.from_array(np.asarray(value), name))
         return name
+
+
+def _floors_alike(size: int, out_size: int) -> bool:
+    """Return whether a resize to the nearest pixel below, reckoned in float32, picks the pixels that ours does."""
+    positions = np.arange(out_size, dtype=np.float32)
+    reckoned = (positions / np.float32(out_size / size), positions * np.float32(size / out_size))
+    return all(np.array_equal(np.floor(each), nearest(size, out_size)) for each in reckoned)
 
 
 def window(node: Conv | MaxPool | AvgPool) -> dict[str, Any]:
