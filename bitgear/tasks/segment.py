@@ -72,7 +72,9 @@ def class_mask(logits: NDArray[np.float32], letterbox: Letterbox) -> NDArray[np.
         if not pixels.size:
             continue
         row, column = np.divmod(pixels, letterbox.width_px)
-        upper, lower = values[:, y.first[start : start + block]], values[:, y.second[start : start + block]]
+        # take, and not an index, keeps the classes outermost in memory: nothing is copied to make lines of it.
+        upper = values.take(y.first[start : start + block], axis=1)
+        lower = values.take(y.second[start : start + block], axis=1)
         lower -= upper
         lower *= y.share[start : start + block, None]
         upper += lower
