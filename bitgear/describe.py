@@ -10,6 +10,9 @@ from bitgear.graph import Conv, Linear
 from bitgear.packing import packed_size_bytes
 from bitgear.rounding import derive
 
+METRICS = {"top1": "top-1", "map50_95": "mAP50-95", "miou": "mIoU"}
+"""What a task is measured by, and what it is called on a page."""
+
 
 def describe(master: Master, file_bytes: int) -> dict[str, Any]:
     """Return what there is to know about a master as a JSON-ready object. Sizes in bytes, accuracy in 0..1."""
@@ -61,12 +64,13 @@ def as_text(description: dict[str, Any]) -> str:
         f"{d['name']}  ({d['task']}, {len(d['labels'])} classes, input {d['input']['width']}x{d['input']['height']})",
         f"{d['parameters']:,} parameters in {d['file_bytes']:,} bytes, {d['file_bytes_per_parameter']:.3f} a parameter",
         "",
-        "bits   top-1    images   packed weights",
     ]
+    metric = next((name for name in METRICS if any(name in row for row in d["precisions"].values())), "top1")
+    lines.append(f"bits   {METRICS[metric]:<9}images   packed weights")
     for bits, row in d["precisions"].items():
-        top1 = f"{100 * row['top1']:.2f} %" if "top1" in row else "unknown"
+        value = f"{100 * row[metric]:.2f} %" if metric in row else "unknown"
         images = f"{int(row['images']):,}" if "images" in row else ""
-        lines.append(f"   {bits}   {top1:>7}  {images:>7}   {row['packed_weight_bytes']:>9,} bytes")
+        lines.append(f"   {bits}   {value:>7}  {images:>7}   {row['packed_weight_bytes']:>9,} bytes")
     lines += ["", f"{'layer':<20} {'weight':<16} {'bits':<8} {'scale':<10} 2-bit codes -2 / -1 / 0 / 1"]
     for layer in d["layers"]:
         shape = "x".join(map(str, layer["weight_shape"]))

@@ -1,0 +1,264 @@
+"""Data sets with boxes and label maps: what is read of them, and what is said about broken ones."""
+
+import io
+import json
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from bitgear.errors import DataError
+from bitgear.tasks.annotations import IGNORE, read_boxed_pictures, read_label_maps
+
+WIDTH, HEIGHT = 40, 30
+COCO = {
+    "images": [
+        {"id": 7, "file_name": "a.png", "width": WIDTH, "height": HEIGHT},
+        {"id": 3, "file_name": "b.png", "width": WIDTH, "height": HEIGHT},
+    ],
+    "categories": [{"id": 5, "name": "dog"}, {"id": 2, "name": "cat"}],
+    "annotations": [
+        {"image_id": 7, "category_id": 5, "bbox": [1, 2, 10, 20]},
+        {"image_id": 7, "category_id": 2, "bbox": [30.5, 20.5, 10, 9.5]},
+        {"image_id": 7, "category_id": 2, "bbox": [0, 0, 5, 5], "iscrowd": 1},
+    ],
+}
+VOC_OBJECT = (
+    "<object><name>{name}</name><bndbox><xmin>{0}</xmin><ymin>{1}</ymin><xmax>{2}</xmax><ymax>{3}</ymax></bndbox>"
+    "</object>"
+)
+
+
+def save(path: Path, pixels: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+
+
+def picture() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3)).astype(np.uint8)
+
+
+@pytest.fixture
+def coco(tmp_path: Path) -> Callable[..., Path]:
+    def make(**changes: Any) -> Path:
+        folder = tmp_path / "coco"
+        for name in ("a.png", "b.png"):
+            save(folder / "train" / name, picture())
+        (folder / "annotations").mkdir(exist_ok=True)
+        (folder / "annotations" / "train.json").write_text(json.dumps(COCO | changes))
+        return folder
+
+    return make
+
+
+def voc_xml(*objects: tuple[str, tuple[int, int, int, int]]) -> str:
+    listed = "".join(VOC_OBJECT.format(*box, name=name) for name, box in objects)
+    size = f"<size><width>{WIDTH}</width><height>{HEIGHT}</height></size>"
+    return f"<annotation>{size}{listed}</annotation>"
+
+
+@pytest.fixture
+def voc(tmp_path: Path) -> Path:
+    folder = tmp_path / "voc"
+    for name in ("x", "y"):
+        save(folder / "JPEGImages" / f"{name}.png", picture())
+    (folder / "Annotations").mkdir()
+    (folder / "Annotations" / "x.xml").write_text(voc_xml(("dog", (1, 1, 10, 10)), ("cat", (5, 6, 40, 30))))
+    (folder / "Annotations" / "y.xml").write_text(voc_xml())
+    (folder / "ImageSets" / "Main").mkdir(parents=True)
+    (folder / "ImageSets" / "Main" / "train.txt").write_text("x\n\ny\n")
+    return folder
+
+
+@pytest.fixture
+def maps(tmp_path: Path) -> Path:
+    folder = tmp_path / "maps"
+    for i, name in enumerate(("m", "n")):
+        save(folder / "val" / f"{name}.png", picture())
+        ids = np.full((HEIGHT, WIDTH), i, np.uint8)
+        ids[0, 0] = 2
+        save(folder / "valannot" / f"{name}.png", ids)
+    (folder / "classes.json").write_text('["sky", "road", "void"]')
+    return folder
+
+
+def packed(folder: Path) -> Path:
+    path = folder.with_suffix(".tar")
+    with tarfile.open(path, "w") as archive:
+        for file in sorted(folder.rglob("*")):
+            archive.add(file, file.relative_to(folder).as_posix(), recursive=False)
+    return path
+
+
+@pytest.mark.parametrize("form", [lambda folder: folder, packed])
+def test_coco_boxes_become_corners_and_categories_ids_in_order(
+    coco: Callable[..., Path], form: Callable[[Path], Path]
+) -> None:
+    data = read_boxed_pictures(form(coco()), "train")
+    assert data.classes == ("cat", "dog")
+    first, second = data.items
+    assert first.boxes_xyxy.tolist() == [[1, 2, 11, 22], [30.5, 20.5, 40, 30]]  # a box over the edge is cut
+    assert first.class_ids.tolist() == [1, 0]
+    assert second.boxes_xyxy.shape == (0, 4)
+    assert np.array_equal(data.read(first).pixels, picture())
+    assert len(data) == 2
+
+
+@pytest.mark.parametrize("form", [lambda folder: folder, packed])
+def test_voc_boxes_hold_their_last_pixel(voc: Path, form: Callable[[Path], Path]) -> None:
+    data = read_boxed_pictures(form(voc), "train")
+    assert data.classes == ("cat", "dog")
+    assert data.items[0].boxes_xyxy.tolist() == [[0, 0, 10, 10], [4, 5, 40, 30]]
+    assert data.items[0].class_ids.tolist() == [1, 0]
+    assert data.read(data.items[1]).width_px == WIDTH
+
+
+@pytest.mark.parametrize("form", [lambda folder: folder, packed])
+def test_label_maps_are_ids_and_void_is_none(maps: Path, form: Callable[[Path], Path]) -> None:
+    data = read_label_maps(form(maps), "val", HEIGHT, WIDTH)
+    assert (data.names, data.classes) == (("m", "n"), ("sky", "road"))
+    assert data.maps[0, 0, 0] == data.maps[1, 0, 0] == IGNORE
+    assert (data.maps[1].ravel()[1:] == 1).all()
+    assert np.array_equal(data.images[0], picture())
+
+
+def test_label_maps_of_another_size_keep_their_ids(maps: Path) -> None:
+    data = read_label_maps(maps, "val", 15, 80)
+    assert data.images.shape == (2, 15, 80, 3)
+    assert set(np.unique(data.maps)) <= {0, 1, IGNORE}
+
+
+def annotation(**changes: Any) -> dict[str, Any]:
+    return {"annotations": [COCO["annotations"][0] | changes]}  # type: ignore[dict-item, operator]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (annotation(bbox=[1, 2, 0, 5]), "annotation 0 has the box (1, 2) to (1, 7), which is empty"),
+        (annotation(bbox=[9, 9, -3, 5]), "empty or inverted"),
+        (annotation(bbox=[30, 2, 20, 5]), "leaves its picture of 40 x 30"),
+        (annotation(bbox=[-9, 2, 12, 5]), "leaves its picture"),
+        (annotation(bbox=[1, 2, float("nan"), 5]), "finite"),
+        (annotation(bbox=[1, 2, 3]), "four numbers"),
+        (annotation(bbox=[1, 2, "3", 4]), "four numbers"),
+        (annotation(category_id=9), "category 9"),
+        (annotation(image_id=9), "image 9"),
+        ({"annotations": [{"image_id": 7}]}, "entry 0 of 'annotations' has no 'category_id'"),
+        ({"annotations": {}}, "no list 'annotations'"),
+        ({"images": []}, "annotation 0 is of image 7"),
+        ({"images": [COCO["images"][0]] * 2}, "two images have the id 7"),
+        ({"categories": [{"id": 1, "name": "a"}, {"id": 1, "name": "b"}]}, "two categories have the id 1"),
+        ({"images": [COCO["images"][0] | {"file_name": "../a.png"}]}, "'../a.png', which is not there"),  # type: ignore[operator]
+        ({"images": [COCO["images"][0] | {"width": 0}], "annotations": []}, "0 x 30 pixels"),  # type: ignore[operator]
+        ({"images": [], "annotations": []}, "lists no images"),
+    ],
+)
+def test_broken_coco_is_named(coco: Callable[..., Path], changes: dict[str, Any], said: str) -> None:
+    folder = coco(**changes)
+    with pytest.raises(DataError) as raised:
+        read_boxed_pictures(folder, "train")
+    assert said in str(raised.value)
+    assert "train.json" in str(raised.value)
+
+
+def test_json_that_is_none_is_named_with_its_line(coco: Callable[..., Path]) -> None:
+    folder = coco()
+    (folder / "annotations" / "train.json").write_text('{\n"images": [}')
+    with pytest.raises(DataError, match=r"train.json is not JSON: line 2"):
+        read_boxed_pictures(folder, "train")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (voc_xml(("dog", (9, 1, 3, 10))), "object 0 has the box (8, 0) to (3, 10), which is empty or inverted"),
+        (voc_xml(("dog", (1, 1, 90, 10))), "leaves its picture"),
+        (voc_xml(("", (1, 1, 9, 10))), "object 0 has no <name>"),
+        ("<annotation><size><width>x</width></size></annotation>", "<size/width> is 'x'"),
+        ("<annotation>\n<size>", "is not XML: line 2"),
+        ('<!DOCTYPE a [<!ENTITY b "bb">]><annotation/>', "declares a document type"),
+    ],
+)
+def test_broken_voc_is_named(voc: Path, content: str, said: str) -> None:
+    (voc / "Annotations" / "x.xml").write_text(content)
+    with pytest.raises(DataError) as raised:
+        read_boxed_pictures(voc, "train")
+    assert said in str(raised.value)
+    assert "x.xml" in str(raised.value)
+
+
+def test_a_listed_picture_that_is_missing_is_named_with_its_line(voc: Path) -> None:
+    (voc / "ImageSets" / "Main" / "train.txt").write_text("x\nz\n")
+    with pytest.raises(DataError, match=r"train.txt, line 2 names 'z'"):
+        read_boxed_pictures(voc, "train")
+
+
+def test_a_picture_of_another_size_than_annotated_is_named(coco: Callable[..., Path]) -> None:
+    folder = coco()
+    save(folder / "train" / "a.png", picture()[:, :-1])
+    data = read_boxed_pictures(folder, "train")
+    with pytest.raises(DataError, match=r"a.png has 39 x 30 pixels"):
+        data.read(data.items[0])
+
+
+def test_a_split_that_is_not_there_is_named(voc: Path, maps: Path) -> None:
+    with pytest.raises(DataError, match="named otherwise"):
+        read_boxed_pictures(voc, "test")
+    with pytest.raises(DataError, match="named otherwise"):
+        read_label_maps(maps, "test", HEIGHT, WIDTH)
+    with pytest.raises(DataError, match=r"neither a folder nor a tar archive|do not exist"):
+        read_label_maps(maps / "nowhere", "test", HEIGHT, WIDTH)
+
+
+def wide_map() -> np.ndarray:
+    return np.zeros((HEIGHT, WIDTH + 1), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("ids", "said"),
+    [
+        (np.full((HEIGHT, WIDTH), 3, np.uint8), "class id 3; classes.json names 3 classes"),
+        (wide_map(), "41 x 30 pixels; its picture has 40 x 30"),
+        (np.zeros((HEIGHT, WIDTH, 3), np.uint8), "mode RGB"),
+    ],
+)
+def test_a_broken_map_is_named(maps: Path, ids: np.ndarray, said: str) -> None:
+    save(maps / "valannot" / "n.png", ids)
+    with pytest.raises(DataError) as raised:
+        read_label_maps(maps, "val", HEIGHT, WIDTH)
+    assert said in str(raised.value)
+    assert "valannot/n.png" in str(raised.value)
+
+
+def test_a_missing_or_damaged_map_is_named(maps: Path) -> None:
+    file = maps / "valannot" / "n.png"
+    content = file.read_bytes()
+    file.write_bytes(content[: len(content) // 2])
+    with pytest.raises(DataError, match=r"valannot/n.png cannot be read"):
+        read_label_maps(maps, "val", HEIGHT, WIDTH)
+    file.unlink()
+    with pytest.raises(DataError, match=r"not its label map valannot/n.png"):
+        read_label_maps(maps, "val", HEIGHT, WIDTH)
+
+
+@pytest.mark.parametrize("listed", ["[]", '["one"]', '{"0": "sky"}', '["sky", 5]', "["])
+def test_class_names_that_are_none_are_refused(maps: Path, listed: str) -> None:
+    (maps / "classes.json").write_text(listed)
+    with pytest.raises(DataError, match=r"classes.json"):
+        read_label_maps(maps, "val", HEIGHT, WIDTH)
+
+
+def test_a_palette_map_is_read_by_its_indices(maps: Path) -> None:
+    image = Image.fromarray(np.ones((HEIGHT, WIDTH), np.uint8)).convert("P")
+    image.putpalette([0, 0, 0, 255, 0, 0])
+    stream = io.BytesIO()
+    image.save(stream, "PNG")
+    (maps / "valannot" / "n.png").write_bytes(stream.getvalue())
+    with Image.open(io.BytesIO(stream.getvalue())) as stored:
+        expected = np.array(stored)
+    assert np.array_equal(read_label_maps(maps, "val", HEIGHT, WIDTH).maps[1], expected)
