@@ -7,7 +7,7 @@ import io
 import json
 import math
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -24,6 +24,9 @@ IGNORE = 255
 """In a map of class ids: a pixel that nobody labelled."""
 VOID = "void"
 """Name of the class of a label map that means: not labelled."""
+FARTHEST = 1e9
+"""No number of a box is larger, in pixels."""
+
 MAX_XML_BYTES = 4 << 20
 EDGE_TOLERANCE_PX = 1.0
 """How far a box may reach over its picture: annotators round. It is cut."""
@@ -125,6 +128,8 @@ def _coco(
             raise DataError(f"{where}: two categories have the id {category['id']}")
         class_of[category["id"]] = index
     classes = tuple(str(entry["name"]) for entry in sorted(categories, key=lambda entry: int(entry["id"])))
+    if not classes or not all(classes) or _twice(classes):
+        raise DataError(f"{where} must list categories, each with a name of its own")
     pictures: dict[int, dict[str, Any]] = {}
     for entry in _entries(where, document, "images", {"id": int, "file_name": str, "width": int, "height": int}):
         if entry["id"] in pictures:
@@ -134,6 +139,7 @@ def _coco(
         pictures[entry["id"]] = entry
     boxes: dict[int, list[tuple[float, ...]]] = {key: [] for key in pictures}
     class_ids: dict[int, list[int]] = {key: [] for key in pictures}
+    numbers: set[int] = set()
     for i, entry in enumerate(
         _entries(where, document, "annotations", {"image_id": int, "category_id": int, "bbox": list})
     ):
@@ -143,7 +149,11 @@ def _coco(
         if entry["category_id"] not in class_of:
             raise DataError(f"{label} has category {entry['category_id']}, which is not among the categories")
         picture = pictures[entry["image_id"]]
-        if len(entry["bbox"]) != 4 or not all(type(side) in (int, float) for side in entry["bbox"]):
+        if (number := entry.get("id")) is not None:
+            if type(number) is not int or number in numbers:
+                raise DataError(f"{label} has the id {str(number)[:40]}, no whole number or that of another annotation")
+            numbers.add(number)
+        if len(entry["bbox"]) != 4 or not all(type(n) in (int, float) and not abs(n) > FARTHEST for n in entry["bbox"]):
             raise DataError(f"{label} has the bbox {str(entry['bbox'])[:60]}; expected four numbers [x, y, w, h]")
         x, y, width, height = map(float, entry["bbox"])
         box = _checked_box(label, (x, y, x + width, y + height), picture["width"], picture["height"])
@@ -162,7 +172,19 @@ def _coco(
         items.append(_boxed(found, entry["width"], entry["height"], boxes[key], class_ids[key]))
     if not items:
         raise DataError(f"{where} lists no images")
+    if twice := _twice(item.name for item in items):
+        raise DataError(f"{where} lists the picture {twice!r} twice")
     return items, classes
+
+
+def _twice(values: Iterable[str]) -> str | None:
+    """Return the first value that was there before."""
+    seen: set[str] = set()
+    for value in values:
+        if value in seen:
+            return value
+        seen.add(value)
+    return None
 
 
 def _boxed(
@@ -236,6 +258,8 @@ def _voc(
         items.append(_boxed(pictures[stem], width, height, [box for _, box in objects], class_ids))
     if not items:
         raise DataError(f"{source}: {listed} names no pictures")
+    if twice := _twice(item.name for item in items):
+        raise DataError(f"{source}: {listed} names the picture {twice!r} twice")
     return items, classes
 
 
@@ -245,10 +269,15 @@ def _is_voc(name: str) -> bool:
 
 def _voc_objects(where: str, content: bytes) -> tuple[tuple[int, int], list[tuple[str, tuple[float, ...]]]]:
     # Entities can blow up; annotations have none.
-    if len(content) > MAX_XML_BYTES or b"<!DOCTYPE" in content or b"<!ENTITY" in content:
+    try:
+        # As text: in bytes of another encoding, which the file itself may name, a document type would not be seen.
+        text = content[: MAX_XML_BYTES + 1].decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{where} is not UTF-8 text: {error}") from error
+    if len(content) > MAX_XML_BYTES or "<!DOCTYPE" in text or "<!ENTITY" in text:
         raise DataError(f"{where} is larger than {MAX_XML_BYTES} bytes or declares a document type; it is not read")
     try:
-        root = ElementTree.fromstring(content)  # noqa: S314 - without entities there is nothing to expand
+        root = ElementTree.fromstring(text)  # noqa: S314 - without entities there is nothing to expand
     except ElementTree.ParseError as error:
         raise DataError(f"{where} is not XML: line {error.position[0]}: {error}") from error
 
@@ -301,6 +330,8 @@ def read_label_maps(
         ]
         if not pictures:
             raise DataError(f"{source} holds no JPEG, PNG or WebP pictures in {split}/; is the split named otherwise?")
+        if twice := _twice(PurePosixPath(name).stem for name in pictures):
+            raise DataError(f"{source} has two pictures {split}/{twice}, which would share a label map")
         images = np.empty((len(pictures), height_px, width_px, 3), np.uint8)
         maps = np.empty((len(pictures), height_px, width_px), np.uint8)
         for i, name in enumerate(pictures):
@@ -322,6 +353,8 @@ def _class_names(source: Path, names: set[str], read: Callable[[str], bytes]) ->
     valid = isinstance(listed, list) and 2 <= len(listed) <= IGNORE and all(isinstance(n, str) and n for n in listed)
     if not valid:
         raise DataError(f"{source}: {CLASSES_FILE} must be a list of 2 to {IGNORE} class names")
+    if _twice(listed):
+        raise DataError(f"{source}: {CLASSES_FILE} names the class {_twice(listed)!r} twice")
     return tuple(listed)
 
 
