@@ -3,7 +3,7 @@
 import json
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
@@ -15,10 +15,13 @@ from bitgear.errors import BitgearError, EngineUnavailable, PrecisionNotOffered
 
 if TYPE_CHECKING:  # each verb imports what it needs
     import numpy as np
+    from bitgear_client import Detection as RemoteDetection
+    from bitgear_client.results import InferenceResult
     from numpy.typing import NDArray
 
     from bitgear.checkpoint import Master
     from bitgear.engines.base import DerivedModel
+    from bitgear.tasks.detect import Detection
     from bitgear.tasks.pictures import Picture
 
 app = typer.Typer(
@@ -110,14 +113,14 @@ def predict(
     draw: Annotated[
         Path | None, typer.Option(help="Paint the boxes, or the mask, onto the picture and write it to this file.")
     ] = None,
-    url: Annotated[str | None, typer.Option(help="Ask the server at this address to classify.")] = None,
+    url: Annotated[str | None, typer.Option(help="Ask the server at this address instead of running here.")] = None,
     engine: EngineOption = "auto",
 ) -> None:
-    """Classify an image, here or on a server; detect what is in it, or segment it, here."""
+    """Classify an image, detect what is in it, or segment it, as the model does: here or on a server."""
     if url is not None:
         if draw is not None:
             raise typer.BadParameter("it paints what is computed here; leave out --url", param_hint="--draw")
-        _predict_remotely(image, precision, model, top_k, url)
+        _predict_remotely(image, precision, model, top_k, confidence, url)
         return
     from bitgear.bits import parse_bits
     from bitgear.checkpoint import read_master
@@ -162,11 +165,8 @@ def _detect(
     codes, letterbox = preprocess(picture, master.input)
     options = DetectOptions(confidence=confidence)
     found = detections(derived.run(codes)[0], letterbox, master.labels, master.input, options)
-    for each in found:
-        x1, y1, x2, y2 = each.box_xyxy
-        typer.echo(f"{each.confidence:7.2%}  {each.class_name:16}  ({x1:.0f}, {y1:.0f}) to ({x2:.0f}, {y2:.0f})")
-    if not found:
-        typer.echo(f"nothing found with a confidence of {confidence:g} or more")
+    for line in _box_lines(found, confidence):
+        typer.echo(line)
 
     def painted() -> "NDArray[np.uint8]":
         from bitgear.tasks.drawing import draw_boxes
@@ -181,8 +181,8 @@ def _segment(picture: "Picture", master: "Master", derived: "DerivedModel") -> "
 
     codes, letterbox = preprocess(picture, master.input)
     found = segmentation(derived.run(codes)[0], letterbox, master.labels)
-    for _, name, pixels in sorted(found.present, key=lambda entry: -entry[2]):
-        typer.echo(f"{pixels / found.mask.size:7.2%}  {name}")
+    for line in _share_lines([(name, pixels / found.mask.size) for _, name, pixels in found.present]):
+        typer.echo(line)
 
     def painted() -> "NDArray[np.uint8]":
         from bitgear.tasks.drawing import draw_mask
@@ -205,7 +205,7 @@ def _write_picture(pixels: "NDArray[np.uint8]", file: Path) -> None:
     typer.echo(f"drawn: {file}")
 
 
-def _predict_remotely(image: Path, precision: str, model: str, top_k: int, url: str) -> None:
+def _predict_remotely(image: Path, precision: str, model: str, top_k: int, confidence: float, url: str) -> None:
     try:
         from bitgear_client import BitgearClientError, Client
     except ImportError as error:
@@ -215,7 +215,17 @@ def _predict_remotely(image: Path, precision: str, model: str, top_k: int, url: 
     wish: int | Literal["auto"] = "auto" if precision == "auto" else parse_bits(precision)
     try:
         with Client(url) as client:
-            answer = client.classify(image, model=model, precision=wish, top_k=top_k)
+            answer: InferenceResult
+            match client.model(model).task:
+                case "detect":
+                    answer = found = client.detect(image, model, precision=wish, confidence=confidence)
+                    lines = _box_lines(found.detections, confidence)
+                case "segment":
+                    answer = areas = client.segment(image, model, precision=wish)
+                    lines = _share_lines([(area.class_name, area.share) for area in areas.classes])
+                case _:
+                    answer = classified = client.classify(image, model=model, precision=wish, top_k=top_k)
+                    lines = [f"{each.confidence:7.2%}  {each.class_name}" for each in classified.predictions]
     except BitgearClientError as error:
         raise BitgearError(str(error)) from error
     served = answer.precision
@@ -223,8 +233,22 @@ def _predict_remotely(image: Path, precision: str, model: str, top_k: int, url: 
         f"{image.name}  {answer.image_width_px}x{answer.image_height_px}  {answer.model} at {served.served} bits "
         f"({served.source}: {served.reason}), {answer.timing.total_ms:.1f} ms"
     )
-    for prediction in answer.predictions:
-        typer.echo(f"{prediction.confidence:7.2%}  {prediction.class_name}")
+    for line in lines:
+        typer.echo(line)
+
+
+def _box_lines(found: "Sequence[Detection | RemoteDetection]", confidence: float) -> list[str]:
+    if not found:
+        return [f"nothing found with a confidence of {confidence:g} or more"]
+    lines = []
+    for each in found:
+        x1, y1, x2, y2 = (round(side, 3) for side in each.box_xyxy)  # as a server's answer is
+        lines.append(f"{each.confidence:7.2%}  {each.class_name:16}  ({x1:.0f}, {y1:.0f}) to ({x2:.0f}, {y2:.0f})")
+    return lines
+
+
+def _share_lines(shares: "Sequence[tuple[str, float]]") -> list[str]:
+    return [f"{share:7.2%}  {name}" for name, share in sorted(shares, key=lambda entry: -entry[1])]
 
 
 @app.command()

@@ -12,6 +12,8 @@ from bitgear.checkpoint import read_master, write_master
 from bitgear.engines import create_engine
 from bitgear.evaluate import evaluate_master, read_data
 from tests.cli.test_cli import bitgear
+from tests.masters import tiny_master
+from tests.serving import running
 from tests.task_masters import AREA_LABELS, BOX_LABELS, areas_master, boxes_master
 
 
@@ -137,3 +139,16 @@ def test_what_cannot_be_drawn_is_refused(arguments: list[str], boxes: Path, phot
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     assert not list(tmp_path.glob("x.*"))
+
+
+@pytest.mark.parametrize("kind", ["tiny", "boxes", "areas"])
+def test_a_server_tells_the_same(kind: str, photo: Path, tmp_path: Path) -> None:
+    masters = {"tiny": tiny_master(), "boxes": boxes_master(), "areas": areas_master()}
+    write_master(masters[kind], tmp_path / "local.safetensors")
+    options = ("--precision", "4", "--confidence", "0.05")
+    with running(tmp_path, further=(masters["boxes"], masters["areas"])) as server:
+        remote = bitgear("predict", photo, "--model", kind, "--url", f"http://127.0.0.1:{server.port}", *options)
+    assert remote.returncode == 0, remote.stderr
+    local = bitgear("predict", photo, "--model", tmp_path / "local.safetensors", *options)
+    assert remote.stdout.splitlines()[1:] == local.stdout.splitlines()[1:]
+    assert "(request: asked)" in remote.stdout
