@@ -15,13 +15,10 @@ from bitgear.errors import BitgearError, EngineUnavailable, PrecisionNotOffered
 
 if TYPE_CHECKING:  # each verb imports what it needs
     import numpy as np
-    from bitgear_client import Detection as RemoteDetection
-    from bitgear_client.results import InferenceResult
     from numpy.typing import NDArray
 
     from bitgear.checkpoint import Master
     from bitgear.engines.base import DerivedModel
-    from bitgear.tasks.detect import Detection
     from bitgear.tasks.pictures import Picture
 
 app = typer.Typer(
@@ -165,7 +162,7 @@ def _detect(
     codes, letterbox = preprocess(picture, master.input)
     options = DetectOptions(confidence=confidence)
     found = detections(derived.run(codes)[0], letterbox, master.labels, master.input, options)
-    for line in _box_lines(found, confidence):
+    for line in _box_lines([(each.confidence, each.class_name, each.box_xyxy) for each in found], confidence):
         typer.echo(line)
 
     def painted() -> "NDArray[np.uint8]":
@@ -208,6 +205,7 @@ def _write_picture(pixels: "NDArray[np.uint8]", file: Path) -> None:
 def _predict_remotely(image: Path, precision: str, model: str, top_k: int, confidence: float, url: str) -> None:
     try:
         from bitgear_client import BitgearClientError, Client
+        from bitgear_client.results import InferenceResult
     except ImportError as error:
         raise EngineUnavailable(f"--url needs the client: install bitgear-client ({error})") from error
     from bitgear.bits import parse_bits
@@ -219,7 +217,7 @@ def _predict_remotely(image: Path, precision: str, model: str, top_k: int, confi
             match client.model(model).task:
                 case "detect":
                     answer = found = client.detect(image, model, precision=wish, confidence=confidence)
-                    lines = _box_lines(found.detections, confidence)
+                    lines = _box_lines([(d.confidence, d.class_name, d.box_xyxy) for d in found.detections], confidence)
                 case "segment":
                     answer = areas = client.segment(image, model, precision=wish)
                     lines = _share_lines([(area.class_name, area.share) for area in areas.classes])
@@ -237,17 +235,17 @@ def _predict_remotely(image: Path, precision: str, model: str, top_k: int, confi
         typer.echo(line)
 
 
-def _box_lines(found: "Sequence[Detection | RemoteDetection]", confidence: float) -> list[str]:
+def _box_lines(found: Sequence[tuple[float, str, Sequence[float]]], least: float) -> list[str]:
     if not found:
-        return [f"nothing found with a confidence of {confidence:g} or more"]
+        return [f"nothing found with a confidence of {least:g} or more"]
     lines = []
-    for each in found:
-        x1, y1, x2, y2 = (round(side, 3) for side in each.box_xyxy)  # as a server's answer is
-        lines.append(f"{each.confidence:7.2%}  {each.class_name:16}  ({x1:.0f}, {y1:.0f}) to ({x2:.0f}, {y2:.0f})")
+    for confidence, name, box_xyxy in found:
+        x1, y1, x2, y2 = (round(side, 3) for side in box_xyxy)  # as a server's answer is
+        lines.append(f"{confidence:7.2%}  {name:16}  ({x1:.0f}, {y1:.0f}) to ({x2:.0f}, {y2:.0f})")
     return lines
 
 
-def _share_lines(shares: "Sequence[tuple[str, float]]") -> list[str]:
+def _share_lines(shares: Sequence[tuple[str, float]]) -> list[str]:
     return [f"{share:7.2%}  {name}" for name, share in sorted(shares, key=lambda entry: -entry[1])]
 
 
