@@ -17,7 +17,8 @@ from bitgear.convert.scales import least_error_scale
 from bitgear.graph import IMAGE, Conv, Linear, sums
 from bitgear.models import find_master
 
-SHIPPED = "resnet20-cifar10"
+SHIPPED = {"resnet20-32": "resnet20-cifar10", "segmenter-480x360": "camvid-resnet"}
+"""Networks that ship, by their names here."""
 RANDOM = {
     "resnet18-224": "resnet18",
     "mobilenetv2-224": "mobilenet_v2",
@@ -26,9 +27,9 @@ RANDOM = {
     "mobilenetv1-224": "mobilenet_v1",
 }
 """Networks with random weights, and their architectures: their speed means something, their answers do not."""
-NETWORKS = ("resnet18-224", "mobilenetv2-224", "resnet20-32")
+NETWORKS = ("resnet18-224", "mobilenetv2-224", "resnet20-32", "segmenter-480x360")
 """Those measured unless others are asked for."""
-ALL = ("resnet20-32", *RANDOM)
+ALL = (*SHIPPED, *RANDOM)
 
 
 @dataclass(frozen=True)
@@ -48,8 +49,8 @@ class Network:
 
 def network(name: str) -> Network:
     """Return a network of :data:`ALL`."""
-    if name == "resnet20-32":
-        master = read_master(find_master(SHIPPED))
+    if name in SHIPPED:
+        master = read_master(find_master(SHIPPED[name]))
         return Network(name, "trained", master, dequantised(master))
     model = random_float_model(RANDOM[name])
     return Network(name, "random", unfitted(model), model)

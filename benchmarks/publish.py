@@ -15,6 +15,7 @@ from typing import Any
 
 from benchmarks import engine_tables
 from benchmarks.measure import RESULTS
+from bitgear.bits import MASTER_BITS
 from bitgear.checkpoint import read_master
 from bitgear.files import write_atomically
 from bitgear.models import find_master
@@ -23,6 +24,7 @@ ROOT = Path(__file__).parent.parent
 DOCUMENTS = ("README.md", "docs/training.md", "docs/importing.md", "docs/performance.md")
 IMPORTS = ("import-mobilenet-v1-075", "import-mobilenet-v1-025")
 MODEL = "resnet20-cifar10"
+SEGMENTER = "camvid-resnet"
 
 
 def blocks() -> dict[str, str]:
@@ -39,6 +41,8 @@ def blocks() -> dict[str, str]:
         "engine_ready": engine_tables.ready(_report("engine")),
         "imports": _imports([_report(name) for name in IMPORTS]),
         "provenance": _provenance(),
+        "segmenter": _segmenter(),
+        "segmenter_training": _segmenter_training(),
     }
 
 
@@ -145,6 +149,35 @@ def _provenance() -> str:
         f"Adam at {train['lr']}, ALRS `{train['alrs']}`, seed {p['seed']}; {p['data']}; "
         f"{p['training_seconds'] / 60:.0f} minutes on `{train['device']}`. "
         f"FP32 start {100 * p['fp32_top1']:.2f} %, teacher {100 * p['teacher_top1']:.2f} %."
+    )
+
+
+def _segmenter() -> str:
+    path = find_master(SEGMENTER)
+    master = read_master(path)
+    lines = [
+        f"| {SEGMENTER} | FP32 start | " + " | ".join(f"{bits} bit" for bits in master.widths) + " |",
+        "|---|---|" + "---|" * len(master.widths),
+    ]
+    for name, said in (("miou", "mean IoU"), ("pixel_accuracy", "pixel accuracy")):
+        images = master.accuracy[MASTER_BITS]["images"]
+        lines.append(
+            f"| {said}, {images:,} test images | {100 * master.provenance[f'fp32_{name}']:.1f} | "
+            + " | ".join(f"**{100 * master.accuracy[bits][name]:.1f}**" for bits in master.widths)
+            + " |"
+        )
+    return "\n".join([*lines, "", f"One file of {path.stat().st_size:,} bytes serves all of them."])
+
+
+def _segmenter_training() -> str:
+    p = read_master(find_master(SEGMENTER)).provenance
+    train, fp32 = p["recipe"]["train"], p["recipe"]["fp32"]
+    report = json.loads((ROOT / "docs/reports" / SEGMENTER / "report.json").read_text(encoding="utf-8"))
+    fp32_minutes = sum(row["seconds"] for row in report["fp32_epochs"]) / 60
+    return (
+        f"FP32: {fp32['epochs']} epochs from scratch, {fp32_minutes:.0f} minutes. Then {train['epochs']} epochs over "
+        f"widths {', '.join(map(str, train['widths']))}; together {p['training_seconds'] / 60:.0f} minutes on "
+        f"`{train['device']}`. {p['data'].capitalize()}, batch {train['batch_size']}, seed {p['seed']}."
     )
 
 
