@@ -13,6 +13,9 @@ quantise it themselves.
 
 Of ResNet-18 and MobileNetV2 the weights are random: their speed means something, their answers do not. ResNet-20 is
 the shipped master; its peers get what its 8-bit codes stand for, as float32.
+
+With ``--kernel avx2`` the peers are held to AVX2 as well, where they can be, and ONNX Runtime, which cannot, is left
+out: that is a look at processors without VNNI.
 """
 
 import argparse
@@ -37,7 +40,7 @@ from benchmarks.contest import FP32, INT8, NATIVE, Contender, Times, hold, ratio
 from benchmarks.engine_tables import METRICS, Row, busy_note, layer_table, ready_table, table
 from benchmarks.measure import write_report
 from benchmarks.networks import ALL, NETWORKS, Network, network
-from benchmarks.peers import Peers, missing
+from benchmarks.peers import Peers, hold_to, missing
 from bitgear.bits import Plan
 from bitgear.engines.cache import ModelCache
 from bitgear.engines.native import NativeEngine, NativeModel
@@ -73,6 +76,7 @@ def main() -> None:
     arguments = _arguments()
     report: dict[str, Any] = {"conditions": conditions(), "rows": [], "ratios": [], "ladders": [], "ready": []}
     report["layers"] = []
+    report["conditions"]["peers_held_to"] = arguments.kernel if hold_to(arguments.kernel) else None
     print(busy_note(report["conditions"]), end="")
     for name in missing() if arguments.peers else ():
         print(f"{name} is not installed and takes no part; pip install 'bitgear[train,bench]' installs it")
@@ -107,7 +111,8 @@ def _measure(subject: Network, arguments: argparse.Namespace) -> dict[str, list[
     with tempfile.TemporaryDirectory() as folder:
         peers = None
         if arguments.peers:
-            peers = Peers(subject.model, Path(folder), subject.model.normalise(subject.pixels(4)))
+            calibration = subject.model.normalise(subject.pixels(4))
+            peers = Peers(subject.model, Path(folder), calibration, held=hold_to(arguments.kernel))
         for threads in arguments.threads:
             engine = NativeEngine(threads, arguments.kernel)
             models = [engine.derive(subject.master, plan) for plan in plans]

@@ -228,7 +228,9 @@ def _mb(size_bytes: int) -> str:
 def _machine(report: Mapping[str, Any]) -> str:
     conditions = report["conditions"]
     sets = sorted({entry["settings"] for entry in report["rows"] if entry["engine"] == NATIVE})
-    return f"{report['machine']['cpu']}, {conditions['cores']} cores, kernels {', '.join(sets)}"
+    held = conditions.get("peers_held_to")
+    limit = f", peers held to {held}" if held else ""
+    return f"{report['machine']['cpu']}, {conditions['cores']} cores, kernels {', '.join(sets)}{limit}"
 
 
 def _conditions(report: Mapping[str, Any]) -> str:

@@ -6,11 +6,13 @@ QOperator format, unsigned activations, signed weights with a scale for each cha
 with signed activations. Their range is not reduced to 7 bits, so on a processor without VNNI they are quick and may
 saturate. Inputs and outputs are bound beforehand where an engine can do that, which saves it copies.
 
-An engine that is not installed is left out; :func:`missing` says which.
+An engine that is not installed is left out; :func:`missing` says which. Where ours is held to a lesser instruction set
+than the processor offers, so are the peers (:func:`hold_to`): that shows what a lesser processor would.
 """
 
 import importlib.util
 import logging
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -29,7 +31,19 @@ FORMATS = {"QDQ": QuantFormat.QDQ, "QOperator": QuantFormat.QOperator}
 PACKAGES = {"openvino": "OpenVINO", "torch": "PyTorch"}
 CALIBRATION_PICTURES = 4
 
+LIMITS = {"avx2": {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"}}
+"""Environment variables that hold OpenVINO and PyTorch to an instruction set. ONNX Runtime knows none."""
+
 Floats = NDArray[np.float32]
+
+
+def hold_to(instruction_set: str) -> bool:
+    """Hold the peers to an instruction set, before any of them is loaded; return whether that changes anything.
+
+    ONNX Runtime cannot be held, so :class:`Peers` leaves it out then.
+    """
+    os.environ.update(LIMITS.get(instruction_set, {}))
+    return instruction_set in LIMITS
 
 
 def missing() -> list[str]:
@@ -41,11 +55,12 @@ class Peers:
     """All ways to run a network without bitgear.
 
     ``folder``: where the networks are written as ONNX files, in float32 and quantised. ``calibration``: normalised
-    pictures, float32 (N, 3, H, W).
+    pictures, float32 (N, 3, H, W). ``held``: whether they are held to a lesser instruction set.
     """
 
-    def __init__(self, model: FloatModel, folder: Path, calibration: Floats) -> None:
+    def __init__(self, model: FloatModel, folder: Path, calibration: Floats, *, held: bool = False) -> None:
         self.model = model
+        self.held = held
         self.calibration = calibration
         self.paths = {FP32: folder / "fp32.onnx"} | {name: folder / f"{name}.onnx" for name in FORMATS}
         self.paths[FP32].write_bytes(model.to_onnx().SerializeToString())
@@ -66,9 +81,10 @@ class Peers:
 
     def contenders(self, images: Floats, threads: int) -> Iterator[Contender]:
         """Make every way to run a batch of normalised pictures, float32 (N, 3, H, W)."""
-        yield Contender("onnxruntime", FP32, "", _onnxruntime(self.paths[FP32], images, threads))
-        for name in FORMATS:
-            yield Contender("onnxruntime", INT8, name, _onnxruntime(self.paths[name], images, threads))
+        if not self.held:
+            yield Contender("onnxruntime", FP32, "", _onnxruntime(self.paths[FP32], images, threads))
+            for name in FORMATS:
+                yield Contender("onnxruntime", INT8, name, _onnxruntime(self.paths[name], images, threads))
         if importlib.util.find_spec("openvino") is not None:
             yield from self._openvino(images, threads)
         if importlib.util.find_spec("torch") is not None:
@@ -100,7 +116,7 @@ class Peers:
 
         for pinned in (True, False):
             yield contender(core.read_model(self.paths[FP32]), FP32, "f32", pinned, "")
-            if "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+            if not self.held and "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
                 yield contender(core.read_model(self.paths[FP32]), BF16, "bf16", pinned, "")
             yield contender(core.read_model(self.paths["QDQ"]), INT8, "f32", pinned, "QDQ")
         if importlib.util.find_spec("nncf") is not None:

@@ -71,6 +71,12 @@ def test_the_overview_has_one_line_for_each_network() -> None:
     assert lines[5] == "| top-1 in % |  |  | 92.00 |  |"
 
 
+def test_the_overview_says_what_the_peers_were_held_to() -> None:
+    held = report()
+    held["conditions"]["peers_held_to"] = "avx2"
+    assert engine_tables.overview(held).startswith("Some Processor, 2 cores, kernels avx2, peers held to avx2; batch 1")
+
+
 def test_details_show_every_contest() -> None:
     text = engine_tables.details(report())
     assert "**resnet20-32**, trained weights, batch 8, 2 threads" in text
