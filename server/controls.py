@@ -10,9 +10,10 @@ from server.errors import BadParameter, ConflictingControls, shown
 
 MAX_NAMES = 1000
 _DECIMAL = re.compile(r"0(\.[0-9]{1,20})?|1(\.0{1,20})?", re.ASCII)
+_TIME = re.compile(r"[0-9]{1,9}(\.[0-9]{1,3})?", re.ASCII)
 _BLANKS = " \t"
 
-Value = int | float | str | tuple[str, ...]
+Value = bool | int | float | str | tuple[str, ...]
 Controls = Mapping[str, Any]
 """Values that were given, by control name, parsed."""
 
@@ -22,7 +23,8 @@ class Control:
     """One control: its name as query parameter and body field, its header if it has one, and its JSON schema.
 
     ``parse`` takes a string, or what a JSON body holds, and raises ``ValueError`` saying what was expected.
-    ``json_schema``: of what a JSON body may hold beside what ``schema`` allows.
+    ``json_schema``: of what a JSON body may hold beside what ``schema`` allows. A header with a syntax of its own has
+    ``header_schema``, and ``read_header`` turns its value into a field's, or into None if it is about something else.
     """
 
     name: str
@@ -31,6 +33,8 @@ class Control:
     schema: Mapping[str, Any]
     description: str
     json_schema: Mapping[str, Any] | None = None
+    header_schema: Mapping[str, Any] | None = None
+    read_header: Callable[[str], str | None] = lambda value: value
 
 
 def by_name(*controls: Control) -> Mapping[str, Control]:
@@ -46,8 +50,13 @@ def read_controls(
     Raises :class:`~server.errors.BadParameter` for a query parameter that is not ``known`` or an invalid value, and
     :class:`~server.errors.ConflictingControls` for one control with two values.
     """
-    names = {control.header.lower().encode(): name for name, control in known.items() if control.header}
-    given = [(names[name], value.decode("latin-1")) for name, value in headers if name in names]
+    by_header = {control.header.lower().encode(): control for control in known.values() if control.header}
+    given = []
+    for name, value in headers:
+        if name in by_header:
+            said = by_header[name].read_header(value.decode("latin-1"))
+            if said is not None:
+                given.append((by_header[name].name, said))
     if query_string:
         given += parse_qsl(query_string.decode("latin-1"), keep_blank_values=True)
     return add_controls(known, {}, given)
@@ -99,6 +108,28 @@ def share(raw: object) -> float:
     if isinstance(raw, int | float) and not isinstance(raw, bool) and 0 <= raw <= 1:  # which NaN is not
         return float(raw)
     raise ValueError("expected a number from 0 to 1, such as 0.25")
+
+
+def milliseconds(highest: int) -> Callable[[object], float]:
+    """Return the parser of a time above 0 ms: a JSON number, or digits with up to three decimals."""
+
+    def parse(raw: object) -> float:
+        if isinstance(raw, str) and _TIME.fullmatch(raw.strip(_BLANKS)):
+            raw = float(raw)
+        if isinstance(raw, int | float) and not isinstance(raw, bool) and 0 < raw <= highest:
+            return float(raw)
+        raise ValueError(f"expected milliseconds, above 0 and up to {highest}, such as 50 or 12.5")
+
+    return parse
+
+
+def yes_or_no(raw: object) -> bool:
+    """Return a truth value: of JSON, or written ``true`` or ``false``."""
+    if isinstance(raw, bool):
+        return raw
+    if isinstance(raw, str) and raw.strip(_BLANKS) in ("true", "false"):
+        return raw.strip(_BLANKS) == "true"
+    raise ValueError("expected true or false")
 
 
 def names(raw: object) -> tuple[str, ...]:

@@ -20,6 +20,8 @@
     └── SettingsError             a setting, profile or model path that cannot be used (server.settings)
 """
 
+from collections.abc import Sequence
+
 from bitgear.errors import BitgearError
 
 SHOWN_CHARACTERS = 40
@@ -118,7 +120,7 @@ class WidthNotOffered(RequestError):
 
     code = "width-not-offered"
 
-    def __init__(self, asked: str, offered: list[int]) -> None:
+    def __init__(self, asked: str, offered: Sequence[int | str]) -> None:
         widths = ", ".join(map(str, offered)) or "none"
         super().__init__(f"{asked} is not offered; offered within the profile: {widths}", offered_precisions=offered)
 

@@ -54,16 +54,18 @@ def _json_schema(control: Control) -> dict[str, Any]:
 def _parameters(controls: Iterable[Control]) -> list[dict[str, Any]]:
     parameters = []
     for control in controls:
-        places = [("query", control.name)] + ([("header", control.header)] if control.header else [])
+        places = [("query", control.name, control.schema)]
+        if control.header:
+            places.append(("header", control.header, control.header_schema or control.schema))
         parameters += [
             {
                 "name": name,
                 "in": place,
                 "required": False,
                 "description": control.description,
-                "schema": dict(control.schema),
+                "schema": dict(schema),
             }
-            for place, name in places
+            for place, name, schema in places
         ]
     parameters.append(
         {

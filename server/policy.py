@@ -1,15 +1,174 @@
-"""Which width serves a request: a pure function, no clock, no I/O."""
+"""Which rung of the ladder serves: what a request allows, and what a free worker runs next. No clock, no I/O."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple, Protocol
 
 from server.errors import WidthNotOffered
+from server.ladder import Ladder, Rung, positions
 from server.precision import Wish
 from server.profiles import Profile
 
-Source = Literal["request", "profile", "default"]
-Reason = Literal["asked", "default", "floor", "ceiling", "pruned"]
+Source = Literal["request", "rule", "policy", "profile", "default"]
+Reason = Literal["asked", "default", "slack", "backlog", "floor", "ceiling", "pruned", "lenient"]
+
+PRIORITY_HEAD_START_S = 1.0
+"""How much earlier a request is served for each step of priority. Bounded, so that nobody waits for ever."""
+
+
+@dataclass(frozen=True)
+class Admission:
+    """What one request allows. ``allowed``: a mask of the ladder's rungs, never empty.
+
+    ``preferred``: the rung that serves it while nothing presses, the first one of the mask; ``source`` and ``reason``
+    say where that comes from. ``pinned``: the request names its precision; if the mask has further rungs, it lets
+    itself be degraded.
+    """
+
+    allowed: int
+    preferred: int
+    source: Source
+    reason: Reason
+    pinned: bool
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The rung that served one request, who decided it, and why. The words are defined in docs/http.md."""
+
+    rung: int
+    source: Source
+    reason: Reason
+
+
+class Waiting(NamedTuple):
+    """One queued request.
+
+    ``deadline_s``: when its engine call must have ended, on the monotonic clock; what is still to be done after that
+    call has been subtracted. ``allowed``: the mask of :class:`Admission`. ``hard``: the client set the deadline, and an
+    answer after it is worth nothing; otherwise it is the aim of the profile, and a late answer is still an answer.
+    ``priority``: 0 or higher.
+    """
+
+    deadline_s: float
+    allowed: int
+    hard: bool = False
+    priority: int = 0
+
+    @property
+    def order_s(self) -> float:
+        """What queues are sorted by, ascending: the deadline, with a head start for priority."""
+        return self.deadline_s - PRIORITY_HEAD_START_S * self.priority
+
+
+@dataclass(frozen=True)
+class Load:
+    """What a free worker sees.
+
+    ``queue``: requests for one model, in order of :attr:`Waiting.order_s`. ``arrivals_per_s``: how many requests for it
+    come in, recent average. ``workers``: how many engine workers there are, the free one included; ``busy_until_s``:
+    when those of the others that run something are expected to be free.
+    """
+
+    now_s: float
+    queue: Sequence[Waiting]
+    arrivals_per_s: float = 0.0
+    workers: int = 1
+    busy_until_s: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Dispatch:
+    """What a free worker is to do: run ``members`` at ``rung``, and refuse ``drop``.
+
+    ``members`` and ``drop``: positions in the queue, ascending, none in both; at most the ladder's largest batch of
+    members, all of which allow the rung. ``drop``: requests whose hard deadline cannot be met any more. There are no
+    members only if nothing is left in the queue. ``reason``: of a rung that is not the one preferred.
+    """
+
+    rung: int
+    members: tuple[int, ...]
+    drop: tuple[int, ...]
+    reason: Reason
+
+
+class Policy(Protocol):
+    """Decides what a free worker runs next. A pure function: the same load gives the same answer."""
+
+    @property
+    def name(self) -> str:
+        """As it is written in settings and reports: ``look-ahead``, ``slackfit``, ``fixed``, ``fixed-4``."""
+
+    def dispatch(self, ladder: Ladder, load: Load) -> Dispatch:
+        """Return what to do with a queue that is not empty."""
+
+
+def admit(wish: Wish, ladder: Ladder, profile: Profile) -> Admission:
+    """Return which rungs may serve a wish under a profile.
+
+    A pinned precision allows its own rung alone, unless the wish is lenient: then narrower ones within the profile's
+    bounds too. ``auto`` prefers the profile's default, or the widest rung; a bound that excludes it moves it to
+    the nearest rung inside, one that is not on the ladder gives way to the widest inside, one that is pruned to the
+    rung that is as good. It allows what is useful from there down to the floor.
+
+    Raises :class:`~server.errors.WidthNotOffered` for a pinned precision that is not on the ladder within the profile's
+    bounds, and for bounds with no rung between them.
+    """
+    rungs = ladder.rungs
+    within = _between(ladder, profile.floor, profile.ceiling)
+    if wish.bits is not None:
+        pinned = ladder.index(wish.asked)
+        if pinned is None or not within >> pinned & 1:
+            raise WidthNotOffered(f"precision {wish.asked}", _names(ladder, within))
+        allowed = 1 << pinned
+        if wish.lenient:
+            floor = profile.floor if wish.floor is None else max(wish.floor, profile.floor)
+            allowed = ladder.useful(_between(ladder, floor, profile.ceiling) & -allowed)
+        return Admission(allowed, pinned, "request", "asked", pinned=True)
+
+    floor, ceiling = profile.floor, profile.ceiling
+    floor_source: Source = "profile"
+    ceiling_source: Source = "profile"
+    if wish.floor is not None and wish.floor > floor:
+        floor, floor_source = wish.floor, "request"
+    if wish.ceiling is not None and wish.ceiling < ceiling:
+        ceiling, ceiling_source = wish.ceiling, "request"
+    inside = _between(ladder, floor, ceiling)
+    if not inside:
+        raise WidthNotOffered(f"a precision from {floor} to {ceiling}", _names(ladder, within))
+
+    source: Source = "default" if profile.default is None else "profile"
+    reason: Reason = "default"
+    default = max(rungs[0].plan.widths) if profile.default is None else profile.default
+    preferred = ladder.index(str(default))
+    if default < floor:
+        preferred, source, reason = inside.bit_length() - 1, floor_source, "floor"
+    elif default > ceiling:
+        preferred, source, reason = next(positions(inside)), ceiling_source, "ceiling"
+    elif preferred is None or not inside >> preferred & 1:
+        preferred, reason = next(positions(inside)), "pruned"
+    if ladder.instead(preferred, inside) != preferred:
+        preferred, reason = ladder.instead(preferred, inside), "pruned"
+    return Admission(ladder.useful(inside) & -(1 << preferred), preferred, source, reason, pinned=False)
+
+
+def explain(admission: Admission, rung: int, reason: Reason) -> Choice:
+    """Return what is said of a request that was served at ``rung`` by a dispatch with ``reason``."""
+    if rung == admission.preferred:
+        return Choice(rung, admission.source, admission.reason)
+    return Choice(rung, "policy", "lenient" if admission.pinned else reason)
+
+
+def _between(ladder: Ladder, floor: int, ceiling: int) -> int:
+    return sum(1 << index for index, rung in enumerate(ladder.rungs) if rung.within(floor, ceiling))
+
+
+def _names(ladder: Ladder, mask: int) -> list[int | str]:
+    return [_name(ladder.rungs[index]) for index in positions(mask)]
+
+
+def _name(rung: Rung) -> int | str:
+    return int(rung.precision) if rung.precision.isdigit() else rung.precision
 
 
 @dataclass(frozen=True)

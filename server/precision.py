@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from bitgear.bits import parse_bits
 from bitgear.errors import PrecisionError
-from server.controls import Control, Controls, by_name, whole_or_text
+from server.controls import Control, Controls, by_name, milliseconds, whole, whole_or_text, yes_or_no
 from server.errors import BadParameter
 
 AUTO = "auto"
@@ -12,15 +12,25 @@ AUTO = "auto"
 PRECISION_HEADER = "Precision"
 SOURCE_HEADER = "Precision-Source"
 
+MAX_DEADLINE_MS = 3_600_000
+MAX_PRIORITY = 1
+
 
 @dataclass(frozen=True)
 class Wish:
-    """What one request asks for. ``bits`` None is ``auto``; ``floor`` and ``ceiling`` are widths; None: not asked."""
+    """What one request asks for. ``bits`` None is ``auto``; ``floor`` and ``ceiling`` are widths; None: not asked.
+
+    ``lenient``: a pinned width may be lowered to save the deadline. ``deadline_ms``: from receipt of the request, above
+    0. ``priority``: 0 or, sooner, 1.
+    """
 
     bits: int | None = None
     floor: int | None = None
     ceiling: int | None = None
     profile: str | None = None
+    lenient: bool = False
+    deadline_ms: float | None = None
+    priority: int = 0
 
     @property
     def asked(self) -> str:
@@ -44,6 +54,15 @@ def _precision(raw: object) -> int | str:
         raise ValueError(f"{error} or {AUTO!r}") from error
 
 
+def _handling(value: str) -> str | None:
+    """Return what the header ``Prefer`` (RFC 7240) says about ``lenient``; its other preferences are not ours."""
+    for preference in value.lower().split(","):
+        name, _, word = preference.split(";")[0].partition("=")
+        if name.strip() == "handling" and word.strip(' \t"') in ("lenient", "strict"):
+            return "true" if "lenient" in word else "false"
+    return None
+
+
 _WIDTH_SCHEMA = {"type": "string", "pattern": "^[2-8]$"}
 
 PRECISION_CONTROLS = by_name(
@@ -63,6 +82,30 @@ PRECISION_CONTROLS = by_name(
         {"type": "string"},
         "Name of a device profile: its default, floor and ceiling for this request.",
     ),
+    Control(
+        "lenient",
+        "Prefer",
+        yes_or_no,
+        {"type": "string", "enum": ["true", "false"], "default": "false"},
+        "As a header handling=lenient: a pinned width may be lowered if its deadline cannot be met otherwise.",
+        {"type": "boolean"},
+        {"type": "string"},
+        _handling,
+    ),
+    Control(
+        "deadline_ms",
+        "Deadline-Ms",
+        milliseconds(MAX_DEADLINE_MS),
+        {"type": "number", "exclusiveMinimum": 0, "maximum": MAX_DEADLINE_MS},
+        "Milliseconds from receipt after which an answer is worth nothing.",
+    ),
+    Control(
+        "priority",
+        None,
+        whole(0, MAX_PRIORITY),
+        {"type": "integer", "minimum": 0, "maximum": MAX_PRIORITY, "default": 0},
+        "1 is served before 0.",
+    ),
 )
 
 VARY = ", ".join(["Accept", *(control.header for control in PRECISION_CONTROLS.values() if control.header)])
@@ -76,6 +119,9 @@ def to_wish(controls: Controls) -> Wish:
         floor=controls.get("precision_min"),
         ceiling=controls.get("precision_max"),
         profile=controls.get("device_profile"),
+        lenient=controls.get("lenient", False),
+        deadline_ms=controls.get("deadline_ms"),
+        priority=controls.get("priority", 0),
     )
     if wish.floor is not None and wish.ceiling is not None and wish.floor > wish.ceiling:
         raise BadParameter(

@@ -1,4 +1,4 @@
-"""Device profiles: the default width of a kind of device, and the bounds that ``auto`` and pinned widths stay in."""
+"""Device profiles: what a kind of device is set to, as files. What is set outright wins over them."""
 
 import tomllib
 from collections.abc import Mapping
@@ -12,11 +12,20 @@ from bitgear.bits import MASTER_BITS, MIN_BITS
 from bitgear.checkpoint import is_model_name
 from server.settings import SettingsError
 
+SLO_FACTOR = 5
+PolicyName = Annotated[str, Field(pattern="^(look-ahead|slackfit|fixed(-[2-8])?)$")]
 Width = Annotated[StrictInt, Field(ge=MIN_BITS, le=MASTER_BITS)]
 
 
 class Profile(BaseModel):
-    """Widths in bits, ``floor`` <= ``default`` <= ``ceiling``; ``default`` None: the model's own."""
+    """What a kind of device is set to.
+
+    Widths in bits, ``floor`` <= ``default`` <= ``ceiling``: the width that ``auto`` prefers (None: the model's own),
+    and the bounds of ``auto`` and pinned widths alike. ``threads``: for one engine call (None: the server's own
+    choice). ``memory_bytes``: for derived models. ``slo_ms``: the time in which a request without a deadline of its own
+    should be answered (None: :data:`SLO_FACTOR` times what one image takes at the widest rung). ``policy``: by name,
+    see :func:`server.policies.create_policy`; ``margin``: by what share it takes latencies to be longer than measured.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -24,6 +33,11 @@ class Profile(BaseModel):
     default: Width | None = None
     floor: Width = MIN_BITS
     ceiling: Width = MASTER_BITS
+    threads: Annotated[StrictInt, Field(ge=1, le=1024)] | None = None
+    memory_bytes: Annotated[StrictInt, Field(ge=0)] | None = None
+    slo_ms: Annotated[float, Field(gt=0, le=3_600_000, strict=True)] | None = None
+    policy: PolicyName = "look-ahead"
+    margin: Annotated[float, Field(ge=0, le=1, strict=True)] = 0.1
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -10,6 +10,7 @@ from PIL import Image
 from bitgear import reference
 from bitgear.engines import create_engine
 from bitgear.tasks.classify import predictions
+from server.precision import VARY
 from tests.serving import PATH, Running, encode, pixels, png
 
 PNG = {"Content-Type": "image/png"}
@@ -45,7 +46,7 @@ def test_the_whole_answer(server: Running) -> None:
     assert sum(phases) <= body["timing_ms"]["total"] + 0.01
     assert answer.headers["x-request-id"] == "a.B:1_2-3"
     assert answer.headers["cache-control"] == "no-store"
-    assert answer.headers["vary"] == "Accept, Precision, Precision-Min, Precision-Max, Device-Profile"
+    assert answer.headers["vary"] == VARY
     assert re.fullmatch(r"(\w+;dur=[\d.e-]+(, )?){6}", answer.headers["server-timing"])
 
 

@@ -35,6 +35,18 @@ def controls(*headers: tuple[str, str], query: str = "", fields: dict[str, Any] 
         (wish(("Precision", "4"), fields={"precision": 4}), Wish(bits=4)),
         (wish(("Accept", "*/*"), ("X-Other", "1")), Wish()),
         (wish(fields={"precision": 4, "precision_min": 4, "precision_max": 4}), Wish(4, 4, 4)),
+        (wish(("Prefer", "handling=lenient")), Wish(lenient=True)),
+        (wish(("Prefer", 'respond-async, Handling="lenient"; x=1')), Wish(lenient=True)),
+        (wish(("Prefer", "respond-async"), ("Prefer", "handling=lenient")), Wish(lenient=True)),
+        (wish(("Prefer", "handling=strict"), query="lenient=false"), Wish()),
+        (wish(("Prefer", "lenient"), ("Prefer", "handling"), ("Prefer", "handling=odd")), Wish()),
+        (wish(query="lenient=true"), Wish(lenient=True)),
+        (
+            wish(fields={"lenient": True, "priority": 1, "deadline_ms": 12.5}),
+            Wish(None, None, None, None, True, 12.5, 1),
+        ),
+        (wish(("Deadline-Ms", "50"), fields={"deadline_ms": 50}), Wish(deadline_ms=50)),
+        (wish(query="priority=1&deadline_ms=0.125"), Wish(priority=1, deadline_ms=0.125)),
     ],
 )
 def test_what_is_read(given: Wish, expected: Wish) -> None:
@@ -123,4 +135,27 @@ def test_what_was_given_is_cut() -> None:
 
 
 def test_vary_names_every_header_that_steers() -> None:
-    assert VARY == "Accept, Precision, Precision-Min, Precision-Max, Device-Profile"
+    assert VARY == "Accept, Precision, Precision-Min, Precision-Max, Device-Profile, Prefer, Deadline-Ms"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(
+            ("deadline_ms", value)
+            for value in ["0", "-1", "1e3", "", "3600001", "0.0001", "nan", "inf", 0, -1, True, None]
+        ),
+        ("deadline_ms", float("nan")),
+        *(("lenient", value) for value in ["yes", "1", "", "True", 1, None]),
+        *(("priority", value) for value in ["2", "-1", "", "high", 2, True, 0.5]),
+    ],
+)
+def test_no_deadline_leniency_or_priority(name: str, value: object) -> None:
+    with pytest.raises(BadParameter) as caught:
+        wish(fields={name: value})
+    assert caught.value.members == {"parameter": name}
+
+
+def test_lenient_and_strict_at_once() -> None:
+    with pytest.raises(ConflictingControls):
+        wish(("Prefer", "handling=lenient"), query="lenient=false")

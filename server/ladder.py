@@ -1,0 +1,162 @@
+"""The ladder of a model on this device: what each precision costs in time here, and which of them are worth having."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from bitgear.bits import Plan
+from bitgear.errors import BitgearError
+
+NOISE = 0.05
+"""A rung must be faster than another by more than this share of its time to count as faster."""
+
+
+class LadderError(BitgearError):
+    """A ladder that cannot be: no rungs, a precision twice, latencies that are not positive."""
+
+    code = "ladder-invalid"
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One precision of a model on this device.
+
+    ``precision``: its name, as clients write it. ``accuracy``: the main metric of the model's task as the master
+    states it, 0..1; 0 if it states none. A batch of n occupies a worker for ``fixed_ms`` + ``per_image_ms`` * n, a
+    high percentile of what was measured. ``pruned``: ``auto`` never takes it, for another rung is as good in every
+    way; ``reason`` says which one. Whoever pins it gets it all the same.
+    """
+
+    precision: str
+    plan: Plan
+    accuracy: float
+    fixed_ms: float
+    per_image_ms: float
+    pruned: bool = False
+    reason: str | None = None
+
+    def latency_ms(self, count: int) -> float:
+        """Return the milliseconds that a batch of ``count`` images occupies a worker."""
+        return self.fixed_ms + self.per_image_ms * count
+
+    def within(self, floor_bits: int, ceiling_bits: int) -> bool:
+        """Return whether all its widths lie between the bounds, both included."""
+        return floor_bits <= min(self.plan.widths) and max(self.plan.widths) <= ceiling_bits
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """The rungs of a model on this device, highest width first, and the largest batch of one engine call.
+
+    Sets of rungs are bit masks: bit i stands for ``rungs[i]``. Made by :meth:`of`, which marks what is pruned.
+    """
+
+    model: str
+    rungs: tuple[Rung, ...]
+    max_batch: int
+
+    @classmethod
+    def of(cls, model: str, rungs: tuple[Rung, ...], max_batch: int) -> "Ladder":
+        """Return the ladder of these rungs, in their order, with those marked as pruned that buy nothing.
+
+        Raises :class:`LadderError` for no rungs, a precision given twice, a batch below 1, or a time that is negative
+        or not finite, or zero altogether.
+        """
+        if not rungs or len({rung.precision for rung in rungs}) != len(rungs) or max_batch < 1:
+            raise LadderError(f"ladder of {model}: expected rungs of different precisions and a batch of at least 1")
+        for rung in rungs:
+            times_ms = (rung.fixed_ms, rung.per_image_ms)
+            if not (all(0 <= time_ms < float("inf") for time_ms in times_ms) and sum(times_ms) > 0):
+                raise LadderError(
+                    f"ladder of {model}: precision {rung.precision} takes {rung.fixed_ms} ms and {rung.per_image_ms} ms"
+                    " an image; expected times that are not negative, nor both zero"
+                )
+        bare = cls(model, tuple(replace(rung, pruned=False, reason=None) for rung in rungs), max_batch)
+        better = bare._better(bare.all_rungs)
+        marked = [
+            replace(rung, pruned=True, reason=f"{rungs[better[index]].precision} is as fast and as accurate")
+            if index in better
+            else rung
+            for index, rung in enumerate(bare.rungs)
+        ]
+        return cls(model, tuple(marked), max_batch)
+
+    @property
+    def all_rungs(self) -> int:
+        """The mask of all rungs."""
+        return (1 << len(self.rungs)) - 1
+
+    @property
+    def flat(self) -> bool:
+        """Whether no rung is worth degrading to: all but the first are pruned."""
+        return self.useful(self.all_rungs).bit_count() == 1
+
+    def index(self, precision: str) -> int | None:
+        """Return the position of the rung of that name; None if there is none."""
+        return self._positions.get(precision)
+
+    @cached_property
+    def _positions(self) -> dict[str, int]:
+        return {rung.precision: index for index, rung in enumerate(self.rungs)}
+
+    def useful(self, mask: int) -> int:
+        """Return those rungs of a mask that are worth having if there are no others than these.
+
+        The first one always is: the model at its best, whatever noise says of its accuracy. Any other is not if a wider
+        one is as fast, give or take :data:`NOISE`, or a narrower one both as fast and as accurate, at any batch.
+        """
+        return mask & ~sum(1 << index for index in self._better(mask))
+
+    def instead(self, index: int, mask: int) -> int:
+        """Return the useful rung of a mask that is as good as ``index``, or ``index`` itself if it is useful."""
+        better = self._better(mask)
+        while index in better:
+            index = better[index]
+        return index
+
+    @cached_property
+    def _pruned_by_mask(self) -> dict[int, dict[int, int]]:
+        return {}
+
+    def _better(self, mask: int) -> dict[int, int]:
+        """Return, for each rung of a mask that is not worth having, the one that is as good."""
+        better = self._pruned_by_mask.get(mask)
+        if better is None:
+            better = self._pruned_by_mask[mask] = self._compare(mask)
+        return better
+
+    def _compare(self, mask: int) -> dict[int, int]:
+        better: dict[int, int] = {}
+        kept: list[int] = []
+        for index in positions(mask):
+            wider = next((other for other in reversed(kept) if self._as_fast(other, index, NOISE)), None)
+            if wider is None:
+                kept.append(index)
+            else:
+                better[index] = wider
+        for place, index in enumerate(kept[1:], 1):
+            accuracy = self.rungs[index].accuracy
+            for narrower in kept[place + 1 :]:
+                if self.rungs[narrower].accuracy >= accuracy and self._as_fast(narrower, index, 0):
+                    better[index] = narrower
+        return better
+
+    def _as_fast(self, one: int, other: int, noise: float) -> bool:
+        """Return whether ``one`` takes no more time than ``other`` at any batch, give or take a share of it."""
+        # Both are lines over the batch size: what holds at its ends holds between.
+        return all(
+            self.rungs[one].latency_ms(count) * (1 - noise) <= self.rungs[other].latency_ms(count)
+            for count in (1, self.max_batch)
+        )
+
+
+def positions(mask: int) -> Iterator[int]:
+    """Yield the positions of the bits of a mask, lowest first.
+
+    >>> list(positions(0b1010))
+    [1, 3]
+    """
+    while mask:
+        low = mask & -mask
+        yield low.bit_length() - 1
+        mask ^= low

@@ -1,0 +1,28 @@
+from pathlib import Path
+
+from server.runtime import LATENCY_WINDOW_CALLS, _percentile
+from tests.serving import PATH, png, running
+
+
+def test_an_active_profile_bounds_every_request(tmp_path: Path) -> None:
+    with running(tmp_path, profile="edge-small", engine=None) as server:
+        rungs = server.client.get("/v1/models/tiny/ladder").json()["rungs"]
+        assert [(r["precision"], r["offered"], r["reason"]) for r in rungs] == [
+            (8, False, "ceiling"), (7, False, "ceiling"), (6, False, "ceiling"), (5, False, "ceiling"),
+            (4, True, None), (3, True, None), (2, True, None),
+        ]  # fmt: skip
+        assert [r["precision"] for r in rungs if r["resident"]] == [4]  # the profile's default is warm, no other width
+        assert all(r["latency_ms"] is None for r in rungs)
+        assert server.good()["precision"] == {
+            "requested": "auto", "served": 4, "source": "profile", "reason": "default",
+        }  # fmt: skip
+        answer = server.client.post(PATH, content=png(), params={"precision": 8})
+        server.refused(answer, 422, "width-not-offered", offered_precisions=[4, 3, 2])
+
+
+def test_percentiles_are_of_the_nearest_rank() -> None:
+    hundred = [float(n) for n in range(1, 101)]
+    assert (_percentile(hundred, 50), _percentile(hundred, 99)) == (50, 99)
+    assert (_percentile([7.0], 50), _percentile([7.0], 99)) == (7, 7)
+    assert (_percentile([1.0, 2.0], 50), _percentile([1.0, 2.0], 99)) == (1, 2)
+    assert LATENCY_WINDOW_CALLS == 1000
