@@ -1,0 +1,104 @@
+"""When requests come in: processes to draw from, and recorded traces to replay.
+
+All return moments in seconds from the start, ascending, float64, within ``duration_s``; the same generator gives the
+same moments.
+"""
+
+import csv
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+Moments = NDArray[np.float64]
+
+
+def gamma(rate_per_s: float, cv2: float, duration_s: float, rng: np.random.Generator) -> Moments:
+    """Return a renewal process whose gaps are gamma distributed.
+
+    ``cv2``: squared coefficient of variation of the gaps: 0 is a clock, 1 is Poisson, above are bursts.
+    """
+    return _renewal(rate_per_s * duration_s, cv2, rng) / rate_per_s
+
+
+def ramp(start_per_s: float, end_per_s: float, cv2: float, duration_s: float, rng: np.random.Generator) -> Moments:
+    """Return a gamma process whose rate goes from one value to another in a straight line."""
+    total = (start_per_s + end_per_s) / 2 * duration_s
+    # The process runs on a clock that counts expected arrivals; that clock is a parabola over time, inverted here.
+    clock = _renewal(total, cv2, rng)
+    slope = (end_per_s - start_per_s) / duration_s
+    if slope == 0:
+        return clock / start_per_s
+    moments: Moments = 2 * clock / (start_per_s + np.sqrt(start_per_s**2 + 2 * slope * clock))
+    return moments
+
+
+def replay_counts(
+    counts: NDArray[np.integer], rate_per_s: float, duration_s: float, rng: np.random.Generator
+) -> Moments:
+    """Return moments whose density follows counts over equal periods, squeezed or stretched into ``duration_s``.
+
+    There are ``rate_per_s`` * ``duration_s`` of them, rounded, each drawn on its own.
+    """
+    edges = np.linspace(0, duration_s, len(counts) + 1)
+    share = np.concatenate([[0.0], np.cumsum(counts, dtype=np.float64)])
+    drawn = np.sort(rng.random(round(rate_per_s * duration_s))) * share[-1]
+    moments: Moments = np.interp(drawn, share, edges)
+    return moments
+
+
+def replay_moments(recorded_s: NDArray[np.floating], rate_per_s: float, duration_s: float) -> Moments:
+    """Return recorded moments at the speed that gives them ``rate_per_s`` on average; bursts stay bursts."""
+    since_s = np.sort(recorded_s.astype(np.float64)) - recorded_s.min()
+    moments = since_s * (len(since_s) / max(since_s[-1], 1e-9) / rate_per_s)
+    return np.asarray(moments[moments < duration_s])
+
+
+def read_trace(path: Path, rate_per_s: float, duration_s: float, rng: np.random.Generator) -> Moments:
+    """Return a recorded trace at a mean rate.
+
+    ``path``: ``.npz`` with ``counts`` over equal periods, the whole of it squeezed into ``duration_s``; ``.csv`` with a
+    column ``TIMESTAMP``; anything else has one gap in microseconds a line.
+
+    Raises ``ValueError`` for a file without moments.
+    """
+    if path.suffix == ".npz":
+        counts = np.load(path)["counts"]
+        if not counts.sum():
+            raise ValueError(f"{path} counts no requests")
+        return replay_counts(counts, rate_per_s, duration_s, rng)
+    if path.suffix == ".csv":
+        with path.open(encoding="utf-8", newline="") as file:
+            stamps = [datetime.fromisoformat(row["TIMESTAMP"][:26]).timestamp() for row in csv.DictReader(file)]
+        recorded_s = np.asarray(stamps)
+    else:
+        recorded_s = read_intervals(path)
+    if not len(recorded_s):
+        raise ValueError(f"{path} holds no requests")
+    return replay_moments(recorded_s, rate_per_s, duration_s)
+
+
+def write_intervals(path: Path, moments_s: Moments) -> None:
+    """Write the gaps between moments in whole microseconds, one a line, as load generators for other servers read."""
+    gaps_us = np.diff(np.round(moments_s * 1e6), prepend=0).astype(np.int64)
+    path.write_text("".join(f"{gap}\n" for gap in gaps_us), encoding="utf-8")
+
+
+def read_intervals(path: Path) -> Moments:
+    """Return the moments that :func:`write_intervals` wrote."""
+    moments: Moments = np.cumsum(np.loadtxt(path, dtype=np.float64, ndmin=1)) / 1e6
+    return moments
+
+
+def _renewal(total: float, cv2: float, rng: np.random.Generator) -> Moments:
+    """Return moments up to ``total`` with gaps of mean 1."""
+    moments = np.empty(0)
+    last = 0.0
+    while last < total:
+        count = int(total - last + 4 * np.sqrt((total - last) * max(cv2, 1))) + 16
+        gaps = np.ones(count) if cv2 == 0 else rng.gamma(1 / cv2, cv2, count)
+        more = last + np.cumsum(gaps)
+        moments = np.concatenate([moments, more])
+        last = float(more[-1])
+    return moments[moments < total]
