@@ -40,6 +40,15 @@ class InputRecord:
             codes[:, channel] = np.frombuffer(looked_up, np.int8).reshape(count, height, width)
         return codes
 
+    def quantise(self, values: NDArray[np.float32]) -> NDArray[np.int8]:
+        """Return the codes, int8, of finite input values in real units, float32 of any shape.
+
+        ``clip(rint(value / scale), -128, 127)`` in float64. Of ``(p / 255 - mean[c]) / std[c]`` in float32 it is what
+        :meth:`encode` gives for p, but where the quotient lies within float32's rounding of a half.
+        """
+        codes: NDArray[np.int8] = np.clip(np.rint(values.astype(np.float64) / self.scale), -128, 127).astype(np.int8)
+        return codes
+
     def to_json(self) -> dict[str, Any]:
         """Return the record as a JSON object."""
         return {

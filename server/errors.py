@@ -7,6 +7,7 @@
     │   ├── BadRequest            malformed JSON, base64 or multipart, no image, empty body
     │   ├── BadParameter          unknown parameter, or a value outside its range
     │   ├── ConflictingControls   one control, two values
+    │   ├── BadTensor             a tensor whose shape, type or data contradict each other, or do not fit the model
     │   ├── UnknownModel
     │   ├── UnknownPath
     │   ├── MethodNotAllowed
@@ -62,6 +63,15 @@ class ConflictingControls(RequestError):
             f"{parameter} was given twice with different values, {shown(first)} and {shown(second)}; give it once",
             parameter=parameter,
         )
+
+
+class BadTensor(RequestError):
+    """A tensor whose name, shape, type and data contradict each other, or which the model does not have."""
+
+    code = "bad-tensor"
+
+    def __init__(self, detail: str, tensor: str) -> None:
+        super().__init__(detail, tensor=tensor)
 
 
 class UnknownModel(RequestError):

@@ -2,7 +2,6 @@
 
 import base64
 import binascii
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +11,7 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 
 from server.body import JSON, MULTIPART, Upload
 from server.errors import BadParameter, BadRequest, shown
+from server.strict_json import parse_json
 
 IMAGE_FIELD = "image"
 MAX_PARTS = 32
@@ -39,36 +39,20 @@ def open_upload(upload: Upload) -> Form:
 
 
 def _open_json(data: bytes) -> Form:
-    try:
-        document = json.loads(data.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant)
-    except UnicodeDecodeError as error:
-        raise BadRequest("the JSON body is not UTF-8") from error
-    except RecursionError as error:
-        raise BadRequest("the JSON body is nested too deeply") from error
-    except json.JSONDecodeError as error:
-        raise BadRequest(f"the body is not JSON: {error.msg} at character {error.pos}") from error
-    except ValueError as error:
-        raise BadRequest("the JSON body holds a key twice, or a number that JSON does not have") from error
+    document = parse_json(data)
     if not isinstance(document, dict):
         raise BadRequest("the JSON body must be an object with the key 'image'")
     image = document.pop(IMAGE_FIELD, None)
     if not isinstance(image, str):
         raise BadRequest("the JSON body needs the key 'image' with a base64 string")
-    return Form(_decode_base64(image), list(document.items()))
+    return Form(decode_base64(image), list(document.items()))
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        raise ValueError
-    return result
+def decode_base64(text: str) -> bytes:
+    """Return the bytes of an image in base64, with or without the preamble of a data URL.
 
-
-def _no_constant(name: str) -> None:
-    raise ValueError(name)
-
-
-def _decode_base64(text: str) -> bytes:
+    Raises :class:`~server.errors.BadRequest` for anything else, and for no bytes at all.
+    """
     if text.startswith("data:"):
         preamble, comma, text = text.partition(",")
         if not comma or not preamble.endswith(";base64"):

@@ -34,6 +34,7 @@ TABLE: Mapping[type[Exception], Problem] = {
     ImageEmpty: _MALFORMED,
     errors.BadParameter: Problem(400, "bad-parameter", "A parameter is unknown or out of range", ("parameter",)),
     errors.ConflictingControls: Problem(400, "conflicting-controls", "A control was given two values", ("parameter",)),
+    errors.BadTensor: Problem(400, "bad-tensor", "A tensor does not agree with itself or with the model", ("tensor",)),
     errors.UnknownModel: Problem(404, "model-not-found", "No such model", ("models",)),
     errors.UnknownPath: Problem(404, "not-found", "Nothing at this path"),
     errors.MethodNotAllowed: Problem(405, "method", "Method not allowed", ("allowed",)),
@@ -99,6 +100,7 @@ def _members(error: Exception) -> Mapping[str, Any]:
 
 _MEMBER_SCHEMAS: Mapping[str, Mapping[str, Any]] = {
     "parameter": {"type": "string"},
+    "tensor": {"type": "string"},
     "models": {"type": "array", "items": {"type": "string"}},
     "allowed": {"type": "array", "items": {"type": "string"}},
     "timeout_s": {"type": "number"},

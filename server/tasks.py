@@ -42,8 +42,9 @@ class Task(Generic[Options, Place]):
 
     ``metrics``: those of a ladder, the first one being what the task is measured by. ``options`` makes of controls and
     of the model's labels what ``postprocess`` wants, and raises :class:`~server.errors.BadParameter`. ``preprocess``
-    gives the codes of a picture, int8 (1, 3, H, W), and where in them the picture lies. ``postprocess`` gets the
-    network's output for this one picture, that place, the labels, the input and the options.
+    gives the codes of a picture, int8 (1, 3, H, W), and where in them the picture lies; ``whole_input`` gives that
+    place for a picture that is the input itself. ``postprocess`` gets the network's output for this one picture, that
+    place, the labels, the input and the options.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Task(Generic[Options, Place]):
     metrics: tuple[str, ...]
     options: Callable[[Controls, Sequence[str]], Options]
     preprocess: Callable[[Picture, InputRecord], tuple[NDArray[np.int8], Place]]
+    whole_input: Callable[[InputRecord], Place]
     postprocess: Callable[[NDArray[np.float32], Place, Sequence[str], InputRecord, Options], Members]
 
 
@@ -66,6 +68,14 @@ def _top_k(controls: Controls, labels: Sequence[str]) -> int:  # noqa: ARG001 - 
 
 def _classify_input(picture: Picture, record: InputRecord) -> tuple[NDArray[np.int8], None]:
     return classify.preprocess(picture, record), None
+
+
+def _no_place(record: InputRecord) -> None:  # noqa: ARG001 - as every task's
+    return None
+
+
+def _whole_letterbox(record: InputRecord) -> Letterbox:
+    return Letterbox.of(record.width_px, record.height_px, record)
 
 
 def _classify_members(
@@ -98,6 +108,7 @@ CLASSIFY = Task(
     metrics=("top1", "top5"),
     options=_top_k,
     preprocess=_classify_input,
+    whole_input=_no_place,
     postprocess=_classify_members,
 )
 
@@ -190,6 +201,7 @@ DETECT = Task(
     metrics=("map50_95", "map50"),
     options=_detect_options,
     preprocess=detect.preprocess,
+    whole_input=_whole_letterbox,
     postprocess=_detect_members,
 )
 
@@ -273,6 +285,7 @@ SEGMENT = Task(
     metrics=("miou", "pixel_accuracy"),
     options=_mask_format,
     preprocess=segment.preprocess,
+    whole_input=_whole_letterbox,
     postprocess=_segment_members,
 )
 

@@ -90,3 +90,17 @@ def test_ties_go_to_the_even_code() -> None:
     ties = [p for p in range(1, 256, 2) if p / 255 / (2 / 255) == p / 2]
     assert len(ties) > 50
     assert [int(table[0, p]) for p in ties] == [min(127, round(p / 2)) for p in ties]
+
+
+def test_values_in_real_units_have_the_codes_of_their_pixels() -> None:
+    pixels = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1).repeat(3, axis=3)
+    real = ((pixels / 255 - np.array(RECORD.mean)) / np.array(RECORD.std)).astype(np.float32).transpose(0, 3, 1, 2)
+    codes = RECORD.quantise(real)
+    assert codes.dtype == np.int8
+    np.testing.assert_array_equal(codes, RECORD.encode(pixels))
+
+
+def test_values_halfway_go_to_the_even_code_and_those_beyond_saturate() -> None:
+    record = InputRecord(1, 1, (0.0,) * 3, (1.0,) * 3, 0.5)
+    values = np.array([0.25, 0.75, -0.25, -0.75, 63.5, 64.0, 3e38, -3e38], np.float32)
+    assert record.quantise(values).tolist() == [0, 2, 0, -2, 127, 127, 127, -128]

@@ -1,0 +1,34 @@
+"""JSON from outside, read strictly: UTF-8, no key twice, no number that JSON does not have."""
+
+import json
+from typing import Any
+
+from server.errors import BadRequest
+
+
+def parse_json(data: bytes) -> Any:
+    """Return what a JSON text says; raise :class:`~server.errors.BadRequest` for what is not JSON, or nested deeply.
+
+    Numbers too large for a float become infinite: whoever takes floats has to look.
+    """
+    try:
+        return json.loads(data.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant)
+    except UnicodeDecodeError as error:
+        raise BadRequest("the JSON is not UTF-8") from error
+    except RecursionError as error:
+        raise BadRequest("the JSON is nested too deeply") from error
+    except json.JSONDecodeError as error:
+        raise BadRequest(f"the JSON is malformed: {error.msg} at character {error.pos}") from error
+    except ValueError as error:
+        raise BadRequest("the JSON holds a key twice, or a number that JSON does not have") from error
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        raise ValueError
+    return result
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(name)
