@@ -2,23 +2,22 @@
 
 import asyncio
 import contextlib
-import functools
 from collections.abc import AsyncIterator
 
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 
 from bitgear import __version__
-from bitgear.checkpoint import Master
 from bitgear.engines import Engine, create_engine
 from bitgear.errors import BitgearError
 from server.exchange import exchange_of
 from server.metrics import Metrics
 from server.middleware import Surround
 from server.problems import problem_of, respond, translate
+from server.profiles import active_profile, load_profiles
 from server.routes.operations import operations_routes
 from server.routes.v1 import v1_routes
-from server.runtime import MODEL_VERSION, Runtime
+from server.runtime import Runtime
 from server.settings import Settings
 
 
@@ -29,17 +28,11 @@ def create_app(settings: Settings, *, engine: Engine | None = None) -> FastAPI:
     the settings name. Raises a :class:`~bitgear.errors.BitgearError` for settings, profiles, masters or an engine that
     cannot be used.
     """
+    profiles = load_profiles(settings.profiles)
+    profile = active_profile(profiles, settings.profile)
     engine = engine or create_engine(settings.engine, settings.threads)
-    runtime = Runtime(settings, engine)
     metrics = Metrics(engine.name)
-    for master in runtime.models.values():
-        metrics.add_model(
-            master.name,
-            MODEL_VERSION,
-            master.task,
-            master.nbytes,
-            functools.partial(_resident_bytes, runtime, master),
-        )
+    runtime = Runtime(settings, profiles, profile, engine, metrics)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -66,10 +59,6 @@ def create_app(settings: Settings, *, engine: Engine | None = None) -> FastAPI:
     app.include_router(v1_routes(runtime, metrics))
     app.include_router(operations_routes(runtime, metrics))
     return app
-
-
-def _resident_bytes(runtime: Runtime, master: Master) -> float:
-    return sum(runtime.resident_bytes(master).values())
 
 
 async def _answer_error(request: Request, error: Exception) -> Response:

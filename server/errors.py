@@ -16,6 +16,11 @@
     │   ├── MediaTypeNotAccepted
     │   ├── WidthNotOffered
     │   ├── TaskMismatch
+    │   ├── Unauthorised          no key, or one that is not known
+    │   ├── Forbidden             a key that may not do this
+    │   ├── Overloaded            as many requests as the server takes
+    │   ├── RateLimited           as many requests as this key may send
+    │   ├── DeadlineExceeded
     │   ├── NotReady              starting
     │   └── Draining              stopping
     └── SettingsError             a setting, profile or model path that cannot be used (server.settings)
@@ -142,6 +147,56 @@ class TaskMismatch(RequestError):
 
     def __init__(self, asked: str, task: str, route: str) -> None:
         super().__init__(f"the model does not {asked}; its task is {task}: POST {route}", task=task, route=route)
+
+
+class Unauthorised(RequestError):
+    """No key was given, or none that is known."""
+
+    code = "unauthorised"
+
+    def __init__(self, said: str) -> None:
+        super().__init__(f"{said}; send your key in X-Api-Key, or as a Bearer token in Authorization")
+
+
+class Forbidden(RequestError):
+    """The key that was given may not do this."""
+
+    code = "forbidden"
+
+
+class Overloaded(RequestError):
+    """As many requests are being worked on as the server takes."""
+
+    code = "overloaded"
+
+    def __init__(self, retry_after_s: int, queue_depth: int) -> None:
+        super().__init__(
+            f"{queue_depth} requests are waiting, which is all that the server takes; try again in {retry_after_s} s",
+            retry_after_s=retry_after_s,
+            queue_depth=queue_depth,
+        )
+
+
+class RateLimited(RequestError):
+    """A key sends more requests than it may."""
+
+    code = "rate-limited"
+
+    def __init__(self, retry_after_s: int, requests_per_s: float) -> None:
+        super().__init__(
+            f"this key may send {requests_per_s:g} requests a second; try again in {retry_after_s} s",
+            retry_after_s=retry_after_s,
+        )
+
+
+class DeadlineExceeded(RequestError):
+    """The request's deadline passed or cannot be met. ``stage``: how far it had come, ``queue`` or ``infer``."""
+
+    code = "deadline-exceeded"
+
+    def __init__(self, stage: str) -> None:
+        done = "was not begun" if stage == "queue" else "was not done"
+        super().__init__(f"the work {done} before the deadline; allow more time, or fewer bits", stage=stage)
 
 
 class NotReady(RequestError):

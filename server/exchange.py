@@ -3,47 +3,66 @@
 import re
 import time
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from starlette.types import Scope
 
-from server.policy import Decision
+from server.ladder import Rung
+from server.policy import Reason, Source
 
 REQUEST_ID_HEADER = "X-Request-Id"
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 _SCOPE_KEY = "bitgear.exchange"
 
 
+@dataclass(frozen=True)
+class ServedAt:
+    """The rung that served a request, who decided that, and why; ``batch_images``: of the batch it was part of."""
+
+    rung: Rung
+    source: Source
+    reason: Reason
+    batch_images: int
+
+    @property
+    def precision(self) -> int | str:
+        """The rung's name as answers write it: a number for a width, a string for a plan."""
+        return int(self.rung.precision) if self.rung.precision.isdigit() else self.rung.precision
+
+
 @dataclass
 class Exchange:
-    """One request, from receipt to the answer. One thread at a time writes to it.
+    """One request, from receipt to the answer.
 
     ``task`` None: not an inference request. ``model``: a served name, or ``unknown``. ``asked``: a digit, ``auto``, or
-    None before it was read. ``phases_ms``: durations of what was done. ``status`` None: nothing was answered.
-    ``problem``: the name of the problem that was answered. ``started_s``, ``answered_s``: on the monotonic clock.
+    None before it was read. ``target_s``: in what time after receipt it should be answered; None: never known.
+    ``served`` and ``phases_ms``, durations of what was done, stand once there is a result. ``status`` None: nothing
+    was answered. ``problem``: the name of the problem that was answered. ``started_s``, ``answered_s``: on the
+    monotonic clock.
     """
 
     request_id: str
-    started_s: float = field(default_factory=time.perf_counter)
+    started_s: float = field(default_factory=time.monotonic)
     task: str | None = None
     model: str | None = None
     asked: str | None = None
-    decision: Decision | None = None
-    phases_ms: dict[str, float] = field(default_factory=dict)
+    target_s: float | None = None
+    served: ServedAt | None = None
+    phases_ms: Mapping[str, float] = field(default_factory=dict)
     status: int | None = None
     problem: str | None = None
     answered_s: float | None = None
 
     def elapsed_ms(self) -> float:
         """Return milliseconds from receipt to the answer, or to now if there is none yet."""
-        end_s = time.perf_counter() if self.answered_s is None else self.answered_s
+        end_s = time.monotonic() if self.answered_s is None else self.answered_s
         return (end_s - self.started_s) * 1000
 
     def answer(self, status: int) -> None:
         """Note that the answer begins to be sent."""
         self.status = status
-        self.answered_s = time.perf_counter()
+        self.answered_s = time.monotonic()
 
 
 def begin(scope: Scope) -> Exchange:

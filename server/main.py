@@ -72,7 +72,7 @@ class _Server(uvicorn.Server):
             return True
         if self._runtime.ready and not self._announced:
             self._announced = True
-            models = ", ".join(self._runtime.models)
+            models = ", ".join(self._runtime.models.names)
             sys.stdout.write(f"bitgear {__version__} serves {models} at {self._url}\n")
             sys.stdout.flush()
         return await super().on_tick(counter)

@@ -1,17 +1,24 @@
 """Prometheus metrics of one server, in a registry of its own. docs/http.md names them all."""
 
+import threading
 from collections.abc import Callable, Mapping
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Summary, generate_latest
 
 from bitgear import __version__
 from server.exchange import Exchange
+from server.scheduler import BatchReport
 
 BUCKETS_S = tuple(0.0005 * 1.5**i for i in range(26))
 """Geometric, factor 1.5, from 0.5 ms to 12.6 s."""
 
+DECISION_BUCKETS_S = tuple(0.000005 * 2.0**i for i in range(13))
+"""From 5 microseconds to 20 ms."""
+
+BATCH_BUCKETS = tuple(2**i for i in range(11))
+
 NONE = "none"
-"""Precision and source of an answer that no width gave."""
+"""Precision and source of an answer that no rung gave; code of a request without an answer."""
 
 UNKNOWN_MODEL = "unknown"
 UNANSWERED = "unanswered"
@@ -19,13 +26,17 @@ UNANSWERED = "unanswered"
 
 
 class Metrics:
-    """All metrics. Each inference request passes through :meth:`begin` and :meth:`finish` once, on the event loop."""
+    """All metrics, recorded here alone.
+
+    Each inference request passes through :meth:`begin` and :meth:`finish` once, on the event loop; each engine call
+    through :meth:`finish_batch`, on the thread that made it.
+    """
 
     def __init__(self, engine: str) -> None:
         self._registry = registry = CollectorRegistry()
         self._requests = Counter(
             "bitgear_requests_total",
-            "Answered inference requests.",
+            "Inference requests that ended.",
             ["model", "task", "precision", "source", "code"],
             registry=registry,
         )
@@ -52,15 +63,43 @@ class Metrics:
         self._rejected = Counter(
             "bitgear_rejected_total", "Inference requests without success.", ["model", "reason"], registry=registry
         )
+        self._slo = Counter(
+            "bitgear_slo_total",
+            "Requests by whether they were answered in time: their own deadline, or the profile's aim.",
+            ["model", "result"],
+            registry=registry,
+        )
+        self._accuracy = Summary(
+            "bitgear_serving_accuracy",
+            "Accuracy, as the master states it, of the precisions that answers came from.",
+            ["model"],
+            registry=registry,
+        )
+        self._batch_size = Histogram(
+            "bitgear_batch_size",
+            "Images per engine call.",
+            ["model", "precision"],
+            buckets=BATCH_BUCKETS,
+            registry=registry,
+        )
+        self._queue_depth = Gauge(
+            "bitgear_queue_depth", "Requests waiting for an engine worker.", ["model"], registry=registry
+        )
+        self._decision = Histogram(
+            "bitgear_policy_decision_duration_seconds",
+            "What the policy took to form a batch.",
+            buckets=DECISION_BUCKETS_S,
+            registry=registry,
+        )
         self._switches = Counter(
             "bitgear_width_switches_total",
-            "Changes of width between consecutive answers.",
+            "Changes of precision between consecutive engine calls.",
             ["model", "from", "to"],
             registry=registry,
         )
         self._switch_duration = Histogram(
             "bitgear_width_switch_duration_seconds",
-            "What the changes of width cost.",
+            "Deriving the precision that was switched to, if it was not resident.",
             ["model"],
             buckets=BUCKETS_S,
             registry=registry,
@@ -73,15 +112,23 @@ class Metrics:
         )
         build = Gauge("bitgear_build_info", "This server; always 1.", ["version", "engine"], registry=registry)
         build.labels(__version__, engine).set(1)
-        self._last_bits: dict[str, int] = {}
+        self._last: dict[str, str] = {}
+        self._switch_lock = threading.Lock()
 
     def add_model(
-        self, model: str, version: str, task: str, master_bytes: int, derived_bytes: Callable[[], float]
+        self,
+        model: str,
+        version: str,
+        task: str,
+        master_bytes: int,
+        derived_bytes: Callable[[], float],
+        queue_depth: Callable[[], float],
     ) -> None:
-        """Make a served model visible; ``derived_bytes`` is called at every scrape."""
+        """Make a served model visible; ``derived_bytes`` and ``queue_depth`` are called at every scrape."""
         self._model_info.labels(model, version, task).set(1)
         self._resident.labels(model, "master").set(master_bytes)
         self._resident.labels(model, "derived").set_function(derived_bytes)
+        self._queue_depth.labels(model).set_function(queue_depth)
 
     def begin(self, exchange: Exchange, task: str, model: str | None) -> None:
         """Count an inference request as in flight; ``model`` None: none that is served."""
@@ -93,29 +140,48 @@ class Metrics:
         """Record an inference request at its end, answered or not; other requests leave no trace."""
         if exchange.task is None or exchange.model is None:
             return
-        model, task, decision = exchange.model, exchange.task, exchange.decision
+        model, task, served = exchange.model, exchange.task, exchange.served
         self._in_flight.labels(model).dec()
+        precision, source, code, reason = NONE, NONE, str(exchange.status or NONE), exchange.problem
         if exchange.status is None:
-            self._rejected.labels(model, UNANSWERED).inc()
-            return
-        if exchange.problem is not None or decision is None:
-            self._rejected.labels(model, exchange.problem).inc()
-            self._requests.labels(model, task, NONE, NONE, exchange.status).inc()
-            self._request_duration.labels(model, task, NONE).observe(exchange.elapsed_ms() / 1000)
-            return
-        self._served.labels(model, decision.bits, decision.reason).inc()
-        self._requests.labels(model, task, decision.bits, decision.source, exchange.status).inc()
-        self._request_duration.labels(model, task, decision.bits).observe(exchange.elapsed_ms() / 1000)
-        self._observe_phases(model, decision.bits, exchange.phases_ms)
-        last = self._last_bits.get(model)
-        self._last_bits[model] = decision.bits
-        if last not in (None, decision.bits):
-            self._switches.labels(model, last, decision.bits).inc()
-            self._switch_duration.labels(model).observe(exchange.phases_ms["switch"] / 1000)
+            reason = UNANSWERED
+        elif served is not None and reason is None:
+            precision, source = served.rung.precision, served.source
+            self._served.labels(model, precision, served.reason).inc()
+            self._accuracy.labels(model).observe(served.rung.accuracy)
+            self._observe_phases(model, precision, exchange.phases_ms)
+        if precision is NONE:
+            self._rejected.labels(model, reason).inc()
+        self._requests.labels(model, task, precision, source, code).inc()
+        if exchange.status is not None:
+            self._request_duration.labels(model, task, precision).observe(exchange.elapsed_ms() / 1000)
+        self._note_slo(exchange, model)
 
-    def _observe_phases(self, model: str, bits: int, phases_ms: Mapping[str, float]) -> None:
+    def _note_slo(self, exchange: Exchange, model: str) -> None:
+        """Count a request that was answered in time or should have been. What its client did wrong is no miss."""
+        if exchange.target_s is None or exchange.status is None:
+            return
+        if exchange.status == 200:
+            met = exchange.elapsed_ms() <= exchange.target_s * 1000
+            self._slo.labels(model, "met" if met else "missed").inc()
+        elif exchange.status == 429 or exchange.status >= 500:
+            self._slo.labels(model, "missed").inc()
+
+    def finish_batch(self, report: BatchReport) -> None:
+        """Record an engine call."""
+        model, precision = report.model.name, report.rung.precision
+        self._batch_size.labels(model, precision).observe(report.images)
+        self._decision.observe(report.decision_s)
+        with self._switch_lock:
+            last = self._last.get(model)
+            self._last[model] = precision
+        if last not in (None, precision):
+            self._switches.labels(model, last, precision).inc()
+            self._switch_duration.labels(model).observe(report.switch_ms / 1000)
+
+    def _observe_phases(self, model: str, precision: str, phases_ms: Mapping[str, float]) -> None:
         for phase, duration_ms in phases_ms.items():
-            self._phase_duration.labels(phase, model, bits).observe(duration_ms / 1000)
+            self._phase_duration.labels(phase, model, precision).observe(duration_ms / 1000)
 
     def render(self) -> bytes:
         """Return all metrics in Prometheus' text format."""

@@ -106,7 +106,7 @@ def _log(exchange: Exchange, scope: Scope) -> None:
         level = logging.INFO if exchange.task is not None or exchange.problem is not None else logging.DEBUG
     if not _logger.isEnabledFor(level):
         return
-    decision = exchange.decision
+    served = exchange.served
     _logger.log(
         level,
         "request",
@@ -116,8 +116,8 @@ def _log(exchange: Exchange, scope: Scope) -> None:
             "path": scope["path"][:80],
             "model": exchange.model,
             "precision_asked": exchange.asked,
-            "precision_served": decision.bits if decision is not None and exchange.problem is None else None,
-            "reason": exchange.problem or (decision.reason if decision is not None else None),
+            "precision_served": served.precision if served is not None and exchange.problem is None else None,
+            "reason": exchange.problem or (served.reason if served is not None else None),
             "infer_ms": _rounded(exchange.phases_ms.get("infer")),
             "total_ms": _rounded(exchange.elapsed_ms()),
             "status": exchange.status,

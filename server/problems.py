@@ -45,8 +45,13 @@ TABLE: Mapping[type[Exception], Problem] = {
     ImageError: Problem(422, "undecodable-image", "The image cannot be decoded", ("reason",)),
     errors.WidthNotOffered: Problem(422, "width-not-offered", "The precision is not offered", ("offered_precisions",)),
     errors.TaskMismatch: Problem(422, "task-mismatch", "The model does another task", ("task", "route")),
+    errors.Unauthorised: Problem(401, "unauthorised", "A key is needed"),
+    errors.Forbidden: Problem(403, "forbidden", "The key may not do this"),
+    errors.Overloaded: Problem(429, "overloaded", "The server is at its limit", ("retry_after_s", "queue_depth")),
+    errors.RateLimited: Problem(429, "rate-limited", "The key is at its limit", ("retry_after_s",)),
     errors.NotReady: Problem(503, "not-ready", "The server is starting", ("retry_after_s",)),
     errors.Draining: Problem(503, "draining", "The server is stopping", ("retry_after_s",)),
+    errors.DeadlineExceeded: Problem(504, "deadline-exceeded", "The deadline passed", ("stage",)),
     Exception: INTERNAL,
 }
 
@@ -83,6 +88,8 @@ def respond(error: Exception, request_id: str) -> Response:
     headers = {"Cache-Control": "no-store"}
     if "retry_after_s" in members:
         headers["Retry-After"] = str(members["retry_after_s"])
+    if isinstance(error, errors.Unauthorised):
+        headers["WWW-Authenticate"] = "Bearer"
     if isinstance(error, errors.MethodNotAllowed):
         headers["Allow"] = ", ".join(error.members["allowed"])  # type: ignore[arg-type]
     return Response(json.dumps(document), problem.status, headers, MEDIA_TYPE)
@@ -111,6 +118,8 @@ _MEMBER_SCHEMAS: Mapping[str, Mapping[str, Any]] = {
     "task": {"type": "string"},
     "route": {"type": "string"},
     "retry_after_s": {"type": "integer"},
+    "queue_depth": {"type": "integer"},
+    "stage": {"enum": ["queue", "infer"]},
 }
 
 

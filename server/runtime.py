@@ -1,87 +1,107 @@
-"""The models of one server, the threads that run them, and what was measured of them."""
+"""What serves: models, the threads that prepare and finish requests, the scheduler between them, and who gets in."""
 
 import asyncio
 import logging
-import threading
+import os
 import time
-from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Generic, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+from starlette.types import Receive
+
+from bitgear.bits import MASTER_BITS, Plan, as_plan
 from bitgear.checkpoint import Master, read_master
 from bitgear.engines import Engine, ModelCache
 from bitgear.models import SHIPPED, masters_in
 from bitgear.tasks.pictures import decode_picture
-from server.answers import to_json
-from server.body import Upload
-from server.controls import Controls, add_controls
-from server.errors import BadParameter, Draining, NotReady, UnknownModel, shown
-from server.exchange import Exchange
-from server.forms import open_upload
-from server.policy import Decision, choose
-from server.precision import Wish, to_wish
+from server.admission import Keys, Permits, load_keys
+from server.calls import Pending
+from server.errors import BadParameter, Draining, NotReady, shown
+from server.exchange import Exchange, ServedAt
+from server.ladder import Ladder, Rung
+from server.latencies import Latencies
+from server.metrics import Metrics
+from server.policies import create_policy
+from server.policy import Admission, Waiting, admit, explain
+from server.precision import Wish
 from server.problems import RETRY_AFTER_S
-from server.profiles import Profile, active_profile, load_profiles
+from server.profiles import SLO_FACTOR, Profile
+from server.registry import MODEL_VERSION, Registry, ServedModel
+from server.scheduler import BatchReport, Job, Scheduler, Served
 from server.settings import Settings, SettingsError
-from server.tasks import TASKS, Task
+from server.tasks import TASKS
 
-LATENCY_WINDOW_CALLS = 1000
-MODEL_VERSION = "1"
-"""Of every model: masters have no versions yet."""
+CLOSE_TIMEOUT_S = 5.0
 
 _ONE_PIXEL_PNG = bytes.fromhex(
     "89504e470d0a1a0a0000000d49484452000000010000000108000000003a7e9b550000000a4944415478da63600000000200"
     "01e527defc0000000049454e44ae426082"
 )
 
+T = TypeVar("T")
+
 _logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Inference:
-    """What was found in one image: its size in pixels as seen upright, and what its task answers, as a JSON object."""
+class Work(Generic[T]):
+    """A request made ready for an engine: what it asks for, its codes, and how an answer is made of the output.
 
-    asked: str
-    decision: Decision
-    width_px: int
-    height_px: int
-    members: str
+    ``q_image``: int8 (n, 3, H, W); ``finish`` takes the network's output, float32 (n, ...). Both are a worker's work.
+    """
+
+    wish: Wish
+    q_image: NDArray[np.int8]
+    finish: Callable[[NDArray[np.float32]], T]
 
 
 @dataclass(frozen=True)
-class Latency:
-    """Engine calls at one width, most recent up to 1,000: percentiles in milliseconds, and how many."""
+class Inference(Generic[T]):
+    """The answer to a request, what it was asked at, and the rung that served it."""
 
-    p50_ms: float
-    p99_ms: float
-    count: int
+    answer: T
+    asked: str
+    served: ServedAt
 
 
 class Runtime:
-    """What serves: models by name, a cache of derived widths, a pool of worker threads.
+    """Serves models: made ready by :meth:`warm`, taken out of service by :meth:`drain`, ended by :meth:`close`.
 
-    A request makes one visit to a worker, which decodes, decides, derives, infers and words the answer; the event loop
-    does none of that. Made ready by :meth:`warm`, taken out of service by :meth:`drain`, ended by :meth:`close`.
+    A request is prepared by a thread of a pool, run by a worker of the scheduler, and finished by that worker if
+    nothing else waits for it, else by the pool; the event loop does none of that.
 
     Construction reads the masters and raises what is wrong with them or with the settings.
     """
 
-    def __init__(self, settings: Settings, engine: Engine) -> None:
+    def __init__(
+        self, settings: Settings, profiles: Mapping[str, Profile], profile: Profile, engine: Engine, metrics: Metrics
+    ) -> None:
         self.settings = settings
-        self.profiles = load_profiles(settings.profiles)
-        self.profile = active_profile(self.profiles, settings.profile)
-        self.models = _read_models(settings.models)
+        self.profiles = profiles
+        self.profile = profile
+        self.metrics = metrics
         self.cache = ModelCache(engine, settings.cache_bytes)
+        self.models = Registry()
+        self.latencies = Latencies()
         self.failure: Exception | None = None
         self.draining = False
         self._warm = False
-        self._defaults = {name: self.decide(Wish(), master).bits for name, master in self.models.items()}
-        self._pool = ThreadPoolExecutor(settings.workers, "bitgear-worker")
-        self._latencies: dict[tuple[str, int], deque[float]] = {}
-        self._latencies_lock = threading.Lock()
+        for master in _read_masters(settings.models):
+            self._add(master)
+        self._pool = ThreadPoolExecutor(settings.workers, "bitgear-pool")
+        self.scheduler = Scheduler(
+            self.cache,
+            create_policy(settings.policy, profile.margin),
+            settings.engine_workers or max(1, cores() // settings.threads),
+            self._note_batch,
+        )
+        self.permits = Permits(settings.max_requests, lambda: self.scheduler.drain_per_s)
+        self.keys = Keys(load_keys(settings.keys))
 
     @property
     def ready(self) -> bool:
@@ -100,48 +120,28 @@ class Runtime:
             raise NotReady(RETRY_AFTER_S)
 
     async def warm(self) -> None:
-        """Derive and run every model once at its default width; ready afterwards. A failure is kept in ``failure``."""
+        """Make every model ready, one after the other; ready afterwards. A failure is kept in ``failure``."""
         loop = asyncio.get_running_loop()
         try:
-            for name, master in self.models.items():
-                await loop.run_in_executor(self._pool, self._warm_model, master, self._defaults[name])
+            for model in self.models:
+                await loop.run_in_executor(self._pool, self._warm_model, model)
         except Exception as error:
             _logger.exception("a model cannot be made ready")
             self.failure = error
         else:
             self._warm = True
 
-    def _warm_model(self, master: Master, bits: int) -> None:
-        task = TASKS[master.task]
-        picture = decode_picture(_ONE_PIXEL_PNG)  # loads the codecs too
-        q_image, place = task.preprocess(picture, master.input)
-        output = self.cache.get(master, bits).run(q_image)
-        task.postprocess(output[0], place, master.labels, master.input, task.options({}, master.labels))
-
     def drain(self) -> None:
         """Declare the server not ready for good; it goes on serving. Does not block: signal handlers may call it."""
         self.draining = True
 
     def close(self) -> None:
-        """Take no more work; work already begun is finished by its thread."""
+        """Take no more work; a batch that runs is finished by its worker."""
         self._pool.shutdown(wait=False, cancel_futures=True)
+        self.scheduler.close(CLOSE_TIMEOUT_S)
 
-    def model(self, name: str) -> Master:
-        """Return the master served under a name; raise :class:`~server.errors.UnknownModel`."""
-        master = self.models.get(name)
-        if master is None:
-            raise UnknownModel(name, list(self.models))
-        return master
-
-    def decide(self, wish: Wish, master: Master) -> Decision:
-        """Return the width for a wish under the profile that it names, or the active one.
-
-        Raises :class:`~server.errors.BadParameter` for an unknown profile, and what :func:`~server.policy.choose`
-        raises.
-        """
-        return choose(wish, master.widths, self._profile(wish), max(master.widths))
-
-    def _profile(self, wish: Wish) -> Profile:
+    def profile_of(self, wish: Wish) -> Profile:
+        """Return the profile that a wish names, or the active one; raise :class:`~server.errors.BadParameter`."""
         if wish.profile is None:
             return self.profile
         profile = self.profiles.get(wish.profile)
@@ -150,95 +150,194 @@ class Runtime:
             raise BadParameter(f"device_profile {shown(wish.profile)} is unknown; known are {known}", "device_profile")
         return profile
 
-    async def infer(
-        self, task: Task[Any, Any], master: Master, upload: Upload, controls: Controls, exchange: Exchange
-    ) -> Inference:
-        """Return what a model finds in an image; the time each phase took goes to ``exchange``.
+    def resident_bytes(self, model: ServedModel) -> Mapping[Plan, int]:
+        """Return the bytes of derived weights in memory, by plan."""
+        return self.cache.resident(model.master)
 
-        Raises what decoding the body, the controls in it and the image raise.
+    async def infer(
+        self, model: ServedModel, wish: Wish, prepare: Callable[[], Work[T]], exchange: Exchange, receive: Receive
+    ) -> Inference[T]:
+        """Return the answer to a request whose body has ended.
+
+        ``wish``: what is known of it so far, for its deadline; that of the prepared work counts. ``prepare`` runs in a
+        thread. The time each phase took, and which rung served, goes to ``exchange``. ``receive`` tells whether the
+        client is still there.
+
+        Raises what ``prepare`` and the engine raise, :class:`~server.errors.WidthNotOffered`,
+        :class:`~server.errors.DeadlineExceeded`, :class:`~server.errors.Draining`, and
+        :class:`~server.body.ClientGone`.
         """
-        loop = asyncio.get_running_loop()
-        submitted_s = time.perf_counter()
-        return await loop.run_in_executor(
-            self._pool, self._infer, task, master, upload, controls, exchange, submitted_s
+        pending: Pending[_Done[T]] = Pending(self._expires_s(wish, exchange))
+        self._pool.submit(self._prepare, _Request(pending, model, exchange, prepare, time.monotonic()), wish)
+        done = await pending.wait(receive)
+        exchange.phases_ms = done.phases_ms
+        exchange.served = done.inference.served
+        return done.inference
+
+    def _prepare(self, request: "_Request[T]", wish: Wish) -> None:
+        """Make a request ready and queue it. Runs in the pool."""
+        pending, model, exchange = request.pending, request.model, request.exchange
+        if pending.gone:
+            return
+        try:
+            began_s = time.monotonic()
+            work = request.prepare()
+            exchange.asked = work.wish.asked
+            profile = self.profile_of(work.wish)
+            admission = admit(work.wish, model.ladder, profile)
+            expires_s = self._expires_s(work.wish, exchange)
+            if work.wish.deadline_ms != wish.deadline_ms:  # it stood in the body
+                pending.expire_at(expires_s)
+            ended_s = time.monotonic()
+            prepared = _Prepared(work, admission, began_s - request.made_s, ended_s - began_s)
+            job = Job(
+                model=model,
+                q_image=work.q_image,
+                waiting=self._waiting(request, prepared, profile),
+                expires_s=expires_s,
+                deliver=lambda outcome: self._deliver(request, prepared, outcome),
+            )
+        except Exception as error:
+            pending.fail(error)
+            return
+        pending.attach(job)
+        self.scheduler.submit(job)
+
+    def _waiting(self, request: "_Request[T]", prepared: "_Prepared[T]", profile: Profile) -> Waiting:
+        wish = prepared.work.wish
+        within_s = self.slo_s(request.model, profile) if wish.deadline_ms is None else wish.deadline_ms / 1000
+        request.exchange.target_s = within_s
+        return Waiting(
+            deadline_s=request.exchange.started_s + within_s - request.model.tail_s,
+            allowed=prepared.admission.allowed,
+            hard=wish.deadline_ms is not None,
+            priority=wish.priority,
         )
 
-    def _infer(
-        self,
-        task: Task[Any, Any],
-        master: Master,
-        upload: Upload,
-        controls: Controls,
-        exchange: Exchange,
-        submitted_s: float,
-    ) -> Inference:
-        watch = _Stopwatch(exchange.phases_ms, submitted_s)
-        watch.lap("queue")
-        form = open_upload(upload)
-        controls = add_controls(task.controls, controls, form.fields)
-        wish = to_wish(controls)
-        exchange.asked = wish.asked
-        decision = self.decide(wish, master)
-        options = task.options(controls, master.labels)
-        picture = decode_picture(form.image, self.settings.max_pixels)
+    def _expires_s(self, wish: Wish, exchange: Exchange) -> float:
+        longest_s = self.settings.max_deadline_s
+        within_s = longest_s if wish.deadline_ms is None else min(wish.deadline_ms / 1000, longest_s)
+        return exchange.started_s + within_s
+
+    def slo_s(self, model: ServedModel, profile: Profile) -> float:
+        """Return the time in which a request without a deadline should be answered."""
+        slo_ms = profile.slo_ms
+        return (SLO_FACTOR * model.ladder.rungs[0].latency_ms(1) if slo_ms is None else slo_ms) / 1000
+
+    def _deliver(self, request: "_Request[T]", prepared: "_Prepared[T]", outcome: Served | Exception) -> None:
+        """Pass on what became of a job. Runs on an engine worker's thread, which has better to do if others wait."""
+        if isinstance(outcome, Exception):
+            request.pending.fail(outcome)
+        elif outcome.batch_images == 1 and self.scheduler.depth(request.model) == 0:
+            self._finish(request, prepared, outcome)
+        else:
+            self._pool.submit(self._finish, request, prepared, outcome)
+
+    def _finish(self, request: "_Request[T]", prepared: "_Prepared[T]", served: Served) -> None:
+        """Make the answer of what the network gave."""
+        if request.pending.gone:
+            return
+        try:
+            began_s = time.monotonic()
+            answer = prepared.work.finish(served.output)
+            post_s = time.monotonic() - began_s
+        except Exception as error:
+            request.pending.fail(error)
+            return
+        request.model.note_tail(post_s)
+        choice = explain(prepared.admission, served.position, served.reason)
+        at = ServedAt(served.rung, choice.source, choice.reason, served.batch_images)
+        phases_ms = {
+            "queue": prepared.queue_s * 1000 + served.queue_ms,
+            "decode": prepared.decode_s * 1000,
+            "switch": served.switch_ms,
+            "infer": served.infer_ms,
+            "post": post_s * 1000,
+        }
+        request.pending.resolve(_Done(Inference(answer, prepared.work.wish.asked, at), phases_ms))
+
+    def _note_batch(self, report: BatchReport) -> None:
+        """Record an engine call. Runs on the thread of its worker."""
+        self.latencies.note(report.model.name, report.rung.precision, report.images, report.infer_ms)
+        self.metrics.finish_batch(report)
+
+    def _add(self, master: Master) -> None:
+        model = ServedModel(master, assumed_ladder(master, self.settings.max_batch))
+        admit(Wish(), model.ladder, self.profile)  # fails the start where the profile leaves no width
+        self.models.put(model)
+        self.metrics.add_model(
+            model.name,
+            MODEL_VERSION,
+            master.task,
+            master.nbytes,
+            lambda: sum(self.resident_bytes(model).values()),
+            lambda: self.scheduler.depth(model),
+        )
+
+    def _warm_model(self, model: ServedModel) -> None:
+        """Do once all that a request does, at the rung that requests get who ask for nothing."""
+        master, task = model.master, TASKS[model.master.task]
+        rung = model.ladder.rungs[admit(Wish(), model.ladder, self.profile).preferred]
+        picture = decode_picture(_ONE_PIXEL_PNG)  # loads the codecs too
         q_image, place = task.preprocess(picture, master.input)
-        watch.lap("decode")
-        model = self.cache.get(master, decision.bits)
-        watch.lap("switch")
-        output = model.run(q_image)
-        self._note_latency(master, decision.bits, watch.lap("infer"))
-        members = to_json(task.postprocess(output[0], place, master.labels, master.input, options))
-        watch.lap("post")
-        exchange.decision = decision
-        return Inference(wish.asked, decision, picture.width_px, picture.height_px, members)
-
-    def _note_latency(self, master: Master, bits: int, duration_ms: float) -> None:
-        with self._latencies_lock:
-            window = self._latencies.setdefault((master.name, bits), deque(maxlen=LATENCY_WINDOW_CALLS))
-            window.append(duration_ms)
-
-    def latency(self, master: Master, bits: int) -> Latency | None:
-        """Return what engine calls of a model at a width took; None before the first."""
-        with self._latencies_lock:
-            durations_ms = sorted(self._latencies.get((master.name, bits), ()))
-        if not durations_ms:
-            return None
-        return Latency(_percentile(durations_ms, 50), _percentile(durations_ms, 99), len(durations_ms))
-
-    def resident_bytes(self, master: Master) -> Mapping[int, int]:
-        """Return the bytes of derived weights in memory, by width."""
-        return {plan.default.weight_bits: size for plan, size in self.cache.resident(master).items()}
+        output = self.cache.get(master, rung.plan).run(q_image)
+        task.postprocess(output[0], place, master.labels, master.input, task.options({}, master.labels))
 
 
-class _Stopwatch:
-    """Writes the durations between laps, in milliseconds, into a dictionary."""
+@dataclass(eq=False, slots=True)
+class _Request(Generic[T]):
+    """One request on its way through the threads."""
 
-    def __init__(self, durations_ms: dict[str, float], started_s: float) -> None:
-        self._durations_ms = durations_ms
-        self._last_s = started_s
-
-    def lap(self, phase: str) -> float:
-        """Return the time since the last lap, stored under ``phase``."""
-        now_s = time.perf_counter()
-        duration_ms = (now_s - self._last_s) * 1000
-        self._durations_ms[phase] = duration_ms
-        self._last_s = now_s
-        return duration_ms
+    pending: "Pending[_Done[T]]"
+    model: ServedModel
+    exchange: Exchange
+    prepare: Callable[[], Work[T]]
+    made_s: float
 
 
-def _percentile(ordered: Sequence[float], percent: int) -> float:
-    """Return the nearest-rank percentile of ascending values."""
-    return ordered[max(0, -(-len(ordered) * percent // 100) - 1)]
+@dataclass(frozen=True, slots=True)
+class _Prepared(Generic[T]):
+    work: Work[T]
+    admission: Admission
+    queue_s: float
+    decode_s: float
 
 
-def _read_models(paths: Iterable[Path]) -> dict[str, Master]:
-    models: dict[str, Master] = {}
+@dataclass(frozen=True, slots=True)
+class _Done(Generic[T]):
+    inference: Inference[T]
+    phases_ms: Mapping[str, float]
+
+
+def cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def assumed_ladder(master: Master, max_batch: int) -> Ladder:
+    """Return the ladder of a master that was not measured: a millisecond an image at 8 bits, others in proportion."""
+    metric = TASKS[master.task].metrics[0]
+    rungs = tuple(
+        Rung(
+            precision=str(bits),
+            plan=as_plan(bits),
+            accuracy=master.accuracy.get(bits, {}).get(metric, 0.0),
+            fixed_ms=0.0,
+            per_image_ms=bits / MASTER_BITS,
+        )
+        for bits in sorted(master.widths, reverse=True)
+    )
+    return Ladder.of(master.name, rungs, max_batch)
+
+
+def _read_masters(paths: Iterable[Path]) -> list[Master]:
+    masters: dict[str, Master] = {}
     for path in _master_paths(tuple(paths)):
         master = read_master(path)
-        if master.name in models:
+        if master.name in masters:
             raise SettingsError(f"{path}: a model named {master.name!r} is already loaded; give one of them")
-        models[master.name] = master
-    return models
+        masters[master.name] = master
+    return list(masters.values())
 
 
 def _master_paths(paths: tuple[Path, ...]) -> list[Path]:

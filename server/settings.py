@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -39,9 +39,21 @@ class Settings(BaseSettings):
     )
     engine: str = Field("auto", description="engine that runs the models; auto: native where it was built")
     threads: int = Field(1, ge=1, le=1024, description="engine threads for one call")
-    workers: int = Field(
-        default_factory=lambda: os.cpu_count() or 1, ge=1, le=1024, description="requests worked on at the same time"
+    engine_workers: int | None = Field(
+        None, ge=1, le=1024, description="engine calls at the same time; none: as many as there are cores for"
     )
+    workers: int = Field(
+        default_factory=lambda: os.cpu_count() or 1,
+        ge=1,
+        le=1024,
+        description="threads that decode images and word answers",
+    )
+    policy: str = Field("fixed", description="who chooses the precision of a batch")
+    max_batch: int = Field(16, ge=1, le=1024, description="images of one engine call")
+    max_requests: int = Field(1024, ge=1, le=1_000_000, description="requests waiting or worked on; others get 429")
+    max_deadline_s: float = Field(60, gt=0, le=3600, description="time after which nobody waits for an answer")
+    keys: Path | None = Field(None, description="file of the keys that may send requests; none: everybody may")
+    admin_key: SecretStr | None = Field(None, description="key for the policy and the repository; none: nobody may")
     profile: str = Field("default", description="active device profile")
     profiles: Path | None = Field(None, description="folder of further profiles; one of a shipped name replaces it")
     cache_bytes: int = Field(256 << 20, ge=0, description="memory for derived models")

@@ -1,21 +1,28 @@
 """Images in, JSON out; and what is known about the models."""
 
-from collections.abc import Mapping
+import functools
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from fastapi import APIRouter, Request, Response
+from numpy.typing import NDArray
 
 from bitgear.checkpoint import Master
 from bitgear.errors import ImageError, ImageTooLarge
+from bitgear.tasks.pictures import decode_picture
 from server import answers, errors
-from server.body import JSON, receive_upload
-from server.controls import read_controls
+from server.body import JSON, Upload, receive_upload
+from server.controls import Controls, add_controls, read_controls
 from server.exchange import Exchange, exchange_of
+from server.forms import open_upload
+from server.ladder import Rung
 from server.metrics import Metrics
 from server.openapi import image_request, model_request
 from server.precision import PRECISION_HEADER, SOURCE_HEADER, VARY, to_wish
 from server.problems import documented
-from server.runtime import MODEL_VERSION, Inference, Runtime
+from server.registry import MODEL_VERSION, ServedModel
+from server.runtime import Inference, Runtime, Work
 from server.tasks import TASKS, Task
 
 _PATH = "/v1/models/{model}/{task}"
@@ -31,7 +38,7 @@ def v1_routes(runtime: Runtime, metrics: Metrics) -> APIRouter:
     @router.get("/v1/models", response_model=answers.ModelList, responses=documented())
     async def list_models() -> Response:
         """List the served models."""
-        return _json({"models": [_summary(master) for master in runtime.models.values()]})
+        return _json({"models": [_summary(model.master) for model in runtime.models]})
 
     @router.get(
         "/v1/models/{model}",
@@ -41,7 +48,7 @@ def v1_routes(runtime: Runtime, metrics: Metrics) -> APIRouter:
     )
     async def describe_model(request: Request) -> Response:
         """Describe one model."""
-        master = runtime.model(request.path_params["model"])
+        master = runtime.models.get(request.path_params["model"]).master
         return _json(
             {
                 **_summary(master),
@@ -59,16 +66,7 @@ def v1_routes(runtime: Runtime, metrics: Metrics) -> APIRouter:
     )
     async def describe_ladder(request: Request) -> Response:
         """Describe the widths of one model on this device: accuracy, memory and latency as measured."""
-        master = runtime.model(request.path_params["model"])
-        resident_bytes = runtime.resident_bytes(master)
-        return _json(
-            {
-                "model": master.name,
-                "engine": runtime.cache.engine.name,
-                "profile": runtime.profile.name,
-                "rungs": [_rung(runtime, master, bits, resident_bytes) for bits in master.widths],
-            }
-        )
+        return _json(_ladder(runtime, runtime.models.get(request.path_params["model"])))
 
     return router
 
@@ -79,17 +77,22 @@ def _add_inference(router: APIRouter, task: Task[Any, Any], runtime: Runtime, me
         name = request.path_params["model"]
         metrics.begin(exchange, task.name, name if name in runtime.models else None)
         runtime.check_warm()
-        master = runtime.model(name)
-        if master.task != task.name:
-            raise errors.TaskMismatch(task.name, master.task, _PATH.format(model=name, task=master.task))
         headers = request.scope["headers"]
-        controls = read_controls(task.controls, headers, request.scope["query_string"])
-        exchange.asked = to_wish(controls).asked
-        task.options(controls, master.labels)  # what is wrong in headers and query is refused before the body is read
-        settings = runtime.settings
-        upload = await receive_upload(headers, request.receive, settings.max_body_bytes, settings.body_timeout_s)
-        result = await runtime.infer(task, master, upload, controls, exchange)
-        return _answer(master, result, exchange)
+        runtime.keys.check(headers)
+        model = runtime.models.get(name)
+        if model.master.task != task.name:
+            raise errors.TaskMismatch(task.name, model.master.task, _PATH.format(model=name, task=model.master.task))
+        exchange.target_s = runtime.slo_s(model, runtime.profile)
+        with runtime.permits.one():
+            controls = read_controls(task.controls, headers, request.scope["query_string"])
+            wish = to_wish(controls)
+            exchange.asked = wish.asked
+            task.options(controls, model.master.labels)  # what is wrong so far is refused before the body is read
+            settings = runtime.settings
+            upload = await receive_upload(headers, request.receive, settings.max_body_bytes, settings.body_timeout_s)
+            prepare = functools.partial(_open, task, model.master, upload, controls, settings.max_pixels)
+            inference = await runtime.infer(model, wish, prepare, exchange, request.receive)
+        return _answer(model, inference, exchange)
 
     router.add_api_route(
         _PATH.format(model="{model}", task=task.name),
@@ -110,42 +113,75 @@ def _add_inference(router: APIRouter, task: Task[Any, Any], runtime: Runtime, me
             ImageError,
             errors.WidthNotOffered,
             errors.TaskMismatch,
+            errors.Unauthorised,
+            errors.Overloaded,
+            errors.RateLimited,
             errors.NotReady,
             errors.Draining,
+            errors.DeadlineExceeded,
         ),
         openapi_extra=image_request(task.controls),
     )
 
 
-def _answer(master: Master, result: Inference, exchange: Exchange) -> Response:
-    decision = result.decision
+@dataclass(frozen=True)
+class _Finding:
+    """What was found in one image: its size in pixels as seen upright, and what its task answers, as a JSON object."""
+
+    width_px: int
+    height_px: int
+    members: str
+
+
+def _open(
+    task: Task[Any, Any], master: Master, upload: Upload, controls: Controls, limit_pixels: int
+) -> Work[_Finding]:
+    """Make an upload ready for the engine. Decodes the image: not for the event loop."""
+    form = open_upload(upload)
+    controls = add_controls(task.controls, controls, form.fields)
+    wish = to_wish(controls)
+    options = task.options(controls, master.labels)
+    picture = decode_picture(form.image, limit_pixels)
+    q_image, place = task.preprocess(picture, master.input)
+
+    def finish(output: NDArray[np.float32]) -> _Finding:
+        members = task.postprocess(output[0], place, master.labels, master.input, options)
+        return _Finding(picture.width_px, picture.height_px, answers.to_json(members))
+
+    return Work(wish, q_image, finish)
+
+
+def _answer(model: ServedModel, inference: Inference[_Finding], exchange: Exchange) -> Response:
+    finding, served = inference.answer, inference.served
     timing_ms = {name: round(duration, 3) for name, duration in exchange.phases_ms.items()}
     timing_ms["total"] = round(exchange.elapsed_ms(), 3)
     first = {
         "id": exchange.request_id,
-        "model": master.name,
+        "model": model.name,
         "version": MODEL_VERSION,
-        "image": {"width": result.width_px, "height": result.height_px},
+        "image": {"width": finding.width_px, "height": finding.height_px},
     }
     last = {
         "precision": {
-            "requested": result.asked,
-            "served": decision.bits,
-            "source": decision.source,
-            "reason": decision.reason,
+            "requested": inference.asked,
+            "served": served.precision,
+            "source": served.source,
+            "reason": served.reason,
         },
         "timing_ms": timing_ms,
     }
     # A mask can take megabytes: a worker has written that part already, and the event loop only puts it between.
-    parts = (answers.to_json(first), result.members, answers.to_json(last))
+    parts = (answers.to_json(first), finding.members, answers.to_json(last))
     content = "{" + ",".join(part[1:-1] for part in parts) + "}"
     headers = {
-        PRECISION_HEADER: str(decision.bits),
-        SOURCE_HEADER: decision.source,
+        PRECISION_HEADER: served.rung.precision,
+        SOURCE_HEADER: served.source,
         "Server-Timing": ", ".join(f"{name};dur={duration}" for name, duration in timing_ms.items()),
         "Cache-Control": "no-store",
         "Vary": VARY,
     }
+    if served.reason == "lenient":
+        headers["Preference-Applied"] = "handling=lenient"
     return Response(content, 200, headers, JSON)
 
 
@@ -161,18 +197,29 @@ def _summary(master: Master) -> dict[str, Any]:
     }
 
 
-def _rung(runtime: Runtime, master: Master, bits: int, resident_bytes: Mapping[int, int]) -> dict[str, Any]:
-    latency = runtime.latency(master, bits)
-    measured = master.accuracy.get(bits, {})
-    reason = runtime.profile.excludes(bits)
+def _ladder(runtime: Runtime, model: ServedModel) -> dict[str, Any]:
+    resident_bytes = runtime.resident_bytes(model)
     return {
-        "precision": bits,
+        "model": model.name,
+        "engine": runtime.cache.engine.name,
+        "profile": runtime.profile.name,
+        "rungs": [_rung(runtime, model, rung, resident_bytes.get(rung.plan)) for rung in model.ladder.rungs],
+    }
+
+
+def _rung(runtime: Runtime, model: ServedModel, rung: Rung, resident_bytes: int | None) -> dict[str, Any]:
+    precision = int(rung.precision) if rung.precision.isdigit() else rung.precision
+    measured = model.master.accuracy.get(rung.plan.default.weight_bits, {})
+    latency = runtime.latencies.of(model.name, rung.precision).get(1)
+    reason = runtime.profile.excludes(rung.plan.default.weight_bits)
+    return {
+        "precision": precision,
         "offered": reason is None,
         "reason": reason,
-        "accuracy": {name: measured[name] for name in TASKS[master.task].metrics if name in measured},
+        "accuracy": {name: measured[name] for name in TASKS[model.master.task].metrics if name in measured},
         "top1": measured.get("top1"),
-        "resident": bits in resident_bytes,
-        "resident_bytes": resident_bytes.get(bits, 0),
+        "resident": resident_bytes is not None,
+        "resident_bytes": resident_bytes or 0,
         "latency_ms": None
         if latency is None
         else {"p50": round(latency.p50_ms, 3), "p99": round(latency.p99_ms, 3), "count": latency.count},

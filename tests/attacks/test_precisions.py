@@ -66,7 +66,7 @@ def test_a_header_and_another_place_that_disagree(server: Running, place: str, n
 
 
 @pytest.mark.parametrize("place", ["query", "multipart", "json"])
-@pytest.mark.parametrize("name", ["bits", "Precision", "precision ", "lenient", "image_url"])
+@pytest.mark.parametrize("name", ["bits", "Precision", "precision ", "leniency", "image_url"])
 def test_unknown_parameters(server: Running, place: str, name: str) -> None:
     document = server.refused(_send(server, place, {name: "4"}), 400, "bad-parameter", parameter=name)
     assert "unknown" in document["detail"]

@@ -1,6 +1,6 @@
 from pathlib import Path
 
-from server.runtime import LATENCY_WINDOW_CALLS, _percentile
+from server.latencies import WINDOW_CALLS, percentile
 from tests.serving import PATH, png, running
 
 
@@ -20,9 +20,9 @@ def test_an_active_profile_bounds_every_request(tmp_path: Path) -> None:
         server.refused(answer, 422, "width-not-offered", offered_precisions=[4, 3, 2])
 
 
-def test_percentiles_are_of_the_nearest_rank() -> None:
+def testpercentiles_are_of_the_nearest_rank() -> None:
     hundred = [float(n) for n in range(1, 101)]
-    assert (_percentile(hundred, 50), _percentile(hundred, 99)) == (50, 99)
-    assert (_percentile([7.0], 50), _percentile([7.0], 99)) == (7, 7)
-    assert (_percentile([1.0, 2.0], 50), _percentile([1.0, 2.0], 99)) == (1, 2)
-    assert LATENCY_WINDOW_CALLS == 1000
+    assert (percentile(hundred, 50), percentile(hundred, 99)) == (50, 99)
+    assert (percentile([7.0], 50), percentile([7.0], 99)) == (7, 7)
+    assert (percentile([1.0, 2.0], 50), percentile([1.0, 2.0], 99)) == (1, 2)
+    assert WINDOW_CALLS == 1000

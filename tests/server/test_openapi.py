@@ -71,10 +71,12 @@ def test_every_path_is_listed(content: dict[str, Any]) -> None:
 @pytest.mark.parametrize("path", ROUTES.values())
 def test_every_status_and_problem_of_an_inference_route_is_listed(content: dict[str, Any], path: str) -> None:
     responses = content["paths"][path]["post"]["responses"]
-    assert set(responses) == {"200", "400", "404", "408", "413", "415", "422", "500", "503"}
+    assert set(responses) == {
+        "200", "400", "401", "404", "408", "413", "415", "422", "429", "500", "503", "504",
+    }  # fmt: skip
     listed = json.dumps(responses)
     for problem in TABLE.values():
-        if problem.name not in ("not-found", "method", "bad-tensor"):
+        if problem.name not in ("not-found", "method", "bad-tensor", "forbidden"):
             assert f"urn:bitgear:problem:{problem.name}" in listed
     assert "HTTPValidationError" not in json.dumps(content)
 

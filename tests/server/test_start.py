@@ -52,7 +52,7 @@ def test_masters_that_cannot_be_used(master_path: Path, tmp_path: Path) -> None:
 def test_a_folder_is_read_whole(master_path: Path) -> None:
     write_master(tiny_master(seed=1, name="other"), master_path.with_name("other.safetensors"))
     app = create_app(Settings(models=(master_path.parent,)))
-    assert list(app.state.runtime.models) == ["other", "tiny"]
+    assert app.state.runtime.models.names == ["other", "tiny"]
     app.state.runtime.close()
 
 

@@ -1,0 +1,97 @@
+"""What the event loop waits for while threads work on it: an answer, a deadline, or a client that has gone."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+from starlette.types import Receive
+
+from server.body import ClientGone
+from server.errors import DeadlineExceeded
+from server.scheduler import Job
+
+T = TypeVar("T")
+
+
+class Pending(Generic[T]):
+    """An answer to come. Made and awaited on the event loop; resolved by the thread that has it.
+
+    ``expires_s``: when nobody waits any longer, on the monotonic clock.
+    """
+
+    def __init__(self, expires_s: float) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._future: asyncio.Future[T] = self._loop.create_future()
+        self._expires_s = expires_s
+        self._timer: asyncio.TimerHandle | None = None
+        self._job: Job | None = None
+        self.gone = False
+        """Whether nobody waits any more: what is not begun should not be."""
+
+    def attach(self, job: Job) -> None:
+        """Tell which job the answer comes from; it is gone when this is."""
+        self._job = job
+        job.gone = self.gone  # which may have come about before this
+
+    def resolve(self, answer: T) -> None:
+        """Give the answer. From any thread."""
+        self._post(lambda: self._accept(answer))
+
+    def fail(self, error: Exception) -> None:
+        """Give an error instead. From any thread."""
+        self._post(lambda: self._abandon(error))
+
+    def expire_at(self, expires_s: float) -> None:
+        """Wait until then at most. From any thread."""
+        self._post(lambda: self._arm(expires_s))
+
+    async def wait(self, receive: Receive) -> T:
+        """Return the answer, or raise what was given instead.
+
+        Raises :class:`~server.errors.DeadlineExceeded` once it expires, and :class:`~server.body.ClientGone` once
+        ``receive``, an ASGI channel whose body has ended, says so.
+        """
+        self._arm(self._expires_s)
+        watch = self._loop.create_task(self._watch(receive))
+        try:
+            return await self._future
+        finally:
+            self._give_up()
+            watch.cancel()
+            if self._timer is not None:
+                self._timer.cancel()
+
+    async def _watch(self, receive: Receive) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        self._abandon(ClientGone())
+
+    def _arm(self, expires_s: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        if not self._future.done():
+            self._timer = self._loop.call_later(expires_s - time.monotonic(), self._expire)
+
+    def _expire(self) -> None:
+        running = self._job is not None and self._job.running
+        self._abandon(DeadlineExceeded("infer" if running else "queue"))
+
+    def _accept(self, answer: T) -> None:
+        if not self._future.done():
+            self._future.set_result(answer)
+
+    def _abandon(self, error: Exception) -> None:
+        if not self._future.done():
+            self._future.set_exception(error)
+
+    def _give_up(self) -> None:
+        self.gone = True
+        if self._job is not None:
+            self._job.gone = True
+
+    def _post(self, action: Callable[[], object]) -> None:
+        try:
+            self._loop.call_soon_threadsafe(action)
+        except RuntimeError:  # the loop is closed: nobody waits
+            self.gone = True

@@ -1,0 +1,69 @@
+"""The models of one server by name: what each of them needs to be served, in one place where they can be exchanged."""
+
+from collections.abc import Iterator
+
+from bitgear.checkpoint import Master
+from server.errors import UnknownModel
+from server.ladder import Ladder
+
+MODEL_VERSION = "1"
+"""Of every model: masters have no versions yet."""
+
+TAIL_WEIGHT = 0.1
+"""Weight of the newest request in the running mean of what follows an engine call."""
+
+
+class ServedModel:
+    """A master with its ladder on this device. Requests hold on to theirs while a name gets another one.
+
+    ``ladder`` may be replaced by one with the same rungs and fresher times.
+    """
+
+    def __init__(self, master: Master, ladder: Ladder) -> None:
+        self.master = master
+        self.ladder = ladder
+        self.tail_s = 0.0
+
+    @property
+    def name(self) -> str:
+        """The name under which it is served."""
+        return self.master.name
+
+    def note_tail(self, duration_s: float) -> None:
+        """Note what the work after an engine call took; ``tail_s`` is its running mean."""
+        self.tail_s += TAIL_WEIGHT * (duration_s - self.tail_s)
+
+
+class Registry:
+    """Served models by name, in the order in which they were added. One thread at a time changes it."""
+
+    def __init__(self) -> None:
+        self._models: dict[str, ServedModel] = {}
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._models
+
+    def __iter__(self) -> Iterator[ServedModel]:
+        return iter(list(self._models.values()))
+
+    @property
+    def names(self) -> list[str]:
+        """The names of all models."""
+        return list(self._models)
+
+    def get(self, name: str) -> ServedModel:
+        """Return the model of that name; raise :class:`~server.errors.UnknownModel`."""
+        model = self._models.get(name)
+        if model is None:
+            raise UnknownModel(name, self.names)
+        return model
+
+    def put(self, model: ServedModel) -> None:
+        """Serve a model, in place of one of the same name if there is one."""
+        self._models[model.name] = model
+
+    def remove(self, name: str) -> ServedModel:
+        """Serve a model no more and return it; raise :class:`~server.errors.UnknownModel`."""
+        model = self.get(name)
+        del self._models[name]
+        return model

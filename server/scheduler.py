@@ -1,0 +1,385 @@
+"""The one owner of the queue: worker threads that, whenever one is free, ask the policy for a batch and run it.
+
+What waits lies in one lane for each model, in service order. A batch is formed when a worker is free to run it and no
+earlier, out of requests of one lane at one rung, so it never mixes models, precisions or input shapes.
+
+**Whose fault it is.** A batch of several that fails is run again request by request: the one that cannot be computed
+fails, its neighbours do not know. A derivation that fails, fails all that wanted it. A worker thread that dies
+answers for what it held and is replaced.
+
+**Order.** That of :attr:`~server.policy.Waiting.order_s`: the earliest deadline first, priority being a head start. The
+order of two requests never changes, and whoever waits gets ahead of all newcomers in the end: nobody starves.
+"""
+
+import bisect
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bitgear.engines import DerivedModel, ModelCache
+from server.errors import DeadlineExceeded, Draining
+from server.ladder import Ladder, Rung, positions
+from server.policy import Dispatch, Load, Policy, Reason, Waiting
+from server.problems import RETRY_AFTER_S
+from server.registry import ServedModel
+
+ARRIVALS = 64
+"""How many recent arrivals tell their rate."""
+
+SERVICE_WEIGHT = 0.1
+"""Weight of the newest batch in the running mean of what one image takes."""
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What a job gets: the network's output, float32 (n, ...), and how it came about.
+
+    ``position``: of the rung on the ladder. ``batch_images``: of the whole batch. ``switch_ms``: deriving the rung if
+    it was not resident; ``infer_ms``: the engine's call for the whole batch.
+    """
+
+    output: NDArray[np.float32]
+    position: int
+    rung: Rung
+    reason: Reason
+    batch_images: int
+    queue_ms: float
+    switch_ms: float
+    infer_ms: float
+
+
+@dataclass(eq=False, slots=True)
+class Job:
+    """One request in the queue.
+
+    ``q_image``: codes, int8 (n, 3, H, W), n at least 1 and at most the ladder's ``max_batch``. ``expires_s``: when it
+    must not be run any more, on the scheduler's clock. ``deliver`` is called once, on a worker's thread: with a
+    :class:`Served`, or with what went wrong. Whoever waits for it sets ``gone`` when nobody does any more; such a job
+    is dropped, and nothing is delivered. ``running``: an engine works on it.
+    """
+
+    model: ServedModel
+    q_image: NDArray[np.int8]
+    waiting: Waiting
+    expires_s: float
+    deliver: Callable[[Served | Exception], None]
+    submitted_s: float = 0.0
+    gone: bool = False
+    running: bool = False
+    settled: bool = False
+
+    def settle(self, outcome: Served | Exception) -> None:
+        """Deliver, unless that was done."""
+        if self.settled:
+            return
+        self.settled = True
+        if self.gone:
+            return
+        try:
+            self.deliver(outcome)
+        except Exception:
+            _logger.exception("an answer could not be delivered")
+
+
+@dataclass(frozen=True, slots=True)
+class BatchReport:
+    """One engine call, for metrics and ladder. ``decision_s``: what the policy took."""
+
+    model: ServedModel
+    rung: Rung
+    images: int
+    decision_s: float
+    switch_ms: float
+    infer_ms: float
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class _Batch:
+    """Jobs that run together. ``expected_s``: when their engine call should end, as the ladder says."""
+
+    model: ServedModel
+    position: int
+    rung: Rung
+    reason: Reason
+    jobs: list[Job]
+    taken_s: float
+    expected_s: float
+    decision_s: float
+
+
+@dataclass(eq=False, slots=True)
+class _Lane:
+    """What waits for one model, in service order."""
+
+    jobs: list[Job] = field(default_factory=list)
+    arrivals_s: deque[float] = field(default_factory=lambda: deque(maxlen=ARRIVALS))
+
+    def arrivals_per_s(self, now_s: float) -> float:
+        if len(self.arrivals_s) < 2:
+            return 0.0
+        span_s = now_s - self.arrivals_s[0]
+        return (len(self.arrivals_s) - 1) / span_s if span_s > 0 else 0.0
+
+
+class Scheduler:
+    """``workers`` threads that run what is submitted, in batches that ``policy`` forms.
+
+    ``policy`` may be replaced at any time. ``report`` is called after every engine call, on the worker's thread.
+    ``clock`` gives monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        cache: ModelCache,
+        policy: Policy,
+        workers: int,
+        report: Callable[[BatchReport], None] = lambda _: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.policy = policy
+        self._cache = cache
+        self._report = report
+        self._clock = clock
+        self._changed = threading.Condition()
+        self._lanes: dict[ServedModel, _Lane] = {}
+        self._running: list[_Batch | None] = [None] * workers
+        self._image_s = 0.0
+        self._closing = False
+        self._threads = [self._start(slot) for slot in range(workers)]
+
+    @property
+    def workers(self) -> int:
+        """How many batches run at the same time."""
+        return len(self._threads)
+
+    @property
+    def drain_per_s(self) -> float:
+        """Images per second that the workers get done, as measured of recent batches; 0 before the first."""
+        return len(self._threads) / self._image_s if self._image_s > 0 else 0.0
+
+    def depth(self, model: ServedModel) -> int:
+        """Return how many jobs wait for a model."""
+        lane = self._lanes.get(model)
+        return 0 if lane is None else len(lane.jobs)
+
+    def submit(self, job: Job) -> None:
+        """Queue a job. Takes a lock that is held while a policy decides: not for the event loop."""
+        with self._changed:
+            if not self._closing:
+                job.submitted_s = self._clock()
+                lane = self._lanes.setdefault(job.model, _Lane())
+                lane.arrivals_s.append(job.submitted_s)
+                bisect.insort(lane.jobs, job, key=_order)
+                self._changed.notify()
+                return
+        job.settle(Draining(RETRY_AFTER_S))
+
+    def forget(self, model: ServedModel) -> None:
+        """Keep no record of a model that is served no more, once nothing waits for it."""
+        with self._changed:
+            lane = self._lanes.get(model)
+            if lane is not None and not lane.jobs:
+                del self._lanes[model]
+
+    def close(self, timeout_s: float) -> None:
+        """Finish the batches that run, refuse what waits, and end the threads, waiting for up to ``timeout_s`` each."""
+        with self._changed:
+            self._closing = True
+            waiting = [job for lane in self._lanes.values() for job in lane.jobs]
+            self._lanes.clear()
+            self._changed.notify_all()
+        for job in waiting:
+            job.settle(Draining(RETRY_AFTER_S))
+        for thread in self._threads:
+            thread.join(timeout_s)
+
+    def _start(self, slot: int) -> threading.Thread:
+        thread = threading.Thread(target=self._work, args=(slot,), name=f"bitgear-engine-{slot}", daemon=True)
+        thread.start()
+        return thread
+
+    def _work(self, slot: int) -> None:
+        try:
+            while (batch := self._take(slot)) is not None:
+                self._run(batch)
+                self._running[slot] = None
+        except BaseException as error:  # nothing that ends a worker may leave its callers waiting
+            _logger.exception("an engine worker died; another takes its place")
+            self._bury(slot, error)
+
+    def _bury(self, slot: int, error: BaseException) -> None:
+        batch, self._running[slot] = self._running[slot], None
+        if batch is not None:
+            for job in batch.jobs:
+                job.settle(error if isinstance(error, Exception) else RuntimeError(f"an engine worker died: {error!r}"))
+        with self._changed:
+            if not self._closing:
+                self._threads[slot] = self._start(slot)
+
+    def _take(self, slot: int) -> _Batch | None:
+        """Return the next batch for a worker, waiting for one; None: the scheduler closes."""
+        while True:
+            expired: list[Job] = []
+            with self._changed:
+                while not self._closing and not any(lane.jobs for lane in self._lanes.values()):
+                    self._changed.wait()
+                if self._closing:
+                    return None
+                batch = self._form(slot, expired)
+            for job in expired:
+                job.settle(DeadlineExceeded("queue"))
+            if batch is not None:
+                return batch
+
+    def _form(self, slot: int, expired: list[Job]) -> _Batch | None:
+        """Take a batch out of the lane with the most urgent head. None: that left nothing to run, but the lane shorter.
+
+        What must not be run any more goes to ``expired``.
+        """
+        model, lane = min(
+            ((model, lane) for model, lane in self._lanes.items() if lane.jobs),
+            key=lambda item: item[1].jobs[0].waiting.order_s,
+        )
+        now_s = self._clock()
+        if any(job.gone or job.expires_s <= now_s for job in lane.jobs):
+            expired += [job for job in lane.jobs if job.expires_s <= now_s]
+            lane.jobs = [job for job in lane.jobs if not job.gone and job.expires_s > now_s]
+            if not lane.jobs:
+                return None
+        ladder = model.ladder
+        dispatch, decision_s = self._decide(slot, ladder, lane, now_s)
+        expired += [lane.jobs[i] for i in dispatch.drop]
+        rung = ladder.rungs[dispatch.rung]
+        jobs = _fitting([lane.jobs[i] for i in dispatch.members], ladder.max_batch)
+        taken = {id(job) for job in (*jobs, *expired)}
+        lane.jobs = [job for job in lane.jobs if id(job) not in taken]
+        if not jobs:
+            return None
+        for job in jobs:
+            job.running = True
+        expected_s = now_s + rung.latency_ms(sum(len(job.q_image) for job in jobs)) / 1000
+        batch = _Batch(model, dispatch.rung, rung, dispatch.reason, jobs, now_s, expected_s, decision_s)
+        self._running[slot] = batch
+        if lane.jobs:
+            self._changed.notify()  # another worker may be free
+        return batch
+
+    def _decide(self, slot: int, ladder: Ladder, lane: _Lane, now_s: float) -> tuple[Dispatch, float]:
+        queue = [job.waiting for job in lane.jobs]
+        load = Load(
+            now_s=now_s,
+            queue=queue,
+            arrivals_per_s=lane.arrivals_per_s(now_s),
+            workers=len(self._threads),
+            busy_until_s=tuple(
+                batch.expected_s for other, batch in enumerate(self._running) if other != slot and batch is not None
+            ),
+        )
+        started_s = self._clock()
+        try:
+            dispatch = self.policy.dispatch(ladder, load)
+            _check(dispatch, ladder, queue)
+        except Exception:
+            _logger.exception("policy %s failed; the most urgent request runs alone", self.policy.name)
+            dispatch = Dispatch(rung=next(positions(queue[0].allowed)), members=(0,), drop=(), reason="default")
+        return dispatch, self._clock() - started_s
+
+    def _run(self, batch: _Batch) -> None:
+        started_s = self._clock()
+        try:
+            derived = self._cache.get(batch.model.master, batch.rung.plan)
+        except Exception as error:
+            for job in batch.jobs:
+                job.settle(error)
+            return
+        switch_ms = (self._clock() - started_s) * 1000
+        jobs = self._still_wanted(batch.jobs)
+        if not jobs:
+            return
+        try:
+            self._call(batch, derived, jobs, switch_ms)
+        except Exception as error:
+            if len(jobs) == 1:
+                jobs[0].settle(error)
+                return
+            _logger.warning("a batch of %d failed with %r; its requests run one by one", len(jobs), error)
+            for job in jobs:
+                self._run_alone(batch, derived, job, switch_ms)
+
+    def _run_alone(self, batch: _Batch, derived: DerivedModel, job: Job, switch_ms: float) -> None:
+        if not self._still_wanted([job]):
+            return
+        try:
+            self._call(batch, derived, [job], switch_ms)
+        except Exception as error:
+            job.settle(error)
+
+    def _still_wanted(self, jobs: Sequence[Job]) -> list[Job]:
+        """Return the jobs that may still be run; those that expired get to know."""
+        now_s = self._clock()
+        for job in jobs:
+            if job.expires_s <= now_s:
+                job.settle(DeadlineExceeded("queue"))
+        return [job for job in jobs if not job.settled and not job.gone]
+
+    def _call(self, batch: _Batch, derived: DerivedModel, jobs: Sequence[Job], switch_ms: float) -> None:
+        q_image = jobs[0].q_image if len(jobs) == 1 else np.concatenate([job.q_image for job in jobs])
+        started_s = self._clock()
+        output = derived.run(q_image)
+        infer_s = self._clock() - started_s
+        first = 0
+        for job in jobs:
+            last = first + len(job.q_image)
+            queue_ms = (batch.taken_s - job.submitted_s) * 1000
+            job.settle(
+                Served(
+                    output[first:last],
+                    batch.position,
+                    batch.rung,
+                    batch.reason,
+                    len(q_image),
+                    queue_ms,
+                    switch_ms,
+                    infer_s * 1000,
+                )
+            )
+            first = last
+        self._image_s += (infer_s / len(q_image) - self._image_s) * (SERVICE_WEIGHT if self._image_s > 0 else 1.0)
+        self._report(BatchReport(batch.model, batch.rung, len(q_image), batch.decision_s, switch_ms, infer_s * 1000))
+
+
+def _order(job: Job) -> float:
+    return job.waiting.order_s
+
+
+def _fitting(jobs: list[Job], max_batch: int) -> list[Job]:
+    """Return as many jobs, the first ones, as have no more than ``max_batch`` images; one at least."""
+    fitting: list[Job] = []
+    images = 0
+    for job in jobs:
+        images += len(job.q_image)
+        if fitting and images > max_batch:
+            break
+        fitting.append(job)
+    return fitting
+
+
+def _check(dispatch: Dispatch, ladder: Ladder, queue: Sequence[Waiting]) -> None:
+    """Raise ``ValueError`` for a batch that breaks what was promised to a request, or makes no progress."""
+    members, bit = dispatch.members, 1 << dispatch.rung
+    if not 0 <= dispatch.rung < len(ladder.rungs) or len(members) > ladder.max_batch:
+        raise ValueError(f"rung {dispatch.rung} for {len(members)} requests")
+    if len({*members, *dispatch.drop}) != len(members) + len(dispatch.drop) or not (members or dispatch.drop):
+        raise ValueError(f"members {members} and dropped {dispatch.drop}")
+    if not all(queue[position].allowed & bit for position in members):
+        raise ValueError(f"rung {dispatch.rung} for requests that do not allow it")
+    if not all(queue[position].hard for position in dispatch.drop):
+        raise ValueError(f"dropped {dispatch.drop} without a deadline of their own")

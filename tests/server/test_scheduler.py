@@ -1,0 +1,382 @@
+"""The queue and its workers, with made-up models, engines and clocks."""
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from bitgear.bits import Plan, as_plan
+from bitgear.engines import DerivedModel, ModelCache, create_engine
+from server.errors import DeadlineExceeded, Draining
+from server.ladder import Ladder, Rung
+from server.policies.fixed import Fixed
+from server.policy import Dispatch, Load, Policy, Waiting
+from server.registry import ServedModel
+from server.runtime import assumed_ladder
+from server.scheduler import BatchReport, Job, Scheduler, Served
+from tests.masters import random_codes, tiny_master
+from tests.serving import DEADLINE_S, wait_until
+
+POISON = 13
+
+
+@dataclass
+class Clock:
+    """Time stands still until it is moved."""
+
+    now_s: float = 1000.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+@dataclass
+class FakeModel:
+    """Returns each image's first code. Waits to be let go; fails on :data:`POISON`; raises what ``error`` is."""
+
+    plan: Plan
+    engine: "FakeEngine"
+    nbytes: int = 0
+
+    def run(self, q_image: NDArray[np.int8]) -> NDArray[np.float32]:
+        codes = q_image[:, 0, 0, 0].tolist()
+        self.engine.calls.append((self.plan.default.weight_bits, codes))
+        self.engine.begun.release()
+        assert self.engine.go.wait(DEADLINE_S)
+        if self.engine.error is not None:
+            error, self.engine.error = self.engine.error, None
+            raise error
+        if POISON in codes:
+            raise ValueError("poison")
+        return np.asarray(codes, np.float32)[:, None]
+
+
+@dataclass
+class FakeEngine:
+    name: str = "fake"
+    calls: list[tuple[int, list[int]]] = field(default_factory=list)
+    begun: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
+    go: threading.Event = field(default_factory=threading.Event)
+    error: BaseException | None = None
+    underivable: Exception | None = None
+
+    def derive(self, master: Any, precision: Any) -> DerivedModel:
+        if self.underivable is not None:
+            raise self.underivable
+        return FakeModel(as_plan(precision), self)
+
+
+class Bench:
+    """A scheduler of a fake engine, with what it delivered and reported."""
+
+    def __init__(self, policy: Policy, workers: int = 1) -> None:
+        self.engine = FakeEngine()
+        self.clock = Clock()
+        self.reports: list[BatchReport] = []
+        self.model = ServedModel(tiny_master(), assumed_ladder(tiny_master(), max_batch=4))
+        self.scheduler = Scheduler(ModelCache(self.engine, 1 << 20), policy, workers, self.reports.append, self.clock)
+
+    def job(self, code: int, bits: Sequence[int] = (8,), *, model: ServedModel | None = None, within_s: float = 10,
+            hard: bool = False, priority: int = 0) -> tuple[Job, list[Served | Exception]]:  # fmt: skip
+        delivered: list[Served | Exception] = []
+        model = model or self.model
+        allowed = sum(1 << model.ladder.index(str(b)) for b in bits)  # type: ignore[operator]
+        deadline_s = self.clock() + within_s
+        job = Job(
+            model=model,
+            q_image=np.full((1, 3, 2, 2), code, np.int8),
+            waiting=Waiting(deadline_s, allowed, hard, priority),
+            expires_s=deadline_s if hard else self.clock() + 60,
+            deliver=delivered.append,
+        )
+        return job, delivered
+
+    def submit(self, code: int, bits: Sequence[int] = (8,), **options: Any) -> list[Served | Exception]:
+        job, delivered = self.job(code, bits, **options)
+        self.scheduler.submit(job)
+        return delivered
+
+    def occupy(self) -> list[Served | Exception]:
+        """Keep a worker busy until ``engine.go`` is set."""
+        delivered = self.submit(0)
+        assert self.engine.begun.acquire(timeout=DEADLINE_S)
+        return delivered
+
+    def let_go(self, *results: list[Served | Exception]) -> None:
+        """Let the engine run, and wait for these results."""
+        self.engine.go.set()
+        wait_until(lambda: all(results), "all results")
+
+    def calls(self) -> list[tuple[int, list[int]]]:
+        return self.engine.calls
+
+
+@pytest.fixture
+def bench() -> Iterator[Callable[..., Bench]]:
+    made: list[Bench] = []
+
+    def make(policy: Policy | None = None, workers: int = 1) -> Bench:
+        made.append(Bench(policy or Fixed(), workers))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.engine.go.set()
+        each.scheduler.close(DEADLINE_S)
+
+
+def served(results: list[Served | Exception]) -> Served:
+    (result,) = results
+    assert isinstance(result, Served), result
+    return result
+
+
+def failed(results: list[Served | Exception]) -> Exception:
+    (result,) = results
+    assert isinstance(result, Exception), result
+    return result
+
+
+def test_what_waits_for_a_busy_worker_goes_together(bench: Callable[..., Bench]) -> None:
+    b = bench()
+    results = [b.occupy(), *(b.submit(code) for code in range(1, 7))]
+    b.let_go(*results)
+    assert b.calls() == [(8, [0]), (8, [1, 2, 3, 4]), (8, [5, 6])]
+    assert [served(r).output.tolist() for r in results] == [[[float(code)]] for code in range(7)]
+    assert [served(r).batch_images for r in results] == [1, 4, 4, 4, 4, 2, 2]
+    wait_until(lambda: len(b.reports) == 3, "reports")
+    assert [(r.images, r.rung.precision) for r in b.reports] == [(1, "8"), (4, "8"), (2, "8")]
+
+
+def test_widths_and_models_never_share_a_batch(bench: Callable[..., Bench]) -> None:
+    b = bench()
+    other = ServedModel(tiny_master(name="other"), assumed_ladder(tiny_master(name="other"), 4))
+    results = [b.occupy()]
+    for code in range(1, 5):
+        results += [b.submit(code, (8,)), b.submit(10 + code * 4, (4,)), b.submit(-code, (8,), model=other)]
+    b.let_go(*results)
+    assert sorted(b.calls()[1:]) == [(4, [14, 18, 22, 26]), (8, [-1, -2, -3, -4]), (8, [1, 2, 3, 4])]
+
+
+def test_one_that_fails_does_not_fail_its_neighbours(bench: Callable[..., Bench]) -> None:
+    b = bench()
+    first = b.occupy()
+    results = [b.submit(code) for code in (1, POISON, 2)]
+    b.let_go(first, *results)
+    assert b.calls()[1:] == [(8, [1, POISON, 2]), (8, [1]), (8, [POISON]), (8, [2])]
+    assert str(failed(results[1])) == "poison"
+    assert [served(results[i]).output.item() for i in (0, 2)] == [1, 2]
+    b.let_go(after := b.submit(3))
+    assert served(after).output.item() == 3
+
+
+def test_a_derivation_that_fails_fails_those_that_wanted_it(bench: Callable[..., Bench]) -> None:
+    b = bench()
+    b.engine.go.set()
+    b.engine.underivable = MemoryError("no room")
+    b.let_go(result := b.submit(1))
+    assert isinstance(failed(result), MemoryError)
+    b.engine.underivable = None
+    b.let_go(result := b.submit(2))
+    assert served(result).output.item() == 2
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_worker_that_dies_answers_and_is_replaced(bench: Callable[..., Bench], workers: int) -> None:
+    b = bench(workers=workers)
+    for round_ in range(3):
+        b.engine.error = SystemExit("a worker's end")
+        b.let_go(result := b.submit(1))
+        assert "worker died" in str(failed(result))
+        b.let_go(result := b.submit(round_))
+        assert served(result).output.item() == round_
+    assert b.scheduler.workers == workers
+
+
+def test_nothing_is_run_for_a_caller_that_has_gone(bench: Callable[..., Bench]) -> None:
+    b = bench()
+    first = b.occupy()
+    job, delivered = b.job(1)
+    b.scheduler.submit(job)
+    other = b.submit(2)
+    job.gone = True
+    b.let_go(first, other)
+    assert b.calls() == [(8, [0]), (8, [2])]
+    assert delivered == []
+    assert b.scheduler.depth(b.model) == 0
+
+
+def test_an_expired_head_is_refused_and_the_backlog_served(bench: Callable[..., Bench]) -> None:
+    b = bench()
+    first = b.occupy()
+    heads = [b.submit(code, hard=True, within_s=0.5) for code in (1, 2)]
+    backlog = [b.submit(code) for code in range(3, 7)]
+    b.clock.now_s += 1
+    b.let_go(first, *heads, *backlog)
+    assert b.calls() == [(8, [0]), (8, [3, 4, 5, 6])]
+    for head in heads:
+        error = failed(head)
+        assert isinstance(error, DeadlineExceeded)
+        assert error.members == {"stage": "queue"}
+
+
+def test_what_expires_while_a_width_is_derived_is_not_run(bench: Callable[..., Bench]) -> None:
+    b = bench()
+    derive = b.engine.derive
+
+    def slowly(master: Any, precision: Any) -> DerivedModel:
+        b.clock.now_s += 5
+        return derive(master, precision)
+
+    b.engine.derive = slowly  # type: ignore[method-assign]
+    b.let_go(result := b.submit(1, hard=True, within_s=1))
+    assert isinstance(failed(result), DeadlineExceeded)
+    assert b.calls() == []
+
+
+def test_priority_goes_first_and_starves_nobody(bench: Callable[..., Bench]) -> None:
+    b = bench()
+    first = b.occupy()
+    low = b.submit(1, within_s=1)
+    high = [b.submit(code, within_s=1, priority=1) for code in range(2, 6)]
+    b.clock.now_s += 2  # by then the low one is ahead of all newcomers
+    late = [b.submit(code, within_s=1, priority=1) for code in range(6, 10)]
+    b.let_go(first, low, *high, *late)
+    assert b.calls()[1:] == [(8, [2, 3, 4, 5]), (8, [1, 6, 7, 8]), (8, [9])]
+
+
+@pytest.mark.parametrize("jump_s", [-1e6, -0.5, 1e6])
+def test_a_clock_that_jumps_does_no_harm(bench: Callable[..., Bench], jump_s: float) -> None:
+    b = bench()
+    results = [b.occupy(), *(b.submit(code) for code in range(1, 6))]
+    b.clock.now_s += jump_s
+    b.let_go(*results)
+    jumped_past = jump_s > 60  # beyond the time that anybody waits
+    assert [isinstance(r[0], DeadlineExceeded) for r in results] == [False, *[jumped_past] * 5]
+    b.let_go(after := b.submit(7))
+    assert served(after).output.item() == 7
+
+
+@dataclass
+class Broken:
+    """A policy that fails, or asks for what must not be."""
+
+    dispatches: Callable[[Ladder, Load], Dispatch]
+    name: str = "broken"
+
+    def dispatch(self, ladder: Ladder, load: Load) -> Dispatch:
+        return self.dispatches(ladder, load)
+
+
+def _raises(ladder: Ladder, load: Load) -> Dispatch:
+    raise ZeroDivisionError
+
+
+@pytest.mark.parametrize(
+    "dispatches",
+    [
+        _raises,
+        lambda ladder, load: Dispatch(0, (), (), "slack"),
+        lambda ladder, load: Dispatch(99, (0,), (), "slack"),
+        lambda ladder, load: Dispatch(0, (0, 0), (), "slack"),
+        lambda ladder, load: Dispatch(0, tuple(range(len(load.queue))), (0,), "slack"),
+        lambda ladder, load: Dispatch(0, (len(load.queue),), (), "slack"),
+        lambda ladder, load: Dispatch(6, (0,), (), "slack"),
+        lambda ladder, load: Dispatch(0, (), tuple(range(len(load.queue))), "slack"),
+    ],
+    ids=["raises", "nothing", "no such rung", "twice", "run and dropped", "out of range", "not allowed", "not hard"],
+)
+def test_a_broken_policy_cannot_break_a_promise(bench: Callable[..., Bench], dispatches: Any) -> None:
+    b = bench(Broken(dispatches))
+    results = [b.occupy(), *(b.submit(code, (4,)) for code in (1, 2))]
+    b.let_go(*results)
+    assert b.calls() == [(8, [0]), (4, [1]), (4, [2])]
+
+
+def test_closing_refuses_what_waits_and_finishes_what_runs(bench: Callable[..., Bench]) -> None:
+    b = bench()
+    running, waiting = b.occupy(), b.submit(1)
+    closing = threading.Thread(target=b.scheduler.close, args=(DEADLINE_S,))
+    closing.start()
+    wait_until(lambda: bool(waiting), "the refusal")
+    assert isinstance(failed(waiting), Draining)
+    b.let_go(running)
+    closing.join(DEADLINE_S)
+    assert served(running).output.item() == 0
+    assert isinstance(failed(b.submit(2)), Draining)
+
+
+def test_a_policy_sees_the_load(bench: Callable[..., Bench]) -> None:
+    seen: list[Load] = []
+
+    def look(ladder: Ladder, load: Load) -> Dispatch:
+        seen.append(load)
+        return Fixed().dispatch(ladder, load)
+
+    b = bench(Broken(look), workers=2)
+    results = [b.occupy()]
+    b.clock.now_s += 0.5
+    results.append(b.occupy())
+    b.let_go(*results)
+    assert [len(load.queue) for load in seen] == [1, 1]
+    assert [(load.workers, load.arrivals_per_s) for load in seen] == [(2, 0), (2, 2)]
+    assert [load.busy_until_s for load in seen] == [(), (1000.001,)]  # when the first call ends, as its ladder says
+
+
+def test_the_drain_rate_is_measured(bench: Callable[..., Bench]) -> None:
+    b = bench()
+    assert b.scheduler.drain_per_s == 0
+    result = b.occupy()
+    b.clock.now_s += 0.5
+    b.let_go(result)
+    wait_until(lambda: b.scheduler.drain_per_s == 2, "half a second for an image")
+
+
+@pytest.mark.parametrize("engine", ["auto", "reference"])
+def test_batched_answers_are_those_of_single_images(engine: str) -> None:
+    """At every width and batch, to the bit, with a real engine."""
+    master = tiny_master(seed=3)
+    model = ServedModel(master, assumed_ladder(master, 8))
+    codes = random_codes(master, 24)
+    real = create_engine(engine)
+    scheduler = Scheduler(ModelCache(real, 1 << 24), Fixed(), 2)
+    results: dict[tuple[int, int], list[Served | Exception]] = {}
+    try:
+        for i in range(len(codes)):
+            for position, rung in enumerate(model.ladder.rungs):
+                delivered = results[i, int(rung.precision)] = []
+                waiting = Waiting(0.0, 1 << position)
+                scheduler.submit(Job(model, codes[i : i + 1], waiting, float("inf"), delivered.append))
+        wait_until(lambda: all(results.values()), "all results")
+    finally:
+        scheduler.close(DEADLINE_S)
+    for bits in master.widths:
+        derived = real.derive(master, bits)
+        for i in range(len(codes)):
+            assert np.array_equal(served(results[i, bits]).output, derived.run(codes[i : i + 1]))
+    assert max(served(r).batch_images for r in results.values()) > 1
+
+
+def test_a_job_of_several_images_fills_a_batch(bench: Callable[..., Bench]) -> None:
+    b = bench()
+    results = [b.occupy()]
+    for first in (1, 4, 7):
+        job, delivered = b.job(first)
+        job.q_image = np.arange(first, first + 3, dtype=np.int8)[:, None, None, None] * np.ones((1, 3, 2, 2), np.int8)
+        b.scheduler.submit(job)
+        results.append(delivered)
+    b.let_go(*results)
+    assert b.calls() == [(8, [0]), (8, [1, 2, 3]), (8, [4, 5, 6]), (8, [7, 8, 9])]
+    assert served(results[2]).output.tolist() == [[4], [5], [6]]
+
+
+def test_rungs_are_passed_on_whole(bench: Callable[..., Bench]) -> None:
+    b = bench()
+    b.let_go(result := b.submit(1, (3,)))
+    rung = served(result).rung
+    assert isinstance(rung, Rung)
+    assert b.model.ladder.rungs[served(result).position] is rung
