@@ -24,7 +24,7 @@ DEV := .venv-dev
 PROJECTS := pyproject.toml clients/python/pyproject.toml constraints.txt
 NATIVE := CMakeLists.txt $(wildcard bitgear/native/*)
 
-.PHONY: help serve test check bench bench-engine sanitize test-aarch64 train-smoke container lock clean
+.PHONY: help serve test check bench bench-engine bench-slo sanitize test-aarch64 train-smoke container lock clean
 
 help:  ## Show this
 	@echo "usage: make TARGET [ARGS='...'] [PYTHON=python3.12]"
@@ -57,6 +57,9 @@ bench: $(DEV)/.installed  ## Measure, and write the results into the documents; 
 
 bench-engine: $(DEV)/.peers  ## Measure the native engine against others; JSON=FILE keeps the numbers, ARGS='--networks resnet50-224'
 	@exec $(DEV)/bin/python -m benchmarks.engine $(if $(JSON),--json $(JSON)) $(ARGS)
+
+bench-slo: $(DEV)/.installed  ## Measure the policies under load; DATA=FOLDER of data sets, JSON=FILE keeps the numbers, ARGS=--quick
+	@exec $(DEV)/bin/python -m benchmarks.slo $(if $(DATA),--data $(DATA)) $(if $(JSON),--json $(JSON)) $(ARGS)
 
 sanitize: $(DEV)/.installed  ## Test the native engine under checks of memory and undefined behaviour
 	@folder=build/sanitize

@@ -1,7 +1,9 @@
 """The networks of the engine's contest: each as a master and as the float network that the other engines get."""
 
+import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,7 +11,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from bitgear.bits import MASTER_BITS, WIDTHS
-from bitgear.checkpoint import Master, read_master
+from bitgear.checkpoint import Master, read_master, write_master
 from bitgear.convert.codes import Moments, rounded_codes
 from bitgear.convert.float_model import FloatModel, random_float_model
 from bitgear.convert.rewrite import fit_input
@@ -30,6 +32,9 @@ RANDOM = {
 NETWORKS = ("resnet18-224", "mobilenetv2-224", "resnet20-32", "segmenter-480x360")
 """Those measured unless others are asked for."""
 ALL = (*SHIPPED, *RANDOM)
+ASSUMED_TOP1 = {8: 0.70, 7: 0.70, 6: 0.699, 5: 0.695, 4: 0.69, 3: 0.67, 2: 0.64}
+"""What a policy is to take for the accuracy of a network with random weights: of the size that trained ones show."""
+MASTERS = Path("build/masters")
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,22 @@ def network(name: str) -> Network:
         return Network(name, "trained", master, dequantised(master))
     model = random_float_model(RANDOM[name])
     return Network(name, "random", unfitted(model), model)
+
+
+def master_file(name: str) -> Path:
+    """Return the file of a master: of one of :data:`ALL`, of a shipped one, or the path itself.
+
+    One with random weights is made once and kept; as its accuracy, which nobody can measure, it says
+    :data:`ASSUMED_TOP1`.
+    """
+    if name not in RANDOM:
+        return find_master(SHIPPED.get(name, name))
+    path = MASTERS / f"{name}.safetensors"
+    if not path.is_file():
+        MASTERS.mkdir(parents=True, exist_ok=True)
+        accuracy = {bits: {"top1": ASSUMED_TOP1[bits]} for bits in WIDTHS}
+        write_master(dataclasses.replace(network(name).master, accuracy=accuracy), path)
+    return path
 
 
 def dequantised(master: Master) -> FloatModel:

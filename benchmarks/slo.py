@@ -1,0 +1,251 @@
+"""Policies under load: what a real server keeps of its promises when requests come in bursts, over real HTTP.
+
+    python -m benchmarks.slo [--data FOLDER] [--quick] [--json FILE] [--resume]
+
+Starts a server of its own and measures it at rest: the latency of the engine at 8 bits and batch 1, of which the
+objective is a multiple, and how many requests per second it answers at 8 bits, which is load 1. Then every policy and
+every fixed width gets the same arrivals, one after the other in an order drawn anew for each of several seeds. All
+requests carry the objective as their deadline, so any policy may refuse what cannot be met. A fixed width is one that
+every request pins.
+
+What became of each request is kept in build/slo, so ``--resume`` goes on after a stop; and the report is written anew
+whenever a scene is complete. Those that there are bars for come first. Without ``--data`` there are neither labels nor
+traces, and the pictures are those in examples/.
+"""
+
+import argparse
+import json
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from benchmarks import loadgen
+from benchmarks.attainment import OK, Outcomes, score
+from benchmarks.cases import ADAPTIVE, Case, Scene, all_scenes, bar_scenes, fixed, pinned, planned
+from benchmarks.histograms import Histogram
+from benchmarks.loadgen import Plan, Record
+from benchmarks.measure import write_report
+from benchmarks.networks import RANDOM, master_file
+from benchmarks.pictures import Grades, Pictures, examples, miou, photographs, street_scenes
+from benchmarks.subject import Subject, body_of, subject
+from bitgear.bits import MASTER_BITS
+from bitgear.checkpoint import Master, read_master
+
+WORK = Path("build/slo")
+BAR_WIDTHS = (8, 6, 4, 2)
+BAR_SECONDS, BAR_SEEDS = 11.0, 3
+SECONDS, SEEDS = 10.0, 1
+RUN_COST_SECONDS = 1.5
+SETTLE_SECONDS = 0.3
+"""Before a run: the queue of the one before is empty, but not all threads rest."""
+DECISION = "bitgear_policy_decision_duration_seconds"
+LOOK_AHEAD, SLACK_FIT = ADAPTIVE
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one run left.
+
+    ``decisions``: how long the policy took for each. ``client_cpu_share``: of one core. ``different_answers``: not
+    equal to an earlier one about the same picture at the same precision. ``confusion``: of the pixels answered in time,
+    by true and by predicted class, empty where no truth is known.
+    """
+
+    outcomes: Outcomes
+    decisions: Histogram
+    client_cpu_share: float
+    different_answers: int
+    confusion: list[list[int]]
+
+    def save(self, path: Path) -> None:
+        """Write two files, the second one telling that both are complete."""
+        self.outcomes.save(path.with_name(f"{path.name}.npz"))
+        others = {name: value for name, value in vars(self).items() if name not in ("outcomes", "decisions")}
+        path.with_name(f"{path.name}.json").write_text(json.dumps({**others, "decisions": asdict(self.decisions)}))
+
+    @staticmethod
+    def load(path: Path) -> "Run":
+        """Read what :meth:`save` wrote."""
+        others = json.loads(path.with_name(f"{path.name}.json").read_text())
+        decisions = others.pop("decisions")
+        buckets = tuple((bound_s, count) for bound_s, count in decisions["buckets"])
+        outcomes = Outcomes.load(path.with_name(f"{path.name}.npz"))
+        return Run(outcomes, Histogram(buckets, decisions["sum_s"]), **others)
+
+
+class Bench:
+    """A server under load. ``rest``: what is known of it at rest. Runs are kept in a folder."""
+
+    def __init__(self, server: Subject, rest: Mapping[str, Any], folder: Path, data: Path | None) -> None:
+        self.server = server
+        self.rest = rest
+        self.folder = folder
+        self.data = data
+        self.grades = Grades(server.pictures)
+
+    def slo_ms(self, scene: Scene) -> float:
+        """Return the objective: a multiple of what the engine takes at 8 bits and batch 1."""
+        return float(scene.slo_factor * self.rest["engine_ms"])
+
+    def measured(self, case: Case) -> bool:
+        """Return whether a run is there already."""
+        return (self.folder / f"{case.name}.json").is_file()
+
+    def run(self, case: Case) -> Run:
+        """Put the server under load, and keep what comes of it."""
+        scene, pin = case.scene, pinned(case.policy)
+        due_s = scene.moments(self.rest["capacity_per_s"], self.rest["seconds"], case.seed, self.data)
+        headers = {"Deadline-Ms": f"{self.slo_ms(scene):.0f}", **({} if pin is None else {"Precision": pin})}
+        requests = self.server.messages(headers)
+        which = np.random.default_rng(case.seed).integers(0, len(requests), len(due_s))
+        self.server.set_policy("fixed" if pin else case.policy)
+        decided = Histogram.of(self.server.metrics(), DECISION)
+        time.sleep(SETTLE_SECONDS)
+        record = loadgen.generate(Plan(self.server.port, requests, which, due_s, self.rest["seconds"] + 1))
+        decisions = Histogram.of(self.server.metrics(), DECISION) - decided
+        before_run = self.grades.different
+        outcomes = self._outcomes(record)
+        attained = outcomes.attained(self.slo_ms(scene))
+        confusion = self.grades.confusion(outcomes.picture[attained].tolist(), outcomes.served[attained].tolist())
+        different = self.grades.different - before_run
+        run = Run(outcomes, decisions, record.cpu_s / record.wall_s, different, confusion)
+        run.save(self.folder / case.name)
+        return run
+
+    def _outcomes(self, record: Record) -> Outcomes:
+        served = [""] * len(record.status)
+        right = np.full(len(record.status), np.nan)
+        for i in np.flatnonzero(record.status == OK).tolist():
+            answer = body_of(record.answers[i])
+            served[i] = str(answer["precision"]["served"])
+            right[i] = self.grades.grade(int(record.which[i]), served[i], answer)
+        columns = (record.at_s, record.lag_ms, record.latency_ms, record.status, record.which)
+        return Outcomes(*columns, np.array(served, dtype="U16"), right)
+
+    def row(self, policy: str, scene: Scene, seeds: int) -> dict[str, Any]:
+        """Return a row of the report: all seeds together, and the attainment of each."""
+        runs = [Run.load(self.folder / Case(policy, scene, seed).name) for seed in range(seeds)]
+        slo_ms, seconds = self.slo_ms(scene), self.rest["seconds"]
+        outcomes = Outcomes.joined([run.outcomes for run in runs])
+        decisions = sum((run.decisions for run in runs), Histogram())
+        return {
+            "policy": policy,
+            "arrivals": scene.arrivals,
+            "cv2": scene.cv2,
+            "load": scene.load,
+            "slo_factor": scene.slo_factor,
+            "slo_ms": slo_ms,
+            "offered_per_s": len(outcomes.status) / (seconds * len(runs)),
+            **score(outcomes, slo_ms, self.rest["accuracy"], seconds * len(runs)),
+            "served_miou": miou([run.confusion for run in runs]),
+            "decision_mean_us": _microseconds(decisions.mean_s),
+            "decision_p99_us": _microseconds(decisions.quantile_s(0.99)),
+            "decisions": int(decisions.count),
+            "client_cpu_share": float(np.mean([run.client_cpu_share for run in runs])),
+            "different_answers": sum(run.different_answers for run in runs),
+            "attainment_by_seed": [float(run.outcomes.attained(slo_ms).mean()) for run in runs],
+        }
+
+
+def _microseconds(seconds: float | None) -> float | None:
+    return None if seconds is None else 1e6 * seconds
+
+
+def at_rest(server: Subject, seconds: float) -> dict[str, Any]:
+    """Measure a server before it is put under load; ``seconds`` of it each run is to have."""
+    server.warm()
+    times_ms = server.at_rest()
+    rates = server.capacity_per_s(MASTER_BITS)
+    return {
+        "engine_ms": times_ms["infer"]["p50_ms"],
+        "round_trip_ms": times_ms["round_trip"]["p50_ms"],
+        "phases_ms": times_ms,
+        "capacity_per_s": float(np.median(rates)),
+        "capacities_per_s": rates,
+        "accuracy": server.accuracy(),
+        "ladder": server.ladder(),
+        "seconds": seconds,
+    }
+
+
+def main() -> None:
+    """Run what is asked for, and print and write the report."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--data", type=Path, help="folder of camvid.tar, imagenet1000.tar and traces")
+    parser.add_argument("--model", default="camvid-resnet", help=f"a shipped master, a file, or {', '.join(RANDOM)}")
+    parser.add_argument("--quick", action="store_true", help="what there are bars for, in less than 8 minutes")
+    parser.add_argument("--policies", nargs="+", help="instead of all: look-ahead, slackfit, fixed-WIDTH")
+    parser.add_argument("--seconds", type=float, help="of load in each run")
+    parser.add_argument("--seeds", type=int, help="runs of each row")
+    parser.add_argument("--json", type=Path, help="the report, instead of benchmarks/results/slo.json")
+    parser.add_argument("--resume", action="store_true", help="keep what was measured, and measure what is missing")
+    parser.add_argument("--serve", default="", help="further arguments of bitgear serve, in one string")
+    arguments = parser.parse_args()
+    path = master_file(arguments.model)
+    master = read_master(path)
+    folder = WORK / arguments.model
+    if not arguments.resume:
+        shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    widths = BAR_WIDTHS if arguments.quick else master.widths
+    policies = arguments.policies or [*ADAPTIVE, *map(fixed, widths)]
+    seeds = arguments.seeds or (BAR_SEEDS if arguments.quick else SEEDS)
+    seconds = arguments.seconds or (BAR_SECONDS if arguments.quick else SECONDS)
+    scenes = bar_scenes() if arguments.quick else all_scenes(traces=arguments.data is not None)
+    pictures = _pictures(master, arguments.data)
+    cases = list(planned(scenes, policies, seeds))
+    print(f"{len(cases)} runs of {seconds:g} s: about {len(cases) * (seconds + RUN_COST_SECONDS) / 60:.0f} minutes")
+
+    with subject(path, pictures, folder / "server.log", arguments.serve.split()) as server:
+        rest_file = folder / "rest.json"
+        if not rest_file.is_file():
+            rest_file.write_text(json.dumps(at_rest(server, seconds)))
+        bench = Bench(server, json.loads(rest_file.read_text()), folder, arguments.data)
+        known = {
+            "model": master.name,
+            "weights": "random, its accuracy assumed" if arguments.model in RANDOM else "trained",
+            "pictures": pictures.name,
+            "seeds": seeds,
+            **bench.rest,
+        }
+        rows: list[dict[str, Any]] = []
+        for scene, together in groupby(tqdm(cases, unit="run"), key=lambda case: case.scene):
+            for case in together:
+                if not bench.measured(case):
+                    bench.run(case)
+            rows += [bench.row(policy, scene, seeds) for policy in policies]
+            written = write_report("slo", {**known, "rows": rows}, arguments.json)
+        known["capacities_after_per_s"] = server.capacity_per_s(MASTER_BITS)
+    write_report("slo", {**known, "rows": rows}, arguments.json)
+    _print(rows)
+    print(f"wrote {written}")
+
+
+def _pictures(master: Master, data: Path | None) -> Pictures:
+    if data is None:
+        return examples()
+    return (street_scenes if master.task == "segment" else photographs)(data)
+
+
+def _print(rows: Sequence[Mapping[str, Any]]) -> None:
+    print("policy       arrivals     load  SLO  attained  served  effective   right   p50 ms   p99 ms  share of widths")
+    for row in rows:
+        arrivals = row["arrivals"] + ("" if row["cv2"] is None else f" CV2 {row['cv2']:g}")
+        share = " ".join(f"{name}:{part:.0%}" for name, part in row["share"].items())
+        served, right = row["served_accuracy"] or 0, row["effective_right"] or 0
+        print(
+            f"{row['policy']:12} {arrivals:12} {row['load']:4.1f} {row['slo_factor']:3.0f}x  {row['attainment']:8.4f}"
+            f"  {served:6.4f}  {row['effective_accuracy']:9.4f}  {right:6.4f} {row['p50_ms'] or 0:8.1f} "
+            f"{row['p99_ms'] or 0:8.1f}  {share}"
+        )
+
+
+if __name__ == "__main__":
+    main()
