@@ -5,10 +5,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+_encoder = json.JSONEncoder(separators=(",", ":"))
+
 
 def to_json(content: object) -> str:
     """Return JSON without blanks."""
-    return json.dumps(content, separators=(",", ":"))
+    return _encoder.encode(content)
 
 
 class _Answer(BaseModel):

@@ -12,11 +12,11 @@ from bitgear.engines import Engine, create_engine
 from bitgear.errors import BitgearError
 from server.exchange import exchange_of
 from server.metrics import Metrics
-from server.middleware import Surround
+from server.middleware import Shortcut, Surround
 from server.problems import problem_of, respond, translate
 from server.profiles import active_profile, load_profiles
 from server.routes.operations import operations_routes
-from server.routes.v1 import v1_routes
+from server.routes.v1 import inference_endpoints, v1_routes
 from server.runtime import Runtime
 from server.settings import Settings
 
@@ -51,12 +51,15 @@ def create_app(settings: Settings, *, engine: Engine | None = None) -> FastAPI:
         docs_url=None,  # the pages that FastAPI makes load scripts from elsewhere
         redoc_url=None,
         redirect_slashes=False,
+        telemetry={"tracing": False, "metrics": False, "logs": False},  # of FastAPI's own, where it has that
     )
     app.state.runtime = runtime
-    app.add_middleware(Surround, metrics=metrics)
+    inference = inference_endpoints(runtime, metrics)
+    app.add_middleware(Shortcut, endpoints=inference, answer_error=_answer_error)
+    app.add_middleware(Surround, metrics=metrics)  # the last one added is the outermost
     app.add_exception_handler(BitgearError, _answer_error)
     app.add_exception_handler(HTTPException, _answer_error)
-    app.include_router(v1_routes(runtime, metrics))
+    app.include_router(v1_routes(runtime, inference))
     app.include_router(operations_routes(runtime, metrics))
     return app
 

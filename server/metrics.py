@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Summary, generate_latest
 
@@ -19,6 +20,8 @@ BATCH_BUCKETS = tuple(2**i for i in range(11))
 
 NONE = "none"
 """Precision and source of an answer that no rung gave; code of a request without an answer."""
+
+Metric = TypeVar("Metric", Counter, Gauge, Histogram, Summary)
 
 UNKNOWN_MODEL = "unknown"
 UNANSWERED = "unanswered"
@@ -112,6 +115,7 @@ class Metrics:
         )
         build = Gauge("bitgear_build_info", "This server; always 1.", ["version", "engine"], registry=registry)
         build.labels(__version__, engine).set(1)
+        self._children: dict[tuple[Any, tuple[str, ...]], Any] = {}
         self._last: dict[str, str] = {}
         self._switch_lock = threading.Lock()
 
@@ -130,31 +134,38 @@ class Metrics:
         self._resident.labels(model, "derived").set_function(derived_bytes)
         self._queue_depth.labels(model).set_function(queue_depth)
 
+    def _of(self, metric: Metric, *labels: str) -> Metric:
+        """Return a metric with these labels; to look them up here takes a fraction of what the library's way does."""
+        child = self._children.get((metric, labels))
+        if child is None:
+            child = self._children[metric, labels] = metric.labels(*labels)
+        labelled: Metric = child
+        return labelled
+
     def begin(self, exchange: Exchange, task: str, model: str | None) -> None:
         """Count an inference request as in flight; ``model`` None: none that is served."""
         exchange.task = task
         exchange.model = model or UNKNOWN_MODEL
-        self._in_flight.labels(exchange.model).inc()
+        self._of(self._in_flight, exchange.model).inc()
 
     def finish(self, exchange: Exchange) -> None:
         """Record an inference request at its end, answered or not; other requests leave no trace."""
         if exchange.task is None or exchange.model is None:
             return
         model, task, served = exchange.model, exchange.task, exchange.served
-        self._in_flight.labels(model).dec()
-        precision, source, code, reason = NONE, NONE, str(exchange.status or NONE), exchange.problem
-        if exchange.status is None:
-            reason = UNANSWERED
-        elif served is not None and reason is None:
+        self._of(self._in_flight, model).dec()
+        precision, source, code = NONE, NONE, str(exchange.status or NONE)
+        reason = UNANSWERED if exchange.status is None else exchange.problem
+        if served is not None and reason is None:
             precision, source = served.rung.precision, served.source
-            self._served.labels(model, precision, served.reason).inc()
-            self._accuracy.labels(model).observe(served.rung.accuracy)
+            self._of(self._served, model, precision, served.reason).inc()
+            self._of(self._accuracy, model).observe(served.rung.accuracy)
             self._observe_phases(model, precision, exchange.phases_ms)
-        if precision is NONE:
-            self._rejected.labels(model, reason).inc()
-        self._requests.labels(model, task, precision, source, code).inc()
+        else:
+            self._of(self._rejected, model, reason or NONE).inc()
+        self._of(self._requests, model, task, precision, source, code).inc()
         if exchange.status is not None:
-            self._request_duration.labels(model, task, precision).observe(exchange.elapsed_ms() / 1000)
+            self._of(self._request_duration, model, task, precision).observe(exchange.elapsed_ms() / 1000)
         self._note_slo(exchange, model)
 
     def _note_slo(self, exchange: Exchange, model: str) -> None:
@@ -163,25 +174,25 @@ class Metrics:
             return
         if exchange.status == 200:
             met = exchange.elapsed_ms() <= exchange.target_s * 1000
-            self._slo.labels(model, "met" if met else "missed").inc()
+            self._of(self._slo, model, "met" if met else "missed").inc()
         elif exchange.status == 429 or exchange.status >= 500:
-            self._slo.labels(model, "missed").inc()
+            self._of(self._slo, model, "missed").inc()
 
     def finish_batch(self, report: BatchReport) -> None:
         """Record an engine call."""
         model, precision = report.model.name, report.rung.precision
-        self._batch_size.labels(model, precision).observe(report.images)
+        self._of(self._batch_size, model, precision).observe(report.images)
         self._decision.observe(report.decision_s)
         with self._switch_lock:
             last = self._last.get(model)
             self._last[model] = precision
         if last not in (None, precision):
-            self._switches.labels(model, last, precision).inc()
-            self._switch_duration.labels(model).observe(report.switch_ms / 1000)
+            self._of(self._switches, model, last, precision).inc()
+            self._of(self._switch_duration, model).observe(report.switch_ms / 1000)
 
     def _observe_phases(self, model: str, precision: str, phases_ms: Mapping[str, float]) -> None:
         for phase, duration_ms in phases_ms.items():
-            self._phase_duration.labels(phase, model, precision).observe(duration_ms / 1000)
+            self._of(self._phase_duration, phase, model, precision).observe(duration_ms / 1000)
 
     def render(self) -> bytes:
         """Return all metrics in Prometheus' text format."""

@@ -1,6 +1,7 @@
 """Images in, JSON out; and what is known about the models."""
 
 import functools
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,7 @@ from server.exchange import Exchange, exchange_of
 from server.forms import open_upload
 from server.ladder import Rung
 from server.metrics import Metrics
+from server.middleware import Endpoint
 from server.openapi import image_request, model_request
 from server.precision import PRECISION_HEADER, SOURCE_HEADER, VARY, to_wish
 from server.problems import documented
@@ -28,12 +30,12 @@ from server.tasks import TASKS, Task
 _PATH = "/v1/models/{model}/{task}"
 
 
-def v1_routes(runtime: Runtime, metrics: Metrics) -> APIRouter:
-    """Return the routes under ``/v1``."""
+def v1_routes(runtime: Runtime, endpoints: Mapping[tuple[str, str], Endpoint]) -> APIRouter:
+    """Return the routes under ``/v1``, those of inference being ``endpoints``."""
     router = APIRouter()
 
-    for task in TASKS.values():
-        _add_inference(router, task, runtime, metrics)
+    for (_, name), endpoint in endpoints.items():
+        _add_inference(router, TASKS[name], endpoint)
 
     @router.get("/v1/models", response_model=answers.ModelList, responses=documented())
     async def list_models() -> Response:
@@ -71,7 +73,12 @@ def v1_routes(runtime: Runtime, metrics: Metrics) -> APIRouter:
     return router
 
 
-def _add_inference(router: APIRouter, task: Task[Any, Any], runtime: Runtime, metrics: Metrics) -> None:
+def inference_endpoints(runtime: Runtime, metrics: Metrics) -> Mapping[tuple[str, str], Endpoint]:
+    """Return what answers inference requests, by the two ends of its path."""
+    return {("/v1/models/", task.name): _inference(task, runtime, metrics) for task in TASKS.values()}
+
+
+def _inference(task: Task[Any, Any], runtime: Runtime, metrics: Metrics) -> Endpoint:
     async def infer(request: Request) -> Response:
         exchange = exchange_of(request.scope)
         name = request.path_params["model"]
@@ -94,9 +101,13 @@ def _add_inference(router: APIRouter, task: Task[Any, Any], runtime: Runtime, me
             inference = await runtime.infer(model, wish, prepare, exchange, request.receive)
         return _answer(model, inference, exchange)
 
+    return infer
+
+
+def _add_inference(router: APIRouter, task: Task[Any, Any], endpoint: Endpoint) -> None:
     router.add_api_route(
         _PATH.format(model="{model}", task=task.name),
-        infer,
+        endpoint,
         methods=["POST"],
         name=task.name,
         summary=task.summary,
