@@ -4,6 +4,7 @@
 the weights exist once, in the page cache. Writing goes to a temporary sibling that replaces the target at the end.
 """
 
+import hashlib
 import json
 import math
 import mmap
@@ -76,8 +77,9 @@ class Master:
     """A model as stored: int8 weights, scales, batch-norm parameters per width, and what is known about it.
 
     ``task``: one of :data:`TASKS`; it decides what the output means (docs/format.md). ``tensors`` are read-only arrays
-    by name. ``accuracy`` maps a width to metrics such as ``{"top1": 0.92, "images": 10000}``. Two masters are
-    the same only if they are the same object.
+    by name. ``accuracy`` maps a width to metrics such as ``{"top1": 0.92, "images": 10000}``. ``digest``: SHA-256 of
+    the file that it was read from, in hexadecimal; empty if it was made in memory. Two masters are the same only if
+    they are the same object.
     """
 
     name: str
@@ -89,6 +91,7 @@ class Master:
     tensors: Mapping[str, NDArray[Any]]
     accuracy: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    digest: str = ""
 
     def row(self, bits: int) -> int:
         """Return the row of a width in per-width tensors."""
@@ -173,7 +176,24 @@ def _read(path: Path) -> Master:
         flat = np.frombuffer(view[data_start + begin : data_start + end], _DTYPES[entry["dtype"]])
         tensors[name] = flat.reshape(entry["shape"])
     _check_values(tensors, specs)
-    return Master(tensors=tensors, **master)
+    return Master(tensors=tensors, digest=hashlib.sha256(view).hexdigest(), **master)
+
+
+def read_name(path: str | os.PathLike[str]) -> str:
+    """Return the name that the master in a file gives itself; the rest of the file is not looked at.
+
+    Raises a subclass of :class:`~bitgear.errors.CheckpointError` for a file that is no master.
+    """
+    path = Path(path)
+    try:
+        with path.open("rb") as file:
+            header = _read_header(file.read(8), file, os.fstat(file.fileno()).st_size)
+        metadata, _ = _split_header(header)
+        return _name(metadata)
+    except OSError as error:
+        raise CheckpointNotFound(f"{path}: cannot be opened: {error.strerror}") from error
+    except CheckpointError as error:
+        raise type(error)(f"{path}: {error}") from error
 
 
 def _read_header(prefix: bytes, file: Any, size: int) -> dict[str, Any]:
@@ -231,9 +251,7 @@ def _describe(metadata: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, Te
         raise MetadataInvalid(f"metadata entry 'version' is {version[:40]!r}; expected a whole number")
     if int(version) > VERSION:
         raise VersionUnsupported(f"has format version {version}; this bitgear reads up to {VERSION}; upgrade bitgear")
-    name = metadata.get("name", "")
-    if not is_model_name(name):
-        raise MetadataInvalid(f"metadata entry 'name' is {name[:40]!r}; expected 1 to 64 of a-z 0-9 . _ -")
+    name = _name(metadata)
     task = metadata.get("task")
     if task not in TASKS:
         raise MetadataInvalid(f"metadata entry 'task' is {str(task)[:40]!r}; this version knows {', '.join(TASKS)}")
@@ -277,6 +295,13 @@ def _describe(metadata: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, Te
         "provenance": _object(_json(metadata, "provenance"), "provenance"),
     }
     return described, tensor_specs(graph, record, len(widths))
+
+
+def _name(metadata: Mapping[str, str]) -> str:
+    name = metadata.get("name", "")
+    if not is_model_name(name):
+        raise MetadataInvalid(f"metadata entry 'name' is {name[:40]!r}; expected 1 to 64 of a-z 0-9 . _ -")
+    return name
 
 
 def _json(metadata: Mapping[str, str], name: str) -> Any:

@@ -1,4 +1,5 @@
-// Running a model: threads walk the list of steps together and share the pixels or the channels of each.
+// Running a model: each thread takes whole images through the list of steps; those that are left over, fewer than there
+// are threads, all threads take through it together, sharing the pixels or the channels of each step.
 #include "model.h"
 
 #include <algorithm>
@@ -39,23 +40,17 @@ bool share_columns(int pixel_pieces, int column_pieces, std::size_t weight_bytes
 
 constexpr std::size_t kCachedBytes = 192 * 1024;  // weights that stay in a core's cache beside all else
 
-constexpr int kMaxBatch = 16;  // images that go through the network together; more are cut into such chunks
-
-// Pixels are numbered [image][row][column].
+// Pixels are numbered [row][column].
 struct Position {
-    int image, y, x;
+    int y, x;
 };
 
-Position position(int index, int height, int width) {
-    return {index / (height * width), index / width % height, index % width};
-}
+Position position(int index, int width) { return {index / width, index % width}; }
 
-void advance(Position& p, int height, int width) {
+void advance(Position& p, int width) {
     if (++p.x < width) return;
     p.x = 0;
-    if (++p.y < height) return;
-    p.y = 0;
-    ++p.image;
+    ++p.y;
 }
 
 // Pixels of a tile, as stretches of rows.
@@ -74,7 +69,7 @@ struct Pixels {
     }
 
     // Adds the next `count` pixels from `p` on, which is moved behind them.
-    void add_following(Position& p, int count, int height, int width) {
+    void add_following(Position& p, int count, int width) {
         while (count > 0) {
             const int n = std::min(count, width - p.x);
             add(p, n);
@@ -82,10 +77,7 @@ struct Pixels {
             p.x += n;
             if (p.x < width) continue;
             p.x = 0;
-            if (++p.y == height) {
-                p.y = 0;
-                ++p.image;
-            }
+            ++p.y;
         }
     }
 
@@ -102,63 +94,61 @@ struct Pixels {
 
 }  // namespace
 
+// Memory of one thread of a call.
+struct Model::Workspace {
+    AlignedBytes arena;  // of one image
+    AlignedBytes scratch;
+    std::vector<const std::uint8_t*> sources;  // room for the largest window of a maximum
+    std::vector<float> floats;                 // the result, channels last, where it has several pixels
+};
+
 // Memory of one call at a time.
 struct Model::Context {
-    int batch = 0;
-    AlignedBytes arena;
-    std::vector<AlignedBytes> scratch;
-    std::vector<std::vector<const std::uint8_t*>> sources;  // of each thread: room for the largest window of a maximum
-    std::vector<float> floats;                              // the result, channels last, where it has several pixels
+    std::vector<Workspace> threads;
 };
 
 Model::Model(const Isa* isa) : isa_(isa) {}
 Model::~Model() = default;
 
-// One call: what its threads share.
-struct Model::Call {
+// One image on its way through the steps, as one thread of those that work on it sees it.
+struct Model::Pass {
     const Model& model;
-    Context& context;
+    std::uint8_t* arena;           // the image's buffers
+    std::uint8_t* scratch;         // the thread's own
+    const std::uint8_t** sources;  // the thread's own
     const std::int8_t* q_image;
-    int batch;
-    float* result;
-    Barrier barrier;
-    std::vector<double>* seconds;
+    float* values;  // the result, channels last
 
-    std::uint8_t* image(const Buffer& b, int n) const {
-        return context.arena.data() + sz(batch) * b.offset + sz(n) * b.image_bytes;
-    }
+    std::uint8_t* start(const Buffer& b) const { return arena + b.offset; }
     const Buffer& buffer(int index) const { return model.buffers_[sz(index)]; }
 
-    void work(int index, int count);
     void fill_borders(const Step& step, int index, int count) const;
     void run_image(const Step& step, int index, int count) const;
-    void run_dot(const Step& step, int index, int count, std::uint8_t* scratch) const;
-    void run_pooled(const Step& step, int index, int count, std::uint8_t* scratch) const;
-    void run_lut(const Step& step, int index, int count, std::uint8_t* scratch) const;
-    void run_winograd(const Step& step, int index, int count, std::uint8_t* scratch) const;
-    void run_depthwise(const Step& step, int index, int count, std::uint8_t* scratch) const;
-    void run_sum(const Step& step, int index, int count, std::uint8_t* scratch) const;
-    void run_bilinear(const Step& step, int index, int count, std::uint8_t* scratch) const;
+    void run_dot(const Step& step, int index, int count) const;
+    void run_pooled(const Step& step, int index, int count) const;
+    void run_lut(const Step& step, int index, int count) const;
+    void run_winograd(const Step& step, int index, int count) const;
+    void run_depthwise(const Step& step, int index, int count) const;
+    void run_sum(const Step& step, int index, int count) const;
+    void run_bilinear(const Step& step, int index, int count) const;
     void run_maximum(const Step& step, int index, int count) const;
     void run_copy(const Step& step, int index, int count) const;
-    void run_step(const Step& step, int index, int count, std::uint8_t* scratch) const;
-    std::uint8_t* pixel(const Buffer& b, const Position& p) const { return image(b, p.image) + b.pixel(p.y, p.x); }
+    void run_step(const Step& step, int index, int count) const;
+    std::uint8_t* pixel(const Buffer& b, const Position& p) const { return start(b) + b.pixel(p.y, p.x); }
     // First byte of the window of an output pixel.
     const std::uint8_t* window(const Step& step, const Buffer& b, const Position& p) const {
-        return image(b, p.image) + sz(p.y * step.geometry.stride) * b.row_bytes() +
+        return start(b) + sz(p.y * step.geometry.stride) * b.row_bytes() +
                sz(p.x * step.geometry.stride) * sz(b.pixel_bytes);
     }
     float* result_pixel(const Step& step, const Position& p) const {
-        float* base = context.floats.empty() ? result : context.floats.data();
-        const int pixel = (p.image * step.height + p.y) * step.width + p.x;
-        return base + sz(pixel) * sz(step.result_channels) + step.channel;
+        return values + sz(p.y * step.width + p.x) * sz(step.result_channels) + step.channel;
     }
 };
 
 // Epilogue and stores of a step: what stays the same is looked up once.
 class Model::Writer {
 public:
-    Writer(const Call& call, const Step& step) : call_(call), step_(step) {
+    Writer(const Pass& pass, const Step& step) : pass_(pass), step_(step) {
         tile_.offset = step.offset.data();
         tile_.multiplier = step.multiplier.data();
         tile_.bias = step.bias.empty() ? nullptr : step.bias.data();
@@ -182,19 +172,19 @@ public:
     void at(const Pixels& pixels) {
         tile_.rows = pixels.rows;
         if (tile_.residual != nullptr) {
-            const Buffer& b = call_.buffer(step_.residual.buffer);
+            const Buffer& b = pass_.buffer(step_.residual.buffer);
             pixels.addresses(sz(b.pixel_bytes), residual_,
-                             [&](const Position& p) { return call_.pixel(b, p) + step_.channel; });
+                             [&](const Position& p) { return pass_.pixel(b, p) + step_.channel; });
         }
         for (int o = 0; o < tile_.outputs; ++o) {
             const Output& output = step_.outputs[sz(o)];
-            const Buffer& b = call_.buffer(output.buffer);
+            const Buffer& b = pass_.buffer(output.buffer);
             pixels.addresses(sz(b.pixel_bytes), out_ + o * kMaxRows,
-                             [&](const Position& p) { return call_.pixel(b, p) + output.channel; });
+                             [&](const Position& p) { return pass_.pixel(b, p) + output.channel; });
         }
         if (step_.result) {
             pixels.addresses(sz(step_.result_channels), floats_,
-                             [&](const Position& p) { return call_.result_pixel(step_, p); });
+                             [&](const Position& p) { return pass_.result_pixel(step_, p); });
         }
     }
 
@@ -204,11 +194,11 @@ public:
         tile_.columns = std::min(columns, step_.channels - column);
         tile_.acc = acc;
         tile_.acc_stride = acc_stride;
-        call_.model.isa_->epilogue(tile_);
+        pass_.model.isa_->epilogue(tile_);
     }
 
 private:
-    const Call& call_;
+    const Pass& pass_;
     const Step& step_;
     EpilogueTile tile_{};
     const Quantizer* quantizers_[kMaxOutputs];
@@ -217,49 +207,47 @@ private:
     float* floats_[kMaxRows];
 };
 
-void Model::Call::fill_borders(const Step& step, int index, int count) const {
+void Model::Pass::fill_borders(const Step& step, int index, int count) const {
     for (const int filled : step.prefill) {
         const Buffer& b = buffer(filled);
         const std::size_t row_bytes = b.row_bytes(), left = sz(b.left) * sz(b.pixel_bytes),
                           right = sz(b.right) * sz(b.pixel_bytes);
-        for (int n = index; n < batch; n += count) {
-            std::uint8_t* p = image(b, n);
-            std::memset(p, b.fill, sz(b.top) * row_bytes);
-            p += sz(b.top) * row_bytes;
-            for (int y = 0; y < b.height; ++y, p += row_bytes) {
-                std::memset(p, b.fill, left);
-                std::memset(p + row_bytes - right, b.fill, right);
-            }
-            std::memset(p, b.fill, sz(b.bottom) * row_bytes);
+        const Range rows = share(b.height, index, count);
+        std::uint8_t* p = start(b) + sz(b.top + rows.begin) * row_bytes;
+        if (index == 0) std::memset(start(b), b.fill, sz(b.top) * row_bytes);
+        for (int y = rows.begin; y < rows.end; ++y, p += row_bytes) {
+            std::memset(p, b.fill, left);
+            std::memset(p + row_bytes - right, b.fill, right);
         }
+        if (index == count - 1) std::memset(p, b.fill, sz(b.bottom) * row_bytes);
     }
 }
 
 // Codes of the picture from [channel][row][column] to [row][column][channel], with zero 128.
-void Model::Call::run_image(const Step& step, int index, int count) const {
+void Model::Pass::run_image(const Step& step, int index, int count) const {
     const std::size_t plane = sz(step.height) * sz(step.width);
-    const Range rows = share(batch * step.height, index, count);
+    const Range rows = share(step.height, index, count);
     for (const Output& output : step.outputs) {
         const Buffer& b = buffer(output.buffer);
-        for (int row = rows.begin; row < rows.end; ++row) {
-            const int n = row / step.height, y = row % step.height;
-            const std::int8_t* red = q_image + sz(n) * 3 * plane + sz(y) * sz(step.width);
+        for (int y = rows.begin; y < rows.end; ++y) {
+            const std::int8_t* red = q_image + sz(y) * sz(step.width);
             const std::int8_t* green = red + plane;
             const std::int8_t* blue = green + plane;
-            std::uint8_t* out = image(b, n) + b.pixel(y, 0);
-            for (int x = 0; x < step.width; ++x, out += 4) {
-                const std::uint8_t pixel[4] = {static_cast<std::uint8_t>(red[x] ^ 0x80),
-                                               static_cast<std::uint8_t>(green[x] ^ 0x80),
-                                               static_cast<std::uint8_t>(blue[x] ^ 0x80), 0};
-                std::memcpy(out, pixel, 4);
+            std::uint8_t* out = start(b) + b.pixel(y, 0);
+            for (int x = 0; x < step.width; ++x) {  // a word at a time: compilers make vectors of that
+                const std::uint32_t pixel = (static_cast<std::uint32_t>(static_cast<std::uint8_t>(red[x])) |
+                                             static_cast<std::uint32_t>(static_cast<std::uint8_t>(green[x])) << 8 |
+                                             static_cast<std::uint32_t>(static_cast<std::uint8_t>(blue[x])) << 16) ^
+                                            0x808080u;
+                std::memcpy(out + 4 * x, &pixel, 4);
             }
         }
     }
 }
 
-void Model::Call::run_dot(const Step& step, int index, int count, std::uint8_t* scratch) const {
+void Model::Pass::run_dot(const Step& step, int index, int count) const {
     const Buffer& input = buffer(step.input);
-    const int pixels = batch * step.height * step.width;
+    const int pixels = step.height * step.width;
     const int blocks = ceil_div(step.channels, kBlock), max_blocks = step.dot->max_blocks;
     const int groups = ceil_div(blocks, max_blocks);
     const int tiles = ceil_div(pixels, step.dot->max_rows);
@@ -288,11 +276,11 @@ void Model::Call::run_dot(const Step& step, int index, int count, std::uint8_t* 
     const bool tile_by_tile = sz(my_groups.end - my_groups.begin) * sz(max_blocks) * step.block_bytes <= kCachedBytes;
     const int passes = tile_by_tile ? 1 : my_groups.end - my_groups.begin;
     for (int pass = 0; pass < passes; ++pass) {
-        Position p = position(share(pixels, my_tiles.begin, tiles).begin, step.height, step.width);
+        Position p = position(share(pixels, my_tiles.begin, tiles).begin, step.width);
         for (int t = my_tiles.begin; t < my_tiles.end; ++t) {
             const Range mine = share(pixels, t, tiles);
             Pixels where;
-            where.add_following(p, mine.end - mine.begin, step.height, step.width);
+            where.add_following(p, mine.end - mine.begin, step.width);
             where.addresses(window_step, a, [&](const Position& first) { return window(step, input, first); });
             tile.rows = where.rows;
             writer.at(where);
@@ -308,13 +296,13 @@ void Model::Call::run_dot(const Step& step, int index, int count, std::uint8_t* 
 // A convolution with max pooling behind it: sums of a few rows are kept and pooled, so that scale, bias, ReLU and
 // quantisation are computed once for each pooled pixel. All of those are monotone, so the largest value comes from the
 // largest sum (or least).
-void Model::Call::run_pooled(const Step& step, int index, int count, std::uint8_t* scratch) const {
+void Model::Pass::run_pooled(const Step& step, int index, int count) const {
     const Buffer& input = buffer(step.input);
     const Pooling& pool = step.pooling;
     const int blocks = ceil_div(step.channels, kBlock), max_blocks = step.dot->max_blocks;
     const int tiles = ceil_div(step.conv_width, step.dot->max_rows);
     const std::size_t window_step = sz(step.geometry.stride) * sz(input.pixel_bytes);
-    const Range mine = share(batch * step.height, index, count);
+    const Range mine = share(step.height, index, count);
     auto* acc = reinterpret_cast<std::int32_t*>(scratch);
     auto* ring = acc + sz(kMaxRows * max_blocks * kBlock);  // [row % kernel][pixel][column]
     Writer writer(*this, step);
@@ -331,22 +319,20 @@ void Model::Call::run_pooled(const Step& step, int index, int count, std::uint8_
         tile.w = step.packed.data() + sz(first_block) * step.block_bytes;
         const int columns = tile.blocks * kBlock;
         const auto ring_row = [&](int y) { return ring + sz(y % pool.kernel) * sz(step.conv_width * columns); };
-        int image_held = -1, held_until = 0;  // rows of this image below this one are in the ring
-        for (int row = mine.begin; row < mine.end; ++row) {
-            const int n = row / step.height, y = row % step.height;
+        int held_until = 0;  // rows below this one are in the ring
+        for (int y = mine.begin; y < mine.end; ++y) {
             const int first = std::max(y * pool.stride - pool.padding, 0);
             const int last = std::min(y * pool.stride - pool.padding + pool.kernel, step.conv_height);
-            for (int r = n == image_held ? std::max(first, held_until) : first; r < last; ++r) {
+            for (int r = std::max(first, held_until); r < last; ++r) {
                 for (int t = 0; t < tiles; ++t) {
                     const Range part = share(step.conv_width, t, tiles);
                     tile.rows = part.end - part.begin;
-                    const std::uint8_t* corner = window(step, input, {n, r, part.begin});
+                    const std::uint8_t* corner = window(step, input, {r, part.begin});
                     for (int i = 0; i < tile.rows; ++i) a[i] = corner + sz(i) * window_step;
                     tile.acc = ring_row(r) + part.begin * columns;
                     step.dot->run(tile);
                 }
             }
-            image_held = n;
             held_until = last;
             for (int x = 0; x < step.width; x += kMaxRows) {
                 const int pixels = std::min(kMaxRows, step.width - x);
@@ -361,7 +347,7 @@ void Model::Call::run_pooled(const Step& step, int index, int count, std::uint8_
                     model.isa_->extreme(sources, found, columns, step.flip.data() + column, acc + i * columns);
                 }
                 Pixels where;
-                where.add({n, y, x}, pixels);
+                where.add({y, x}, pixels);
                 writer.at(where);
                 writer.write(column, columns, acc, columns);
             }
@@ -369,12 +355,12 @@ void Model::Call::run_pooled(const Step& step, int index, int count, std::uint8_
     }
 }
 
-void Model::Call::run_lut(const Step& step, int index, int count, std::uint8_t* scratch) const {
+void Model::Pass::run_lut(const Step& step, int index, int count) const {
     const LutPath& lut = *step.lut;
     const Buffer& input = buffer(step.input);
     const Geometry& g = step.geometry;
     const int blocks = ceil_div(step.channels, lut.columns);
-    const int rows = batch * step.height;
+    const int rows = step.height;
     const bool columns = share_columns(rows, blocks, step.packed.size(), count);
     const Range my_blocks = columns ? share(blocks, index, count) : Range{0, blocks};
     const Range my_rows = columns ? Range{0, rows} : share(rows, index, count);
@@ -387,12 +373,10 @@ void Model::Call::run_lut(const Step& step, int index, int count, std::uint8_t* 
     const std::uint8_t* first[kMaxRows];
     tile.tables = first;
     Writer writer(*this, step);
-    for (int row = my_rows.begin; row < my_rows.end;) {
-        // A strip: rows of one image, as many as have room for their tables.
-        const int n = row / step.height, y = row % step.height;
-        const int strip = std::min({step.strip_rows, my_rows.end - row, step.height - y});
+    for (int y = my_rows.begin; y < my_rows.end;) {
+        const int strip = std::min(step.strip_rows, my_rows.end - y);  // as many rows as have room for their tables
         for (int r = 0; r < (strip - 1) * g.stride + extent; ++r) {
-            lut.tables(image(input, n) + sz(y * g.stride + r) * input.row_bytes(), input.row_pixels(),
+            lut.tables(start(input) + sz(y * g.stride + r) * input.row_bytes(), input.row_pixels(),
                        sz(input.pixel_bytes), step.k_groups, scratch + sz(r) * step.table_row_bytes);
         }
         const int pixels = strip * step.width;
@@ -400,11 +384,11 @@ void Model::Call::run_lut(const Step& step, int index, int count, std::uint8_t* 
         for (int block = my_blocks.begin; block < my_blocks.end; ++block) {
             const int column = block * lut.columns;
             tile.w = step.packed.data() + sz(block) * step.block_bytes;
-            Position p{n, y, 0};
+            Position p{y, 0};
             for (int t = 0; t < tiles; ++t) {
                 const Range mine = share(pixels, t, tiles);
                 Pixels where;
-                where.add_following(p, mine.end - mine.begin, step.height, step.width);
+                where.add_following(p, mine.end - mine.begin, step.width);
                 where.addresses(sz(g.stride) * step.table_pixel_bytes, first, [&](const Position& at) {
                     return scratch + sz((at.y - y) * g.stride) * step.table_row_bytes +
                            sz(at.x * g.stride) * step.table_pixel_bytes;
@@ -415,16 +399,16 @@ void Model::Call::run_lut(const Step& step, int index, int count, std::uint8_t* 
                 writer.write(column, lut.columns, tile.acc, lut.columns);
             }
         }
-        row += strip;
+        y += strip;
     }
 }
 
-void Model::Call::run_winograd(const Step& step, int index, int count, std::uint8_t* scratch) const {
+void Model::Pass::run_winograd(const Step& step, int index, int count) const {
     const Buffer& input = buffer(step.input);
     const Isa& isa = *model.isa_;
     const int m = step.form->m, positions = 4 * (m + 2), tile_pixels = 2 * m;
     const int tile_rows = ceil_div(step.height, 2), tile_columns = ceil_div(step.width, m);
-    const int tiles = batch * tile_rows * tile_columns;
+    const int tiles = tile_rows * tile_columns;
     const int blocks = ceil_div(step.channels, kBlock), max_blocks = step.dot->max_blocks,
               max_rows = step.dot->max_rows;
     const int groups = ceil_div(blocks, max_blocks);
@@ -450,10 +434,10 @@ void Model::Call::run_winograd(const Step& step, int index, int count, std::uint
 
     for (int begin = my_tiles.begin; begin < my_tiles.end; begin += step.strip_tiles) {
         const int strip = std::min(step.strip_tiles, my_tiles.end - begin);
-        Position p = position(begin, tile_rows, tile_columns);
-        for (int t = 0; t < strip; ++t, advance(p, tile_rows, tile_columns)) {
+        Position p = position(begin, tile_columns);
+        for (int t = 0; t < strip; ++t, advance(p, tile_columns)) {
             const std::uint8_t* corner =
-                image(input, p.image) + sz(2 * p.y) * input.row_bytes() + sz(m * p.x) * sz(input.pixel_bytes);
+                start(input) + sz(2 * p.y) * input.row_bytes() + sz(m * p.x) * sz(input.pixel_bytes);
             isa.winograd_input[m - 2](corner, input.row_bytes(), sz(input.pixel_bytes), input.pixel_bytes, step.shifts,
                                       patches + sz(t) * patch_bytes, position_bytes);
         }
@@ -480,8 +464,8 @@ void Model::Call::run_winograd(const Step& step, int index, int count, std::uint
                     }
                 }
                 Pixels where;
-                Position corner = position(begin + mine.begin, tile_rows, tile_columns);
-                for (int r = 0; r < tile.rows; ++r, advance(corner, tile_rows, tile_columns)) {
+                Position corner = position(begin + mine.begin, tile_columns);
+                for (int r = 0; r < tile.rows; ++r, advance(corner, tile_columns)) {
                     std::int32_t* results = acc + sz(where.rows * group_columns);
                     isa.winograd_output[m - 2](sums + sz(r * tile_width), sz(max_rows * group_columns), tile_width,
                                                correction, sz(group_columns), results, sz(group_columns));
@@ -491,7 +475,7 @@ void Model::Call::run_winograd(const Step& step, int index, int count, std::uint
                         if (y == 1 && n < m)
                             std::memmove(results + n * group_columns, results + m * group_columns,
                                          sz(n * group_columns) * sizeof(std::int32_t));
-                        where.add({corner.image, 2 * corner.y + y, m * corner.x}, n);
+                        where.add({2 * corner.y + y, m * corner.x}, n);
                     }
                     if (where.rows + tile_pixels > kMaxRows || r + 1 == tile.rows) {
                         writer.at(where);
@@ -504,9 +488,9 @@ void Model::Call::run_winograd(const Step& step, int index, int count, std::uint
     }
 }
 
-void Model::Call::run_depthwise(const Step& step, int index, int count, std::uint8_t* scratch) const {
+void Model::Pass::run_depthwise(const Step& step, int index, int count) const {
     const Buffer& input = buffer(step.input);
-    const int pixels = batch * step.height * step.width;
+    const int pixels = step.height * step.width;
     const int padded = ceil_div(step.channels, kBlock) * kBlock;
     const Range mine = share(pixels, index, count);
     const std::uint8_t* a[kMaxRows];
@@ -519,10 +503,10 @@ void Model::Call::run_depthwise(const Step& step, int index, int count, std::uin
     tile.w = step.packed.data();
     tile.acc = reinterpret_cast<std::int32_t*>(scratch);
     Writer writer(*this, step);
-    Position p = position(mine.begin, step.height, step.width);
+    Position p = position(mine.begin, step.width);
     for (int i = mine.begin; i < mine.end; i += kDepthwisePixels) {
         Pixels where;
-        where.add_following(p, std::min(kDepthwisePixels, mine.end - i), step.height, step.width);
+        where.add_following(p, std::min(kDepthwisePixels, mine.end - i), step.width);
         where.addresses(window_step, a, [&](const Position& first) { return window(step, input, first); });
         tile.pixels = where.rows;
         model.isa_->depthwise.run(tile);
@@ -531,18 +515,18 @@ void Model::Call::run_depthwise(const Step& step, int index, int count, std::uin
     }
 }
 
-void Model::Call::run_sum(const Step& step, int index, int count, std::uint8_t* scratch) const {
+void Model::Pass::run_sum(const Step& step, int index, int count) const {
     const Buffer& input = buffer(step.input);
-    const Range mine = share(batch * step.height * step.width, index, count);
+    const Range mine = share(step.height * step.width, index, count);
     constexpr int kSources = 64;
     const std::uint8_t* sources[kSources];
     auto* acc = reinterpret_cast<std::int32_t*>(scratch);
     Writer writer(*this, step);
     const int padded = ceil_div(step.channels, kLutColumnsMax) * kLutColumnsMax;
     std::int32_t* part = acc + padded;
-    Position p = position(mine.begin, step.height, step.width);
+    Position p = position(mine.begin, step.width);
     const int taps = step.window_height * step.window_width;
-    for (int i = mine.begin; i < mine.end; ++i, advance(p, step.height, step.width)) {
+    for (int i = mine.begin; i < mine.end; ++i, advance(p, step.width)) {
         const std::uint8_t* corner = window(step, input, p);
         for (int first = 0; first < taps; first += kSources) {
             const int n = std::min(kSources, taps - first);
@@ -561,16 +545,16 @@ void Model::Call::run_sum(const Step& step, int index, int count, std::uint8_t* 
     }
 }
 
-void Model::Call::run_bilinear(const Step& step, int index, int count, std::uint8_t* scratch) const {
+void Model::Pass::run_bilinear(const Step& step, int index, int count) const {
     const Buffer& input = buffer(step.input);
-    const Range mine = share(batch * step.height * step.width, index, count);
+    const Range mine = share(step.height * step.width, index, count);
     auto* acc = reinterpret_cast<std::int32_t*>(scratch);
     Writer writer(*this, step);
-    Position p = position(mine.begin, step.height, step.width);
-    for (int i = mine.begin; i < mine.end; ++i, advance(p, step.height, step.width)) {
+    Position p = position(mine.begin, step.width);
+    for (int i = mine.begin; i < mine.end; ++i, advance(p, step.width)) {
         const Interpolation& v = step.rows[sz(p.y)];
         const Interpolation& h = step.columns[sz(p.x)];
-        const std::uint8_t* base = image(input, p.image);
+        const std::uint8_t* base = start(input);
         const std::uint8_t* sources[] = {base + input.pixel(v.first, h.first), base + input.pixel(v.first, h.second),
                                          base + input.pixel(v.second, h.first), base + input.pixel(v.second, h.second)};
         const std::int32_t weights[] = {v.first_weight * h.first_weight, v.first_weight * h.second_weight,
@@ -583,52 +567,49 @@ void Model::Call::run_bilinear(const Step& step, int index, int count, std::uint
     }
 }
 
-void Model::Call::run_maximum(const Step& step, int index, int count) const {
+void Model::Pass::run_maximum(const Step& step, int index, int count) const {
     const Buffer& input = buffer(step.input);
     const Output& output = step.outputs[0];
     const Buffer& target = buffer(output.buffer);
     const int kernel = step.geometry.kernel;
-    const Range mine = share(batch * step.height * step.width, index, count);
-    std::vector<const std::uint8_t*>& sources = context.sources[sz(index)];
-    Position p = position(mine.begin, step.height, step.width);
-    for (int i = mine.begin; i < mine.end; ++i, advance(p, step.height, step.width)) {
+    const Range mine = share(step.height * step.width, index, count);
+    Position p = position(mine.begin, step.width);
+    for (int i = mine.begin; i < mine.end; ++i, advance(p, step.width)) {
         const std::uint8_t* corner = window(step, input, p);
         int n = 0;
         for (int ky = 0; ky < kernel; ++ky) {
             for (int kx = 0; kx < kernel; ++kx)
-                sources[sz(n++)] = corner + sz(ky) * input.row_bytes() + sz(kx) * sz(input.pixel_bytes);
+                sources[n++] = corner + sz(ky) * input.row_bytes() + sz(kx) * sz(input.pixel_bytes);
         }
-        model.isa_->maximum(sources.data(), n, step.channels,
-                            image(target, p.image) + target.pixel(p.y, p.x) + output.channel);
+        model.isa_->maximum(sources, n, step.channels, pixel(target, p) + output.channel);
     }
 }
 
-void Model::Call::run_copy(const Step& step, int index, int count) const {
+void Model::Pass::run_copy(const Step& step, int index, int count) const {
     const Buffer& input = buffer(step.input);
     const Output& output = step.outputs[0];
     const Buffer& target = buffer(output.buffer);
-    const Range mine = share(batch * step.height, index, count);
-    for (int row = mine.begin; row < mine.end; ++row) {
-        const int n = row / step.height, y = row % step.height;
+    const Range rows = share(step.height, index, count);
+    for (int y = rows.begin; y < rows.end; ++y) {
         for (int x = 0; x < step.width; ++x) {
-            std::uint8_t* out = image(target, n) + target.pixel(y, x) + output.channel;
+            std::uint8_t* out = start(target) + target.pixel(y, x) + output.channel;
             std::memset(out, step.pad_byte, sz(step.pad_channels));
-            std::memcpy(out + step.pad_channels,
-                        image(input, n) + input.pixel(step.source_y[sz(y)], step.source_x[sz(x)]), sz(step.channels));
+            std::memcpy(out + step.pad_channels, start(input) + input.pixel(step.source_y[sz(y)], step.source_x[sz(x)]),
+                        sz(step.channels));
             std::memset(out + step.pad_channels + step.channels, step.pad_byte, sz(step.pad_channels));
         }
     }
 }
 
-void Model::Call::run_step(const Step& step, int index, int count, std::uint8_t* scratch) const {
+void Model::Pass::run_step(const Step& step, int index, int count) const {
     fill_borders(step, index, count);
     switch (step.kind) {
         case Step::Kind::image:
             return run_image(step, index, count);
         case Step::Kind::sum:
-            return run_sum(step, index, count, scratch);
+            return run_sum(step, index, count);
         case Step::Kind::bilinear:
-            return run_bilinear(step, index, count, scratch);
+            return run_bilinear(step, index, count);
         case Step::Kind::maximum:
             return run_maximum(step, index, count);
         case Step::Kind::copy:
@@ -636,41 +617,68 @@ void Model::Call::run_step(const Step& step, int index, int count, std::uint8_t*
         case Step::Kind::conv:
             switch (step.method) {
                 case Method::dot:
-                    if (step.pooling.kernel > 0) return run_pooled(step, index, count, scratch);
-                    return run_dot(step, index, count, scratch);
+                    if (step.pooling.kernel > 0) return run_pooled(step, index, count);
+                    return run_dot(step, index, count);
                 case Method::lut:
-                    return run_lut(step, index, count, scratch);
+                    return run_lut(step, index, count);
                 case Method::winograd:
-                    return run_winograd(step, index, count, scratch);
+                    return run_winograd(step, index, count);
                 case Method::depthwise:
-                    return run_depthwise(step, index, count, scratch);
+                    return run_depthwise(step, index, count);
             }
     }
 }
 
+// One call: what its threads share.
+struct Model::Call {
+    const Model& model;
+    Context& context;
+    const std::int8_t* q_images;
+    int batch;
+    float* results;
+    Barrier barrier;
+    std::vector<double>* seconds;
+
+    void work(int index, int count);
+    void take_through(int image, int owner, int index, int count);
+};
+
 // What every thread of a call does. The number of threads is known only now: the barrier is told by the first.
 void Model::Call::work(int index, int count) {
-    std::uint8_t* scratch = context.scratch[sz(index)].data();
+    const int whole = batch / count * count;
+    for (int image = index; image < whole; image += count) take_through(image, index, 0, 1);
+    if (whole > 0 && whole < batch && count > 1) barrier.wait(count);  // what follows uses the first thread's arena
+    for (int image = whole; image < batch; ++image) take_through(image, 0, index, count);
+}
+
+// Takes an image through all steps in the arena of thread `owner`, as thread `index` of the `count` that do so.
+void Model::Call::take_through(int image, int owner, int index, int count) {
+    Workspace& shared = context.threads[sz(owner)];
+    Workspace& own = context.threads[sz(owner + index)];
+    const std::size_t pixels = sz(model.result_height_) * sz(model.result_width_), channels = model.result_channels_;
+    float* result = results + sz(image) * pixels * channels;
+    const Pass pass{model,
+                    shared.arena.data(),
+                    own.scratch.data(),
+                    own.sources.data(),
+                    q_images + sz(image) * model.image_bytes(),
+                    pixels > 1 ? shared.floats.data() : result};
     using Clock = std::chrono::steady_clock;
     for (std::size_t s = 0; s < model.steps_.size(); ++s) {
         const Clock::time_point start = seconds != nullptr ? Clock::now() : Clock::time_point();
-        run_step(model.steps_[s], index, count, scratch);
+        pass.run_step(model.steps_[s], index, count);
         if (count > 1) barrier.wait(count);
-        if (seconds != nullptr && index == 0)
-            (*seconds)[s] = std::chrono::duration<double>(Clock::now() - start).count();
+        if (seconds != nullptr && owner + index == 0)
+            (*seconds)[s] += std::chrono::duration<double>(Clock::now() - start).count();
     }
-    if (context.floats.empty()) return;
-    const std::size_t pixels = sz(model.result_height_) * sz(model.result_width_), channels = model.result_channels_;
-    for (int n = index; n < batch; n += count) {
-        const float* from = context.floats.data() + sz(n) * pixels * channels;
-        float* to = result + sz(n) * pixels * channels;
-        for (std::size_t c = 0; c < channels; ++c) {
-            for (std::size_t i = 0; i < pixels; ++i) to[c * pixels + i] = from[i * channels + c];
-        }
+    if (pixels == 1) return;
+    const Range mine = share(static_cast<int>(channels), index, count);
+    for (std::size_t c = sz(mine.begin); c < sz(mine.end); ++c) {
+        for (std::size_t i = 0; i < pixels; ++i) result[c * pixels + i] = pass.values[i * channels + c];
     }
 }
 
-std::unique_ptr<Model::Context> Model::take_context(int batch, int threads) const {
+std::unique_ptr<Model::Context> Model::take_context(int threads) const {
     std::unique_ptr<Context> context;
     {
         const std::lock_guard<std::mutex> lock(contexts_mutex_);
@@ -680,27 +688,20 @@ std::unique_ptr<Model::Context> Model::take_context(int batch, int threads) cons
         }
     }
     if (context == nullptr) context = std::make_unique<Context>();
-    bool allocated = false;
-    if (context->batch < batch) {
-        context->arena = AlignedBytes(arena_bytes_ * sz(batch) + kSlackBytes);
-        std::memset(context->arena.data(), 0, context->arena.size());
-        if (result_height_ * result_width_ > 1) {
-            context->floats.resize(sz(batch) * result_channels_ * sz(result_height_) * sz(result_width_));
+    if (context->threads.size() >= sz(threads)) return context;
+    while (context->threads.size() < sz(threads)) {
+        Workspace& space = context->threads.emplace_back();
+        for (auto [bytes, size] : {std::pair{&space.arena, arena_bytes_}, std::pair{&space.scratch, scratch_bytes_}}) {
+            *bytes = AlignedBytes(size + kSlackBytes);
+            std::memset(bytes->data(), 0, bytes->size());
         }
-        context->batch = batch;
-        allocated = true;
+        space.sources.resize(max_window_);
+        if (result_height_ * result_width_ > 1)
+            space.floats.resize(result_channels_ * sz(result_height_) * sz(result_width_));
     }
-    while (context->scratch.size() < sz(threads)) {
-        context->scratch.emplace_back(scratch_bytes_ + kSlackBytes);
-        std::memset(context->scratch.back().data(), 0, context->scratch.back().size());
-        context->sources.emplace_back(max_window_);
-        allocated = true;
-    }
-    if (allocated) {
-        const std::lock_guard<std::mutex> lock(contexts_mutex_);
-        ++allocations_;
-        contexts_.reserve(allocations_);
-    }
+    const std::lock_guard<std::mutex> lock(contexts_mutex_);
+    ++allocations_;
+    contexts_.reserve(allocations_);
     return context;
 }
 
@@ -709,37 +710,30 @@ void Model::give_back(std::unique_ptr<Context> context) const {
     contexts_.push_back(std::move(context));
 }
 
-void Model::run_chunk(const std::int8_t* q_image, int batch, int threads, float* result,
-                      std::vector<double>* seconds) const {
-    std::unique_ptr<Context> context = take_context(batch, threads);
-    Call call{*this, *context, q_image, batch, result, {}, seconds};
+void Model::run_call(const std::int8_t* q_images, int batch, int threads, float* results,
+                     std::vector<double>* seconds) const {
+    threads = std::min(threads, max_threads());
+    std::unique_ptr<Context> context = take_context(threads);
+    Call call{*this, *context, q_images, batch, results, {}, seconds};
     run_parallel(
         threads, [](void* argument, int index, int count) { static_cast<Call*>(argument)->work(index, count); }, &call);
     give_back(std::move(context));
 }
 
-void Model::run(const std::int8_t* q_image, int batch, int threads, float* result) const {
+void Model::run(const std::int8_t* q_images, int batch, int threads, float* results) const {
     check(finished_, "the model is not finished");
     check(threads >= 1, "a call needs a thread");
-    threads = std::min(threads, max_threads());
-    const std::size_t image_size = 3 * sz(image_height_) * sz(image_width_);
-    const std::size_t result_size = result_channels_ * sz(result_height_) * sz(result_width_);
-    for (int n = 0; n < batch; n += kMaxBatch) {
-        run_chunk(q_image + sz(n) * image_size, std::min(kMaxBatch, batch - n), threads, result + sz(n) * result_size,
-                  nullptr);
-    }
+    run_call(q_images, batch, threads, results, nullptr);
 }
 
-std::vector<StepTime> Model::profile(const std::int8_t* q_image, int batch, int threads, int rounds) const {
+std::vector<StepTime> Model::profile(const std::int8_t* q_images, int batch, int threads, int rounds) const {
     check(finished_, "the model is not finished");
     check(threads >= 1 && batch >= 1 && rounds >= 1, "a measurement needs a thread, an image and a round");
-    threads = std::min(threads, max_threads());
-    batch = std::min(batch, kMaxBatch);
-    std::vector<float> result(sz(batch) * result_channels_ * sz(result_height_) * sz(result_width_));
+    std::vector<float> results(sz(batch) * result_channels_ * sz(result_height_) * sz(result_width_));
     std::vector<std::vector<double>> all(steps_.size());
-    std::vector<double> seconds(steps_.size());
     for (int round = 0; round < rounds; ++round) {
-        run_chunk(q_image, batch, threads, result.data(), &seconds);
+        std::vector<double> seconds(steps_.size());
+        run_call(q_images, batch, threads, results.data(), &seconds);
         for (std::size_t s = 0; s < steps_.size(); ++s) all[s].push_back(seconds[s]);
     }
     std::vector<StepTime> times;

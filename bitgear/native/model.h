@@ -23,7 +23,7 @@ struct Buffer {
     std::uint8_t fill;
     int pixel_bytes = 0;
     std::size_t image_bytes = 0;
-    std::size_t offset = 0;  // in the arena, for a batch of one; a batch of n takes n times everything
+    std::size_t offset = 0;  // in the arena
     int first_step = -1, last_step = -1;
 
     int row_pixels() const { return left + width + right; }
@@ -215,24 +215,28 @@ public:
     int image_height() const { return image_height_; }
     int image_width() const { return image_width_; }
     const std::vector<Step>& steps() const { return steps_; }
-    // How often memory for running was allocated: once for each number of calls at the same time, and for larger
-    // batches.
+    // How often memory for running was allocated: once for each number of calls at the same time, and for more threads.
     std::size_t allocations() const { return allocations_; }
 
-    // q_image: int8 [batch][3][height][width]; result: float32 [batch][channels][height][width].
-    void run(const std::int8_t* q_image, int batch, int threads, float* result) const;
-    // Seconds of every step, medians over `rounds` calls.
-    std::vector<StepTime> profile(const std::int8_t* q_image, int batch, int threads, int rounds) const;
+    // q_images: int8 [batch][3][height][width]; results: float32 [batch][channels][height][width].
+    void run(const std::int8_t* q_images, int batch, int threads, float* results) const;
+    // Seconds that the calling thread spent in every step, medians over `rounds` calls.
+    std::vector<StepTime> profile(const std::int8_t* q_images, int batch, int threads, int rounds) const;
 
 private:
+    struct Workspace;
     struct Context;
     struct Call;
+    struct Pass;
     class Writer;
     class Undo;
-    std::unique_ptr<Context> take_context(int batch, int threads) const;
+    std::size_t image_bytes() const {
+        return 3 * static_cast<std::size_t>(image_height_) * static_cast<std::size_t>(image_width_);
+    }
+    std::unique_ptr<Context> take_context(int threads) const;
     void give_back(std::unique_ptr<Context> context) const;
-    void run_chunk(const std::int8_t* q_image, int batch, int threads, float* result,
-                   std::vector<double>* seconds) const;
+    void run_call(const std::int8_t* q_images, int batch, int threads, float* results,
+                  std::vector<double>* seconds) const;
     static void check(bool holds, const char* message);  // throws std::invalid_argument
     const Buffer& checked_buffer(int index) const;
     void check_step(const Step& step) const;

@@ -1,6 +1,7 @@
 """The master file: what is written is read back equal, and every way to be wrong has its own error."""
 
 import dataclasses
+import hashlib
 import json
 import math
 import pickle
@@ -17,7 +18,7 @@ from safetensors.numpy import load_file, save
 
 from bitgear import errors, reference
 from bitgear.bits import WIDTHS, Plan
-from bitgear.checkpoint import MAX_HEADER_BYTES, Master, is_model_name, read_master, write_master
+from bitgear.checkpoint import MAX_HEADER_BYTES, Master, is_model_name, read_master, read_name, write_master
 from bitgear.errors import BitgearError, CheckpointError, GraphError
 from bitgear.graph import IMAGE, AvgPool, Concat, Conv, Graph, Linear, MaxPool, Pool, Resize, Shortcut
 from tests.masters import LABELS, random_codes, random_master, tiny_master
@@ -94,8 +95,9 @@ def test_what_is_written_is_read_back_equal(tmp_path: Path, per_channel: bool) -
     write_master(master, path)
     stored = read_master(path)
     for field in dataclasses.fields(Master):
-        if field.name != "tensors":
+        if field.name not in ("tensors", "digest"):
             assert getattr(stored, field.name) == getattr(master, field.name), field.name
+    assert stored.digest == hashlib.sha256(path.read_bytes()).hexdigest()
     assert stored.tensors.keys() == master.tensors.keys()
     for name, tensor in master.tensors.items():
         assert stored.tensors[name].dtype == tensor.dtype
@@ -304,6 +306,20 @@ def test_what_cannot_be_opened_is_not_found(tmp_path: Path, path: str) -> None:
     (tmp_path / "file").write_bytes(b"x")
     with pytest.raises(errors.CheckpointNotFound, match="cannot be opened"):
         read_master(tmp_path / path)
+
+
+def test_the_name_is_read_from_the_header_alone(tmp_path: Path, content: bytes) -> None:
+    header, data = split(content)
+    path = tmp_path / "some.safetensors"
+    path.write_bytes(join(header, data[: len(data) // 2]))
+    assert read_name(path) == "tiny"
+    for broken in (content[:4], content[:100], join(b"{}", b""), with_metadata(content, name="../tiny")):
+        path.write_bytes(broken)
+        with pytest.raises(CheckpointError) as caught:
+            read_name(path)
+        assert str(caught.value).startswith(f"{path}: ")
+    with pytest.raises(errors.CheckpointNotFound):
+        read_name(tmp_path / "missing.safetensors")
 
 
 @pytest.mark.parametrize("size", range(8))
