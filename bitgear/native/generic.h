@@ -521,26 +521,34 @@ inline void winograd_back(const VecI* m, VecI* y) {
 }
 
 template <int M>
-void winograd_output(const std::int32_t* m, std::size_t position_stride, int columns, const std::int32_t* correction,
-                     std::size_t correction_stride, std::int32_t* acc, std::size_t acc_stride) {
+void winograd_output(const WinogradSums& sums) {
     constexpr int kColumns = M + 2;
-    for (int c = 0; c < columns; c += kLanes) {
-        VecI t[2][kColumns];
-        for (int x = 0; x < kColumns; ++x) {
-            const VecI m0 = load<VecI>(m + static_cast<std::size_t>(x) * position_stride + c);
-            const VecI m1 = load<VecI>(m + static_cast<std::size_t>(kColumns + x) * position_stride + c);
-            const VecI m2 = load<VecI>(m + static_cast<std::size_t>(2 * kColumns + x) * position_stride + c);
-            const VecI m3 = load<VecI>(m + static_cast<std::size_t>(3 * kColumns + x) * position_stride + c);
-            t[0][x] = m0 + m0 + m1 + m2;
-            t[1][x] = m1 - m2 - m3 - m3;
+    const auto tile_acc = static_cast<std::size_t>(M) * sums.acc_stride;
+    const std::size_t below = static_cast<std::size_t>(sums.tiles) * tile_acc;
+    for (int c = 0; c < sums.columns; c += kLanes) {
+        VecI correction[2 * M];
+        for (int i = 0; i < 2 * M; ++i) {
+            correction[i] = load<VecI>(sums.correction + static_cast<std::size_t>(i) * sums.correction_stride + c);
         }
-        for (int row = 0; row < 2; ++row) {
-            VecI y[M];
-            winograd_back<M>(t[row], y);
-            for (int x = 0; x < M; ++x) {
-                const auto pixel = static_cast<std::size_t>(row * M + x);
-                store(acc + pixel * acc_stride + c,
-                      winograd_divide<M>(y[x] - load<VecI>(correction + pixel * correction_stride + c)));
+        const std::int32_t* m = sums.m + c;
+        std::int32_t* acc = sums.acc + c;
+        for (int tile = 0; tile < sums.tiles; ++tile, m += sums.tile_stride, acc += tile_acc) {
+            VecI t[2][kColumns];
+            for (int x = 0; x < kColumns; ++x) {
+                const std::int32_t* column = m + static_cast<std::size_t>(x) * sums.position_stride;
+                const std::size_t down = kColumns * sums.position_stride;
+                const VecI m0 = load<VecI>(column), m1 = load<VecI>(column + down);
+                const VecI m2 = load<VecI>(column + 2 * down), m3 = load<VecI>(column + 3 * down);
+                t[0][x] = m0 + m0 + m1 + m2;
+                t[1][x] = m1 - m2 - m3 - m3;
+            }
+            for (int row = 0; row < 2; ++row) {
+                VecI y[M];
+                winograd_back<M>(t[row], y);
+                for (int x = 0; x < M; ++x) {
+                    store(acc + static_cast<std::size_t>(row) * below + static_cast<std::size_t>(x) * sums.acc_stride,
+                          winograd_divide<M>(y[x] - correction[row * M + x]));
+                }
             }
         }
     }

@@ -149,6 +149,19 @@ struct DepthwisePath {
     void (*run)(const DepthwiseTile& tile);
 };
 
+// Sums of products of all positions, [position][tile][column], of tiles side by side, to the pixels that they make:
+// acc [2][tiles * M][columns]. `correction`: [2 * M][columns], taken off before the division.
+struct WinogradSums {
+    int tiles;
+    int columns;
+    const std::int32_t* m;
+    std::size_t position_stride, tile_stride;
+    const std::int32_t* correction;
+    std::size_t correction_stride;
+    std::int32_t* acc;
+    std::size_t acc_stride;
+};
+
 // An instruction set. For Winograd's transforms see winograd.h.
 struct Isa {
     const char* name;
@@ -162,11 +175,7 @@ struct Isa {
     // positions of bytes, `position_bytes` apart, each with its shift added. Writes whole 16 bytes.
     void (*winograd_input[3])(const std::uint8_t* a, std::size_t row_bytes, std::size_t pixel_bytes, int channels,
                               const std::uint8_t* shifts, std::uint8_t* v, std::size_t position_bytes);
-    // Sums of all positions, `position_stride` apart, to 2 x M pixels of sums, acc [2 * M][acc_stride].
-    // `correction`: [2 * M][correction_stride], taken off before the division.
-    void (*winograd_output[3])(const std::int32_t* m, std::size_t position_stride, int columns,
-                               const std::int32_t* correction, std::size_t correction_stride, std::int32_t* acc,
-                               std::size_t acc_stride);
+    void (*winograd_output[3])(const WinogradSums& sums);
     // out[i] = max over `count` sources.
     void (*maximum)(const std::uint8_t* const* sources, int count, int bytes, std::uint8_t* out);
     // The same for sums, of which some columns count downwards: `flip` is 0, or -1 for those whose least is wanted.

@@ -413,7 +413,7 @@ void Model::Pass::run_winograd(const Step& step, int index, int count) const {
               max_rows = step.dot->max_rows;
     const int groups = ceil_div(blocks, max_blocks);
     const int group_columns = max_blocks * kBlock;
-    const bool columns = share_columns(ceil_div(tiles, max_rows), groups, step.packed.size(), count);
+    const bool columns = share_columns(tiles, groups, step.packed.size(), count);
     const Range my_groups = columns ? share(groups, index, count) : Range{0, groups};
     const Range my_tiles = columns ? Range{0, tiles} : share(tiles, index, count);
 
@@ -430,6 +430,10 @@ void Model::Pass::run_winograd(const Step& step, int index, int count) const {
     tile.run_count = 1;
     tile.block_bytes = sz(positions) * step.block_bytes;
     tile.period = step.period;
+    WinogradSums out{};
+    out.position_stride = sz(max_rows * group_columns);
+    out.correction_stride = sz(group_columns);
+    out.acc = acc;
     Writer writer(*this, step);
 
     for (int begin = my_tiles.begin; begin < my_tiles.end; begin += step.strip_tiles) {
@@ -446,7 +450,9 @@ void Model::Pass::run_winograd(const Step& step, int index, int count) const {
             const int column = group * group_columns;
             tile.blocks = std::min(max_blocks, blocks - group * max_blocks);
             const int tile_width = tile.blocks * kBlock;
-            const std::int32_t* correction = step.correction.data() + sz(group * tile_pixels * group_columns);
+            out.columns = tile_width;
+            out.tile_stride = out.acc_stride = sz(tile_width);
+            out.correction = step.correction.data() + sz(group * tile_pixels * group_columns);
             for (int piece = 0; piece < pieces; ++piece) {
                 const Range mine = share(strip, piece, pieces);
                 tile.rows = mine.end - mine.begin;
@@ -463,25 +469,26 @@ void Model::Pass::run_winograd(const Step& step, int index, int count) const {
                             tile.acc[r * tile_width + outlier.column] += outlier.excess * a[r][outlier.channel];
                     }
                 }
-                Pixels where;
+                // Tiles side by side make two stretches of pixels, one below the other.
                 Position corner = position(begin + mine.begin, tile_columns);
-                for (int r = 0; r < tile.rows; ++r, advance(corner, tile_columns)) {
-                    std::int32_t* results = acc + sz(where.rows * group_columns);
-                    isa.winograd_output[m - 2](sums + sz(r * tile_width), sz(max_rows * group_columns), tile_width,
-                                               correction, sz(group_columns), results, sz(group_columns));
-                    for (int y = 0; y < 2 && 2 * corner.y + y < step.height; ++y) {
-                        const int n = std::min(m, step.width - m * corner.x);
-                        // Where a patch reaches over the edge, the second row moves up behind the part that counts.
-                        if (y == 1 && n < m)
-                            std::memmove(results + n * group_columns, results + m * group_columns,
-                                         sz(n * group_columns) * sizeof(std::int32_t));
-                        where.add({2 * corner.y + y, m * corner.x}, n);
-                    }
-                    if (where.rows + tile_pixels > kMaxRows || r + 1 == tile.rows) {
+                for (int r = 0; r < tile.rows;) {
+                    const int beside = std::min({kMaxRows / m, tile.rows - r, tile_columns - corner.x});
+                    const Position first{2 * corner.y, m * corner.x};
+                    out.tiles = beside;
+                    out.m = sums + sz(r * tile_width);
+                    isa.winograd_output[m - 2](out);
+                    r += beside;
+                    const int valid = std::min(beside * m, step.width - first.x);
+                    for (int y = 0; y < 2 && first.y + y < step.height; ++y) {
+                        Pixels where;
+                        where.add({first.y + y, first.x}, valid);
                         writer.at(where);
-                        writer.write(column, tile_width, acc, group_columns);
-                        where = {};
+                        writer.write(column, tile_width, acc + sz(y * beside * m * tile_width), tile_width);
                     }
+                    corner.x += beside;
+                    if (corner.x < tile_columns) continue;
+                    corner.x = 0;
+                    ++corner.y;
                 }
             }
         }

@@ -554,9 +554,9 @@ bool Model::prepare_winograd(Step& step, const ConvSpec& spec, const std::int8_t
     const int fitting = static_cast<int>(kStripBytes / 2 / tile_bytes);
     step.strip_tiles =
         std::clamp(fitting / step.dot->max_rows * step.dot->max_rows, step.dot->max_rows, 8 * step.dot->max_rows);
-    scratch_bytes_ = std::max(
-        scratch_bytes_, sz(step.strip_tiles) * tile_bytes + kSlackBytes +
-                            sizeof(std::int32_t) * sz(group_columns) * sz(positions * step.dot->max_rows + kMaxRows));
+    scratch_bytes_ = std::max(scratch_bytes_, sz(step.strip_tiles) * tile_bytes + kSlackBytes +
+                                                  sizeof(std::int32_t) * sz(group_columns) *
+                                                      sz(positions * step.dot->max_rows + 2 * kMaxRows));
     return true;
 }
 

@@ -787,41 +787,51 @@ Line check_winograd_output(const Isa& isa) {
     Line line(isa.name, "winograd_output");
     Random random(6);
     constexpr int kMostColumns = kMaxBlocks * kBlock;
-    Input sums(4 * sz(kMaxPositions * 3 * kMostColumns)), corrections(4 * sz(8 * 2 * kMostColumns));
+    Input sums(4 * sz(kMaxPositions * (2 * kMaxRows + 1) * kMostColumns)), corrections(4 * sz(8 * 2 * kMostColumns));
     for (const WinogradForm& form : kWinogradForms) {
         const int positions = 4 * (form.m + 2), outputs = 2 * form.m, divisor = form_divisor(form);
         for (int columns = kBlock; columns <= kMaxBlocks * kBlock; columns += kBlock) {
             for (int repeat = 0; repeat < 150; ++repeat) {
                 const int limit =
-                    random.pick<int>({100, 100000, 2000000});  // 192 times that and a correction fit 32 bits
-                const std::size_t position_stride = sz(columns * random.between(1, 3));
+                    random.pick<int>({100, 100000, 2000000});  // 384 times that and a correction fit 32 bits
+                const int tiles = random.between(1, kMaxRows / form.m);
+                const std::size_t tile_stride = sz(columns * random.between(1, 2));
+                const std::size_t position_stride = sz(tiles) * tile_stride + sz(kBlock * random.between(0, 2));
                 const std::size_t correction_stride = sz(columns * random.between(1, 2));
                 const std::size_t acc_stride = sz(columns + kBlock * random.between(0, 2));
                 auto* m = reinterpret_cast<std::int32_t*>(
-                    sums.place(4 * (sz(positions - 1) * position_stride + sz(columns)), 0, random));
+                    sums.place(4 * (sz(positions) * position_stride + sz(tiles - 1) * tile_stride), 0, random));
                 auto* correction = reinterpret_cast<std::int32_t*>(
                     corrections.place(4 * (sz(outputs - 1) * correction_stride + sz(columns)), 0, random));
-                Output acc(4 * (sz(outputs - 1) * acc_stride + sz(columns)));
+                Output acc(4 * (sz(tiles * outputs - 1) * acc_stride + sz(columns)));
                 for (int c = 0; c < columns; ++c) {
-                    for (int p = 0; p < positions; ++p) {
-                        m[sz(p) * position_stride + sz(c)] =
-                            patterned(repeat % kPatterns, -limit, limit, sz(p + c), random);
-                    }
-                    for (int i = 0; i < outputs; ++i) {
-                        std::int64_t sum = 0;
+                    for (int t = 0; t < tiles; ++t) {
                         for (int p = 0; p < positions; ++p) {
-                            sum += static_cast<std::int64_t>(form_inverse(form, i, p)) *
-                                   m[sz(p) * position_stride + sz(c)];
+                            std::int32_t* sum = m + sz(p) * position_stride + sz(t) * tile_stride + c;
+                            const int step = t == 0 ? 1 : divisor;  // all tiles leave the same remainders
+                            *sum = step *
+                                   patterned(repeat % kPatterns, -limit / step, limit / step, sz(p + c + t), random);
+                            if (t > 0) *sum += sum[-static_cast<std::ptrdiff_t>(sz(t) * tile_stride)];
                         }
-                        // A correction that leaves a multiple of the divisor, as true ones do.
-                        const std::int64_t result = sum / divisor + random.between(-limit, limit);
-                        correction[sz(i) * correction_stride + sz(c)] =
-                            static_cast<std::int32_t>(sum - divisor * result);
-                        acc.expect(sz(i) * acc_stride + sz(c), static_cast<std::int32_t>(result));
+                        for (int i = 0; i < outputs; ++i) {
+                            std::int64_t sum = 0;
+                            for (int p = 0; p < positions; ++p) {
+                                sum += static_cast<std::int64_t>(form_inverse(form, i, p)) *
+                                       m[sz(p) * position_stride + sz(t) * tile_stride + sz(c)];
+                            }
+                            std::int32_t& taken_off = correction[sz(i) * correction_stride + sz(c)];
+                            if (t == 0) {  // a correction that leaves a multiple of the divisor, as true ones do
+                                const std::int64_t result = sum / divisor + random.between(-limit, limit);
+                                taken_off = static_cast<std::int32_t>(sum - divisor * result);
+                            }
+                            const int pixel = i / form.m * tiles * form.m + t * form.m + i % form.m;
+                            acc.expect(sz(pixel) * acc_stride + sz(c),
+                                       static_cast<std::int32_t>((sum - taken_off) / divisor));
+                        }
                     }
                 }
-                isa.winograd_output[form.m - 2](m, position_stride, columns, correction, correction_stride,
-                                                acc.as<std::int32_t>(), acc_stride);
+                isa.winograd_output[form.m - 2]({tiles, columns, m, position_stride, tile_stride, correction,
+                                                 correction_stride, acc.as<std::int32_t>(), acc_stride});
                 line.check(
                     acc.difference(),
                     text({{"m", form.m}, {"columns", columns}, {"limit", limit}, {"pattern", repeat % kPatterns}}));
@@ -882,7 +892,8 @@ Line check_winograd(const Isa& isa) {
             }
             Output acc(sz(outputs * kBlock) * sizeof(std::int32_t));
             for (int k = 0; k < outputs * kBlock; ++k) acc.expect(sz(k), expected[k]);
-            isa.winograd_output[form.m - 2](m, kBlock, kBlock, correction, kBlock, acc.as<std::int32_t>(), kBlock);
+            isa.winograd_output[form.m - 2](
+                {1, kBlock, m, kBlock, kBlock, correction, kBlock, acc.as<std::int32_t>(), kBlock});
             line.check(acc.difference(),
                        text({{"m", form.m}, {"channels", channels}, {"bits", bits}, {"patterns", i}}));
         }
