@@ -11,6 +11,9 @@ NOISE = 0.05
 """A rung must be faster than another by more than this share of its time to count as faster."""
 
 
+EFFICIENT = 1.02
+
+
 class LadderError(BitgearError):
     """A ladder that cannot be: no rungs, a precision twice, latencies that are not positive."""
 
@@ -39,16 +42,23 @@ class Rung:
         """Return the milliseconds that a batch of ``count`` images occupies a worker."""
         return self.fixed_ms + self.per_image_ms * count
 
+    def images_within(self, time_ms: float, limit: int) -> int:
+        """Return how many images, from 1 to ``limit``, a batch may have that takes up to ``time_ms``."""
+        if self.per_image_ms == 0:
+            return limit
+        return max(1, min(limit, int((time_ms - self.fixed_ms) / self.per_image_ms)))
+
     def within(self, floor_bits: int, ceiling_bits: int) -> bool:
         """Return whether all its widths lie between the bounds, both included."""
         return floor_bits <= min(self.plan.widths) and max(self.plan.widths) <= ceiling_bits
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Ladder:
     """The rungs of a model on this device, highest width first, and the largest batch of one engine call.
 
-    Sets of rungs are bit masks: bit i stands for ``rungs[i]``. Made by :meth:`of`, which marks what is pruned.
+    Sets of rungs are bit masks: bit i stands for ``rungs[i]``. Made by :meth:`of`, which marks what is pruned. Two
+    ladders are the same only if they are the same object.
     """
 
     model: str
@@ -80,6 +90,19 @@ class Ladder:
             for index, rung in enumerate(bare.rungs)
         ]
         return cls(model, tuple(marked), max_batch)
+
+    @cached_property
+    def efficient_batches(self) -> tuple[int, ...]:
+        """For each rung the smallest batch in which an image takes no more than 2 % longer than in the best one."""
+        return tuple(
+            next(
+                count
+                for count in range(1, self.max_batch + 1)
+                if rung.latency_ms(count) / count
+                <= EFFICIENT * min(rung.latency_ms(other) / other for other in (1, self.max_batch))
+            )
+            for rung in self.rungs
+        )
 
     @property
     def all_rungs(self) -> int:

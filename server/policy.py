@@ -47,13 +47,14 @@ class Waiting(NamedTuple):
     ``deadline_s``: when its engine call must have ended, on the monotonic clock; what is still to be done after that
     call has been subtracted. ``allowed``: the mask of :class:`Admission`. ``hard``: the client set the deadline, and an
     answer after it is worth nothing; otherwise it is the aim of the profile, and a late answer is still an answer.
-    ``priority``: 0 or higher.
+    ``priority``: 0 or higher. ``images``: how many it has, 1 or more.
     """
 
     deadline_s: float
     allowed: int
     hard: bool = False
     priority: int = 0
+    images: int = 1
 
     @property
     def order_s(self) -> float:
@@ -66,8 +67,8 @@ class Load:
     """What a free worker sees.
 
     ``queue``: requests for one model, in order of :attr:`Waiting.order_s`. ``arrivals_per_s``: how many requests for it
-    come in, recent average. ``workers``: how many engine workers there are, the free one included; ``busy_until_s``:
-    when those of the others that run something are expected to be free.
+    come in, recent average. ``workers``: how many engine workers there are, the asking one included; ``busy_until_s``:
+    when each of them is expected to be free, in any order; those that are left out are free.
     """
 
     now_s: float
@@ -81,9 +82,10 @@ class Load:
 class Dispatch:
     """What a free worker is to do: run ``members`` at ``rung``, and refuse ``drop``.
 
-    ``members`` and ``drop``: positions in the queue, ascending, none in both; at most the ladder's largest batch of
-    members, all of which allow the rung. ``drop``: requests whose hard deadline cannot be met any more. There are no
-    members only if nothing is left in the queue. ``reason``: of a rung that is not the one preferred.
+    ``members`` and ``drop``: positions in the queue, ascending, none in both. All members allow the rung; they have no
+    more images than the ladder's largest batch, unless it is one member with more. ``drop``: requests whose hard
+    deadline cannot be met any more. There are no members only if nothing is left in the queue. ``reason``: of a rung
+    that is not the one preferred.
     """
 
     rung: int

@@ -3,6 +3,8 @@
 import re
 
 from server.policies.fixed import Fixed
+from server.policies.lookahead import LookAhead
+from server.policies.slackfit import SlackFit
 from server.policy import Policy
 from server.settings import SettingsError
 
@@ -17,6 +19,10 @@ def create_policy(name: str, margin: float = 0.1) -> Policy:
     """
     if not 0 <= margin <= 1:
         raise SettingsError(f"policy margin {margin} is not a share from 0 to 1")
+    if name == "look-ahead":
+        return LookAhead(margin)
+    if name == "slackfit":
+        return SlackFit(margin)
     fixed = _FIXED.fullmatch(name)
     if fixed is not None:
         return Fixed(fixed[1])

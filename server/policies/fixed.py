@@ -2,15 +2,16 @@
 
 from dataclasses import dataclass
 
-from server.ladder import Ladder, positions
-from server.policy import Dispatch, Load, Waiting
+from server.ladder import Ladder
+from server.policies.batches import fill, lost, nearest
+from server.policy import Dispatch, Load
 
 
 @dataclass(frozen=True)
 class Fixed:
-    """Serves each request at ``precision`` if it allows that, else at the widest rung below that it allows.
+    """Serves each request at ``precision``, or at the nearest it allows: the next narrower one, else the next wider.
 
-    ``precision`` None: at what each request prefers. Batches are of the requests that share the rung of the first one.
+    ``precision`` None: at what each request prefers. Batches are as large as the deadline of the first request allows.
     """
 
     precision: str | None = None
@@ -20,27 +21,14 @@ class Fixed:
         return "fixed" if self.precision is None else f"fixed-{self.precision}"
 
     def dispatch(self, ladder: Ladder, load: Load) -> Dispatch:
-        queue = load.queue
         aim = 0 if self.precision is None else ladder.index(self.precision) or 0
-        expired = tuple(
-            index for index, waiting in enumerate(queue) if waiting.hard and waiting.deadline_s <= load.now_s
-        )
-        dropped = set(expired)
-        members: list[int] = []
-        rung = 0
-        for index, waiting in enumerate(queue):
-            if index in dropped:
-                continue
-            own = _rung(waiting, aim)
-            if not members:
-                rung = own
-            if own == rung:
-                members.append(index)
-                if len(members) == ladder.max_batch:
-                    break
-        return Dispatch(rung, tuple(members), expired, "default")
-
-
-def _rung(waiting: Waiting, aim: int) -> int:
-    """Return the first rung from ``aim`` on that is allowed, else the last one before it."""
-    return next(positions(waiting.allowed & -(1 << aim)), waiting.allowed.bit_length() - 1)
+        drop = lost(ladder, load, lambda allowed: nearest(allowed, aim))
+        left = [position for position in range(len(load.queue)) if position not in set(drop)]
+        if not left:
+            return Dispatch(aim, (), drop, "default")
+        head = load.queue[left[0]]
+        rung = nearest(head.allowed, aim)
+        limit = ladder.rungs[rung].images_within(1000 * (head.deadline_s - load.now_s), ladder.max_batch)
+        # Not at a rung that these do not aim at, even if they allow it.
+        alike = [position for position in left if nearest(load.queue[position].allowed, aim) == rung]
+        return Dispatch(rung, fill(load.queue, alike, rung, limit), drop, "default")

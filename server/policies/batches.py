@@ -1,0 +1,55 @@
+"""What all policies do alike: drop what is lost, and fill a batch."""
+
+from collections.abc import Callable, Sequence
+from operator import itemgetter
+
+from server.ladder import Ladder
+from server.policy import Load, Waiting
+
+deadline_of = itemgetter(0)
+allowed_of = itemgetter(1)
+images_of = itemgetter(4)
+"""Columns of :class:`~server.policy.Waiting`: with ``map`` the fastest way to read them of a long queue."""
+
+
+def narrowest(mask: int) -> int:
+    """Return the last rung of a mask."""
+    return mask.bit_length() - 1
+
+
+def nearest(mask: int, rung: int) -> int:
+    """Return the first rung of a mask from ``rung`` on, else the last one before it."""
+    rest = mask >> rung
+    return rung + (rest & -rest).bit_length() - 1 if rest else mask.bit_length() - 1
+
+
+def lost(ladder: Ladder, load: Load, rung_of: Callable[[int], int] = narrowest) -> tuple[int, ...]:
+    """Return the positions of requests whose hard deadline cannot be met even if they run now and alone.
+
+    ``rung_of``: at which rung of its mask a request would run.
+    """
+    queue = load.queue
+    alone_s = [rung.latency_ms(1) / 1000 for rung in ladder.rungs]
+    if min(map(deadline_of, queue)) >= load.now_s + max(alone_s):
+        return ()
+    return tuple(
+        position
+        for position, waiting in enumerate(queue)
+        if waiting.hard and waiting.deadline_s < load.now_s + alone_s[rung_of(waiting.allowed)]
+    )
+
+
+def fill(queue: Sequence[Waiting], positions: Sequence[int], rung: int, limit: int) -> tuple[int, ...]:
+    """Return the first of these positions that allow a rung, with no more than ``limit`` images, but at least one."""
+    members: list[int] = []
+    images = 0
+    for position in positions:
+        waiting = queue[position]
+        if waiting.allowed >> rung & 1:
+            images += waiting.images
+            if images > limit and members:
+                break
+            members.append(position)
+            if images >= limit:
+                break
+    return tuple(members)

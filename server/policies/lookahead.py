@@ -1,0 +1,206 @@
+"""Look-ahead: the best precision at which the whole queue still meets its deadlines, while time has a price."""
+
+import heapq
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from server.ladder import Ladder, positions
+from server.policies.batches import allowed_of, deadline_of, fill, images_of, lost, narrowest, nearest
+from server.policy import Dispatch, Load, Reason, Waiting
+
+BURSTINESS = 8.0
+"""Squared coefficient of variation that gaps between arrivals are taken to have; 1 is Poisson."""
+
+PRICE = 0.5
+"""Part of an answer that is lost with the time of one answer, once a backlog cannot be saved any more."""
+
+PIECES = 32
+"""A long queue is looked at in about so many pieces."""
+
+
+@dataclass(frozen=True)
+class LookAhead:
+    """Plans the whole queue, and weighs what time is worth.
+
+    A precision is feasible if all deadlines that can still be met are met when the queue is served at it: in service
+    order, in efficient batches, by all workers, each request at the nearest precision that it allows, everything
+    taking ``margin`` longer than the ladder says. Of those the one is chosen that is greatest in::
+
+        accuracy - price * seconds for an image         price = PRICE * P * (accuracy / seconds at the narrowest)
+
+    P is the chance that the work at hand, done as fast as the ladder allows, grows beyond what can be saved before it
+    is done. Time that is lost now is then lost answers, so the price rises with the backlog, before anything becomes
+    infeasible. Work is taken for a Brownian motion with the drift and variance of bursty arrivals, between no work and
+    as much as the time that newcomers have.
+
+    If nothing is feasible, the narrowest runs. Hard deadlines that not even that can meet any more are dropped.
+    """
+
+    margin: float = 0.1
+
+    @property
+    def name(self) -> str:
+        return "look-ahead"
+
+    def dispatch(self, ladder: Ladder, load: Load) -> Dispatch:
+        drop = lost(ladder, load)
+        if not drop:
+            rung, members, reason = _Outlook(ladder, load, load.queue, self.margin).best()
+            return Dispatch(rung, members, drop, reason)
+        gone = set(drop)
+        left = [position for position in range(len(load.queue)) if position not in gone]
+        if not left:
+            return Dispatch(0, (), drop, "backlog")
+        queue = [load.queue[position] for position in left]
+        rung, members, reason = _Outlook(ladder, load, queue, self.margin).best()
+        return Dispatch(rung, tuple(left[position] for position in members), drop, reason)
+
+
+class _Outlook:
+    """One look at a queue that is not empty, what is lost for certain left out. Times are in seconds from now."""
+
+    def __init__(self, ladder: Ladder, load: Load, queue: Sequence[Waiting], margin: float) -> None:
+        self.ladder = ladder
+        self.queue = queue
+        self.longer = 1 + margin
+        self.count = len(queue)
+        self.masks = list(map(allowed_of, queue))
+        self.kinds = set(self.masks)
+        self.images: float = sum(map(images_of, queue)) / self.count
+        self.workers = load.workers
+        self.arrivals_per_s = load.arrivals_per_s
+        busy_s = [until_s - load.now_s for until_s in load.busy_until_s if until_s > load.now_s]
+        self.idle = max(1, load.workers - len(busy_s))
+        self.others_s = (busy_s + [0.0] * load.workers)[: load.workers - 1]
+
+        self.now_s = load.now_s
+        self.deadlines_s = list(map(deadline_of, queue))
+        # How much time newcomers have, judging by those who came last.
+        self.room_s = self.deadlines_s[self.count - 1 - self.count // 4] - self.now_s
+        soonest_s = load.now_s + ladder.rungs[max(map(narrowest, self.kinds))].latency_ms(1) / 1000
+        if min(self.deadlines_s) < soonest_s:  # aims that are missed: nothing is to be gained from them
+            self.deadlines_s = [due_s if due_s >= soonest_s else math.inf for due_s in self.deadlines_s]
+        self.head_s = self.deadlines_s[0] - self.now_s
+        # The queue is at least so much work: each request at the narrowest that it allows.
+        self.least_s = sum(self._request_s(narrowest(mask)) * self.masks.count(mask) for mask in self.kinds)
+
+    def best(self) -> tuple[int, tuple[int, ...], Reason]:
+        """Return the rung, the members, and why it is not a wider one."""
+        allowed = self.masks[0]
+        weighed = [(*self._weigh(rung), -rung) for rung in positions(allowed)]
+        for _, batch, negative in sorted(weighed, reverse=True):
+            rung = -negative
+            members = self._members(rung, batch)
+            if self._feasible(rung, members):
+                return rung, members, self._reason(rung)
+        rung = narrowest(allowed)
+        chosen, batch = self.ladder.rungs[rung], self._fair(self.ladder.efficient_batches[rung])
+        if self.head_s < math.inf:
+            batch = chosen.images_within(1000 * self.head_s, batch)
+        return rung, self._members(rung, batch), self._reason(rung)
+
+    def _reason(self, rung: int) -> Reason:
+        """Say ``slack`` if the first request alone has no time for the next wider rung that it allows."""
+        wider = self.masks[0] & ((1 << rung) - 1)
+        if not wider:
+            return "slack"
+        alone_s = self.longer * self.ladder.rungs[narrowest(wider)].latency_ms(1) / 1000
+        return "slack" if alone_s > self.head_s else "backlog"
+
+    def _weigh(self, rung: int) -> tuple[float, int]:
+        """Return what a request is worth at a rung, less the price of its time, and how many images to run at once."""
+        chosen = self.ladder.rungs[rung]
+        price = self._price(chosen.latency_ms(1) / 1000)
+        batch = self._fair(self.ladder.efficient_batches[rung])
+        if self.head_s < math.inf:
+            batch = chosen.images_within(1000 * self.head_s / self.longer, batch)
+        return chosen.accuracy - price * self.images * chosen.latency_ms(batch) / batch / 1000, batch
+
+    def _fair(self, batch: int) -> int:
+        """Return a batch that leaves something for the other workers that are idle."""
+        return min(batch, max(1, math.ceil(self.count * self.images / self.idle)))
+
+    def _price(self, first_s: float) -> float:
+        """Return what a second of a worker is worth, in accuracy of answers, if a batch of ``first_s`` runs next."""
+        if self.count == 1 and self.head_s == math.inf:
+            return 0.0  # late in any case, and alone
+        request_s = self.least_s / self.count
+        work_s = (self.least_s - request_s + first_s + sum(self.others_s)) / self.workers
+        chance = _overwhelmed(work_s, self.room_s, self.arrivals_per_s, request_s / self.workers)
+        return PRICE * chance * self.ladder.rungs[narrowest(self.masks[0])].accuracy / request_s
+
+    def _request_s(self, rung: int) -> float:
+        batch = self.ladder.efficient_batches[rung]
+        seconds: float = self.images * self.ladder.rungs[rung].latency_ms(batch) / batch / 1000
+        return seconds
+
+    def _members(self, rung: int, batch: int) -> tuple[int, ...]:
+        if len(self.kinds) == 1 and self.images == 1:
+            return tuple(range(min(batch, self.count)))
+        return fill(self.queue, range(self.count), rung, batch)
+
+    def _feasible(self, rung: int, members: tuple[int, ...]) -> bool:
+        """Return whether all is in time if ``members`` run at a rung, and then the rest as near to it as it allows."""
+        images = len(members) if self.images == 1 else sum(self.queue[position].images for position in members)
+        first_s = self.longer * self.ladder.rungs[rung].latency_ms(images) / 1000
+        if first_s > min(self.deadlines_s[position] for position in members) - self.now_s:
+            return False
+        free_s = [first_s, *self.others_s]
+        heapq.heapify(free_s)
+        deadlines_s, masks = self._rest(members)
+        batch = self.ladder.efficient_batches[rung]
+        piece = max(batch, -(-len(masks) // PIECES))
+        times = {mask: self._times(nearest(mask, rung)) for mask in self.kinds}
+        for start in range(0, len(masks), piece):
+            due_s = min(deadlines_s[start : start + piece]) - self.now_s
+            work_s = _work_s(masks[start : start + piece], times)
+            if piece <= batch:
+                done_s = free_s[0] + work_s
+                heapq.heapreplace(free_s, done_s)
+            else:  # several batches, shared by all
+                free_s = [until_s + work_s / self.workers for until_s in free_s]
+                done_s = max(free_s)
+            if done_s > due_s:
+                return False
+        return True
+
+    def _rest(self, members: tuple[int, ...]) -> tuple[list[float], list[int]]:
+        if members[-1] == len(members) - 1:
+            return self.deadlines_s[len(members) :], self.masks[len(members) :]
+        deadlines_s, masks = self.deadlines_s.copy(), self.masks.copy()
+        for position in reversed(members):
+            del deadlines_s[position], masks[position]
+        return deadlines_s, masks
+
+    def _times(self, rung: int) -> tuple[float, float, float]:
+        """Return seconds of a batch, seconds of a request in it, and how many requests make an efficient batch."""
+        chosen, batch = self.ladder.rungs[rung], self.ladder.efficient_batches[rung]
+        scale = self.longer / 1000
+        return scale * chosen.fixed_ms, scale * chosen.per_image_ms * self.images, max(1.0, batch / self.images)
+
+
+def _work_s(masks: list[int], times: dict[int, tuple[float, float, float]]) -> float:
+    """Return the time that requests of these masks take, in efficient batches of their own kind."""
+    work_s = 0.0
+    for mask, (batch_s, request_s, batch) in times.items():
+        count = masks.count(mask)
+        if count:
+            work_s += request_s * count + batch_s * math.ceil(count / batch)
+    return work_s
+
+
+def _overwhelmed(work_s: float, room_s: float, arrivals_per_s: float, image_s: float) -> float:
+    """Return the chance that work grows from ``work_s`` to ``room_s`` before it is done."""
+    if work_s >= room_s:
+        return 1.0
+    load = arrivals_per_s * image_s
+    if work_s <= 0 or load <= 0:
+        return 0.0
+    # Work W has drift load - 1 and variance load * image_s * BURSTINESS a second; exp(decay * W) is then a martingale.
+    decay = 2 * (1 - load) / (load * image_s * BURSTINESS)
+    if abs(decay * room_s) < 1e-6:
+        return work_s / room_s
+    if decay * room_s > 500:
+        return math.exp(decay * (work_s - room_s))
+    return math.expm1(decay * work_s) / math.expm1(decay * room_s)

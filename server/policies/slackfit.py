@@ -1,0 +1,59 @@
+"""SlackFit (SuperServe, NSDI'25): the slowest choice of precision and batch that the most urgent request can bear."""
+
+from bisect import bisect_left
+from dataclasses import dataclass
+from functools import lru_cache
+
+from server.ladder import Ladder, positions
+from server.policies.batches import fill, lost, narrowest
+from server.policy import Dispatch, Load
+
+BUCKETS = 16
+"""Of latency; the paper does not say how many."""
+
+
+@dataclass(frozen=True)
+class SlackFit:
+    """Looks at the slack of the first request alone, latencies taken ``margin`` longer.
+
+    Off line, for a ladder: pairs of precision and batch are put into buckets of equal width by their latency; of each
+    the pair with the largest batch is kept, among these the most accurate. On line: the slowest kept pair that is
+    faster than the slack; the narrowest precision with one image if there is none. Off line is whenever the ladder
+    changes.
+    """
+
+    margin: float = 0.1
+
+    @property
+    def name(self) -> str:
+        return "slackfit"
+
+    def dispatch(self, ladder: Ladder, load: Load) -> Dispatch:
+        drop = lost(ladder, load)
+        left = [position for position in range(len(load.queue)) if position not in set(drop)]
+        if not left:
+            return Dispatch(0, (), drop, "slack")
+        head = load.queue[left[0]]
+        slack_ms = 1000 * (head.deadline_s - load.now_s) / (1 + self.margin)
+        pairs = _pairs(ladder, head.allowed)
+        found = bisect_left(pairs, (slack_ms,)) - 1
+        _, batch, rung = pairs[found] if found >= 0 else (0.0, 1, narrowest(head.allowed))
+        return Dispatch(rung, fill(load.queue, left, rung, batch), drop, "slack")
+
+
+@lru_cache(maxsize=64)
+def _pairs(ladder: Ladder, allowed: int) -> list[tuple[float, int, int]]:
+    """Return what is kept of the pairs as (latency in ms, batch, rung), the fastest first."""
+    pairs = [
+        (ladder.rungs[rung].latency_ms(batch), batch, rung)
+        for rung in positions(allowed)
+        for batch in range(1, ladder.max_batch + 1)
+    ]
+    lowest, highest = min(pairs)[0], max(pairs)[0]
+    kept: dict[int, tuple[float, int, int]] = {}
+    for pair in pairs:
+        share = (pair[0] - lowest) / (highest - lowest) if highest > lowest else 0.0
+        bucket = min(BUCKETS - 1, int(share * BUCKETS))
+        if bucket not in kept or (pair[1], -pair[2]) > (kept[bucket][1], -kept[bucket][2]):
+            kept[bucket] = pair
+    return sorted(kept.values())

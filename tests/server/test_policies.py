@@ -1,0 +1,215 @@
+import math
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from server.ladder import Ladder, positions
+from server.policies import create_policy
+from server.policies.fixed import Fixed
+from server.policies.lookahead import LookAhead, _overwhelmed
+from server.policies.slackfit import SlackFit
+from server.policy import PRIORITY_HEAD_START_S, Dispatch, Load, Policy, Waiting, admit
+from server.precision import Wish
+from server.profiles import Profile
+from server.settings import SettingsError
+from tests.server.ladders import FAST, flat, ladder_of
+
+NAMES = ["look-ahead", "slackfit", "fixed", "fixed-8", "fixed-4", "fixed-2"]
+THREE = ladder_of({bits: FAST[bits] for bits in (8, 4, 2)})  # 10, 6 and 4 ms alone, half of it for each further image
+
+
+def queue_of(*slacks_ms: float, allowed: int = 0b111, hard: bool = True) -> tuple[Waiting, ...]:
+    return tuple(Waiting(100 + slack_ms / 1000, allowed, hard) for slack_ms in slacks_ms)
+
+
+def load_of(queue: tuple[Waiting, ...], arrivals_per_s: float = 0.0, workers: int = 1) -> Load:
+    return Load(100.0, queue, arrivals_per_s, workers, (100.0,) * workers)
+
+
+TIMES = st.floats(0.1, 50)
+
+
+@st.composite
+def ladders(draw: st.DrawFn) -> Ladder:
+    widths = sorted(draw(st.sets(st.sampled_from(range(2, 9)), min_size=1)), reverse=True)
+    times = {bits: (draw(TIMES), draw(st.floats(0, 1))) for bits in widths}
+    return ladder_of(times, max_batch=draw(st.integers(1, 9)), fixed_share=draw(st.floats(0, 1)))
+
+
+@st.composite
+def loads(draw: st.DrawFn, ladder: Ladder) -> Load:
+    waiting = st.builds(
+        Waiting,
+        st.floats(99.9, 100.3) | st.floats(100, 1000),
+        st.integers(1, ladder.all_rungs),
+        st.booleans(),
+        st.integers(0, 1),
+        st.just(1) | st.integers(1, ladder.max_batch),
+    )
+    queue = sorted(draw(st.lists(waiting, min_size=1, max_size=80)), key=lambda one: one.order_s)
+    workers = draw(st.integers(1, 4))
+    busy = draw(st.lists(st.floats(99, 101), max_size=workers))
+    return Load(100.0, tuple(queue), draw(st.floats(0, 1000)), workers, tuple(busy))
+
+
+@given(st.data(), st.sampled_from(NAMES))
+def test_what_every_policy_keeps_to(data: st.DataObject, name: str) -> None:
+    ladder = data.draw(ladders())
+    load = data.draw(loads(ladder))
+    policy = create_policy(name)
+    dispatch = policy.dispatch(ladder, load)
+    members, drop, queue = dispatch.members, dispatch.drop, load.queue
+
+    assert dispatch == policy.dispatch(ladder, load)
+    assert list(members) == sorted({*members})
+    assert list(drop) == sorted({*drop})
+    assert not {*members} & {*drop}
+    assert all(queue[position].allowed >> dispatch.rung & 1 for position in members)
+    assert sum(queue[position].images for position in members) <= ladder.max_batch or len(members) == 1
+    for position in drop:
+        one = queue[position]
+        rungs = list(positions(one.allowed))
+        if name.startswith("fixed-"):  # which serves it at one rung alone
+            rungs = [max(rungs, key=lambda rung: ladder.rungs[rung].latency_ms(1))]
+        alone_s = min(ladder.rungs[rung].latency_ms(1) for rung in rungs[-1:]) / 1000
+        assert one.hard
+        assert one.deadline_s < load.now_s + alone_s
+    left = [position for position in range(len(queue)) if position not in drop]
+    # The most urgent one always runs: nobody starves.
+    assert members[:1] == tuple(left[:1])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_pinned_requests_get_their_width_alone_whatever_the_load(name: str) -> None:
+    pinned, auto = 0b001, 0b111
+    queue = tuple(Waiting(100.05 + 0.001 * i, pinned if i % 3 == 0 else auto) for i in range(60))
+    dispatch = create_policy(name).dispatch(THREE, load_of(queue, 500.0))
+    assert dispatch.rung == 0
+    assert 0 in dispatch.members
+
+
+@pytest.mark.parametrize("name", ["look-ahead", "slackfit", "fixed"])
+def test_a_flat_ladder_is_never_degraded_on(name: str) -> None:
+    ladder = flat(8, 4, 2)
+    admission = admit(Wish(), ladder, Profile(name="p"))
+    for slack_ms in (1, 6, 20, 1000):
+        queue = queue_of(*[slack_ms] * 50, allowed=admission.allowed, hard=False)
+        assert create_policy(name).dispatch(ladder, load_of(queue, 1000)).rung == 0
+
+
+def test_fixed() -> None:
+    queue = (Waiting(100.1, 0b110), Waiting(100.1, 0b001), Waiting(100.1, 0b111), Waiting(100.1, 0b110))
+    assert Fixed().dispatch(THREE, load_of(queue)) == Dispatch(1, (0, 3), (), "default")
+    assert Fixed("2").dispatch(THREE, load_of(queue)) == Dispatch(2, (0, 2, 3), (), "default")
+    assert Fixed("8").dispatch(THREE, load_of(queue)).members == (0, 3)
+    assert Fixed("4").dispatch(THREE, load_of(queue[1:])) == Dispatch(0, (0,), (), "default")
+    # 8 bits take 10 ms, and 5 more for each further image: two fit 16 ms
+    assert Fixed("8").dispatch(THREE, load_of(queue_of(16, 16, 16))).members == (0, 1)
+    assert Fixed("8").dispatch(THREE, load_of(queue_of(5, 16))) == Dispatch(0, (1,), (0,), "default")
+
+
+def test_slackfit_takes_what_the_slack_of_the_first_can_bear() -> None:
+    plain = SlackFit(margin=0)
+    many = [1000.0] * 20
+    chosen = {ms: plain.dispatch(THREE, load_of(queue_of(ms, *many))) for ms in (4.5, 9, 13, 19, 31, 50, 1000)}
+    latencies = [THREE.rungs[one.rung].latency_ms(len(one.members)) for one in chosen.values()]
+    assert all(latency < slack for slack, latency in zip(chosen, latencies, strict=True))
+    assert latencies == sorted(latencies)
+    assert (chosen[4.5].rung, len(chosen[4.5].members)) == (2, 1)
+    assert (chosen[1000].rung, len(chosen[1000].members)) == (0, 8)
+    # no pair is fast enough for an aim that is missed: the narrowest, one image
+    assert plain.dispatch(THREE, load_of(queue_of(1, 50, hard=False))) == Dispatch(2, (0,), (), "slack")
+    assert SlackFit(margin=1).dispatch(THREE, load_of(queue_of(9, *many))).rung == 2
+
+
+def test_look_ahead_is_wide_while_nothing_presses() -> None:
+    for slack_ms in (11.5, 50, 1000):
+        assert LookAhead().dispatch(THREE, load_of(queue_of(slack_ms))) == Dispatch(0, (0,), (), "slack")
+
+
+def test_look_ahead_narrows_for_the_first_request() -> None:
+    assert LookAhead().dispatch(THREE, load_of(queue_of(8))) == Dispatch(1, (0,), (), "slack")
+    assert LookAhead().dispatch(THREE, load_of(queue_of(5))) == Dispatch(2, (0,), (), "slack")
+    assert LookAhead().dispatch(THREE, load_of(queue_of(3, 50))) == Dispatch(0, (1,), (0,), "slack")
+
+
+def test_look_ahead_narrows_for_those_behind() -> None:
+    # the first alone has all the time in the world
+    queue = queue_of(*[65] * 16)
+    dispatch = LookAhead().dispatch(THREE, load_of(queue))
+    assert (dispatch.rung, dispatch.reason) == (1, "backlog")
+    assert LookAhead().dispatch(THREE, load_of(queue_of(*[45] * 16))).rung == 2
+    # two workers have the time
+    assert LookAhead().dispatch(THREE, load_of(queue, workers=2)).rung == 0
+    # if the other one works
+    busy = Load(100.0, queue, workers=2, busy_until_s=(100.0, 100.06))
+    assert LookAhead().dispatch(THREE, busy).rung == 1
+
+
+def test_look_ahead_narrows_for_those_to_come() -> None:
+    queue = queue_of(*[60] * 5)
+    rungs = [LookAhead().dispatch(THREE, load_of(queue, rate)).rung for rate in (0, 50, 100, 200, 400, 800)]
+    assert rungs == sorted(rungs)
+    assert rungs[0] == 0
+    assert rungs[-1] > 0
+
+
+def test_look_ahead_leaves_work_for_idle_workers() -> None:
+    assert LookAhead().dispatch(THREE, load_of(queue_of(*[1000] * 4))).members == (0, 1, 2, 3)
+    assert LookAhead().dispatch(THREE, load_of(queue_of(*[1000] * 4), workers=2)).members == (0, 1)
+
+
+def test_aims_that_are_missed_bind_nobody() -> None:
+    late = queue_of(-50, hard=False)
+    assert LookAhead().dispatch(THREE, load_of(late)).rung == 0
+    rest = queue_of(*[500] * 3)
+    assert LookAhead().dispatch(THREE, load_of(late + rest)) == Dispatch(0, (0, 1, 2, 3), (), "slack")
+
+
+@given(st.lists(st.floats(5, 500), min_size=1, max_size=1), st.floats(0, 400), st.floats(0, 500))
+def test_more_slack_is_never_narrower(slacks_ms: list[float], arrivals_per_s: float, more_ms: float) -> None:
+    before = LookAhead().dispatch(THREE, load_of(queue_of(*slacks_ms, hard=False), arrivals_per_s))
+    after = LookAhead().dispatch(THREE, load_of(queue_of(slacks_ms[0] + more_ms, hard=False), arrivals_per_s))
+    assert after.rung <= before.rung
+
+
+@given(st.floats(0, 1), st.floats(0.01, 1), st.floats(0, 500), st.floats(0.001, 0.1))
+def test_the_chance_to_be_overwhelmed_is_one(work_s: float, room_s: float, arrivals: float, image_s: float) -> None:
+    chance = _overwhelmed(work_s, room_s, arrivals, image_s)
+    assert 0 <= chance <= 1
+    assert _overwhelmed(work_s + 0.01, room_s, arrivals, image_s) >= chance - 1e-9
+    assert _overwhelmed(work_s, room_s + 0.01, arrivals, image_s) <= chance + 1e-9
+    assert _overwhelmed(work_s, room_s, arrivals + 1, image_s) >= chance - 1e-9
+
+
+def test_the_chance_without_drift_is_linear() -> None:
+    assert _overwhelmed(0.25, 1, 100, 0.01) == pytest.approx(0.25)
+    assert _overwhelmed(0.25, 1, 100.001, 0.01) == pytest.approx(0.25, abs=1e-3)
+    assert _overwhelmed(0.25, 1, 1, 0.001) == 0
+
+
+def test_accuracy_that_is_unknown_leaves_what_is_feasible() -> None:
+    blind = replace(THREE, rungs=tuple(replace(rung, accuracy=0.0) for rung in THREE.rungs))
+    rungs = [LookAhead().dispatch(blind, load_of(queue_of(*[ms] * 16))).rung for ms in (1000, 65, 45)]
+    assert rungs == [0, 1, 2]
+
+
+def test_priority_is_a_head_start_and_no_more() -> None:
+    first, high = Waiting(100.0, 1), Waiting(100.0 + PRIORITY_HEAD_START_S / 2, 1, priority=1)
+    late = Waiting(100.0 + PRIORITY_HEAD_START_S * 1.5, 1, priority=1)
+    ordered = sorted([first, high, late], key=lambda one: one.order_s)
+    assert ordered == [high, first, late]
+    assert all(a.order_s < b.order_s for a, b in pairwise(ordered))
+
+
+def test_names() -> None:
+    for name in NAMES:
+        policy: Policy = create_policy(name)
+        assert policy.name == name
+    assert create_policy("slackfit", 0.25) == SlackFit(0.25)
+    for name, margin in (("look", 0.1), ("fixed-", 0.1), ("", 0.1), ("look-ahead", -0.1), ("fixed", math.nan)):
+        with pytest.raises(SettingsError):
+            create_policy(name, margin)
