@@ -207,6 +207,90 @@ class Ladder(_Answer):
     rungs: list[Rung]
 
 
+class ServerMetadata(_Answer):
+    """The server, as the Open Inference Protocol describes it."""
+
+    name: str
+    version: str
+    extensions: list[str]
+
+
+class ModelNames(_Answer):
+    """The names of all served models."""
+
+    models: list[str]
+
+
+class TensorMetadata(_Answer):
+    """A tensor of a model; an extent of -1 is free."""
+
+    name: str
+    datatype: str
+    shape: list[int]
+    parameters: dict[str, str | float] | None = None
+
+
+class ModelMetadata(_Answer):
+    """A model, as the Open Inference Protocol describes it: ``alternative_inputs`` are other forms of its one input."""
+
+    name: str
+    versions: list[str]
+    platform: str
+    inputs: list[TensorMetadata]
+    alternative_inputs: list[TensorMetadata]
+    outputs: list[TensorMetadata]
+    parameters: dict[str, str | int]
+
+
+class ModelReady(_Answer):
+    """A model that can be asked."""
+
+    name: str
+    ready: Literal[True]
+
+
+class Output(_Answer):
+    """An output tensor: its ``data`` row by row, or the parameter ``binary_data_size``."""
+
+    name: str
+    datatype: Literal["FP32", "BYTES"]
+    shape: list[int]
+    parameters: dict[str, int] | None = None
+    data: list[float | str] | None = None
+
+
+class InferAnswer(_Answer):
+    """Output tensors, and in flat parameters what ran, why, and how long it took."""
+
+    model_name: str
+    model_version: str
+    id: str
+    parameters: dict[str, str | float]
+    outputs: list[Output]
+
+
+class RepositoryEntry(_Answer):
+    """A model that is served or could be."""
+
+    name: str
+    version: str | None = None
+    state: Literal["READY", "UNAVAILABLE"]
+    reason: str
+
+
+class LoadedModel(_Answer):
+    """A model that is served from now on, and its version."""
+
+    name: str
+    version: str
+
+
+class UnloadedModel(_Answer):
+    """A model that is no longer served."""
+
+    name: str
+
+
 class Health(_Answer):
     """A probe's answer."""
 

@@ -17,6 +17,7 @@ from server.problems import problem_of, respond, translate
 from server.profiles import active_profile, load_profiles
 from server.routes.operations import operations_routes
 from server.routes.v1 import inference_endpoints, v1_routes
+from server.routes.v2 import INFER_ENDS, infer_endpoint, v2_routes
 from server.runtime import Runtime
 from server.settings import Settings
 
@@ -55,11 +56,14 @@ def create_app(settings: Settings, *, engine: Engine | None = None) -> FastAPI:
     )
     app.state.runtime = runtime
     inference = inference_endpoints(runtime, metrics)
-    app.add_middleware(Shortcut, endpoints=inference, answer_error=_answer_error)
+    infer_tensors = infer_endpoint(runtime, metrics)
+    shortcuts = {**inference, INFER_ENDS: infer_tensors}
+    app.add_middleware(Shortcut, endpoints=shortcuts, answer_error=_answer_error)
     app.add_middleware(Surround, metrics=metrics)  # the last one added is the outermost
     app.add_exception_handler(BitgearError, _answer_error)
     app.add_exception_handler(HTTPException, _answer_error)
     app.include_router(v1_routes(runtime, inference))
+    app.include_router(v2_routes(runtime, infer_tensors))
     app.include_router(operations_routes(runtime, metrics))
     return app
 

@@ -11,7 +11,8 @@ from server.errors import BadRequest, BodyTimeout, BodyTooLarge, MediaTypeNotAcc
 
 MULTIPART = "multipart/form-data"
 JSON = "application/json"
-RAW_TYPES = ("image/jpeg", "image/png", "image/webp", "application/octet-stream")
+OCTETS = "application/octet-stream"
+RAW_TYPES = ("image/jpeg", "image/png", "image/webp", OCTETS)
 MEDIA_TYPES = (*RAW_TYPES, MULTIPART, JSON)
 
 
@@ -31,32 +32,44 @@ class Upload:
 async def receive_upload(
     headers: Iterable[tuple[bytes, bytes]], receive: Receive, limit_bytes: int, timeout_s: float
 ) -> Upload:
-    """Return the body of an ASGI request, read to its end.
+    """Return the body of an ASGI request that holds an image, read to its end.
 
-    The content type, the encoding and the declared length are judged before anything is read. Raises
-    :class:`~server.errors.MediaTypeNotAccepted`, :class:`~server.errors.BodyTooLarge`,
-    :class:`~server.errors.BodyTimeout` or :class:`~server.errors.BadRequest`, and :class:`ClientGone`.
+    Raises :class:`~server.errors.MediaTypeNotAccepted` for another content type, judged before anything is read,
+    :class:`~server.errors.BadRequest` for no body, and what :func:`receive_body` raises.
     """
-    media_type, boundary = _judge_headers(headers, limit_bytes)
-    try:
-        async with asyncio.timeout(timeout_s):
-            data = await _read(receive, limit_bytes)
-    except TimeoutError as error:
-        raise BodyTimeout(timeout_s) from error
+    media_type, boundary = _judge_type(headers)
+    data = await receive_body(headers, receive, limit_bytes, timeout_s)
     if not data:
         raise BadRequest("the body is empty; send an image")
     return Upload(media_type, boundary, data)
 
 
-def _judge_headers(headers: Iterable[tuple[bytes, bytes]], limit_bytes: int) -> tuple[str, bytes]:
-    content_type = b"application/octet-stream"  # what RFC 9110, section 8.3, allows to assume of a body without a type
+async def receive_body(
+    headers: Iterable[tuple[bytes, bytes]], receive: Receive, limit_bytes: int, timeout_s: float
+) -> bytes:
+    """Return the body of an ASGI request, read to its end, whatever its content type.
+
+    The encoding and the declared length are judged before anything is read. Raises
+    :class:`~server.errors.MediaTypeNotAccepted`, :class:`~server.errors.BodyTooLarge` or
+    :class:`~server.errors.BodyTimeout`, and :class:`ClientGone`.
+    """
+    for name, value in headers:
+        if name == b"content-encoding" and value.strip().lower() not in (b"", b"identity"):
+            raise MediaTypeNotAccepted("content encoding", value.decode("latin-1"), ["identity"])
+        if name == b"content-length" and value.isdigit() and int(value[:20]) > limit_bytes:
+            raise BodyTooLarge(limit_bytes)
+    try:
+        async with asyncio.timeout(timeout_s):
+            return await _read(receive, limit_bytes)
+    except TimeoutError as error:
+        raise BodyTimeout(timeout_s) from error
+
+
+def _judge_type(headers: Iterable[tuple[bytes, bytes]]) -> tuple[str, bytes]:
+    content_type = OCTETS.encode()  # what RFC 9110, section 8.3, allows to assume of a body without a type
     for name, value in headers:
         if name == b"content-type":
             content_type = value
-        elif name == b"content-encoding" and value.strip().lower() not in (b"", b"identity"):
-            raise MediaTypeNotAccepted("content encoding", value.decode("latin-1"), ["identity"])
-        elif name == b"content-length" and value.isdigit() and int(value[:20]) > limit_bytes:
-            raise BodyTooLarge(limit_bytes)
     essence, options = parse_options_header(content_type)
     media_type = essence.decode("latin-1")
     if media_type not in MEDIA_TYPES:

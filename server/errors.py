@@ -9,6 +9,7 @@
     │   ├── ConflictingControls   one control, two values
     │   ├── BadTensor             a tensor whose shape, type or data contradict each other, or do not fit the model
     │   ├── UnknownModel
+    │   │   └── UnknownVersion
     │   ├── UnknownPath
     │   ├── MethodNotAllowed
     │   ├── BodyTimeout
@@ -86,6 +87,14 @@ class UnknownModel(RequestError):
 
     def __init__(self, name: str, models: list[str]) -> None:
         super().__init__(f"no model is named {shown(name)}; served are {', '.join(models)}", models=models)
+
+
+class UnknownVersion(UnknownModel):
+    """The model is not served in that version."""
+
+    def __init__(self, name: str, asked: str, served: str) -> None:
+        detail = f"{name} is served in version {served} and not {shown(asked)}; ask for that one, or for none"
+        RequestError.__init__(self, detail, models=[name])
 
 
 class UnknownPath(RequestError):

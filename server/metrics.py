@@ -23,7 +23,7 @@ NONE = "none"
 
 Metric = TypeVar("Metric", Counter, Gauge, Histogram, Summary)
 
-UNKNOWN_MODEL = "unknown"
+UNKNOWN = "unknown"
 UNANSWERED = "unanswered"
 """Reason of a rejection without an answer: the client went away, or the server stopped."""
 
@@ -145,7 +145,7 @@ class Metrics:
     def begin(self, exchange: Exchange, task: str, model: str | None) -> None:
         """Count an inference request as in flight; ``model`` None: none that is served."""
         exchange.task = task
-        exchange.model = model or UNKNOWN_MODEL
+        exchange.model = model or UNKNOWN
         self._of(self._in_flight, exchange.model).inc()
 
     def finish(self, exchange: Exchange) -> None:

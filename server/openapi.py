@@ -3,10 +3,11 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from server.body import JSON, MULTIPART, RAW_TYPES
+from server.body import JSON, MULTIPART, OCTETS, RAW_TYPES
 from server.controls import Control
 from server.exchange import REQUEST_ID_HEADER
 from server.forms import IMAGE_FIELD
+from server.tensors import BYTES, DTYPES, HEADER_LENGTH, MAX_DIMENSIONS, MAX_EXTENT, MAX_ID_CHARACTERS
 
 MODEL_PARAMETER: dict[str, Any] = {
     "name": "model",
@@ -17,9 +18,80 @@ MODEL_PARAMETER: dict[str, Any] = {
 }
 
 
-def model_request() -> dict[str, Any]:
-    """Return the ``openapi_extra`` of a path that names a model."""
-    return {"parameters": [MODEL_PARAMETER]}
+VERSION_PARAMETER: dict[str, Any] = {
+    "name": "version",
+    "in": "path",
+    "required": True,
+    "description": "The version that is served: no other is kept.",
+    "schema": {"type": "string"},
+}
+
+
+def model_request(*, versioned: bool = False) -> dict[str, Any]:
+    """Return the ``openapi_extra`` of a path that names a model, and maybe its version."""
+    return {"parameters": _path_parameters(versioned)}
+
+
+def _path_parameters(versioned: bool) -> list[dict[str, Any]]:
+    return [MODEL_PARAMETER, VERSION_PARAMETER] if versioned else [MODEL_PARAMETER]
+
+
+def infer_request(controls: Mapping[str, Control], *, versioned: bool) -> dict[str, Any]:
+    """Return the ``openapi_extra`` of a path that takes tensors and these controls."""
+    length = {
+        "name": HEADER_LENGTH,
+        "in": "header",
+        "required": False,
+        "description": "Bytes of JSON before binary tensors; 0: the body is one image and no JSON.",
+        "schema": {"type": "integer", "minimum": 0},
+    }
+    return {
+        "parameters": [*_path_parameters(versioned), *_parameters(controls.values()), length],
+        "requestBody": {
+            "required": True,
+            "content": {
+                JSON: {"schema": _infer_schema()},
+                OCTETS: {"schema": {"type": "string", "contentMediaType": OCTETS}},
+            },
+        },
+    }
+
+
+def _infer_schema() -> dict[str, Any]:
+    parameters = {"type": "object", "additionalProperties": {"type": ["string", "number", "boolean"]}}
+    flag, name = {"type": "boolean"}, {"type": "string", "minLength": 1}
+    tensor = {
+        "name": name,
+        "datatype": {"type": "string", "enum": [BYTES, *DTYPES]},
+        "shape": {
+            "type": "array",
+            "items": {"type": "integer", "minimum": 1, "maximum": MAX_EXTENT},
+            "minItems": 1,
+            "maxItems": MAX_DIMENSIONS,
+        },
+        "data": {"type": "array", "minItems": 1},
+        "parameters": _object({"binary_data_size": {"type": "integer", "minimum": 0}}),
+    }
+    wanted = {"binary_data": flag, "classification": {"type": "integer", "minimum": 1}}
+    output = {"name": name, "parameters": _object(wanted)}
+    members = {
+        "id": {"type": "string", "maxLength": MAX_ID_CHARACTERS},
+        "model_name": name,
+        "model_version": name,
+        "parameters": {**parameters, "properties": {"binary_data_output": flag}},
+        "inputs": {
+            "type": "array",
+            "items": _object(tensor, "name", "datatype", "shape"),
+            "minItems": 1,
+            "maxItems": 1,
+        },
+        "outputs": {"type": "array", "items": _object(output, "name")},
+    }
+    return _object(members, "inputs")
+
+
+def _object(properties: dict[str, Any], *required: str) -> dict[str, Any]:
+    return {"type": "object", "properties": properties, "required": list(required), "additionalProperties": False}
 
 
 def image_request(controls: Mapping[str, Control]) -> dict[str, Any]:
@@ -38,12 +110,7 @@ def image_request(controls: Mapping[str, Control]) -> dict[str, Any]:
 
 
 def _form(image: dict[str, Any], fields: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    return {
-        "type": "object",
-        "properties": {IMAGE_FIELD: image, **fields},
-        "required": [IMAGE_FIELD],
-        "additionalProperties": False,
-    }
+    return _object({IMAGE_FIELD: image, **fields}, IMAGE_FIELD)
 
 
 def _json_schema(control: Control) -> dict[str, Any]:

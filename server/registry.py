@@ -6,8 +6,7 @@ from bitgear.checkpoint import Master
 from server.errors import UnknownModel
 from server.ladder import Ladder
 
-MODEL_VERSION = "1"
-"""Of every model: masters have no versions yet."""
+VERSION_DIGITS = 12
 
 TAIL_WEIGHT = 0.1
 """Weight of the newest request in the running mean of what follows an engine call."""
@@ -28,6 +27,11 @@ class ServedModel:
     def name(self) -> str:
         """The name under which it is served."""
         return self.master.name
+
+    @property
+    def version(self) -> str:
+        """Which file it was read from: the first hexadecimal digits of its SHA-256."""
+        return self.master.digest[:VERSION_DIGITS]
 
     def note_tail(self, duration_s: float) -> None:
         """Note what the work after an engine call took; ``tail_s`` is its running mean."""

@@ -31,7 +31,7 @@ from server.policy import Admission, Waiting, admit, explain
 from server.precision import Wish
 from server.problems import RETRY_AFTER_S
 from server.profiles import SLO_FACTOR, Profile
-from server.registry import MODEL_VERSION, Registry, ServedModel
+from server.registry import Registry, ServedModel
 from server.scheduler import BatchReport, Job, Scheduler, Served
 from server.settings import Settings, SettingsError
 from server.tasks import TASKS
@@ -267,7 +267,7 @@ class Runtime:
         self.models.put(model)
         self.metrics.add_model(
             model.name,
-            MODEL_VERSION,
+            model.version,
             master.task,
             master.nbytes,
             lambda: sum(self.resident_bytes(model).values()),

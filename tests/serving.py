@@ -48,6 +48,11 @@ class Running:
     master: Master
     client: httpx.Client
 
+    @property
+    def version(self) -> str:
+        """That of the tiny master."""
+        return str(self.app.state.runtime.models.get("tiny").version)
+
     def good(self) -> dict[str, Any]:
         """The answer to a request that must succeed."""
         answer = self.client.post(PATH, content=png(), headers={"Content-Type": "image/png"})
@@ -98,16 +103,20 @@ def next_answer(stream: IO[bytes]) -> tuple[int, dict[str, str], bytes]:
 
 @contextlib.contextmanager
 def running(
-    folder: Path, engine: Engine | None = None, further: Iterable[Master] = (), **settings: Any
+    folder: Path,
+    engine: Engine | None = None,
+    further: Iterable[Master] = (),
+    files: Iterable[Path] = (),
+    **settings: Any,
 ) -> Iterator[Running]:
-    """A server of the tiny master and of further ones, stopped at the end."""
+    """A server of the tiny master, of further ones, and of files or folders that are there; stopped at the end."""
     master = tiny_master()
     paths = []
     for each in (master, *further):
         paths.append(folder / f"{each.name}.safetensors")
         if not paths[-1].exists():
             write_master(each, paths[-1])
-    app = create_app(Settings(models=tuple(paths), **settings), engine=engine)
+    app = create_app(Settings(models=(*paths, *files), **settings), engine=engine)
     config = uvicorn.Config(app, lifespan="on", ws="none", log_config=None, access_log=False)
     server = uvicorn.Server(config)
     listener = bind("127.0.0.1", 0)

@@ -1,6 +1,5 @@
 """Images in, JSON out; and what is known about the models."""
 
-import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,16 +13,17 @@ from bitgear.errors import ImageError, ImageTooLarge
 from bitgear.tasks.pictures import decode_picture
 from server import answers, errors
 from server.body import JSON, Upload, receive_upload
-from server.controls import Controls, add_controls, read_controls
-from server.exchange import Exchange, exchange_of
+from server.controls import Controls, add_controls
+from server.exchange import Exchange
 from server.forms import open_upload
 from server.ladder import Rung
 from server.metrics import Metrics
 from server.middleware import Endpoint
 from server.openapi import image_request, model_request
-from server.precision import PRECISION_HEADER, SOURCE_HEADER, VARY, to_wish
+from server.precision import to_wish
 from server.problems import documented
-from server.registry import MODEL_VERSION, ServedModel
+from server.registry import ServedModel
+from server.routes.inference import answer_headers, begin, serve, timing_ms
 from server.runtime import Inference, Runtime, Work
 from server.tasks import TASKS, Task
 
@@ -40,7 +40,7 @@ def v1_routes(runtime: Runtime, endpoints: Mapping[tuple[str, str], Endpoint]) -
     @router.get("/v1/models", response_model=answers.ModelList, responses=documented())
     async def list_models() -> Response:
         """List the served models."""
-        return _json({"models": [_summary(model.master) for model in runtime.models]})
+        return _json({"models": [_summary(model) for model in runtime.models]})
 
     @router.get(
         "/v1/models/{model}",
@@ -50,10 +50,11 @@ def v1_routes(runtime: Runtime, endpoints: Mapping[tuple[str, str], Endpoint]) -
     )
     async def describe_model(request: Request) -> Response:
         """Describe one model."""
-        master = runtime.models.get(request.path_params["model"]).master
+        model = runtime.models.get(request.path_params["model"])
+        master = model.master
         return _json(
             {
-                **_summary(master),
+                **_summary(model),
                 "labels": list(master.labels),
                 "accuracy": {str(bits): dict(metrics) for bits, metrics in master.accuracy.items()},
                 "provenance": dict(master.provenance),
@@ -80,26 +81,23 @@ def inference_endpoints(runtime: Runtime, metrics: Metrics) -> Mapping[tuple[str
 
 def _inference(task: Task[Any, Any], runtime: Runtime, metrics: Metrics) -> Endpoint:
     async def infer(request: Request) -> Response:
-        exchange = exchange_of(request.scope)
-        name = request.path_params["model"]
-        metrics.begin(exchange, task.name, name if name in runtime.models else None)
-        runtime.check_warm()
-        headers = request.scope["headers"]
-        runtime.keys.check(headers)
-        model = runtime.models.get(name)
+        exchange = begin(request, runtime, metrics, task.name)
+        model = runtime.models.get(request.path_params["model"])
         if model.master.task != task.name:
-            raise errors.TaskMismatch(task.name, model.master.task, _PATH.format(model=name, task=model.master.task))
-        exchange.target_s = runtime.slo_s(model, runtime.profile)
-        with runtime.permits.one():
-            controls = read_controls(task.controls, headers, request.scope["query_string"])
-            wish = to_wish(controls)
-            exchange.asked = wish.asked
-            task.options(controls, model.master.labels)  # what is wrong so far is refused before the body is read
-            settings = runtime.settings
-            upload = await receive_upload(headers, request.receive, settings.max_body_bytes, settings.body_timeout_s)
-            prepare = functools.partial(_open, task, model.master, upload, controls, settings.max_pixels)
-            inference = await runtime.infer(model, wish, prepare, exchange, request.receive)
-        return _answer(model, inference, exchange)
+            raise errors.TaskMismatch(
+                task.name, model.master.task, _PATH.format(model=model.name, task=model.master.task)
+            )
+        settings = runtime.settings
+
+        async def receive() -> Upload:
+            return await receive_upload(
+                request.scope["headers"], request.receive, settings.max_body_bytes, settings.body_timeout_s
+            )
+
+        def prepare(upload: Upload, controls: Controls) -> Work[_Finding]:
+            return _open(task, model.master, upload, controls, settings.max_pixels)
+
+        return _answer(model, await serve(request, runtime, model, task, receive, prepare), exchange)
 
     return infer
 
@@ -164,12 +162,11 @@ def _open(
 
 def _answer(model: ServedModel, inference: Inference[_Finding], exchange: Exchange) -> Response:
     finding, served = inference.answer, inference.served
-    timing_ms = {name: round(duration, 3) for name, duration in exchange.phases_ms.items()}
-    timing_ms["total"] = round(exchange.elapsed_ms(), 3)
+    timing = timing_ms(exchange)
     first = {
         "id": exchange.request_id,
         "model": model.name,
-        "version": MODEL_VERSION,
+        "version": model.version,
         "image": {"width": finding.width_px, "height": finding.height_px},
     }
     last = {
@@ -179,27 +176,19 @@ def _answer(model: ServedModel, inference: Inference[_Finding], exchange: Exchan
             "source": served.source,
             "reason": served.reason,
         },
-        "timing_ms": timing_ms,
+        "timing_ms": timing,
     }
     # A mask can take megabytes: a worker has written that part already, and the event loop only puts it between.
     parts = (answers.to_json(first), finding.members, answers.to_json(last))
     content = "{" + ",".join(part[1:-1] for part in parts) + "}"
-    headers = {
-        PRECISION_HEADER: served.rung.precision,
-        SOURCE_HEADER: served.source,
-        "Server-Timing": ", ".join(f"{name};dur={duration}" for name, duration in timing_ms.items()),
-        "Cache-Control": "no-store",
-        "Vary": VARY,
-    }
-    if served.reason == "lenient":
-        headers["Preference-Applied"] = "handling=lenient"
-    return Response(content, 200, headers, JSON)
+    return Response(content, 200, answer_headers(served, timing), JSON)
 
 
-def _summary(master: Master) -> dict[str, Any]:
+def _summary(model: ServedModel) -> dict[str, Any]:
+    master = model.master
     return {
-        "name": master.name,
-        "version": MODEL_VERSION,
+        "name": model.name,
+        "version": model.version,
         "task": master.task,
         "precisions": list(master.widths),
         "default_precision": max(master.widths),

@@ -37,7 +37,7 @@ def test_the_whole_answer(server: Running) -> None:
     answer = server.client.post(PATH, content=png(), headers={**PNG, "X-Request-Id": "a.B:1_2-3"})
     body = answer.json()
     assert set(body) == {"id", "model", "version", "image", "predictions", "precision", "timing_ms"}
-    assert (body["id"], body["model"], body["version"]) == ("a.B:1_2-3", "tiny", "1")
+    assert (body["id"], body["model"], body["version"]) == ("a.B:1_2-3", "tiny", server.version)
     assert body["image"] == {"width": 16, "height": 16}
     assert body["precision"] == {"requested": "auto", "served": 8, "source": "default", "reason": "default"}
     assert list(body["timing_ms"]) == ["queue", "decode", "switch", "infer", "post", "total"]
@@ -130,7 +130,7 @@ def test_models_and_ladder(server: Running) -> None:
     client = server.client
     (summary,) = client.get("/v1/models").json()["models"]
     assert summary == {
-        "name": "tiny", "version": "1", "task": "classify", "precisions": [8, 7, 6, 5, 4, 3, 2],
+        "name": "tiny", "version": server.version, "task": "classify", "precisions": [8, 7, 6, 5, 4, 3, 2],
         "default_precision": 8, "classes": 10, "input": {"height": 16, "width": 16},
     }  # fmt: skip
     detail = client.get("/v1/models/tiny").json()

@@ -19,6 +19,7 @@ from server.tasks import TASKS
 from tests.serving import Running
 
 ROUTES = {task: f"/v1/models/{{model}}/{task}" for task in TASKS}
+VERSIONS = ("", "/versions/{version}")
 MODELS = {"classify": "tiny", "detect": "boxes", "segment": "areas"}
 
 CHECKS = [
@@ -40,10 +41,10 @@ def content(every_task: Running) -> dict[str, Any]:
     return every_task.client.get("/openapi.json").json()
 
 
-def test_generated_requests_get_documented_answers(document: Any) -> None:
+def test_generated_requests_get_documented_answers(document: Any, every_task: Running) -> None:
     # Not by schemathesis' pytest plugin: its subtests do not work with pytest 9.2.
     operations = [result.ok() for result in document.get_all_operations()]
-    assert len(operations) == 9
+    assert len(operations) == 17
     for operation in operations:
 
         @settings(max_examples=40, derandomize=True, database=None, deadline=None, suppress_health_check=HealthCheck)
@@ -52,6 +53,8 @@ def test_generated_requests_get_documented_answers(document: Any) -> None:
             case.call_and_validate(checks=CHECKS)
             if "model" in case.path_parameters:  # a made-up name leads no further than to 404
                 case.path_parameters["model"] = MODELS.get(case.path.rsplit("/", 1)[1], "tiny")
+                if "version" in case.path_parameters:
+                    case.path_parameters["version"] = every_task.version
                 case.call_and_validate(checks=CHECKS)
 
         check()
@@ -64,7 +67,8 @@ def test_it_is_valid(document: Any) -> None:
 def test_every_path_is_listed(content: dict[str, Any]) -> None:
     assert set(content["paths"]) == {
         *ROUTES.values(), "/v1/models", "/v1/models/{model}", "/v1/models/{model}/ladder", "/v2/health/live",
-        "/v2/health/ready", "/metrics",
+        "/v2/health/ready", "/metrics", "/v2", "/v2/models",
+        *(f"/v2/models/{{model}}{version}{rest}" for version in VERSIONS for rest in ("", "/ready", "/infer")),
     }  # fmt: skip
 
 
@@ -79,6 +83,20 @@ def test_every_status_and_problem_of_an_inference_route_is_listed(content: dict[
         if problem.name not in ("not-found", "method", "bad-tensor", "forbidden"):
             assert f"urn:bitgear:problem:{problem.name}" in listed
     assert "HTTPValidationError" not in json.dumps(content)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_the_tensor_routes_list_what_they_answer_and_every_control(content: dict[str, Any], version: str) -> None:
+    operation = content["paths"][f"/v2/models/{{model}}{version}/infer"]["post"]
+    assert set(operation["responses"]["200"]["content"]) == {"application/json", "application/octet-stream"}
+    listed = json.dumps(operation["responses"])
+    for problem in TABLE.values():
+        if problem.name not in ("not-found", "method", "task-mismatch", "forbidden"):
+            assert f"urn:bitgear:problem:{problem.name}" in listed
+    places = {(parameter["in"], parameter["name"]) for parameter in operation["parameters"]}
+    assert ("header", "Inference-Header-Content-Length") in places
+    for task in TASKS.values():
+        assert {("query", name) for name in task.controls} < places
 
 
 @pytest.mark.parametrize("task", TASKS)

@@ -283,4 +283,5 @@ def test_metrics_tell_tasks_apart(every_task: Running) -> None:
         labels = f'code="200",model="{model}",precision="3",source="request",task="{task}"'
         assert f"bitgear_requests_total{{{labels}}}" in metrics
     assert 'bitgear_requests_total{code="400",model="areas",precision="none",source="none",task="segment"}' in metrics
-    assert 'bitgear_model_info{model="boxes",task="detect",version="1"} 1.0' in metrics
+    version = every_task.app.state.runtime.models.get("boxes").version
+    assert f'bitgear_model_info{{model="boxes",task="detect",version="{version}"}} 1.0' in metrics
