@@ -133,7 +133,8 @@ void pairs_rows(const std::uint8_t* const* windows, std::ptrdiff_t offset, const
 constexpr int kChunk = 192;  // groups of a block of weights that stay in the first-level cache while rows pass
 
 template <int U>
-void pairs_block(const DotTile& tile, int period, const std::uint8_t* w, std::int32_t* acc) {
+void pairs_block(const DotTile& tile, const std::uint8_t* w, std::int32_t* acc) {
+    const int period = U == 8 ? tile.period / U * U : U;
     const std::ptrdiff_t stride = tile.blocks * kBlock;
     bool first = true;
     for (int i = 0; i < tile.run_count; ++i) {
@@ -154,23 +155,108 @@ void pairs_block(const DotTile& tile, int period, const std::uint8_t* w, std::in
     }
 }
 
-void pairs(const DotTile& tile) {
-    for (int b = 0; b < tile.blocks; ++b) {
-        const std::uint8_t* w = tile.w + static_cast<std::size_t>(b) * tile.block_bytes;
-        std::int32_t* acc = tile.acc + b * kBlock;
-        const int period = tile.period;
-        if (period >= 8) {
-            pairs_block<8>(tile, period / 8 * 8, w, acc);
-        } else if (period >= 4) {
-            pairs_block<4>(tile, 4, w, acc);
-        } else if (period == 3) {
-            pairs_block<3>(tile, 3, w, acc);
-        } else if (period == 2) {
-            pairs_block<2>(tile, 2, w, acc);
-        } else {
-            pairs_block<1>(tile, 1, w, acc);
+// One row and one group straight to 32-bit sums: where a 16-bit sum holds no more than one group.
+inline void widened_pairs(const std::uint8_t* a, __m256i w0, __m256i w1, __m256i& c0, __m256i& c1) {
+    __m256i t, u;
+    asm("vpbroadcastd %[a], %[t]\n\t"
+        "vpmaddubsw %[w0], %[t], %[u]\n\t"
+        "vpmaddubsw %[w1], %[t], %[t]\n\t"
+        "vpmaddwd %[ones], %[u], %[u]\n\t"
+        "vpmaddwd %[ones], %[t], %[t]\n\t"
+        "vpaddd %[u], %[c0], %[c0]\n\t"
+        "vpaddd %[t], %[c1], %[c1]"
+        : [c0] "+x"(c0), [c1] "+x"(c1), [t] "=&x"(t), [u] "=&x"(u)
+        : [a] "m"(*reinterpret_cast<const std::uint8_t (*)[4]>(a)), [w0] "x"(w0), [w1] "x"(w1), [ones] "m"(kOnes));
+}
+
+// All rows of a tile at once, with 32-bit sums in registers. Out of line, like all that follow: inlined, the sums of a
+// tile would stay in memory.
+template <int R>
+__attribute__((noinline)) void widened_block(const DotTile& tile, const std::uint8_t* w, std::int32_t* out) {
+    const std::ptrdiff_t stride = tile.blocks * kBlock;
+    __m256i acc[R][2];
+#pragma GCC unroll 6
+    for (int r = 0; r < R; ++r) acc[r][0] = acc[r][1] = _mm256_setzero_si256();
+    const std::uint8_t* a[R];
+    for (int i = 0; i < tile.run_count; ++i) {
+#pragma GCC unroll 6
+        for (int r = 0; r < R; ++r) a[r] = tile.a[r] + tile.runs[i].offset;
+        const std::ptrdiff_t end = static_cast<std::ptrdiff_t>(tile.runs[i].groups) * kGroup;
+        for (std::ptrdiff_t k = 0; k < end; k += kGroup, w += kPackedGroup) {
+            const __m256i w0 = load256(w), w1 = load256(w + 32);
+#pragma GCC unroll 6
+            for (int r = 0; r < R; ++r) widened_pairs(a[r] + k, w0, w1, acc[r][0], acc[r][1]);
         }
     }
+#pragma GCC unroll 6
+    for (int r = 0; r < R; ++r) {
+        store256(out + r * stride, acc[r][0]);
+        store256(out + r * stride + 8, acc[r][1]);
+    }
+}
+
+// All rows of a tile at once, with 16-bit sums in registers and 32-bit sums in memory. `groups` are at least 1.
+template <int R>
+__attribute__((noinline)) void rare_stretch(const std::uint8_t* const* a, std::ptrdiff_t k, const std::uint8_t* w,
+                                            int groups, bool first, std::int32_t* out, std::ptrdiff_t stride) {
+    __m256i sums[R][2];
+    {
+        const __m256i w0 = load256(w), w1 = load256(w + 32);
+#pragma GCC unroll 6
+        for (int r = 0; r < R; ++r) first_pairs(a[r] + k, w0, w1, sums[r][0], sums[r][1]);
+    }
+    const std::ptrdiff_t end = k + static_cast<std::ptrdiff_t>(groups) * kGroup;
+    for (k += kGroup, w += kPackedGroup; k < end; k += kGroup, w += kPackedGroup) {
+        const __m256i w0 = load256(w), w1 = load256(w + 32);
+#pragma GCC unroll 6
+        for (int r = 0; r < R; ++r) next_pairs(a[r] + k, w0, w1, sums[r][0], sums[r][1]);
+    }
+    const __m256i ones = load256(kOnes);
+#pragma GCC unroll 6
+    for (int r = 0; r < R; ++r) {
+        std::int32_t* row = out + r * stride;
+        const __m256i low = _mm256_madd_epi16(sums[r][0], ones), high = _mm256_madd_epi16(sums[r][1], ones);
+        store256(row, first ? low : _mm256_add_epi32(low, load256(row)));
+        store256(row + 8, first ? high : _mm256_add_epi32(high, load256(row + 8)));
+    }
+}
+
+template <int R>
+void rare_block(const DotTile& tile, const std::uint8_t* w, std::int32_t* out) {
+    bool first = true;
+    for (int i = 0; i < tile.run_count; ++i) {
+        std::ptrdiff_t offset = tile.runs[i].offset;
+        for (int left = tile.runs[i].groups; left > 0; first = false) {
+            const int groups = left < tile.period ? left : tile.period;
+            rare_stretch<R>(tile.a, offset, w, groups, first, out, tile.blocks * kBlock);
+            left -= groups;
+            offset += groups * kGroup;
+            w += groups * kPackedGroup;
+        }
+    }
+}
+
+using PairsFn = void (*)(const DotTile&, const std::uint8_t*, std::int32_t*);
+constexpr PairsFn kWidenedBlocks[kDotRows] = {widened_block<1>, widened_block<2>, widened_block<3>,
+                                              widened_block<4>, widened_block<5>, widened_block<6>};
+constexpr PairsFn kRareBlocks[kDotRows] = {rare_block<1>, rare_block<2>, rare_block<3>,
+                                           rare_block<4>, rare_block<5>, rare_block<6>};
+
+// Sums that are widened rarely can go through memory then, and all rows pass together; else those of three rows stay in
+// registers. Measured: a period of 8 is rare enough for short runs.
+PairsFn pairs_kernel(const DotTile& tile) {
+    const int period = tile.period;
+    if (period == 1) return kWidenedBlocks[tile.rows - 1];
+    if (period >= 32 || (period >= 8 && tile.runs[0].groups <= 64)) return kRareBlocks[tile.rows - 1];
+    if (period >= 8) return pairs_block<8>;
+    if (period >= 4) return pairs_block<4>;
+    return period == 3 ? pairs_block<3> : pairs_block<2>;
+}
+
+void pairs(const DotTile& tile) {
+    const PairsFn kernel = pairs_kernel(tile);
+    for (int b = 0; b < tile.blocks; ++b)
+        kernel(tile, tile.w + static_cast<std::size_t>(b) * tile.block_bytes, tile.acc + b * kBlock);
 }
 
 int pairs_period(int act_max, int weight_max) {
@@ -267,7 +353,7 @@ void words(const DotTile& tile) {
 bool always_exact(int, int) { return true; }
 
 const DotPath kDots[] = {
-    {"pairs", kDotRows, kDotBlocks, kPackedGroup, pairs_exact, pairs_period, pack_pairs, pairs, 40},
-    {"words", kDotRows, kDotBlocks, kPackedGroup, always_exact, nullptr, pack_words, words, 25},
+    {"pairs", kDotRows, kDotBlocks, kPackedGroup, pairs_exact, pairs_period, pack_pairs, pairs, 50, 0.0133},
+    {"words", kDotRows, kDotBlocks, kPackedGroup, always_exact, nullptr, pack_words, words, 22, 0},
 };
 constexpr int kDotCount = 2;

@@ -17,7 +17,7 @@ namespace {
 #include "lut_avx2.h"
 
 const Isa kIsa = {
-    "avx2", kDots, kDotCount, kLuts, kLutCount, {depthwise_bytes, depthwise_pack, depthwise}, BG_GENERIC_FUNCTIONS};
+    "avx2", kDots, kDotCount, kLuts, kLutCount, {depthwise_bytes, depthwise_pack, depthwise}, BG_GENERIC_FUNCTIONS, 4};
 
 }  // namespace
 }  // namespace avx2

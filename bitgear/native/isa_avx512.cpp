@@ -100,13 +100,13 @@ void dot(const DotTile& tile) { (tile.blocks == 2 ? dot_tiles<2>(tile.rows) : do
 
 bool always_exact(int, int) { return true; }
 
-const DotPath kDots[] = {{"vnni", 12, 2, kBlock * kGroup, always_exact, nullptr, pack_bytes, dot, 56}};
+const DotPath kDots[] = {{"vnni", 12, 2, kBlock * kGroup, always_exact, nullptr, pack_bytes, dot, 56, 0}};
 
 #include "depthwise.h"
 #include "lut_vbmi.h"
 
-const Isa kIsa = {"avx512-vnni",       kDots, 1, kLuts, kLutCount, {depthwise_bytes, depthwise_pack, depthwise},
-                  BG_GENERIC_FUNCTIONS};
+const Isa kIsa = {"avx512-vnni",        kDots, 1, kLuts, kLutCount, {depthwise_bytes, depthwise_pack, depthwise},
+                  BG_GENERIC_FUNCTIONS, 9};
 
 }  // namespace
 }  // namespace avx512

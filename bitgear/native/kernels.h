@@ -57,7 +57,10 @@ struct DotPath {
     // Packs `groups` groups of kBlock rows of codes, `row_bytes` apart.
     void (*pack)(const std::int8_t* codes, std::size_t row_bytes, int groups, std::uint8_t* packed);
     void (*run)(const DotTile& tile);
-    double macs_per_cycle;  // measured on tiles of full size: what the choice of a method goes by
+    // Measured on tiles of full size: what the choice of a method goes by. Where there is a period, without widening,
+    // which takes `widening / period` cycles of a multiply-accumulate.
+    double macs_per_cycle;
+    double widening;
 };
 
 // Multiplication by table look-up, for weights of `planes` bits (2 or 3) and activation bytes 0..2^act_bits-1:
@@ -193,6 +196,7 @@ struct Isa {
     // largest magnitude before clipping. Channels are a multiple of kGroup; reads and writes up to 32 bytes further.
     int (*winograd_weights[3])(const std::int8_t* codes, int channels, std::int8_t* out);
     int vector_bytes;
+    double stream_bytes;  // packed weights that a cycle brings from beyond the second cache, measured
 };
 
 }  // namespace bitgear

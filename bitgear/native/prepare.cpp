@@ -63,11 +63,14 @@ private:
     std::vector<std::int8_t> codes_;
 };
 
-constexpr std::size_t kOverrun = 64;        // codes are read and written in whole vectors
-constexpr double kStreamBytes = 9;          // packed weights that arrive from beyond the second cache in a cycle
-constexpr double kCallCycles = 150;         // around one multiplication of a tile in Winograd's form
-constexpr double kLutCallCycles = 500;      // to widen the sums of a tile of look-ups
-constexpr int kWinogradTypicalWeight = 64;  // for the estimate; the true largest decides later
+constexpr std::size_t kOverrun = 64;    // codes are read and written in whole vectors
+constexpr double kCallCycles = 150;     // around one multiplication of a tile in Winograd's form
+constexpr double kLutCallCycles = 500;  // to widen the sums of a tile of look-ups
+
+// Cycles of a multiply-accumulate whose operands reach `act_max` and `weight_max`.
+double mac_cycles(const DotPath& dot, int act_max, int weight_max) {
+    return 1 / dot.macs_per_cycle + (dot.period == nullptr ? 0 : dot.widening / dot.period(act_max, weight_max));
+}
 
 // Whether a window lies inside a buffer and its borders at least once.
 bool fits(const Buffer& b, int extent) {
@@ -298,7 +301,8 @@ void Model::add_conv(const std::string& name, const ConvSpec& spec, const std::i
 double Model::dot_cycles(const Step& step, const ConvSpec& spec, const DotPath& dot) const {
     const int taps = spec.geometry.kernel * spec.geometry.kernel;
     const double weights = double(round_up(step.channels, kBlock)) * round_up(step.in_channels, kGroup) * taps;
-    return weights * step.height * step.width / dot.macs_per_cycle;
+    return weights * (step.height * step.width * mac_cycles(dot, spec.act_max, 1 << (spec.weight_bits - 1)) +
+                      1 / isa_->stream_bytes);
 }
 
 double Model::lut_cycles(const Step& step, const ConvSpec& spec, const LutPath& lut) const {
@@ -313,7 +317,8 @@ double Model::lut_cycles(const Step& step, const ConvSpec& spec, const LutPath& 
 }
 
 double Model::winograd_cycles(const Step& step, const ConvSpec& spec, const WinogradForm& form) const {
-    const DotPath& dot = dot_path(form.span * spec.act_max, kWinogradTypicalWeight);
+    const int act_max = form.span * spec.act_max, weight_max = winograd_weight_bound(form, spec.weight_bits);
+    const DotPath& dot = dot_path(act_max, weight_max);
     const int positions = 4 * (form.m + 2);
     const double tiles = double((step.height + 1) / 2) * ((step.width + form.m - 1) / form.m);
     const double weights = double(round_up(step.channels, kBlock)) * round_up(step.in_channels, kGroup) * positions;
@@ -323,7 +328,8 @@ double Model::winograd_cycles(const Step& step, const ConvSpec& spec, const Wino
         tiles * positions *
         (round_up(step.in_channels, isa_->vector_bytes) * 5.0 + round_up(step.channels, kBlock) * 16.0) /
         isa_->vector_bytes;
-    return weights * (tiles / dot.macs_per_cycle + 1 / kStreamBytes) + calls * kCallCycles + transforms;
+    return weights * (tiles * mac_cycles(dot, act_max, weight_max) + 1 / isa_->stream_bytes) + calls * kCallCycles +
+           transforms;
 }
 
 const DotPath& Model::dot_path(int act_max, int weight_max) const {
@@ -483,7 +489,7 @@ bool Model::prepare_winograd(Step& step, const ConvSpec& spec, const std::int8_t
     step.runs = {{0, step.k_groups}};
     const int blocks = round_up(step.channels, kBlock) / kBlock;
 
-    const DotPath& dot = dot_path(largest, kWinogradMaxWeight);
+    const DotPath& dot = dot_path(largest, winograd_weight_bound(form, spec.weight_bits));
     step.block_bytes = sz(step.k_groups) * sz(dot.group_bytes) + kBlockTail;
     step.packed = AlignedBytes(sz(blocks * positions) * step.block_bytes);
     WindowRows rows(isa_, q8, step.channels, step.in_channels, 9, channels, spec.weight_bits);

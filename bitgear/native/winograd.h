@@ -72,6 +72,12 @@ inline std::int32_t winograd_weight(const WinogradForm& form, int position, cons
     return sum;
 }
 
+// The largest that a weight of `bits` bits can become, or be clipped to.
+inline int winograd_weight_bound(const WinogradForm& form, int bits) {
+    const int growth = 3 * (form.m == 2 ? 3 : 7);  // absolute sums of the largest rows
+    return growth << (bits - 1) < kWinogradMaxWeight ? growth << (bits - 1) : kWinogradMaxWeight;
+}
+
 // How far a patch position can reach above zero for activations 0..act_max (sign 1), or below (sign -1).
 inline int winograd_reach(const WinogradForm& form, int position, int act_max, int sign = 1) {
     const int* down = kDownPatch[position / (form.m + 2)];
