@@ -109,6 +109,11 @@ def image_request(controls: Mapping[str, Control]) -> dict[str, Any]:
     }
 
 
+def json_request(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the ``openapi_extra`` of a path that takes JSON."""
+    return {"requestBody": {"required": True, "content": {JSON: {"schema": dict(schema)}}}}
+
+
 def _form(image: dict[str, Any], fields: dict[str, dict[str, Any]]) -> dict[str, Any]:
     return _object({IMAGE_FIELD: image, **fields}, IMAGE_FIELD)
 

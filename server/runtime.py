@@ -21,6 +21,7 @@ from bitgear.models import SHIPPED, masters_in
 from bitgear.tasks.pictures import decode_picture
 from server.admission import Keys, Permits, load_keys
 from server.calls import Pending
+from server.conduct import Conduct, first_conduct
 from server.errors import BadParameter, Draining, NotReady, shown
 from server.exchange import Exchange, ServedAt
 from server.ladder import Ladder, Rung
@@ -37,6 +38,7 @@ from server.settings import Settings, SettingsError
 from server.tasks import TASKS
 
 CLOSE_TIMEOUT_S = 5.0
+DEFAULT_CACHE_BYTES = 256 << 20
 
 _ONE_PIXEL_PNG = bytes.fromhex(
     "89504e470d0a1a0a0000000d49484452000000010000000108000000003a7e9b550000000a4944415478da63600000000200"
@@ -83,9 +85,9 @@ class Runtime:
     ) -> None:
         self.settings = settings
         self.profiles = profiles
-        self.profile = profile
+        self.conduct = first_conduct(settings, profile)
         self.metrics = metrics
-        self.cache = ModelCache(engine, settings.cache_bytes)
+        self.cache = ModelCache(engine, _cache_bytes(settings, profile))
         self.models = Registry()
         self.latencies = Latencies()
         self.failure: Exception | None = None
@@ -96,12 +98,36 @@ class Runtime:
         self._pool = ThreadPoolExecutor(settings.workers, "bitgear-pool")
         self.scheduler = Scheduler(
             self.cache,
-            create_policy(settings.policy, profile.margin),
+            create_policy(self.conduct.policy, self.conduct.margin),
             settings.engine_workers or max(1, cores() // settings.threads),
             self._note_batch,
         )
-        self.permits = Permits(settings.max_requests, lambda: self.scheduler.drain_per_s)
+        self.permits = Permits(self.conduct.max_requests, lambda: self.scheduler.drain_per_s)
         self.keys = Keys(load_keys(settings.keys))
+
+    @property
+    def profile(self) -> Profile:
+        """The active profile."""
+        return self.profiles[self.conduct.profile]
+
+    def adopt(self, conduct: Conduct) -> None:
+        """Behave differently from now on; requests that are queued are served under the new policy.
+
+        Raises :class:`~server.errors.BadParameter` for an unknown profile or a policy that cannot be made, and
+        :class:`~server.errors.WidthNotOffered` for a profile that leaves a model no width.
+        """
+        profile = self.profile_of(Wish(profile=conduct.profile))
+        for model in self.models:
+            admit(Wish(), model.ladder, profile)
+        try:
+            policy = create_policy(conduct.policy, conduct.margin)
+        except SettingsError as error:
+            raise BadParameter(str(error), "policy") from error
+        self.conduct = conduct
+        self.scheduler.policy = policy
+        self.permits.limit = conduct.max_requests
+        if self.settings.cache_bytes is None:
+            self.cache.limit_bytes = _cache_bytes(self.settings, profile)
 
     @property
     def ready(self) -> bool:
@@ -212,16 +238,17 @@ class Runtime:
             allowed=prepared.admission.allowed,
             hard=wish.deadline_ms is not None,
             priority=wish.priority,
+            images=len(prepared.work.q_image),
         )
 
     def _expires_s(self, wish: Wish, exchange: Exchange) -> float:
-        longest_s = self.settings.max_deadline_s
+        longest_s = self.conduct.max_deadline_s
         within_s = longest_s if wish.deadline_ms is None else min(wish.deadline_ms / 1000, longest_s)
         return exchange.started_s + within_s
 
     def slo_s(self, model: ServedModel, profile: Profile) -> float:
         """Return the time in which a request without a deadline should be answered."""
-        slo_ms = profile.slo_ms
+        slo_ms = profile.slo_ms if self.conduct.slo_ms is None else self.conduct.slo_ms
         return (SLO_FACTOR * model.ladder.rungs[0].latency_ms(1) if slo_ms is None else slo_ms) / 1000
 
     def _deliver(self, request: "_Request[T]", prepared: "_Prepared[T]", outcome: Served | Exception) -> None:
@@ -309,21 +336,26 @@ class _Done(Generic[T]):
     phases_ms: Mapping[str, float]
 
 
+def _cache_bytes(settings: Settings, profile: Profile) -> int:
+    given = profile.memory_bytes if settings.cache_bytes is None else settings.cache_bytes
+    return DEFAULT_CACHE_BYTES if given is None else given
+
+
 def cores() -> int:
     """Return how many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def assumed_ladder(master: Master, max_batch: int) -> Ladder:
-    """Return the ladder of a master that was not measured: a millisecond an image at 8 bits, others in proportion."""
+    """Return the ladder of a master that was not measured: a millisecond for an image at 8 bits, half of it fixed."""
     metric = TASKS[master.task].metrics[0]
     rungs = tuple(
         Rung(
             precision=str(bits),
             plan=as_plan(bits),
             accuracy=master.accuracy.get(bits, {}).get(metric, 0.0),
-            fixed_ms=0.0,
-            per_image_ms=bits / MASTER_BITS,
+            fixed_ms=0.5 * bits / MASTER_BITS,
+            per_image_ms=0.5 * bits / MASTER_BITS,
         )
         for bits in sorted(master.widths, reverse=True)
     )

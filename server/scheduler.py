@@ -60,7 +60,7 @@ class Served:
 class Job:
     """One request in the queue.
 
-    ``q_image``: codes, int8 (n, 3, H, W), n at least 1 and at most the ladder's ``max_batch``. ``expires_s``: when it
+    ``q_image``: codes, int8 (n, 3, H, W), n being ``waiting.images``. ``expires_s``: when it
     must not be run any more, on the scheduler's clock. ``deliver`` is called once, on a worker's thread: with a
     :class:`Served`, or with what went wrong. Whoever waits for it sets ``gone`` when nobody does any more; such a job
     is dropped, and nothing is delivered. ``running``: an engine works on it.
@@ -258,14 +258,14 @@ class Scheduler:
         dispatch, decision_s = self._decide(slot, ladder, lane, now_s)
         expired += [lane.jobs[i] for i in dispatch.drop]
         rung = ladder.rungs[dispatch.rung]
-        jobs = _fitting([lane.jobs[i] for i in dispatch.members], ladder.max_batch)
+        jobs = [lane.jobs[i] for i in dispatch.members]
         taken = {id(job) for job in (*jobs, *expired)}
         lane.jobs = [job for job in lane.jobs if id(job) not in taken]
         if not jobs:
             return None
         for job in jobs:
             job.running = True
-        expected_s = now_s + rung.latency_ms(sum(len(job.q_image) for job in jobs)) / 1000
+        expected_s = now_s + rung.latency_ms(sum(job.waiting.images for job in jobs)) / 1000
         batch = _Batch(model, dispatch.rung, rung, dispatch.reason, jobs, now_s, expected_s, decision_s)
         self._running[slot] = batch
         if lane.jobs:
@@ -360,26 +360,16 @@ def _order(job: Job) -> float:
     return job.waiting.order_s
 
 
-def _fitting(jobs: list[Job], max_batch: int) -> list[Job]:
-    """Return as many jobs, the first ones, as have no more than ``max_batch`` images; one at least."""
-    fitting: list[Job] = []
-    images = 0
-    for job in jobs:
-        images += len(job.q_image)
-        if fitting and images > max_batch:
-            break
-        fitting.append(job)
-    return fitting
-
-
 def _check(dispatch: Dispatch, ladder: Ladder, queue: Sequence[Waiting]) -> None:
     """Raise ``ValueError`` for a batch that breaks what was promised to a request, or makes no progress."""
     members, bit = dispatch.members, 1 << dispatch.rung
-    if not 0 <= dispatch.rung < len(ladder.rungs) or len(members) > ladder.max_batch:
-        raise ValueError(f"rung {dispatch.rung} for {len(members)} requests")
+    if not 0 <= dispatch.rung < len(ladder.rungs):
+        raise ValueError(f"rung {dispatch.rung} of {len(ladder.rungs)}")
     if len({*members, *dispatch.drop}) != len(members) + len(dispatch.drop) or not (members or dispatch.drop):
         raise ValueError(f"members {members} and dropped {dispatch.drop}")
     if not all(queue[position].allowed & bit for position in members):
         raise ValueError(f"rung {dispatch.rung} for requests that do not allow it")
+    if len(members) > 1 and sum(queue[position].images for position in members) > ladder.max_batch:
+        raise ValueError(f"members {members} for batches of {ladder.max_batch}")
     if not all(queue[position].hard for position in dispatch.drop):
         raise ValueError(f"dropped {dispatch.drop} without a deadline of their own")

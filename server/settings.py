@@ -48,7 +48,12 @@ class Settings(BaseSettings):
         le=1024,
         description="threads that decode images and word answers",
     )
-    policy: str = Field("fixed", description="who chooses the precision of a batch")
+    policy: str | None = Field(
+        None, description="who chooses the precision of a batch: look-ahead, slackfit, fixed; none: the profile"
+    )
+    slo_ms: float | None = Field(
+        None, gt=0, le=3_600_000, description="in what time a request should be answered; none: the profile"
+    )
     max_batch: int = Field(16, ge=1, le=1024, description="images of one engine call")
     max_requests: int = Field(1024, ge=1, le=1_000_000, description="requests waiting or worked on; others get 429")
     max_deadline_s: float = Field(60, gt=0, le=3600, description="time after which nobody waits for an answer")
@@ -56,7 +61,7 @@ class Settings(BaseSettings):
     admin_key: SecretStr | None = Field(None, description="key for the policy and the repository; none: nobody may")
     profile: str = Field("default", description="active device profile")
     profiles: Path | None = Field(None, description="folder of further profiles; one of a shipped name replaces it")
-    cache_bytes: int = Field(256 << 20, ge=0, description="memory for derived models")
+    cache_bytes: int | None = Field(None, ge=0, description="memory for derived models; none: the profile, or 256 MiB")
     max_body_bytes: int = Field(10 << 20, ge=1, description="limit of a request's body")
     max_pixels: int = Field(50_000_000, ge=1, description="limit of an image's declared pixels")
     body_timeout_s: float = Field(10, gt=0, le=3600, description="time in which a body must have arrived")

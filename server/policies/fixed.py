@@ -11,7 +11,8 @@ from server.policy import Dispatch, Load
 class Fixed:
     """Serves each request at ``precision``, or at the nearest it allows: the next narrower one, else the next wider.
 
-    ``precision`` None: at what each request prefers. Batches are as large as the deadline of the first request allows.
+    ``precision`` None: at what each request prefers. Batches are as large as the deadline of the first request allows,
+    or as possible if that one is late in any case.
     """
 
     precision: str | None = None
@@ -28,7 +29,10 @@ class Fixed:
             return Dispatch(aim, (), drop, "default")
         head = load.queue[left[0]]
         rung = nearest(head.allowed, aim)
-        limit = ladder.rungs[rung].images_within(1000 * (head.deadline_s - load.now_s), ladder.max_batch)
+        left_ms = 1000 * (head.deadline_s - load.now_s)
+        limit = ladder.max_batch  # also where the first request is late whatever is done
+        if left_ms >= ladder.rungs[rung].latency_ms(1):
+            limit = ladder.rungs[rung].images_within(left_ms, limit)
         # Not at a rung that these do not aim at, even if they allow it.
         alike = [position for position in left if nearest(load.queue[position].allowed, aim) == rung]
         return Dispatch(rung, fill(load.queue, alike, rung, limit), drop, "default")

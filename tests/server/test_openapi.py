@@ -44,7 +44,7 @@ def content(every_task: Running) -> dict[str, Any]:
 def test_generated_requests_get_documented_answers(document: Any, every_task: Running) -> None:
     # Not by schemathesis' pytest plugin: its subtests do not work with pytest 9.2.
     operations = [result.ok() for result in document.get_all_operations()]
-    assert len(operations) == 17
+    assert len(operations) == 19
     for operation in operations:
 
         @settings(max_examples=40, derandomize=True, database=None, deadline=None, suppress_health_check=HealthCheck)
@@ -67,7 +67,7 @@ def test_it_is_valid(document: Any) -> None:
 def test_every_path_is_listed(content: dict[str, Any]) -> None:
     assert set(content["paths"]) == {
         *ROUTES.values(), "/v1/models", "/v1/models/{model}", "/v1/models/{model}/ladder", "/v2/health/live",
-        "/v2/health/ready", "/metrics", "/v2", "/v2/models",
+        "/v2/health/ready", "/metrics", "/v1/policy", "/v2", "/v2/models",
         *(f"/v2/models/{{model}}{version}{rest}" for version in VERSIONS for rest in ("", "/ready", "/infer")),
     }  # fmt: skip
 

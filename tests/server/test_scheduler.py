@@ -285,10 +285,21 @@ def _raises(ladder: Ladder, load: Load) -> Dispatch:
         lambda ladder, load: Dispatch(0, (0, 0), (), "slack"),
         lambda ladder, load: Dispatch(0, tuple(range(len(load.queue))), (0,), "slack"),
         lambda ladder, load: Dispatch(0, (len(load.queue),), (), "slack"),
+        lambda ladder, load: Dispatch(4, (0,) * 5, (), "slack"),
         lambda ladder, load: Dispatch(6, (0,), (), "slack"),
         lambda ladder, load: Dispatch(0, (), tuple(range(len(load.queue))), "slack"),
     ],
-    ids=["raises", "nothing", "no such rung", "twice", "run and dropped", "out of range", "not allowed", "not hard"],
+    ids=[
+        "raises",
+        "nothing",
+        "no such rung",
+        "twice",
+        "run and dropped",
+        "out of range",
+        "too many",
+        "not allowed",
+        "not hard",
+    ],
 )
 def test_a_broken_policy_cannot_break_a_promise(bench: Callable[..., Bench], dispatches: Any) -> None:
     b = bench(Broken(dispatches))
@@ -366,6 +377,7 @@ def test_a_job_of_several_images_fills_a_batch(bench: Callable[..., Bench]) -> N
     results = [b.occupy()]
     for first in (1, 4, 7):
         job, delivered = b.job(first)
+        job.waiting = job.waiting._replace(images=3)
         job.q_image = np.arange(first, first + 3, dtype=np.int8)[:, None, None, None] * np.ones((1, 3, 2, 2), np.int8)
         b.scheduler.submit(job)
         results.append(delivered)

@@ -15,7 +15,7 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_defaults() -> None:
     settings = load_settings()
     assert (settings.host, settings.port, settings.engine, settings.models) == ("127.0.0.1", 8000, "auto", ())
-    assert (settings.max_body_bytes, settings.max_pixels, settings.cache_bytes) == (10485760, 50_000_000, 268435456)
+    assert (settings.max_body_bytes, settings.max_pixels, settings.cache_bytes) == (10485760, 50_000_000, None)
 
 
 def test_argument_before_environment_before_file_before_default(

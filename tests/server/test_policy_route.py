@@ -1,0 +1,80 @@
+import json
+from collections.abc import Iterator
+
+import pytest
+
+from tests.serving import PATH, Running, check_problem, png, running
+
+ADMIN = {"X-Api-Key": "the-admin-key"}
+START = {
+    "policy": "fixed", "margin": 0.1, "profile": "default", "slo_ms": None, "max_requests": 1024,
+    "max_deadline_s": 60.0,
+}  # fmt: skip
+
+
+@pytest.fixture
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    with running(tmp_path_factory.mktemp("policy"), policy="fixed", admin_key="the-admin-key") as server:
+        yield server
+
+
+def test_it_is_told_and_changed_while_the_server_runs(server: Running) -> None:
+    client = server.client
+    assert client.get("/v1/policy", headers=ADMIN).json() == START
+    assert server.good()["precision"]["served"] == 8
+    answer = client.put("/v1/policy", json={"profile": "edge-small", "max_requests": 7}, headers=ADMIN)
+    assert (answer.status_code, answer.json()) == (200, {**START, "profile": "edge-small", "max_requests": 7})
+    assert server.good()["precision"] == {
+        "requested": "auto", "served": 4, "source": "profile", "reason": "default",
+    }  # fmt: skip
+    assert client.put("/v1/policy", json=START, headers=ADMIN).json() == START
+    assert client.put("/v1/policy", json={"policy": "fixed-3"}, headers=ADMIN).json()["policy"] == "fixed-3"
+    assert server.good()["precision"]["served"] == 3
+    pinned = client.post(PATH, content=png(), params={"precision": 8}).json()["precision"]
+    assert (pinned["served"], pinned["reason"]) == (8, "asked")  # a contract, whatever the policy
+
+
+@pytest.mark.parametrize(
+    ("change", "parameter"),
+    [
+        ({"policy": "best"}, "policy"),
+        ({"profile": "none"}, "device_profile"),
+        ({"margin": 2}, "margin"),
+        ({"margin": "0.1"}, "margin"),
+        ({"max_requests": 0}, "max_requests"),
+        ({"max_requests": 1.5}, "max_requests"),
+        ({"slo_ms": 0}, "slo_ms"),
+        ({"workers": 2}, "workers"),
+        ([], "policy"),
+    ],
+)
+def test_what_cannot_be_is_refused_and_changes_nothing(server: Running, change: object, parameter: str) -> None:
+    answer = server.client.put("/v1/policy", json=change, headers=ADMIN)
+    server.refused(answer, 400, "bad-parameter", parameter=parameter)
+    assert server.client.get("/v1/policy", headers=ADMIN).json() == START
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b'{"margin": NaN}', b'{"margin": 0, "margin": 1}', b"\xff"])
+def test_what_is_not_json_is_refused(server: Running, body: bytes) -> None:
+    server.refused(server.client.put("/v1/policy", content=body, headers=ADMIN), 400, "bad-request")
+
+
+@pytest.mark.parametrize("method", ["GET", "PUT"])
+def test_it_takes_the_admin_key(server: Running, method: str) -> None:
+    answer = server.client.request(method, "/v1/policy", json={})
+    server.refused(answer, 401, "unauthorised")
+    assert answer.headers["www-authenticate"] == "Bearer"
+    answer = server.client.request(method, "/v1/policy", json={}, headers={"X-Api-Key": "another key"})
+    server.refused(answer, 403, "forbidden")
+
+
+def test_without_an_admin_key_nobody_may(tmp_path_factory: pytest.TempPathFactory) -> None:
+    with running(tmp_path_factory.mktemp("closed")) as server:
+        answer = server.client.get("/v1/policy", headers={"X-Api-Key": ""})
+        server.refused(answer, 403, "forbidden")
+
+
+def test_a_body_that_is_too_large_is_refused(server: Running) -> None:
+    answer = server.client.put("/v1/policy", content=json.dumps({"policy": "x" * 100_000}), headers=ADMIN)
+    assert answer.status_code == 413
+    check_problem(answer.headers, answer.json(), 413, "too-large")
