@@ -2,14 +2,26 @@
 
 import asyncio
 import io
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from bitgear_client import AsyncClient, BadParameter, Client, PngMask, PolygonMask, RleMask, TaskMismatch
+from bitgear_client import (
+    AsyncClient,
+    BadParameter,
+    Client,
+    DeadlineExceeded,
+    PngMask,
+    PolygonMask,
+    RateLimited,
+    RleMask,
+    TaskMismatch,
+    Unauthorised,
+)
 from PIL import Image
 
-from tests.serving import Running, pixels
+from tests.serving import Running, pixels, running
 
 PICTURE = pixels(side_px=40)
 
@@ -66,3 +78,27 @@ def test_refusals(call: Any) -> None:
 def test_ladders(call: Any) -> None:
     assert set(call("ladder", "boxes").rungs[0].accuracy) == {"map50_95", "map50"}
     assert set(call("ladder", "areas").rungs[0].accuracy) == {"miou", "pixel_accuracy"}
+
+
+def test_controls_of_service(call: Any) -> None:
+    result = call("classify", PICTURE, "tiny", precision=4, lenient=True, deadline_ms=60_000, priority=1)
+    assert result.precision.requested == "4"
+    with pytest.raises(DeadlineExceeded) as late:
+        call("classify", PICTURE, "tiny", deadline_ms=0.001)
+    assert late.value.stage == "queue"
+    with pytest.raises(BadParameter):
+        call("segment", PICTURE, "areas", deadline_ms=-1)
+
+
+def test_a_key_is_sent(tmp_path: Path) -> None:
+    file = tmp_path / "keys.toml"
+    file.write_text('[me]\nkey = "a-long-key"\nrequests_per_s = 0.001\n')
+    with running(tmp_path, keys=file) as server:
+        url = str(server.client.base_url)
+        with Client(url) as client, pytest.raises(Unauthorised):
+            client.classify(PICTURE, "tiny")
+        with Client(url, api_key="a-long-key") as client:
+            assert client.classify(PICTURE, "tiny").predictions
+            with pytest.raises(RateLimited) as limited:  # final at once: the wait exceeds the budget
+                client.classify(PICTURE, "tiny")
+        assert limited.value.retry_after_s == 1000

@@ -55,7 +55,7 @@ class _HttpOptions(TypedDict):
     headers: dict[str, str]
 
 
-def _http_options(base_url: str | None, timeout_s: float | None) -> _HttpOptions:
+def _http_options(base_url: str | None, api_key: str | None, timeout_s: float | None) -> _HttpOptions:
     given = base_url or os.environ.get("BITGEAR_URL") or DEFAULT_BASE_URL
     try:
         url = httpx.URL(given)
@@ -64,6 +64,9 @@ def _http_options(base_url: str | None, timeout_s: float | None) -> _HttpOptions
     if url.scheme not in ("http", "https") or not url.host:
         raise InputError(f"base_url {given!r} must start with http:// or https:// and name a host")
     headers = {"User-Agent": f"bitgear-client/{__version__}", "Accept": "application/json"}
+    api_key = api_key or os.environ.get("BITGEAR_API_KEY")
+    if api_key:
+        headers["X-Api-Key"] = protocol.header_value("api_key", api_key)
     return {"base_url": url, "timeout": timeout_s, "headers": headers}
 
 
@@ -92,19 +95,21 @@ def _answer(response: httpx.Response) -> Answer:
 class Client:
     """A client for programs without an event loop; threads may share it.
 
-    ``base_url`` defaults to the environment variable ``BITGEAR_URL``, else ``http://127.0.0.1:8000``. ``timeout_s``
-    bounds each connect, write and read of one attempt, ``None`` means no bound. ``retry_budget_s``: refusals for now
-    (429, 503) and failed connections are tried again until this many seconds after the call began; 0 turns that off.
-    ``transport`` replaces the network; ``clock``, ``sleep`` and ``random`` replace time and chance, for tests.
+    ``base_url`` defaults to the environment variable ``BITGEAR_URL``, else ``http://127.0.0.1:8000``; ``api_key``, for
+    servers that take requests with a key only, to ``BITGEAR_API_KEY``. ``timeout_s`` bounds each connect, write and
+    read of one attempt, ``None`` means no bound. ``retry_budget_s``: refusals for now (429, 503) and failed connections
+    are tried again until this many seconds after the call began; 0 turns that off. ``transport`` replaces the network;
+    ``clock``, ``sleep`` and ``random`` replace time and chance, for tests.
 
-    Raises ``InputError`` for a ``base_url`` that is not an http or https URL. Every call raises a
-    ``BitgearClientError``; see ``bitgear_client.errors``.
+    Raises ``InputError`` for a ``base_url`` that is not an http or https URL, and for a key that cannot be a header.
+    Every call raises a ``BitgearClientError``; see ``bitgear_client.errors``.
     """
 
     def __init__(
         self,
         base_url: str | None = None,
         *,
+        api_key: str | None = None,
         timeout_s: float | None = 30.0,
         retry_budget_s: float = 10.0,
         transport: httpx.BaseTransport | None = None,
@@ -112,7 +117,7 @@ class Client:
         sleep: Callable[[float], None] = time.sleep,
         random: Callable[[], float] = random.random,
     ) -> None:
-        self._http = httpx.Client(**_http_options(base_url, timeout_s), transport=transport)
+        self._http = httpx.Client(**_http_options(base_url, api_key, timeout_s), transport=transport)
         self._retry_budget_s = retry_budget_s
         self._clock = clock
         self._sleep = sleep
@@ -127,6 +132,9 @@ class Client:
         precision_min: int | None = None,
         precision_max: int | None = None,
         device_profile: str | None = None,
+        lenient: bool = False,
+        deadline_ms: float | None = None,
+        priority: int | None = None,
         top_k: int | None = None,
         request_id: str | None = None,
     ) -> ClassifyResult:
@@ -135,7 +143,9 @@ class Client:
         ``image``: a path, the bytes of a JPEG, PNG or WebP file, a uint8 array (H, W, 3) in RGB order or (H, W) grey,
         or a Pillow image. ``precision``: a width in bits, 2..8, served exactly or refused; ``"auto"`` or ``None``
         lets the server choose, between ``precision_min`` and ``precision_max`` (2..8) if given. ``device_profile``:
-        name of a profile of the server. ``top_k``: how many classes, 1..1000; the server's default is 5.
+        name of a profile of the server. ``lenient``: under load the server may lower a precision that was pinned, and
+        says so. ``deadline_ms``: the server gives up this long after it received an attempt, and ``DeadlineExceeded``
+        is raised. ``priority``: 1 is served before 0. ``top_k``: how many classes, 1..1000; the server's default is 5.
         ``request_id``: 1..128 characters of ``A-Z a-z 0-9 . _ : -``, returned as ``id``; the server makes one up if
         it is absent or unfit.
 
@@ -148,6 +158,9 @@ class Client:
             precision_min=precision_min,
             precision_max=precision_max,
             device_profile=device_profile,
+            lenient=lenient,
+            deadline_ms=deadline_ms,
+            priority=priority,
             top_k=top_k,
             request_id=request_id,
         )
@@ -162,6 +175,9 @@ class Client:
         precision_min: int | None = None,
         precision_max: int | None = None,
         device_profile: str | None = None,
+        lenient: bool = False,
+        deadline_ms: float | None = None,
+        priority: int | None = None,
         confidence: float | None = None,
         iou: float | None = None,
         max_detections: int | None = None,
@@ -184,6 +200,9 @@ class Client:
             precision_min=precision_min,
             precision_max=precision_max,
             device_profile=device_profile,
+            lenient=lenient,
+            deadline_ms=deadline_ms,
+            priority=priority,
             confidence=confidence,
             iou=iou,
             max_detections=max_detections,
@@ -201,6 +220,9 @@ class Client:
         precision_min: int | None = None,
         precision_max: int | None = None,
         device_profile: str | None = None,
+        lenient: bool = False,
+        deadline_ms: float | None = None,
+        priority: int | None = None,
         mask_format: MaskFormat | None = None,
         request_id: str | None = None,
     ) -> SegmentResult:
@@ -218,6 +240,9 @@ class Client:
             precision_min=precision_min,
             precision_max=precision_max,
             device_profile=device_profile,
+            lenient=lenient,
+            deadline_ms=deadline_ms,
+            priority=priority,
             mask_format=mask_format,
             request_id=request_id,
         )
@@ -281,6 +306,7 @@ class AsyncClient:
         self,
         base_url: str | None = None,
         *,
+        api_key: str | None = None,
         timeout_s: float | None = 30.0,
         retry_budget_s: float = 10.0,
         transport: httpx.AsyncBaseTransport | None = None,
@@ -288,7 +314,7 @@ class AsyncClient:
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         random: Callable[[], float] = random.random,
     ) -> None:
-        self._http = httpx.AsyncClient(**_http_options(base_url, timeout_s), transport=transport)
+        self._http = httpx.AsyncClient(**_http_options(base_url, api_key, timeout_s), transport=transport)
         self._retry_budget_s = retry_budget_s
         self._clock = clock
         self._sleep = sleep
@@ -303,6 +329,9 @@ class AsyncClient:
         precision_min: int | None = None,
         precision_max: int | None = None,
         device_profile: str | None = None,
+        lenient: bool = False,
+        deadline_ms: float | None = None,
+        priority: int | None = None,
         top_k: int | None = None,
         request_id: str | None = None,
     ) -> ClassifyResult:
@@ -314,6 +343,9 @@ class AsyncClient:
             precision_min=precision_min,
             precision_max=precision_max,
             device_profile=device_profile,
+            lenient=lenient,
+            deadline_ms=deadline_ms,
+            priority=priority,
             top_k=top_k,
             request_id=request_id,
         )
@@ -328,6 +360,9 @@ class AsyncClient:
         precision_min: int | None = None,
         precision_max: int | None = None,
         device_profile: str | None = None,
+        lenient: bool = False,
+        deadline_ms: float | None = None,
+        priority: int | None = None,
         confidence: float | None = None,
         iou: float | None = None,
         max_detections: int | None = None,
@@ -342,6 +377,9 @@ class AsyncClient:
             precision_min=precision_min,
             precision_max=precision_max,
             device_profile=device_profile,
+            lenient=lenient,
+            deadline_ms=deadline_ms,
+            priority=priority,
             confidence=confidence,
             iou=iou,
             max_detections=max_detections,
@@ -359,6 +397,9 @@ class AsyncClient:
         precision_min: int | None = None,
         precision_max: int | None = None,
         device_profile: str | None = None,
+        lenient: bool = False,
+        deadline_ms: float | None = None,
+        priority: int | None = None,
         mask_format: MaskFormat | None = None,
         request_id: str | None = None,
     ) -> SegmentResult:
@@ -370,6 +411,9 @@ class AsyncClient:
             precision_min=precision_min,
             precision_max=precision_max,
             device_profile=device_profile,
+            lenient=lenient,
+            deadline_ms=deadline_ms,
+            priority=priority,
             mask_format=mask_format,
             request_id=request_id,
         )

@@ -13,6 +13,7 @@
         ├── BadRequest
         ├── BadParameter            .parameter
         ├── ConflictingControls     .parameter
+        ├── BadTensor               .tensor
         ├── ModelNotFound           .models
         ├── PathNotFound            base_url leads to something else
         ├── MethodNotAllowed
@@ -23,7 +24,11 @@
         ├── PrecisionNotOffered     .offered_precisions
         ├── TaskMismatch            .task, .route
         ├── InternalError
+        ├── Unauthorised
+        ├── Forbidden
+        ├── DeadlineExceeded        .stage
         ├── Overloaded              .retry_after_s
+        │   └── RateLimited
         └── NotReady                .retry_after_s
             └── Draining
 """
@@ -125,6 +130,15 @@ class ConflictingControls(ServerProblem):
         return self._text("parameter")
 
 
+class BadTensor(ServerProblem):
+    """400: a tensor contradicts itself, or the model does not have it."""
+
+    @property
+    def tensor(self) -> str | None:
+        """Name of the tensor, if the server gave it."""
+        return self._text("tensor")
+
+
 class ModelNotFound(ServerProblem):
     """404: the server has no model of that name."""
 
@@ -209,6 +223,27 @@ class Overloaded(ServerProblem):
     """429: more requests than the server takes at once; retried within the budget."""
 
 
+class RateLimited(Overloaded):
+    """429: this key sends more requests than it may; retried within the budget."""
+
+
+class Unauthorised(ServerProblem):
+    """401: the server takes requests with a key only, and the key was missing or unknown."""
+
+
+class Forbidden(ServerProblem):
+    """403: the key may not do this."""
+
+
+class DeadlineExceeded(ServerProblem):
+    """504: the request's deadline passed; never retried, it is late already."""
+
+    @property
+    def stage(self) -> str | None:
+        """How far the request had come, ``queue`` or ``infer``, if the server told."""
+        return self._text("stage")
+
+
 class NotReady(ServerProblem):
     """503: the server is starting, or otherwise unable to serve for now; retried within the budget."""
 
@@ -231,13 +266,20 @@ PROBLEM_BY_TYPE: Mapping[str, type[ServerProblem]] = {
     "width-not-offered": PrecisionNotOffered,
     "task-mismatch": TaskMismatch,
     "internal": InternalError,
+    "bad-tensor": BadTensor,
+    "unauthorised": Unauthorised,
+    "forbidden": Forbidden,
     "overloaded": Overloaded,
+    "rate-limited": RateLimited,
+    "deadline-exceeded": DeadlineExceeded,
     "not-ready": NotReady,
     "draining": Draining,
 }
 
 PROBLEM_BY_STATUS: Mapping[int, type[ServerProblem]] = {
     400: BadRequest,
+    401: Unauthorised,
+    403: Forbidden,
     404: PathNotFound,
     405: MethodNotAllowed,
     408: BodyTimeout,

@@ -6,6 +6,7 @@ and the other back. Paths, header names and member names of the contract are spe
 
 import base64
 import binascii
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -90,6 +91,9 @@ def classify_call(
     precision_min: int | None = None,
     precision_max: int | None = None,
     device_profile: str | None = None,
+    lenient: bool = False,
+    deadline_ms: float | None = None,
+    priority: int | None = None,
     top_k: int | None = None,
     request_id: str | None = None,
 ) -> Call[ClassifyResult]:
@@ -101,8 +105,8 @@ def classify_call(
     >>> call.request.path, call.request.headers["Precision"], call.request.query
     ('/v1/models/resnet20-cifar10/classify', '4', {'top_k': '3'})
     """
-    headers = _headers(precision, precision_min, precision_max, device_profile, request_id)
-    query = {} if top_k is None else {"top_k": str(top_k)}
+    headers = _headers(precision, precision_min, precision_max, device_profile, lenient, deadline_ms, request_id)
+    query = _query({"priority": priority, "top_k": top_k})
     return Call(Request("POST", f"{_model_path(model)}/classify", headers, query, image), parse_classify)
 
 
@@ -114,6 +118,9 @@ def detect_call(
     precision_min: int | None = None,
     precision_max: int | None = None,
     device_profile: str | None = None,
+    lenient: bool = False,
+    deadline_ms: float | None = None,
+    priority: int | None = None,
     confidence: float | None = None,
     iou: float | None = None,
     max_detections: int | None = None,
@@ -125,15 +132,15 @@ def detect_call(
     >>> detect_call(b"...", "boxes", confidence=1e-5, classes=["car", 2]).request.query
     {'confidence': '0.00001', 'classes': 'car,2'}
     """
-    headers = _headers(precision, precision_min, precision_max, device_profile, request_id)
+    headers = _headers(precision, precision_min, precision_max, device_profile, lenient, deadline_ms, request_id)
     controls = {
+        "priority": priority,
         "confidence": None if confidence is None else _decimal(confidence),
         "iou": None if iou is None else _decimal(iou),
-        "max_detections": None if max_detections is None else str(max_detections),
+        "max_detections": max_detections,
         "classes": None if classes is None else _class_filter(classes),
     }
-    query = {name: value for name, value in controls.items() if value is not None}
-    return Call(Request("POST", f"{_model_path(model)}/detect", headers, query, image), parse_detect)
+    return Call(Request("POST", f"{_model_path(model)}/detect", headers, _query(controls), image), parse_detect)
 
 
 def segment_call(
@@ -144,12 +151,15 @@ def segment_call(
     precision_min: int | None = None,
     precision_max: int | None = None,
     device_profile: str | None = None,
+    lenient: bool = False,
+    deadline_ms: float | None = None,
+    priority: int | None = None,
     mask_format: MaskFormat | None = None,
     request_id: str | None = None,
 ) -> Call[SegmentResult]:
     """Return the call that tells the class of every pixel of one image file; as ``classify_call``."""
-    headers = _headers(precision, precision_min, precision_max, device_profile, request_id)
-    query = {} if mask_format is None else {"mask_format": str(mask_format)}
+    headers = _headers(precision, precision_min, precision_max, device_profile, lenient, deadline_ms, request_id)
+    query = _query({"priority": priority, "mask_format": mask_format})
     return Call(Request("POST", f"{_model_path(model)}/segment", headers, query, image), parse_segment)
 
 
@@ -423,7 +433,8 @@ def _model_path(name: str) -> str:
     return f"/v1/models/{quote(name, safe='')}"
 
 
-def _header_value(name: str, value: object) -> str:
+def header_value(name: str, value: object) -> str:
+    """Return a value as a header; raise ``InputError`` for one that cannot be."""
     text = str(value)
     if not (text.isascii() and text.isprintable() and text == text.strip()):
         raise InputError(f"{name}: {text!r} cannot be a header; printable ASCII without spaces around it can")
@@ -435,6 +446,8 @@ def _headers(
     precision_min: int | None,
     precision_max: int | None,
     device_profile: str | None,
+    lenient: bool,
+    deadline_ms: float | None,
     request_id: str | None,
 ) -> dict[str, str]:
     controls = {
@@ -442,11 +455,23 @@ def _headers(
         "Precision-Min": precision_min,
         "Precision-Max": precision_max,
         "Device-Profile": device_profile,
+        "Prefer": "handling=lenient" if lenient else None,
+        "Deadline-Ms": None if deadline_ms is None else _milliseconds(deadline_ms),
         "X-Request-Id": request_id,
     }
-    headers = {name: _header_value(name, value) for name, value in controls.items() if value is not None}
+    headers = {name: header_value(name, value) for name, value in controls.items() if value is not None}
     headers["Content-Type"] = "application/octet-stream"  # the server tells the format from the bytes
     return headers
+
+
+def _query(controls: Mapping[str, object]) -> dict[str, str]:
+    return {name: str(value) for name, value in controls.items() if value is not None}
+
+
+def _milliseconds(value: float) -> str:
+    """Return a time as the server takes it: with three decimals at most, and not rounded to nothing."""
+    rounded = round(float(value), 3)
+    return _decimal(rounded) if rounded > 0 and math.isfinite(rounded) else str(value)
 
 
 def _decimal(value: float) -> str:

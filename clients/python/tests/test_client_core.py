@@ -69,6 +69,9 @@ def test_classify_sends_every_control_in_one_place():
         precision_min=3,
         precision_max=6,
         device_profile="edge",
+        lenient=True,
+        deadline_ms=12.5,
+        priority=1,
         top_k=1,
         request_id="a.b_c:d-1",
     )
@@ -77,10 +80,21 @@ def test_classify_sends_every_control_in_one_place():
         "Precision-Min": "3",
         "Precision-Max": "6",
         "Device-Profile": "edge",
+        "Prefer": "handling=lenient",
+        "Deadline-Ms": "12.5",
         "X-Request-Id": "a.b_c:d-1",
         "Content-Type": "application/octet-stream",
     }
-    assert call.request.query == {"top_k": "1"}
+    assert call.request.query == {"priority": "1", "top_k": "1"}
+
+
+@pytest.mark.parametrize(
+    ("given", "sent"), [(1, "1.0"), (0.0004, "0.0004"), (50.12345, "50.123"), (1e6, "1000000.0"), (-1, "-1")]
+)
+def test_a_deadline_is_sent_as_the_server_takes_it(given, sent):
+    for make in (classify_call, detect_call, segment_call):
+        assert make(b"", "m", deadline_ms=given, priority=0).request.headers["Deadline-Ms"] == sent
+        assert make(b"", "m", deadline_ms=given, priority=0).request.query["priority"] == "0"
 
 
 def test_detect_and_segment_send_nothing_unasked():
