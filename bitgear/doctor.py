@@ -37,7 +37,7 @@ def diagnose() -> dict[str, Any]:
         "bitgear": __version__,
         "python": platform.python_version(),
         "machine": platform.machine(),
-        "processor": _processor(),
+        "processor": processor(),
         "cores": os.cpu_count(),
         "kernel_variable": os.environ.get(KERNEL_VARIABLE),
         "native_failure": None if failure is None else f"{type(failure).__name__}: {failure}",
@@ -94,7 +94,7 @@ def _version(name: str) -> str | None:
         return None
 
 
-def _processor() -> str | None:
+def processor() -> str | None:
     """Return the processor's name where the system tells it."""
     try:
         lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()

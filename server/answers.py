@@ -185,12 +185,21 @@ class LatencyMs(_Answer):
     count: int
 
 
+class BatchMs(_Answer):
+    """Milliseconds that a batch takes: ``fixed``, and ``per_image`` for each image in it."""
+
+    fixed: float
+    per_image: float
+
+
 class Rung(_Answer):
     """One width on this device."""
 
     precision: int
     offered: bool
     reason: str | None
+    pruned: str | None
+    batch_ms: BatchMs
     accuracy: dict[str, float]
     top1: float | None
     resident: bool

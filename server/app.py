@@ -32,7 +32,7 @@ def create_app(settings: Settings, *, engine: Engine | None = None) -> FastAPI:
     """
     profiles = load_profiles(settings.profiles)
     profile = active_profile(profiles, settings.profile)
-    engine = engine or create_engine(settings.engine, settings.threads)
+    engine = engine or create_engine(settings.engine, profile.engine_threads(settings.threads))
     metrics = Metrics(engine.name)
     runtime = Runtime(settings, profiles, profile, engine, metrics)
 

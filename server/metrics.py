@@ -110,6 +110,12 @@ class Metrics:
         self._resident = Gauge(
             "bitgear_model_resident_bytes", "Bytes of weights in memory.", ["model", "kind"], registry=registry
         )
+        self._ladder_error = Gauge(
+            "bitgear_profile_error_ratio",
+            "By what share recent batches take longer than the ladder says.",
+            ["model", "precision"],
+            registry=registry,
+        )
         self._model_info = Gauge(
             "bitgear_model_info", "Served models; always 1.", ["model", "version", "task"], registry=registry
         )
@@ -189,6 +195,10 @@ class Metrics:
         if last not in (None, precision):
             self._of(self._switches, model, last, precision).inc()
             self._of(self._switch_duration, model).observe(report.switch_ms / 1000)
+
+    def note_ladder_error(self, model: str, precision: str, error: float) -> None:
+        """Record by what share recent batches of a precision take longer than the ladder says."""
+        self._of(self._ladder_error, model, precision).set(error)
 
     def _observe_phases(self, model: str, precision: str, phases_ms: Mapping[str, float]) -> None:
         for phase, duration_ms in phases_ms.items():

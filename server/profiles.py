@@ -21,10 +21,10 @@ class Profile(BaseModel):
     """What a kind of device is set to.
 
     Widths in bits, ``floor`` <= ``default`` <= ``ceiling``: the width that ``auto`` prefers (None: the model's own),
-    and the bounds of ``auto`` and pinned widths alike. ``threads``: for one engine call (None: the server's own
-    choice). ``memory_bytes``: for derived models. ``slo_ms``: the time in which a request without a deadline of its own
-    should be answered (None: :data:`SLO_FACTOR` times what one image takes at the widest rung). ``policy``: by name,
-    see :func:`server.policies.create_policy`; ``margin``: by what share it takes latencies to be longer than measured.
+    and the bounds of ``auto`` and pinned widths alike. ``threads``: for one engine call (None: one). ``memory_bytes``:
+    for derived models. ``slo_ms``: the time in which a request without a deadline of its own should be answered (None:
+    :data:`SLO_FACTOR` times what one image takes at the widest rung). ``policy``: by name, see
+    :func:`server.policies.create_policy`; ``margin``: by what share it takes latencies to be longer than measured.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -46,6 +46,10 @@ class Profile(BaseModel):
         if not self.floor <= (self.floor if self.default is None else self.default) <= self.ceiling:
             raise ValueError("floor, default and ceiling must not decrease in this order")
         return self
+
+    def engine_threads(self, given: int | None) -> int:
+        """Return the threads of one engine call: as ``given`` outright, else the profile's, else 1."""
+        return given or self.threads or 1
 
     def excludes(self, bits: int) -> Literal["floor", "ceiling"] | None:
         """Return which bound excludes a width; None: it is inside."""

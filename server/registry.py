@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from bitgear.checkpoint import Master
 from server.errors import UnknownModel
 from server.ladder import Ladder
+from server.refresh import Refresh
 
 VERSION_DIGITS = 12
 
@@ -15,12 +16,14 @@ TAIL_WEIGHT = 0.1
 class ServedModel:
     """A master with its ladder on this device. Requests hold on to theirs while a name gets another one.
 
-    ``ladder`` may be replaced by one with the same rungs and fresher times.
+    ``ladder`` may be replaced by one with the same rungs and fresher times. ``refresh`` makes it follow the device;
+    None if it was not measured.
     """
 
     def __init__(self, master: Master, ladder: Ladder) -> None:
         self.master = master
         self.ladder = ladder
+        self.refresh: Refresh | None = None
         self.tail_s = 0.0
 
     @property

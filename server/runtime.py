@@ -19,19 +19,22 @@ from bitgear.checkpoint import Master, read_master
 from bitgear.engines import Engine, ModelCache
 from bitgear.models import SHIPPED, masters_in
 from bitgear.tasks.pictures import decode_picture
+from server import ladder_cache
 from server.admission import Keys, Permits, load_keys
 from server.calls import Pending
 from server.conduct import Conduct, first_conduct
 from server.errors import BadParameter, Draining, NotReady, shown
 from server.exchange import Exchange, ServedAt
-from server.ladder import Ladder, Rung
+from server.ladder import Ladder, Rung, positions
 from server.latencies import Latencies
+from server.measurement import measure, measured_ladder
 from server.metrics import Metrics
 from server.policies import create_policy
 from server.policy import Admission, Waiting, admit, explain
 from server.precision import Wish
 from server.problems import RETRY_AFTER_S
 from server.profiles import SLO_FACTOR, Profile
+from server.refresh import Refresh
 from server.registry import Registry, ServedModel
 from server.scheduler import BatchReport, Job, Scheduler, Served
 from server.settings import Settings, SettingsError
@@ -86,6 +89,7 @@ class Runtime:
         self.settings = settings
         self.profiles = profiles
         self.conduct = first_conduct(settings, profile)
+        self.threads = profile.engine_threads(settings.threads)
         self.metrics = metrics
         self.cache = ModelCache(engine, _cache_bytes(settings, profile))
         self.models = Registry()
@@ -99,7 +103,7 @@ class Runtime:
         self.scheduler = Scheduler(
             self.cache,
             create_policy(self.conduct.policy, self.conduct.margin),
-            settings.engine_workers or max(1, cores() // settings.threads),
+            settings.engine_workers or max(1, cores() // self.threads),
             self._note_batch,
         )
         self.permits = Permits(self.conduct.max_requests, lambda: self.scheduler.drain_per_s)
@@ -285,8 +289,13 @@ class Runtime:
 
     def _note_batch(self, report: BatchReport) -> None:
         """Record an engine call. Runs on the thread of its worker."""
-        self.latencies.note(report.model.name, report.rung.precision, report.images, report.infer_ms)
+        model, precision = report.model, report.rung.precision
+        self.latencies.note(model.name, precision, report.images, report.infer_ms)
         self.metrics.finish_batch(report)
+        if model.refresh is not None:
+            if model.refresh.observe(precision, report.images, report.infer_ms):
+                model.ladder = model.refresh.ladder
+            self.metrics.note_ladder_error(model.name, precision, model.refresh.error(precision))
 
     def _add(self, master: Master) -> None:
         model = ServedModel(master, assumed_ladder(master, self.settings.max_batch))
@@ -302,13 +311,35 @@ class Runtime:
         )
 
     def _warm_model(self, model: ServedModel) -> None:
-        """Do once all that a request does, at the rung that requests get who ask for nothing."""
+        """Measure the ladder, then do once all that a request does, at the rung of requests that ask for nothing."""
+        if self.settings.measure_s > 0:
+            self._measure(model)
         master, task = model.master, TASKS[model.master.task]
-        rung = model.ladder.rungs[admit(Wish(), model.ladder, self.profile).preferred]
+        admission = admit(Wish(), model.ladder, self.profile)
+        if not self.conduct.policy.startswith("fixed"):  # a change of precision must not wait for a derivation
+            for index in positions(admission.allowed):
+                self.cache.get(master, model.ladder.rungs[index].plan)
+        rung = model.ladder.rungs[admission.preferred]
         picture = decode_picture(_ONE_PIXEL_PNG)  # loads the codecs too
         q_image, place = task.preprocess(picture, master.input)
         output = self.cache.get(master, rung.plan).run(q_image)
         task.postprocess(output[0], place, master.labels, master.input, task.options({}, master.labels))
+
+    def _measure(self, model: ServedModel) -> None:
+        """Replace the assumed times of a model by measured ones, of this start or of an earlier one on this device."""
+        settings, master, engine = self.settings, model.master, self.cache.engine
+        folder = ladder_cache.default_folder() if settings.ladders is None else settings.ladders
+        key = ladder_cache.device_key(master, engine, self.threads, settings.max_batch, cores())
+        times = ladder_cache.read(folder, key)
+        if times is None:
+            times = measure(master, lambda plan: engine.derive(master, plan), settings.max_batch, settings.measure_s)
+            ladder_cache.write(folder, key, times)
+        ladder = measured_ladder(master, times, settings.max_batch)
+        model.refresh = Refresh(ladder, times)
+        model.ladder = ladder
+        for rung in ladder.rungs:
+            said = f"pruned, for {rung.reason}" if rung.pruned else f"{rung.latency_ms(1):.2f} ms"
+            _logger.info("%s at %s bits: %s", model.name, rung.precision, said)
 
 
 @dataclass(eq=False, slots=True)

@@ -38,7 +38,7 @@ class Settings(BaseSettings):
         (), description="masters, or folders of masters; empty: those shipped with bitgear"
     )
     engine: str = Field("auto", description="engine that runs the models; auto: native where it was built")
-    threads: int = Field(1, ge=1, le=1024, description="engine threads for one call")
+    threads: int | None = Field(None, ge=1, le=1024, description="engine threads for one call; none: the profile, or 1")
     engine_workers: int | None = Field(
         None, ge=1, le=1024, description="engine calls at the same time; none: as many as there are cores for"
     )
@@ -53,6 +53,12 @@ class Settings(BaseSettings):
     )
     slo_ms: float | None = Field(
         None, gt=0, le=3_600_000, description="in what time a request should be answered; none: the profile"
+    )
+    measure_s: float = Field(
+        2.0, ge=0, le=600, description="time to measure the precisions of a model; 0: times are assumed, not measured"
+    )
+    ladders: Path | None = Field(
+        None, description="folder in which measured times are kept; none: the platform's folder for caches"
     )
     max_batch: int = Field(16, ge=1, le=1024, description="images of one engine call")
     max_requests: int = Field(1024, ge=1, le=1_000_000, description="requests waiting or worked on; others get 429")

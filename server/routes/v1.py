@@ -216,6 +216,8 @@ def _rung(runtime: Runtime, model: ServedModel, rung: Rung, resident_bytes: int 
         "precision": precision,
         "offered": reason is None,
         "reason": reason,
+        "pruned": rung.reason,
+        "batch_ms": {"fixed": round(rung.fixed_ms, 4), "per_image": round(rung.per_image_ms, 4)},
         "accuracy": {name: measured[name] for name in TASKS[model.master.task].metrics if name in measured},
         "top1": measured.get("top1"),
         "resident": resident_bytes is not None,

@@ -8,9 +8,12 @@ from server.settings import SettingsError
 
 def test_the_shipped_profiles() -> None:
     profiles = load_profiles()
-    assert set(profiles) == {"default", "edge-small", "edge", "cloud-cpu"}
+    assert set(profiles) == {"default", "edge-small", "edge", "cloud-cpu", "cloud-gpu"}
     assert profiles["default"] == Profile(name="default", default=None, floor=2, ceiling=8)
-    assert profiles["edge-small"] == Profile(name="edge-small", default=4, floor=2, ceiling=4)
+    small = profiles["edge-small"]
+    assert (small.default, small.floor, small.ceiling, small.threads) == (4, 2, 4, 1)
+    for name in ("edge-small", "edge", "cloud-cpu", "cloud-gpu"):
+        assert None not in profiles[name].model_dump().values()
 
 
 def test_a_folder_adds_and_replaces(tmp_path: Path) -> None:
@@ -35,6 +38,13 @@ def test_a_folder_adds_and_replaces(tmp_path: Path) -> None:
         'name = "x"\ndefault = 4\nfloor = 6',
         'name = "x"\ndefault = 8\nceiling = 6',
         'name = "x"\nflor = 6',
+        'name = "x"\nthreads = 0',
+        'name = "x"\nmemory_bytes = -1',
+        'name = "x"\nslo_ms = 0.0',
+        'name = "x"\nslo_ms = "fast"',
+        'name = "x"\npolicy = "clever"',
+        'name = "x"\npolicy = "fixed-9"',
+        'name = "x"\nmargin = 1.5',
         "name = ",
     ],
 )
@@ -45,7 +55,7 @@ def test_a_bad_profile_is_a_named_error(tmp_path: Path, text: str) -> None:
 
 
 def test_unknown_names_and_folders(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="'nope' is unknown; known are cloud-cpu, default"):
+    with pytest.raises(SettingsError, match="'nope' is unknown; known are cloud-cpu, cloud-gpu, default"):
         active_profile(load_profiles(), "nope")
     with pytest.raises(SettingsError, match="does not exist"):
         load_profiles(tmp_path / "none")

@@ -1,0 +1,133 @@
+"""What each precision of a model takes on this device: engine calls timed, and a line through them."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from bitgear.bits import Plan
+from bitgear.checkpoint import Master
+from bitgear.engines.base import DerivedModel
+from server.ladder import Ladder, Rung
+from server.tasks import TASKS
+
+PERCENTILE = 90
+"""Of calls, as the ladder states it: a plan that holds nine times out of ten."""
+
+MAX_NOISE = 1.5
+"""A busy moment does not make the ladder slower than this, relative to the median."""
+
+Samples = Mapping[int, Sequence[float]]
+"""Milliseconds of engine calls, by number of images."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """A batch of n images takes ``fixed_ms`` + ``per_image_ms`` * n, neither negative, not both zero."""
+
+    fixed_ms: float
+    per_image_ms: float
+
+    def at(self, count: float) -> float:
+        """Return the milliseconds for ``count`` images."""
+        return self.fixed_ms + self.per_image_ms * count
+
+    def scaled(self, factor: float) -> "Line":
+        """Return the line of times that are so many times as long."""
+        return Line(self.fixed_ms * factor, self.per_image_ms * factor)
+
+
+@dataclass(frozen=True)
+class Times:
+    """Medians of engine calls as a line for each precision, and what factor leads from there to the 90th percentile."""
+
+    lines: Mapping[str, Line]
+    noise: float
+
+
+def fit(weight: float, x: float, xx: float, y: float, xy: float) -> Line:
+    """Return the line of least weighted squares, from sums over observations of weight * (1, x, x*x, y, x*y).
+
+    x is a number of images, y are milliseconds. Where the best line has a negative part, that part is 0.
+    """
+    spread = weight * xx - x * x
+    if spread > 1e-9 * weight * xx:
+        slope = (weight * xy - x * y) / spread
+        fixed = (y - slope * x) / weight
+        if slope >= 0 and fixed >= 0:
+            return Line(fixed, slope)
+        if slope < 0:
+            return Line(y / weight, 0.0)
+    return Line(0.0, xy / xx)
+
+
+def fit_samples(samples: Samples) -> tuple[Line, list[float]]:
+    """Return the line through the medians, and each sample relative to the median of its batch.
+
+    Squares are of relative errors: a batch of one counts as much as one of sixteen.
+    """
+    sums = np.zeros(5)
+    relative: list[float] = []
+    for count, times_ms in samples.items():
+        median_ms = float(np.median(times_ms))
+        sums += np.array([1, count, count * count, median_ms, count * median_ms]) / median_ms**2
+        relative += [time_ms / median_ms for time_ms in times_ms]
+    return fit(*map(float, sums)), relative
+
+
+def measure(
+    master: Master,
+    derive: Callable[[Plan], DerivedModel],
+    max_batch: int,
+    budget_s: float,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Times:
+    """Return what the precisions of a master take, from calls of batches of 1, 2, 4, ... up to ``max_batch``.
+
+    Rounds go through all precisions in turn, so that a slow moment hits all alike; the batch that has had least time so
+    far is next. After ``budget_s`` no call begins, but each precision is called twice, the first time to warm up.
+    """
+    models = {str(bits): derive(Plan.uniform(bits)) for bits in sorted(master.widths, reverse=True)}
+    batches = [*(1 << power for power in range(max_batch.bit_length()) if 1 << power < max_batch), max_batch]
+    rng = np.random.default_rng(0)
+    record = master.input
+    pixels = rng.integers(0, 256, (max_batch, record.height_px, record.width_px, 3), np.uint8)
+    codes = record.encode(pixels)
+    started_s = clock()
+    for model in models.values():
+        model.run(codes[:1])
+    spent_s = dict.fromkeys(batches, 0.0)
+    samples: dict[str, dict[int, list[float]]] = {name: {} for name in models}
+    while not spent_s[1] or clock() - started_s < budget_s:
+        batch = min(batches, key=spent_s.__getitem__) if spent_s[1] else 1
+        for name, model in models.items():
+            if spent_s[1] and clock() - started_s >= budget_s and all(1 in calls for calls in samples.values()):
+                break
+            begun_s = clock()
+            model.run(codes[:batch])
+            taken_s = max(clock() - begun_s, 1e-9)
+            spent_s[batch] += taken_s
+            samples[name].setdefault(batch, []).append(1000 * taken_s)
+    lines: dict[str, Line] = {}
+    relative: list[float] = []
+    for name, calls in samples.items():
+        lines[name], spread = fit_samples(calls)
+        relative += spread
+    return Times(lines, min(MAX_NOISE, max(1.0, float(np.percentile(relative, PERCENTILE)))))
+
+
+def measured_ladder(master: Master, times: Times, max_batch: int) -> Ladder:
+    """Return the ladder of a master whose precisions take these times."""
+    metric = TASKS[master.task].metrics[0]
+    rungs = tuple(
+        Rung(
+            precision=str(bits),
+            plan=Plan.uniform(bits),
+            accuracy=master.accuracy.get(bits, {}).get(metric, 0.0),
+            fixed_ms=times.lines[str(bits)].fixed_ms * times.noise,
+            per_image_ms=times.lines[str(bits)].per_image_ms * times.noise,
+        )
+        for bits in sorted(master.widths, reverse=True)
+    )
+    return Ladder.of(master.name, rungs, max_batch)

@@ -1,0 +1,101 @@
+import random
+
+import pytest
+
+from server.ladder import Ladder
+from server.measurement import Line, Times
+from server.refresh import ENOUGH_BATCHES, Refresh
+from tests.server.ladders import ladder_of
+
+LADDER = ladder_of({8: (10, 0.9), 4: (6, 0.88), 2: (4, 0.85)})
+TIMES = Times({rung.precision: Line(rung.fixed_ms, rung.per_image_ms) for rung in LADDER.rungs}, 1.0)
+
+
+def refresh() -> Refresh:
+    return Refresh(LADDER, TIMES)
+
+
+def observe(subject: Refresh, precision: str, factor: float, batches: int) -> int:
+    """Batches of all sizes that take so many times as long as measured; how often the ladder was made anew."""
+    line = TIMES.lines[precision]
+    return sum(subject.observe(precision, 1 + i % 8, factor * line.at(1 + i % 8)) for i in range(batches))
+
+
+def latencies(ladder: Ladder) -> list[float]:
+    return [rung.latency_ms(3) for rung in ladder.rungs]
+
+
+def test_a_ladder_that_is_right_stays() -> None:
+    subject = refresh()
+    assert observe(subject, "8", 1.0, 100) == observe(subject, "2", 1.09, 100) == 0
+    assert subject.ladder is LADDER
+    assert [subject.error(name) for name in ("8", "4", "2", "none")] == pytest.approx([0, 0, 0.09, 0], abs=0.01)
+
+
+@pytest.mark.parametrize("factor", [0.5, 1.5, 2.0])
+def test_a_device_that_changes_is_followed(factor: float) -> None:
+    subject = refresh()
+    assert observe(subject, "8", factor, 600) >= 1
+    assert latencies(subject.ladder)[0] == pytest.approx(factor * latencies(LADDER)[0], rel=0.1)
+    # the others, which were not observed, move along
+    assert latencies(subject.ladder)[1:] == pytest.approx([factor * ms for ms in latencies(LADDER)[1:]], rel=0.1)
+    assert abs(subject.error("8")) <= 0.1
+    assert subject.ladder.max_batch == LADDER.max_batch
+    assert [rung.precision for rung in subject.ladder.rungs] == [rung.precision for rung in LADDER.rungs]
+
+
+def test_slope_and_offset_are_told_apart() -> None:
+    subject = refresh()
+    for i in range(600):
+        subject.observe("8", 1 + i % 8, 1.0 + 8.0 * (1 + i % 8))
+    rung = subject.ladder.rungs[0]
+    assert rung.latency_ms(1) == pytest.approx(9, rel=0.15)
+    assert rung.latency_ms(8) == pytest.approx(65, rel=0.15)
+
+
+def test_a_rung_that_ceases_to_be_faster_is_pruned() -> None:
+    subject = refresh()
+    for _ in range(30):
+        observe(subject, "8", 1.0, 8)
+        observe(subject, "4", 1.8, 8)
+    assert [rung.pruned for rung in subject.ladder.rungs] == [False, True, False]
+
+
+def test_a_rung_that_was_slow_once_gets_another_chance() -> None:
+    subject = refresh()
+    for _ in range(30):
+        observe(subject, "8", 1.0, 8)
+        observe(subject, "4", 1.8, 8)
+    assert subject.ladder.rungs[1].pruned
+    observe(subject, "8", 1.0, 500)  # nobody takes the other one meanwhile
+    assert not any(rung.pruned for rung in subject.ladder.rungs)
+    assert latencies(subject.ladder) == pytest.approx(latencies(LADDER), rel=0.1)
+
+
+def test_a_single_outlier_changes_little() -> None:
+    subject = refresh()
+    observe(subject, "8", 1.0, 100)
+    assert not subject.observe("8", 1, 10_000)
+    assert not subject.observe("8", 1, 0)
+    assert not subject.observe("8", 1, -1)
+    assert subject.ladder is LADDER
+
+
+def test_a_few_batches_say_nothing() -> None:
+    subject = refresh()
+    assert observe(subject, "8", 3.0, int(ENOUGH_BATCHES)) == 0
+    assert observe(subject, "8", 3.0, 1) == 1
+
+
+def test_noise_is_part_of_the_ladder() -> None:
+    subject = refresh()
+    rng = random.Random(1)
+    for _ in range(500):
+        subject.observe("8", 1, 15 * rng.gauss(1, 0.1))
+    assert subject.ladder.rungs[0].latency_ms(1) == pytest.approx(15 * 1.13, rel=0.1)
+
+
+def test_what_is_unknown_is_ignored() -> None:
+    subject = refresh()
+    assert not subject.observe("mixed", 1, 5)
+    assert not subject.observe("8", 0, 5)
