@@ -17,6 +17,7 @@ from server.problems import problem_of, respond, translate
 from server.profiles import active_profile, load_profiles
 from server.routes.operations import operations_routes
 from server.routes.policy import policy_routes
+from server.routes.repository import repository_routes
 from server.routes.v1 import inference_endpoints, v1_routes
 from server.routes.v2 import INFER_ENDS, infer_endpoint, v2_routes
 from server.runtime import Runtime
@@ -65,6 +66,7 @@ def create_app(settings: Settings, *, engine: Engine | None = None) -> FastAPI:
     app.add_exception_handler(HTTPException, _answer_error)
     app.include_router(v1_routes(runtime, inference))
     app.include_router(v2_routes(runtime, infer_tensors))
+    app.include_router(repository_routes(runtime))
     app.include_router(policy_routes(runtime))
     app.include_router(operations_routes(runtime, metrics))
     return app

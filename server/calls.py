@@ -89,6 +89,7 @@ class Pending(Generic[T]):
         self.gone = True
         if self._job is not None:
             self._job.gone = True
+            self._job = None  # it holds images, and through its delivery this: a cycle would keep them for long
 
     def _post(self, action: Callable[[], object]) -> None:
         try:

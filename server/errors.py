@@ -10,6 +10,7 @@
     │   ├── BadTensor             a tensor whose shape, type or data contradict each other, or do not fit the model
     │   ├── UnknownModel
     │   │   └── UnknownVersion
+    │   ├── ModelUnusable         damaged, or two of one name
     │   ├── UnknownPath
     │   ├── MethodNotAllowed
     │   ├── BodyTimeout
@@ -86,7 +87,7 @@ class UnknownModel(RequestError):
     code = "model-not-found"
 
     def __init__(self, name: str, models: list[str]) -> None:
-        super().__init__(f"no model is named {shown(name)}; served are {', '.join(models)}", models=models)
+        super().__init__(f"no model is named {shown(name)}; there are {', '.join(models) or 'none'}", models=models)
 
 
 class UnknownVersion(UnknownModel):
@@ -95,6 +96,16 @@ class UnknownVersion(UnknownModel):
     def __init__(self, name: str, asked: str, served: str) -> None:
         detail = f"{name} is served in version {served} and not {shown(asked)}; ask for that one, or for none"
         RequestError.__init__(self, detail, models=[name])
+
+
+class ModelUnusable(RequestError):
+    """A model cannot be loaded. ``reason``: a stable code."""
+
+    code = "model-unusable"
+
+    def __init__(self, name: str, reason: str, said: str) -> None:
+        detail = f"model {shown(name)} cannot be loaded: {said}; whatever was served before still is"
+        super().__init__(detail, reason=reason)
 
 
 class UnknownPath(RequestError):

@@ -140,6 +140,13 @@ class Metrics:
         self._resident.labels(model, "derived").set_function(derived_bytes)
         self._queue_depth.labels(model).set_function(queue_depth)
 
+    def remove_model(self, model: str, version: str, task: str) -> None:
+        """Show no more what a model is that is served no more; what was counted stays."""
+        self._model_info.remove(model, version, task)
+        for kind in ("master", "derived"):
+            self._resident.remove(model, kind)
+        self._queue_depth.remove(model)
+
     def _of(self, metric: Metric, *labels: str) -> Metric:
         """Return a metric with these labels; to look them up here takes a fraction of what the library's way does."""
         child = self._children.get((metric, labels))

@@ -70,10 +70,10 @@ def _infer_schema() -> dict[str, Any]:
             "maxItems": MAX_DIMENSIONS,
         },
         "data": {"type": "array", "minItems": 1},
-        "parameters": _object({"binary_data_size": {"type": "integer", "minimum": 0}}),
+        "parameters": object_schema({"binary_data_size": {"type": "integer", "minimum": 0}}),
     }
     wanted = {"binary_data": flag, "classification": {"type": "integer", "minimum": 1}}
-    output = {"name": name, "parameters": _object(wanted)}
+    output = {"name": name, "parameters": object_schema(wanted)}
     members = {
         "id": {"type": "string", "maxLength": MAX_ID_CHARACTERS},
         "model_name": name,
@@ -81,16 +81,17 @@ def _infer_schema() -> dict[str, Any]:
         "parameters": {**parameters, "properties": {"binary_data_output": flag}},
         "inputs": {
             "type": "array",
-            "items": _object(tensor, "name", "datatype", "shape"),
+            "items": object_schema(tensor, "name", "datatype", "shape"),
             "minItems": 1,
             "maxItems": 1,
         },
-        "outputs": {"type": "array", "items": _object(output, "name")},
+        "outputs": {"type": "array", "items": object_schema(output, "name")},
     }
-    return _object(members, "inputs")
+    return object_schema(members, "inputs")
 
 
-def _object(properties: dict[str, Any], *required: str) -> dict[str, Any]:
+def object_schema(properties: Mapping[str, Any], *required: str) -> dict[str, Any]:
+    """Return the JSON schema of an object with these members and no others."""
     return {"type": "object", "properties": properties, "required": list(required), "additionalProperties": False}
 
 
@@ -109,13 +110,13 @@ def image_request(controls: Mapping[str, Control]) -> dict[str, Any]:
     }
 
 
-def json_request(schema: Mapping[str, Any]) -> dict[str, Any]:
+def json_request(schema: Mapping[str, Any], *, required: bool = True) -> dict[str, Any]:
     """Return the ``openapi_extra`` of a path that takes JSON."""
-    return {"requestBody": {"required": True, "content": {JSON: {"schema": dict(schema)}}}}
+    return {"requestBody": {"required": required, "content": {JSON: {"schema": dict(schema)}}}}
 
 
 def _form(image: dict[str, Any], fields: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    return _object({IMAGE_FIELD: image, **fields}, IMAGE_FIELD)
+    return object_schema({IMAGE_FIELD: image, **fields}, IMAGE_FIELD)
 
 
 def _json_schema(control: Control) -> dict[str, Any]:

@@ -44,6 +44,7 @@ TABLE: Mapping[type[Exception], Problem] = {
     errors.MediaTypeNotAccepted: Problem(415, "media-type", "Content type or encoding not accepted", ("allowed",)),
     ImageError: Problem(422, "undecodable-image", "The image cannot be decoded", ("reason",)),
     errors.WidthNotOffered: Problem(422, "width-not-offered", "The precision is not offered", ("offered_precisions",)),
+    errors.ModelUnusable: Problem(422, "model-unusable", "The model cannot be loaded", ("reason",)),
     errors.TaskMismatch: Problem(422, "task-mismatch", "The model does another task", ("task", "route")),
     errors.Unauthorised: Problem(401, "unauthorised", "A key is needed"),
     errors.Forbidden: Problem(403, "forbidden", "The key may not do this"),

@@ -4,10 +4,9 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -15,15 +14,14 @@ from numpy.typing import NDArray
 from starlette.types import Receive
 
 from bitgear.bits import MASTER_BITS, Plan, as_plan
-from bitgear.checkpoint import Master, read_master
+from bitgear.checkpoint import Master
 from bitgear.engines import Engine, ModelCache
-from bitgear.models import SHIPPED, masters_in
 from bitgear.tasks.pictures import decode_picture
 from server import ladder_cache
 from server.admission import Keys, Permits, load_keys
 from server.calls import Pending
 from server.conduct import Conduct, first_conduct
-from server.errors import BadParameter, Draining, NotReady, shown
+from server.errors import BadParameter, Draining, ModelUnusable, NotReady, shown
 from server.exchange import Exchange, ServedAt
 from server.ladder import Ladder, Rung, positions
 from server.latencies import Latencies
@@ -36,6 +34,7 @@ from server.problems import RETRY_AFTER_S
 from server.profiles import SLO_FACTOR, Profile
 from server.refresh import Refresh
 from server.registry import Registry, ServedModel
+from server.repository import Entry, Repository
 from server.scheduler import BatchReport, Job, Scheduler, Served
 from server.settings import Settings, SettingsError
 from server.tasks import TASKS
@@ -97,8 +96,10 @@ class Runtime:
         self.failure: Exception | None = None
         self.draining = False
         self._warm = False
-        for master in _read_masters(settings.models):
-            self._add(master)
+        self._changing = asyncio.Lock()
+        self._repository = Repository(settings.models)
+        for master in self._repository.read_all():
+            self._serve(self._model_of(master))
         self._pool = ThreadPoolExecutor(settings.workers, "bitgear-pool")
         self.scheduler = Scheduler(
             self.cache,
@@ -169,6 +170,57 @@ class Runtime:
         """Take no more work; a batch that runs is finished by its worker."""
         self._pool.shutdown(wait=False, cancel_futures=True)
         self.scheduler.close(CLOSE_TIMEOUT_S)
+
+    async def load(self, name: str) -> ServedModel:
+        """Serve a model as its file is now, ready before it takes the place of the one of its name, and return it.
+
+        Requests finish with the model that they began with. A model that cannot be loaded changes nothing. Raises what
+        :meth:`~server.repository.Repository.read` and :meth:`check_ready` raise,
+        :class:`~server.errors.WidthNotOffered` if the profile leaves it no width, and
+        :class:`~server.errors.ModelUnusable`.
+        """
+        self.check_ready()
+        async with self._changing:
+            before = self.models.get(name) if name in self.models else None
+            model = await asyncio.to_thread(self._open, name, before)
+            if model is not before:
+                if before is not None:
+                    self._retire(before)
+                self._serve(model)
+            return model
+
+    async def unload(self, name: str) -> None:
+        """Serve a model no more; requests that began with it finish.
+
+        Raises :class:`~server.errors.UnknownModel`, and what :meth:`check_ready` raises.
+        """
+        self.check_ready()
+        async with self._changing:
+            self._retire(self.models.remove(name))
+
+    async def repository_entries(self) -> Sequence[Entry]:
+        """Return what there is to be loaded."""
+        return await asyncio.to_thread(self._repository.entries)
+
+    def _open(self, name: str, before: ServedModel | None) -> ServedModel:
+        """Read a model and make it ready; ``before`` itself if its file is still the same. Not for the event loop."""
+        master = self._repository.read(name)
+        if before is not None and master.digest == before.master.digest:
+            return before
+        model = self._model_of(master)
+        try:
+            self._warm_model(model)
+        except Exception as error:
+            _logger.exception("model %s cannot be made ready", name)
+            self.cache.discard(master)
+            raise ModelUnusable(name, "not-ready", "it cannot be run; the server's log says why") from error
+        return model
+
+    def _retire(self, model: ServedModel) -> None:
+        """Forget what is known of a model that is served no more."""
+        self.cache.discard(model.master)
+        self.latencies.forget(model.name)
+        self.metrics.remove_model(model.name, model.version, model.master.task)
 
     def profile_of(self, wish: Wish) -> Profile:
         """Return the profile that a wish names, or the active one; raise :class:`~server.errors.BadParameter`."""
@@ -297,17 +349,22 @@ class Runtime:
                 model.ladder = model.refresh.ladder
             self.metrics.note_ladder_error(model.name, precision, model.refresh.error(precision))
 
-    def _add(self, master: Master) -> None:
+    def _model_of(self, master: Master) -> ServedModel:
         model = ServedModel(master, assumed_ladder(master, self.settings.max_batch))
-        admit(Wish(), model.ladder, self.profile)  # fails the start where the profile leaves no width
+        admit(Wish(), model.ladder, self.profile)  # refuses what the profile leaves no width
+        return model
+
+    def _serve(self, model: ServedModel) -> None:
+        name = model.name
         self.models.put(model)
         self.metrics.add_model(
-            model.name,
+            name,
             model.version,
-            master.task,
-            master.nbytes,
-            lambda: sum(self.resident_bytes(model).values()),
-            lambda: self.scheduler.depth(model),
+            model.master.task,
+            model.master.nbytes,
+            # By name: what the library keeps of a function it lets go late, and a model with it.
+            lambda: sum(self.resident_bytes(self.models.get(name)).values()),
+            lambda: self.scheduler.depth(self.models.get(name)),
         )
 
     def _warm_model(self, model: ServedModel) -> None:
@@ -391,23 +448,3 @@ def assumed_ladder(master: Master, max_batch: int) -> Ladder:
         for bits in sorted(master.widths, reverse=True)
     )
     return Ladder.of(master.name, rungs, max_batch)
-
-
-def _read_masters(paths: Iterable[Path]) -> list[Master]:
-    masters: dict[str, Master] = {}
-    for path in _master_paths(tuple(paths)):
-        master = read_master(path)
-        if master.name in masters:
-            raise SettingsError(f"{path}: a model named {master.name!r} is already loaded; give one of them")
-        masters[master.name] = master
-    return list(masters.values())
-
-
-def _master_paths(paths: tuple[Path, ...]) -> list[Path]:
-    found: list[Path] = []
-    for path in paths or (SHIPPED,):
-        masters = masters_in(path) if path.is_dir() else [path]
-        if not masters:
-            raise SettingsError(f"{path} holds no .safetensors master; give the path of one")
-        found += masters
-    return found

@@ -15,6 +15,7 @@ import bisect
 import logging
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -149,7 +150,8 @@ class Scheduler:
         self._report = report
         self._clock = clock
         self._changed = threading.Condition()
-        self._lanes: dict[ServedModel, _Lane] = {}
+        # Lanes go with the last who holds their model: a job that waits, or the registry.
+        self._lanes: weakref.WeakKeyDictionary[ServedModel, _Lane] = weakref.WeakKeyDictionary()
         self._running: list[_Batch | None] = [None] * workers
         self._image_s = 0.0
         self._closing = False
@@ -181,13 +183,6 @@ class Scheduler:
                 self._changed.notify()
                 return
         job.settle(Draining(RETRY_AFTER_S))
-
-    def forget(self, model: ServedModel) -> None:
-        """Keep no record of a model that is served no more, once nothing waits for it."""
-        with self._changed:
-            lane = self._lanes.get(model)
-            if lane is not None and not lane.jobs:
-                del self._lanes[model]
 
     def close(self, timeout_s: float) -> None:
         """Finish the batches that run, refuse what waits, and end the threads, waiting for up to ``timeout_s`` each."""

@@ -27,7 +27,7 @@ from server.signature import INPUT, describe_tensors, make_outputs, resolve_outp
 from server.tasks import TASKS
 from server.tensors import HEADER_LENGTH, header_length, open_request, word_outputs
 
-EXTENSIONS = ("binary_tensor_data", "classification", "bit_width")
+EXTENSIONS = ("binary_tensor_data", "classification", "model_repository", "bit_width")
 """The last one is bitgear's own: parameters that choose a precision."""
 PLATFORM = "bitgear_safetensors"
 VERSION_PATH = "/versions/{version}"

@@ -13,10 +13,12 @@ from bitgear import __version__, reference
 from tests.serving import Running, pixels, png, running
 from tests.task_masters import areas_master, boxes_master
 
+KEY = "the admin key"
+
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    with running(tmp_path_factory.mktemp("triton"), further=(boxes_master(), areas_master())) as server:
+    with running(tmp_path_factory.mktemp("triton"), further=(boxes_master(), areas_master()), admin_key=KEY) as server:
         yield server
 
 
@@ -132,6 +134,22 @@ def test_refusals_reach_the_caller_as_messages(server: Running, client: Inferenc
         assert caught.value.status() == status
         assert said in caught.value.message()
     server.good()
+
+
+def test_models_come_and_go(server: Running, client: InferenceServerClient) -> None:
+    admin = {"X-Api-Key": KEY}
+    client.unload_model("areas", headers=admin)
+    assert not client.is_model_ready("areas")
+    states = {row["name"]: row["state"] for row in client.get_model_repository_index(headers=admin)}
+    assert states == {"tiny": "READY", "boxes": "READY", "areas": "UNAVAILABLE"}
+    client.load_model("areas", headers=admin)
+    assert client.is_model_ready("areas")
+    with pytest.raises(InferenceServerException) as caught:
+        client.load_model("areas", headers=admin, config="{}")
+    assert caught.value.status() == "400"
+    with pytest.raises(InferenceServerException) as caught:
+        client.unload_model("areas")
+    assert caught.value.status() == "401"
 
 
 def test_many_at_once_each_get_their_own_answer(server: Running) -> None:

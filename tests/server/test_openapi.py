@@ -44,7 +44,7 @@ def content(every_task: Running) -> dict[str, Any]:
 def test_generated_requests_get_documented_answers(document: Any, every_task: Running) -> None:
     # Not by schemathesis' pytest plugin: its subtests do not work with pytest 9.2.
     operations = [result.ok() for result in document.get_all_operations()]
-    assert len(operations) == 19
+    assert len(operations) == 22
     for operation in operations:
 
         @settings(max_examples=40, derandomize=True, database=None, deadline=None, suppress_health_check=HealthCheck)
@@ -67,7 +67,8 @@ def test_it_is_valid(document: Any) -> None:
 def test_every_path_is_listed(content: dict[str, Any]) -> None:
     assert set(content["paths"]) == {
         *ROUTES.values(), "/v1/models", "/v1/models/{model}", "/v1/models/{model}/ladder", "/v2/health/live",
-        "/v2/health/ready", "/metrics", "/v1/policy", "/v2", "/v2/models",
+        "/v2/health/ready", "/metrics", "/v1/policy", "/v2", "/v2/models", "/v2/repository/index",
+        *(f"/v2/repository/models/{{model}}/{verb}" for verb in ("load", "unload")),
         *(f"/v2/models/{{model}}{version}{rest}" for version in VERSIONS for rest in ("", "/ready", "/infer")),
     }  # fmt: skip
 
@@ -80,7 +81,7 @@ def test_every_status_and_problem_of_an_inference_route_is_listed(content: dict[
     }  # fmt: skip
     listed = json.dumps(responses)
     for problem in TABLE.values():
-        if problem.name not in ("not-found", "method", "bad-tensor", "forbidden"):
+        if problem.name not in ("not-found", "method", "bad-tensor", "forbidden", "model-unusable"):
             assert f"urn:bitgear:problem:{problem.name}" in listed
     assert "HTTPValidationError" not in json.dumps(content)
 
@@ -91,7 +92,7 @@ def test_the_tensor_routes_list_what_they_answer_and_every_control(content: dict
     assert set(operation["responses"]["200"]["content"]) == {"application/json", "application/octet-stream"}
     listed = json.dumps(operation["responses"])
     for problem in TABLE.values():
-        if problem.name not in ("not-found", "method", "task-mismatch", "forbidden"):
+        if problem.name not in ("not-found", "method", "task-mismatch", "forbidden", "model-unusable"):
             assert f"urn:bitgear:problem:{problem.name}" in listed
     places = {(parameter["in"], parameter["name"]) for parameter in operation["parameters"]}
     assert ("header", "Inference-Header-Content-Length") in places

@@ -1,0 +1,90 @@
+"""The masters that a server was told of: which there are, by name, and their contents.
+
+A name is looked up among those that the files give themselves. No path is ever made of one.
+"""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from bitgear.checkpoint import Master, read_master, read_name
+from bitgear.errors import BitgearError, CheckpointError
+from bitgear.models import SHIPPED, masters_in
+from server.errors import ModelUnusable, UnknownModel
+from server.settings import SettingsError
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A file. ``name``: None if it is no master that can be read, and then ``reason`` is the error's code."""
+
+    path: Path
+    name: str | None
+    reason: str | None = None
+
+
+class Repository:
+    """Masters in files, and in folders that are looked into anew every time. None of it is for the event loop.
+
+    ``paths`` without any: the masters shipped with bitgear.
+    """
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self._paths = tuple(paths) or (SHIPPED,)
+        self._read_from: dict[str, Path] = {}
+
+    def read_all(self) -> list[Master]:
+        """Return all masters; raise what is wrong with a file, or :class:`~server.settings.SettingsError`."""
+        masters: dict[str, Master] = {}
+        for configured in self._paths:
+            paths = self._files(configured)
+            if not paths:
+                raise SettingsError(f"{configured} holds no .safetensors master; give the path of one")
+            for path in paths:
+                master = read_master(path)
+                if master.name in masters:
+                    raise SettingsError(f"{path}: a model named {master.name!r} is already loaded; give one of them")
+                masters[master.name] = master
+                self._read_from[master.name] = path
+        return list(masters.values())
+
+    def read(self, name: str) -> Master:
+        """Return the master of that name as its file is now.
+
+        Raises :class:`~server.errors.UnknownModel`, and :class:`~server.errors.ModelUnusable` for a file that is
+        damaged, if it was the one of this name before, and for two files of one name.
+        """
+        entries = self.entries()
+        paths = [entry.path for entry in entries if entry.name == name] or [
+            entry.path for entry in entries if entry.name is None and entry.path == self._read_from.get(name)
+        ]
+        if not paths:
+            raise UnknownModel(name, sorted(entry.name for entry in entries if entry.name is not None))
+        if len(paths) > 1:
+            raise ModelUnusable(name, "name-twice", "two files give themselves this name; keep one of them")
+        try:
+            master = read_master(paths[0])
+        except BitgearError as error:
+            _logger.warning("model %s cannot be read: %s", name, error)
+            raise ModelUnusable(name, error.code, "its file cannot be used; the server's log says why") from error
+        if master.name != name:
+            raise UnknownModel(name, [master.name])  # the file was exchanged between two looks
+        self._read_from[name] = paths[0]
+        return master
+
+    def entries(self) -> list[Entry]:
+        """Return what lies in the files."""
+        return [_look(path) for configured in self._paths for path in self._files(configured)]
+
+    def _files(self, configured: Path) -> list[Path]:
+        return masters_in(configured) if configured.is_dir() else [configured]
+
+
+def _look(path: Path) -> Entry:
+    try:
+        return Entry(path, read_name(path))
+    except CheckpointError as error:
+        return Entry(path, None, error.code)
