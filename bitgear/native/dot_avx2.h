@@ -353,7 +353,7 @@ void words(const DotTile& tile) {
 bool always_exact(int, int) { return true; }
 
 const DotPath kDots[] = {
-    {"pairs", kDotRows, kDotBlocks, kPackedGroup, pairs_exact, pairs_period, pack_pairs, pairs, 50, 0.0133},
-    {"words", kDotRows, kDotBlocks, kPackedGroup, always_exact, nullptr, pack_words, words, 22, 0},
+    {"pairs", kDotRows, kDotBlocks, kPackedGroup, pairs_exact, pairs_period, pack_pairs, pairs, nullptr, 50, 0.0133},
+    {"words", kDotRows, kDotBlocks, kPackedGroup, always_exact, nullptr, pack_words, words, nullptr, 22, 0},
 };
 constexpr int kDotCount = 2;

@@ -140,22 +140,6 @@ inline VecB max(VecB a, VecB b) {
 #endif
 }
 
-// Whether any lane lies beyond -bound..bound.
-inline bool any_beyond(VecF v, float bound) {
-#if BG_VECTOR_BYTES == 64
-    return _mm512_cmp_ps_mask(_mm512_abs_ps(reinterpret_cast<__m512>(v)), _mm512_set1_ps(bound), _CMP_GT_OQ) != 0;
-#elif BG_VECTOR_BYTES == 32
-    const __m256 magnitude = _mm256_andnot_ps(_mm256_set1_ps(-0.0f), reinterpret_cast<__m256>(v));
-    return _mm256_movemask_ps(_mm256_cmp_ps(magnitude, _mm256_set1_ps(bound), _CMP_GT_OQ)) != 0;
-#elif defined(__ARM_NEON)
-    return vmaxvq_f32(vabsq_f32(reinterpret_cast<float32x4_t>(v))) > bound;
-#else
-    bool beyond = false;
-    for (int i = 0; i < kLanes; ++i) beyond |= v[i] > bound || v[i] < -bound;
-    return beyond;
-#endif
-}
-
 inline VecQ narrow(VecI v) {
 #if BG_VECTOR_BYTES == 64
     return reinterpret_cast<VecQ>(_mm512_maskz_cvtepi32_epi8(0xffff, reinterpret_cast<__m512i>(v)));
@@ -207,56 +191,77 @@ struct Rounder {
     }
 };
 
-// Nearest whole numbers, ties to even, of floats within the range of int32. May bring a float nearer to 0, down to
-// 1024.
-inline VecI to_int(VecF& v) {
+// Whole numbers that are off by at most one. What is beyond the range of int32 less 2^16 gets some number beyond it.
+inline VecI to_fixed(VecF v) {
+    v = min(v, broadcast(kFixedMost));
 #if BG_VECTOR_BYTES == 64
     return reinterpret_cast<VecI>(_mm512_maskz_cvtps_epi32(0xffff, reinterpret_cast<__m512>(v)));
 #elif BG_VECTOR_BYTES == 32
     return reinterpret_cast<VecI>(_mm256_cvtps_epi32(reinterpret_cast<__m256>(v)));
-#elif defined(__ARM_NEON)
-    return reinterpret_cast<VecI>(vcvtnq_s32_f32(reinterpret_cast<float32x4_t>(v)));
 #else
-    v = min(max(v, broadcast(-1024.0f)), broadcast(1024.0f));
-    const VecF shifted = v + broadcast(kRounder);
-    return load<VecI>(&shifted) - broadcast(kRounderBits);
+    return __builtin_convertvector(max(v, broadcast(-kFixedMost)), VecI);
 #endif
 }
 
-inline VecF max_magnitude(VecF a, VecF b) {
+// The lesser of unsigned words of 16 bits.
+inline VecI min_words(VecI a, VecI b) {
 #if BG_VECTOR_BYTES == 64
-    return reinterpret_cast<VecF>(
-        _mm512_maskz_range_ps(0xffff, reinterpret_cast<__m512>(a), reinterpret_cast<__m512>(b), 0b1011));
+    return reinterpret_cast<VecI>(_mm512_min_epu16(reinterpret_cast<__m512i>(a), reinterpret_cast<__m512i>(b)));
 #elif BG_VECTOR_BYTES == 32
-    return max(a, reinterpret_cast<VecF>(_mm256_andnot_ps(_mm256_set1_ps(-0.0f), reinterpret_cast<__m256>(b))));
+    return reinterpret_cast<VecI>(_mm256_min_epu16(reinterpret_cast<__m256i>(a), reinterpret_cast<__m256i>(b)));
 #else
-    return max(a, max(b, -b));
+    typedef std::uint16_t Words __attribute__((vector_size(BG_VECTOR_BYTES)));
+    const Words x = load<Words>(&a), y = load<Words>(&b), least = x < y ? x : y;
+    return load<VecI>(&least);
 #endif
 }
 
-// Four vectors to bytes, one behind the other, clipped to 0..255.
-inline VecB pack(const VecI (&v)[4]) {
+// Whether the low word of any lane is at most that of `bound`, whose high words are 0.
+inline bool any_low_word(VecI v, VecI bound) {
+#if BG_VECTOR_BYTES == 64
+    return _mm512_mask_cmple_epu16_mask(0x55555555, reinterpret_cast<__m512i>(v), reinterpret_cast<__m512i>(bound)) !=
+           0;
+#elif BG_VECTOR_BYTES == 32
+    const __m256i least = _mm256_min_epu16(reinterpret_cast<__m256i>(v), reinterpret_cast<__m256i>(bound));
+    const __m256i same = _mm256_cmpeq_epi16(least, reinterpret_cast<__m256i>(v));
+    return (_mm256_movemask_epi8(same) & 0x33333333) != 0;
+#elif defined(__ARM_NEON)
+    return vminvq_u32(vandq_u32(reinterpret_cast<uint32x4_t>(v), vdupq_n_u32(0xffff))) <=
+           static_cast<std::uint32_t>(bound[0]);
+#else
+    bool any = false;
+    for (int i = 0; i < kLanes; ++i) any |= (v[i] & 0xffff) <= bound[i];
+    return any;
+#endif
+}
+
+// The high words of four vectors, one behind the other, clipped to bytes 0..255.
+inline VecB pack_high(const VecI (&v)[4]) {
 #if BG_VECTOR_BYTES == 64
     const auto* x = reinterpret_cast<const __m512i*>(v);
-    const __m512i low = _mm512_maskz_packs_epi32(~0u, x[0], x[1]), high = _mm512_maskz_packs_epi32(~0u, x[2], x[3]);
-    const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-    return reinterpret_cast<VecB>(
-        _mm512_maskz_permutexvar_epi32(0xffff, order, _mm512_maskz_packus_epi16(~0ull, low, high)));
+    alignas(64) static constexpr std::int16_t kHigh[32] = {1,  3,  5,  7,  9,  11, 13, 15, 17, 19, 21,
+                                                           23, 25, 27, 29, 31, 33, 35, 37, 39, 41, 43,
+                                                           45, 47, 49, 51, 53, 55, 57, 59, 61, 63};
+    const __m512i high = _mm512_load_si512(kHigh);
+    const __m512i low_half = _mm512_permutex2var_epi16(x[0], high, x[1]);
+    const __m512i high_half = _mm512_permutex2var_epi16(x[2], high, x[3]);
+    return reinterpret_cast<VecB>(_mm512_maskz_permutexvar_epi64(
+        0xff, _mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7), _mm512_maskz_packus_epi16(~0ull, low_half, high_half)));
 #elif BG_VECTOR_BYTES == 32
     const auto* x = reinterpret_cast<const __m256i*>(v);
-    const __m256i low = _mm256_packs_epi32(x[0], x[1]), high = _mm256_packs_epi32(x[2], x[3]);
+    const __m256i low = _mm256_packs_epi32(_mm256_srai_epi32(x[0], 16), _mm256_srai_epi32(x[1], 16));
+    const __m256i high = _mm256_packs_epi32(_mm256_srai_epi32(x[2], 16), _mm256_srai_epi32(x[3], 16));
     const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
     return reinterpret_cast<VecB>(_mm256_permutevar8x32_epi32(_mm256_packus_epi16(low, high), order));
 #elif defined(__ARM_NEON)
-    const int16x8_t low =
-        vcombine_s16(vqmovn_s32(reinterpret_cast<int32x4_t>(v[0])), vqmovn_s32(reinterpret_cast<int32x4_t>(v[1])));
-    const int16x8_t high =
-        vcombine_s16(vqmovn_s32(reinterpret_cast<int32x4_t>(v[2])), vqmovn_s32(reinterpret_cast<int32x4_t>(v[3])));
+    const auto* x = reinterpret_cast<const int32x4_t*>(v);
+    const int16x8_t low = vcombine_s16(vshrn_n_s32(x[0], 16), vshrn_n_s32(x[1], 16));
+    const int16x8_t high = vcombine_s16(vshrn_n_s32(x[2], 16), vshrn_n_s32(x[3], 16));
     return reinterpret_cast<VecB>(vcombine_u8(vqmovun_s16(low), vqmovun_s16(high)));
 #else
     VecB bytes;
     for (int k = 0; k < 4; ++k) {
-        const VecQ part = narrow(min(max(v[k], broadcast(0)), broadcast(255)));
+        const VecQ part = narrow(min(max(v[k] >> 16, broadcast(0)), broadcast(255)));
         std::memcpy(reinterpret_cast<char*>(&bytes) + k * kLanes, &part, sizeof part);
     }
     return bytes;
@@ -271,12 +276,15 @@ inline VecB min(VecB a, VecB b) {
 #endif
 }
 
-// The documented chain of operations up to the value; c counts from the tile's first channel.
-inline VecF value(const EpilogueTile& tile, int r, int c) {
-    const int channel = tile.column + c;
-    VecF y = to_float(load<VecI>(tile.acc + static_cast<std::ptrdiff_t>(r) * tile.acc_stride + c) +
-                      load<VecI>(tile.offset + channel)) *
-             load<VecF>(tile.multiplier + channel);
+// Sums with their offset; c counts from the tile's first channel.
+inline VecI whole_sum(const EpilogueTile& tile, int r, int c) {
+    return load<VecI>(tile.acc + static_cast<std::ptrdiff_t>(r) * tile.acc_stride + c) +
+           load<VecI>(tile.offset + tile.column + c);
+}
+
+// The documented chain of operations up to the value. `sum`: with its offset.
+inline VecF value(const EpilogueTile& tile, VecI sum, int r, int channel) {
+    VecF y = to_float(sum) * load<VecF>(tile.multiplier + channel);
     if (tile.bias != nullptr) y = y + load<VecF>(tile.bias + channel);
     if (tile.residual != nullptr) {
         y = y + to_float(load_bytes(tile.residual[r] + channel) - broadcast(tile.residual_zero)) *
@@ -286,8 +294,9 @@ inline VecF value(const EpilogueTile& tile, int r, int c) {
 }
 
 // Out of line: once in dozens of vectors.
-__attribute__((noinline)) void exact_bytes(const EpilogueTile& tile, const Quantizer& q, int r, int c, void* bytes) {
-    store(bytes, Rounder(q).bytes(value(tile, r, c) / broadcast(q.scale)));
+__attribute__((noinline)) void exact_bytes(const EpilogueTile& tile, const Quantizer& q, VecI sum, int r, int channel,
+                                           void* bytes) {
+    store(bytes, Rounder(q).bytes(value(tile, sum, r, channel) / broadcast(q.scale)));
 }
 
 // One or two readers, all quick. Four vectors go together: ACROSS of a pixel, of 4 / ACROSS pixels. `valid`: how many
@@ -302,6 +311,7 @@ inline void quick_columns(const EpilogueTile& tile, int c, int valid) {
     const VecI residual_zero = broadcast(tile.residual_zero);
     VecI offset[ACROSS];
     VecF multiplier[OUTPUTS][ACROSS], bias[OUTPUTS][ACROSS], scale[OUTPUTS];
+    VecI window[OUTPUTS];
     VecB low[OUTPUTS], high[OUTPUTS];
     for (int j = 0; j < ACROSS; ++j) offset[j] = load<VecI>(tile.offset + channel + j * kLanes);
     for (int o = 0; o < OUTPUTS; ++o) {
@@ -311,6 +321,7 @@ inline void quick_columns(const EpilogueTile& tile, int c, int valid) {
             bias[o][j] = load<VecF>(q.bias + channel + j * kLanes);
         }
         scale[o] = broadcast(q.residual_scale);
+        window[o] = broadcast(q.window);
         low[o] = VecB{} + static_cast<std::uint8_t>(q.low + q.zero);
         high[o] = VecB{} + static_cast<std::uint8_t>(q.high + q.zero);
     }
@@ -326,19 +337,19 @@ inline void quick_columns(const EpilogueTile& tile, int c, int valid) {
         }
 #pragma GCC unroll 2
         for (int o = 0; o < OUTPUTS; ++o) {
-            VecI codes[4];
-            VecF farthest = {};
+            VecI fixed[4];
 #pragma GCC unroll 4
             for (int k = 0; k < 4; ++k) {
                 VecF t = multiply_add(sum[k], multiplier[o][k % ACROSS], bias[o][k % ACROSS]);
                 if constexpr (RESIDUAL) t = multiply_add(other[k], scale[o], t);
-                codes[k] = to_int(t);
-                farthest = max_magnitude(farthest, t - to_float(codes[k]));
+                fixed[k] = to_fixed(t);
             }
-            VecB bytes = min(max(pack(codes), low[o]), high[o]);
-            if (__builtin_expect(any_beyond(farthest, 0.5f - tile.quantizers[o]->error), 0)) {
+            VecB bytes = min(max(pack_high(fixed), low[o]), high[o]);
+            const VecI least = min_words(min_words(fixed[0], fixed[1]), min_words(fixed[2], fixed[3]));
+            if (__builtin_expect(any_low_word(least, window[o]), 0)) {
                 for (int k = 0; k < 4; ++k) {
-                    exact_bytes(tile, *tile.quantizers[o], row[k / ACROSS], c + k % ACROSS * kLanes,
+                    const int i = row[k / ACROSS], j = c + k % ACROSS * kLanes;
+                    exact_bytes(tile, *tile.quantizers[o], whole_sum(tile, i, j), i, tile.column + j,
                                 reinterpret_cast<char*>(&bytes) + k * kLanes);
                 }
             }
@@ -371,7 +382,7 @@ void plain_epilogue(const EpilogueTile& tile) {
     for (int c = 0; c < tile.columns; c += kLanes) {
         const int valid = tile.columns - c < kLanes ? tile.columns - c : kLanes;
         for (int r = 0; r < tile.rows; ++r) {
-            const VecF y = value(tile, r, c);
+            const VecF y = value(tile, whole_sum(tile, r, c), r, tile.column + c);
             if (tile.floats != nullptr) {
                 const VecF bounded = min(max(y, broadcast(tile.floor)), broadcast(tile.ceiling));
                 std::memcpy(tile.floats[r] + tile.column + c, &bounded,

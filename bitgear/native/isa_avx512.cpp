@@ -37,15 +37,9 @@ inline void row2(const std::uint8_t* a, __m512i w0, __m512i w1, __m512i& c0, __m
         : [a] "m"(*reinterpret_cast<const std::uint32_t (*)[1]>(a)), [w0] "v"(w0), [w1] "v"(w1));
 }
 
-// R rows and B blocks of 16 columns. R * B sums, at most 24, stay in registers.
+// Adds the products of R rows and B blocks of 16 columns. R * B sums, at most 24, stay in registers.
 template <int R, int B>
-void dot_tile(const DotTile& tile) {
-    __m512i acc[R][B];
-#pragma GCC unroll 16
-    for (int r = 0; r < R; ++r) {
-#pragma GCC unroll 2
-        for (int b = 0; b < B; ++b) acc[r][b] = _mm512_setzero_si512();
-    }
+__attribute__((always_inline)) inline void add_products(const DotTile& tile, __m512i (&acc)[R][B]) {
     const std::uint8_t* w = tile.w;
     const std::uint8_t* a[R];
     for (int i = 0; i < tile.run_count; ++i) {
@@ -79,6 +73,17 @@ void dot_tile(const DotTile& tile) {
             }
         }
     }
+}
+
+template <int R, int B>
+void dot_tile(const DotTile& tile) {
+    __m512i acc[R][B];
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 2
+        for (int b = 0; b < B; ++b) acc[r][b] = _mm512_setzero_si512();
+    }
+    add_products<R, B>(tile, acc);
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 2
@@ -98,9 +103,114 @@ TileFn dot_tiles(int rows) {
 
 void dot(const DotTile& tile) { (tile.blocks == 2 ? dot_tiles<2>(tile.rows) : dot_tiles<1>(tile.rows))(tile); }
 
+#include "quick_avx512.h"
+
+// Products, and bytes straight from the sums, four vectors at a time: of 2 rows or, of one block, of 4.
+template <int R, int B, bool RESIDUAL>
+void quick_tile(const DotTile& tile, const EpilogueTile& to) {
+    constexpr int kDown = 4 / B;
+    const int channel = to.column;
+    __m512i acc[R][B];
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 2
+        for (int b = 0; b < B; ++b) acc[r][b] = _mm512_loadu_si512(to.offset + channel + b * kBlock);
+    }
+    add_products<R, B>(tile, acc);
+    VecI window[2];
+    VecB low[2], high[2];
+    for (int o = 0; o < to.outputs; ++o) {
+        const Quantizer& q = *to.quantizers[o];
+        window[o] = broadcast(q.window);
+        low[o] = VecB{} + static_cast<std::uint8_t>(q.low + q.zero);
+        high[o] = VecB{} + static_cast<std::uint8_t>(q.high + q.zero);
+    }
+    const bool whole = to.columns == B * kBlock;
+    const __mmask32 valid = whole ? ~0u : (1u << to.columns) - 1;
+    Doubts doubts;
+#pragma GCC unroll 8
+    for (int first = 0; first < R; first += kDown) {
+        VecF sum[4], other[4];
+#pragma GCC unroll 4
+        for (int k = 0; k < 4; ++k) {
+            const int r = first + k / B < R ? first + k / B : R - 1, b = k % B;
+            sum[k] = to_float(reinterpret_cast<VecI>(acc[r][b]));
+            if constexpr (RESIDUAL) {
+                other[k] = to_float(load_bytes(to.residual[r] + channel + b * kBlock) - broadcast(to.residual_zero));
+            }
+        }
+        for (int o = 0; o < to.outputs; ++o) {
+            const Quantizer& q = *to.quantizers[o];
+            VecI fixed[4];
+#pragma GCC unroll 4
+            for (int k = 0; k < 4; ++k) {
+                const int c = channel + k % B * kBlock;
+                VecF t = multiply_add(sum[k], load<VecF>(q.multiplier + c), load<VecF>(q.bias + c));
+                if constexpr (RESIDUAL) t = multiply_add(other[k], broadcast(q.residual_scale), t);
+                fixed[k] = reinterpret_cast<VecI>(_mm512_maskz_cvtps_epi32(0xffff, reinterpret_cast<__m512>(t)));
+            }
+            const VecI least = min_words(min_words(fixed[0], fixed[1]), min_words(fixed[2], fixed[3]));
+            if (__builtin_expect(any_low_word(least, window[o]), 0)) {
+                __m512i* kept = doubts.add(o, first);
+#pragma GCC unroll 4
+                for (int k = 0; k < 4; ++k) kept[k] = acc[first + k / B < R ? first + k / B : R - 1][k % B];
+            }
+            const auto rows = reinterpret_cast<__m512i>(min(max(pack_high(fixed), low[o]), high[o]));
+            std::uint8_t* const* out = to.out + o * kMaxRows + first;
+            if constexpr (B == 2) {
+                const __m256i second = _mm512_maskz_extracti64x4_epi64(0xff, rows, 1);
+                if (whole) {
+                    store(out[0] + channel, load<__m256i>(&rows));
+                    store(out[1] + channel, second);
+                } else {
+                    _mm256_mask_storeu_epi8(out[0] + channel, valid, load<__m256i>(&rows));
+                    _mm256_mask_storeu_epi8(out[1] + channel, valid, second);
+                }
+            } else {
+                const __m128i part[] = {load<__m128i>(&rows), _mm512_maskz_extracti32x4_epi32(0xff, rows, 1),
+                                        _mm512_maskz_extracti32x4_epi32(0xff, rows, 2),
+                                        _mm512_maskz_extracti32x4_epi32(0xff, rows, 3)};
+#pragma GCC unroll 4
+                for (int i = 0; i < 4; ++i) {
+                    if (first + i >= R) continue;
+                    if (whole) {
+                        store(out[i] + channel, part[i]);
+                    } else {
+                        _mm_mask_storeu_epi8(out[i] + channel, static_cast<__mmask16>(valid), part[i]);
+                    }
+                }
+            }
+        }
+    }
+    if (__builtin_expect(doubts.count > 0, 0)) {
+        settle(doubts, to, [&](int first, int k) {
+            const int r = first + k / B;
+            return Place{r < R ? r : R - 1, channel + k % B * kBlock};
+        });
+    }
+}
+
+using QuickFn = void (*)(const DotTile&, const EpilogueTile&);
+
+template <int B, bool RESIDUAL>
+QuickFn quick_tiles(int rows) {
+    static const QuickFn table[] = {quick_tile<2, B, RESIDUAL>,  quick_tile<4, B, RESIDUAL>,
+                                    quick_tile<6, B, RESIDUAL>,  quick_tile<8, B, RESIDUAL>,
+                                    quick_tile<10, B, RESIDUAL>, quick_tile<12, B, RESIDUAL>};
+    return table[(rows - 1) / 2];
+}
+
+void dot_quick(const DotTile& tile, const EpilogueTile& to) {
+    if (to.residual != nullptr) {
+        (tile.blocks == 2 ? quick_tiles<2, true>(tile.rows) : quick_tiles<1, true>(tile.rows))(tile, to);
+    } else {
+        (tile.blocks == 2 ? quick_tiles<2, false>(tile.rows) : quick_tiles<1, false>(tile.rows))(tile, to);
+    }
+}
+
 bool always_exact(int, int) { return true; }
 
-const DotPath kDots[] = {{"vnni", 12, 2, kBlock * kGroup, always_exact, nullptr, pack_bytes, dot, 56, 0}};
+const DotPath kDots[] = {{"vnni", 12, 2, kBlock * kGroup, always_exact, nullptr, pack_bytes, dot, dot_quick, 56, 0}};
 
 #include "depthwise.h"
 #include "lut_vbmi.h"

@@ -119,7 +119,8 @@ void dot(const DotTile& tile) {
 bool always_exact(int, int) { return true; }
 
 // Two sdot a cycle are 32 products: counted, not measured.
-const DotPath kDots[] = {{"sdot", kDotRows, kDotBlocks, kPackedGroup, always_exact, nullptr, pack_bytes, dot, 28, 0}};
+const DotPath kDots[] = {
+    {"sdot", kDotRows, kDotBlocks, kPackedGroup, always_exact, nullptr, pack_bytes, dot, nullptr, 28, 0}};
 
 const Isa kIsa = {"neon-dotprod",       kDots, 1, nullptr, 0, {depthwise_bytes, depthwise_pack, depthwise},
                   BG_GENERIC_FUNCTIONS, 9};

@@ -40,7 +40,8 @@ void dot(const DotTile& tile) {
 
 bool always_exact(int, int) { return true; }
 
-const DotPath kDots[] = {{"scalar", 8, kMaxBlocks, kBlock * kGroup, always_exact, nullptr, pack_bytes, dot, 2, 0}};
+const DotPath kDots[] = {
+    {"scalar", 8, kMaxBlocks, kBlock * kGroup, always_exact, nullptr, pack_bytes, dot, nullptr, 2, 0}};
 
 const Isa kIsa = {"portable",           kDots, 1, nullptr, 0, {depthwise_bytes, depthwise_pack, depthwise},
                   BG_GENERIC_FUNCTIONS, 9};

@@ -23,6 +23,49 @@ constexpr int kLutColumnsMax = 64;        // output channels of a look-up tile, 
 constexpr std::size_t kBlockTail =
     kBlock * sizeof(std::int32_t);  // room behind the groups of a packed block, the path's own
 
+// One reader of a value: byte = clip(round_half_even(y / scale), low, high) + zero. A ReLU and a clip of the value are
+// in the bounds: quantisation is monotone, so clip(q(y)) = q(clip(y)).
+//
+// sum * multiplier + bias + residual * residual_scale, rounded to a whole number of 65536ths x, is the quick quotient:
+// x
+// >> 16, clipped, is the byte unless the lowest 16 bits of x are at most `window`, which means that it lies so near a
+// rounding boundary that the documented chain of operations must be gone through (quantizer.h proves it). Where `quick`
+// is false that holds for no useful window. `bounded`: no x exceeds kFixedMost.
+struct Quantizer {
+    float scale;
+    std::int32_t low, high, zero;
+    bool quick, bounded;
+    std::int32_t window;
+    const float* multiplier;  // of each channel, in 65536ths of the scale
+    const float* bias;
+    float residual_scale;
+};
+
+constexpr double kFixedOne = 65536.0;
+constexpr float kFixedMost = 2147418112.0f;  // 32767 * 65536
+
+// From sums to the bytes of the readers, docs/format.md "Arithmetic". Channel arrays are padded to kBlock and, like the
+// pointers to pixels, begin with channel 0; `acc` begins with channel `column`.
+// y = float(acc + offset) * multiplier [+ bias] [+ float(residual byte - residual_zero) * residual_scale].
+struct EpilogueTile {
+    int rows;
+    int column;   // first channel
+    int columns;  // valid channels
+    const std::int32_t* acc;
+    int acc_stride;
+    const std::int32_t* offset;
+    const float* multiplier;
+    const float* bias;                    // null: none
+    const std::uint8_t* const* residual;  // a pointer for each row; null: none
+    float residual_scale;
+    std::int32_t residual_zero;
+    float floor, ceiling;  // of values written as floats
+    int outputs;
+    const Quantizer* const* quantizers;
+    std::uint8_t* const* out;  // [output][kMaxRows] pointers
+    float* const* floats;      // a pointer for each row; null: none
+};
+
 // A contiguous stretch of a window: `groups` groups from `offset` bytes behind the window's first byte.
 struct Run {
     std::int32_t offset;
@@ -57,6 +100,10 @@ struct DotPath {
     // Packs `groups` groups of kBlock rows of codes, `row_bytes` apart.
     void (*pack)(const std::int8_t* codes, std::size_t row_bytes, int groups, std::uint8_t* packed);
     void (*run)(const DotTile& tile);
+    // The same and the epilogue of `to`, whose sums are those of `tile`: they stay in registers, `acc` of neither
+    // counts. For one or two outputs, all bounded, and no floats. May read and write a row more: the pointers to rows,
+    // of both, end with the last row's a second time. Null: there is no such function.
+    void (*run_quick)(const DotTile& tile, const EpilogueTile& to);
     // Measured on tiles of full size: what the choice of a method goes by. Where there is a period, without widening,
     // which takes `widening / period` cycles of a multiply-accumulate.
     double macs_per_cycle;
@@ -92,45 +139,6 @@ struct LutPath {
     void (*run)(const LutTile& tile);
     double macs_per_cycle;  // measured, all columns in use
     double table_cycles;    // to make one table
-};
-
-// One reader of a value: byte = clip(round_half_even(y / scale), low, high) + zero. A ReLU and a clip of the value are
-// in the bounds: quantisation is monotone, so clip(q(y)) = q(clip(y)).
-//
-// sum * multiplier + bias + residual * residual_scale, all divided by the scale beforehand and `zero` added to the
-// bias, is nearer than `error` to the quotient of the documented chain of operations, plus zero (quantizer.h proves
-// it). Only where it lies that close to a rounding boundary must the chain itself be gone through. Where `quick` is
-// false that holds for no useful error.
-struct Quantizer {
-    float scale;
-    std::int32_t low, high, zero;
-    bool quick;
-    float error;
-    const float* multiplier;  // of each channel, over the scale
-    const float* bias;        // over the scale, plus zero
-    float residual_scale;
-};
-
-// From sums to the bytes of the readers, docs/format.md "Arithmetic". Channel arrays are padded to kBlock and, like the
-// pointers to pixels, begin with channel 0; `acc` begins with channel `column`.
-// y = float(acc + offset) * multiplier [+ bias] [+ float(residual byte - residual_zero) * residual_scale].
-struct EpilogueTile {
-    int rows;
-    int column;   // first channel
-    int columns;  // valid channels
-    const std::int32_t* acc;
-    int acc_stride;
-    const std::int32_t* offset;
-    const float* multiplier;
-    const float* bias;                    // null: none
-    const std::uint8_t* const* residual;  // a pointer for each row; null: none
-    float residual_scale;
-    std::int32_t residual_zero;
-    float floor, ceiling;  // of values written as floats
-    int outputs;
-    const Quantizer* const* quantizers;
-    std::uint8_t* const* out;  // [output][kMaxRows] pointers
-    float* const* floats;      // a pointer for each row; null: none
 };
 
 // Depthwise convolution: acc[p][c] = sum over taps of a[p][tap_offsets[tap] + c] * w[tap][c]. In acc, channels are

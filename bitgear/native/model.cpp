@@ -164,6 +164,9 @@ public:
         tile_.quantizers = quantizers_;
         tile_.out = out_;
         if (step.result) tile_.floats = floats_;
+        quick_ =
+            !step.result && (tile_.outputs == 1 || tile_.outputs == 2) &&
+            std::all_of(step.outputs.begin(), step.outputs.end(), [](const Output& o) { return o.quantizer.bounded; });
     }
     Writer(const Writer&) = delete;
     Writer& operator=(const Writer&) = delete;
@@ -188,10 +191,26 @@ public:
         }
     }
 
-    // Sums of their channels from `column` on, as many as there are, up to `columns`.
-    void write(int column, int columns, const std::int32_t* acc, int acc_stride) {
+    // Whether kernels that quantise by themselves may be used.
+    bool quick() const { return quick_; }
+
+    // For kernels that take a row more than there is: the last one a second time.
+    void repeat_last() {
+        const int rows = tile_.rows;
+        if (tile_.residual != nullptr) residual_[rows] = residual_[rows - 1];
+        for (int o = 0; o < tile_.outputs; ++o) out_[o * kMaxRows + rows] = out_[o * kMaxRows + rows - 1];
+    }
+
+    // Where channels from `column` on go, as many as there are, up to `columns`.
+    const EpilogueTile& target(int column, int columns) {
         tile_.column = column;
         tile_.columns = std::min(columns, step_.channels - column);
+        return tile_;
+    }
+
+    // Their sums.
+    void write(int column, int columns, const std::int32_t* acc, int acc_stride) {
+        target(column, columns);
         tile_.acc = acc;
         tile_.acc_stride = acc_stride;
         pass_.model.isa_->epilogue(tile_);
@@ -201,6 +220,7 @@ private:
     const Pass& pass_;
     const Step& step_;
     EpilogueTile tile_{};
+    bool quick_;
     const Quantizer* quantizers_[kMaxOutputs];
     const std::uint8_t* residual_[kMaxRows];
     std::uint8_t* out_[kMaxOutputs * kMaxRows];
@@ -265,12 +285,18 @@ void Model::Pass::run_dot(const Step& step, int index, int count) const {
     const std::uint8_t* a[kMaxRows];
     tile.a = a;
     Writer writer(*this, step);
+    const bool quick = writer.quick() && step.dot->run_quick != nullptr;
     const auto run_group = [&](int group) {
         const int first_block = group * max_blocks;
         tile.blocks = std::min(max_blocks, blocks - first_block);
         tile.w = step.packed.data() + sz(first_block) * step.block_bytes;
-        step.dot->run(tile);
-        writer.write(first_block * kBlock, tile.blocks * kBlock, tile.acc, tile.blocks * kBlock);
+        const int column = first_block * kBlock, width = tile.blocks * kBlock;
+        if (quick) {
+            step.dot->run_quick(tile, writer.target(column, width));
+        } else {
+            step.dot->run(tile);
+            writer.write(column, width, tile.acc, width);
+        }
     };
     // Few weights stay in the cache while all go over each tile; of many, each group goes over all tiles.
     const bool tile_by_tile = sz(my_groups.end - my_groups.begin) * sz(max_blocks) * step.block_bytes <= kCachedBytes;
@@ -284,6 +310,10 @@ void Model::Pass::run_dot(const Step& step, int index, int count) const {
             where.addresses(window_step, a, [&](const Position& first) { return window(step, input, first); });
             tile.rows = where.rows;
             writer.at(where);
+            if (quick) {
+                a[tile.rows] = a[tile.rows - 1];
+                writer.repeat_last();
+            }
             if (tile_by_tile) {
                 for (int group = my_groups.begin; group < my_groups.end; ++group) run_group(group);
             } else {

@@ -28,7 +28,12 @@ std::vector<Output> outputs_of(const std::vector<OutputTuple>& tuples) {
         throw nb::value_error("a value has more readers than the engine supports");
     std::vector<Output> outputs;
     for (const auto& [buffer, channel, scale, low, high, zero] : tuples) {
-        outputs.push_back({buffer, channel, {scale, low, high, zero, false, 0.0f, nullptr, nullptr, 0.0f}});
+        Quantizer quantizer{};
+        quantizer.scale = scale;
+        quantizer.low = low;
+        quantizer.high = high;
+        quantizer.zero = zero;
+        outputs.push_back({buffer, channel, quantizer});
     }
     return outputs;
 }

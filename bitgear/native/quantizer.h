@@ -1,24 +1,29 @@
 // How a reader's quantisation is prepared.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
+#include <cstdlib>
 
 #include "kernels.h"
 
 namespace bitgear {
 
-// How far a quick quotient t = sum * m + (b + zero) + r is from the documented one plus zero, all in steps of the
-// scale, where |b| and |r| are at most `bias` and `residual`. Both are roundings of the same real number; each rounding
-// is off by at most u = 2^-24 of its result. Where t is within 256 (beyond, both are clipped alike), |sum * m| is at
-// most 256 + bias + residual, and what precedes the residual sum at most 256 + residual. So, in u:
-//   documented:  256 + bias + residual for the product, 256 + residual for the first sum, residual for its own product,
-//                256 for the second sum, 256 for the division;
-//   quick:       256 + bias + residual for the multiplier and as much for the product (where it is not fused), bias and
-//                bias + 128 for the bias, 2 residual for the residual's scale and product, 256 + residual and 256 for
-//                the sums.
-// Together 2176 + 5 bias + 8 residual, and 2 % for terms in u^2.
-inline float quick_error(float bias, float residual) {
-    return 1.02f / 16777216.0f * (2176.0f + 5.0f * bias + 8.0f * residual);
+// How far a quick quotient t = sum * m + b + r is from the documented one, all in steps of the scale, where b contains
+// `zero` and less than 1 more, which are taken off t again, and |b| without them and |r| are at most `bias` and
+// `residual`. Both are roundings of the same real number; each rounding is off by at most u = 2^-24 of its result.
+// Where the quotient is beyond `range`, which lies a step beyond all codes, both are clipped alike. Within, |sum * m|
+// is at most range + bias + residual, and what precedes the residual sum at most range + residual. So, in u, with z =
+// zero + 1:
+//   documented:  range + bias + residual for the product, range + residual for the first sum, residual for its own
+//                product, range for the second sum, range for the division;
+//   quick:       range + bias + residual for the multiplier and as much for the product (where it is not fused), bias
+//                and bias + z for the bias, 2 residual for the residual's scale and product, range + z + residual and
+//                range + z for the sums.
+// Together 8 range + 5 bias + 8 residual + 3 z, and 2 % for terms in u^2. A common factor of a power of two, as quick
+// quotients have it, changes nothing.
+inline float quick_error(float range, float zero, float bias, float residual) {
+    return 1.02f / 16777216.0f * (8.0f * range + 5.0f * bias + 8.0f * residual + 3.0f * (zero + 1.0f));
 }
 constexpr float kMaxQuickError = 1e-3f;  // beyond, the exact chain would be needed too often
 
@@ -34,31 +39,45 @@ inline void bound_quantizer(Quantizer& q, float floor, float ceiling) {
     q.high = high;
 }
 
-// Fills quick_multiplier and quick_bias (bias may be null), and q.error and q.quick. `largest_sum`: bound of |sum|.
-inline void quicken(Quantizer& q, const float* multiplier, const float* bias, int channels, float residual_scale,
-                    double largest_sum, float* quick_multiplier, float* quick_bias) {
-    const float largest_residual = std::fabs(residual_scale / q.scale) * 255.0f;
-    float largest_bias = 0.0f;
-    double largest_product = 0.0;
+// Fills quick_multiplier and quick_bias, [padded], and what belongs to them in q. `bias` may be null. `largest_sum`:
+// bound of |sum|.
+//
+// A quick quotient x is a whole number of 65536ths. With error = quick_error() and one 65536th, which x was rounded by
+// at most, x / 65536 lies within `error` of Q + 1/2 + error, where Q is the documented quotient plus zero: between Q +
+// 1/2 and Q + 1/2 + 2 error. So x >> 16 is Q rounded, unless the lowest 16 bits of x are at most 2 error: only then is
+// there a whole number between, or Q a tie.
+inline void quicken(Quantizer& q, const float* multiplier, const float* bias, int channels, int padded,
+                    float residual_scale, double largest_sum, float* quick_multiplier, float* quick_bias) {
+    const double one = kFixedOne / static_cast<double>(q.scale);
+    const double largest_residual = std::fabs(residual_scale / static_cast<double>(q.scale)) * 255.0;
+    float most_bias = 0.0f, most_multiplier = 0.0f;
+    for (int c = 0; c < channels && bias != nullptr; ++c) most_bias = std::fmax(most_bias, std::fabs(bias[c]));
+    const double largest_bias = most_bias / static_cast<double>(q.scale);
+    const float range = static_cast<float>(std::max(std::abs(q.low), std::abs(q.high)) + 1);
+    const float error = quick_error(range, static_cast<float>(q.zero), static_cast<float>(largest_bias),
+                                    static_cast<float>(largest_residual));
+    const double shift = q.zero + 0.5 + error + 1.0 / kFixedOne;
     bool ordinary = true;
     for (int c = 0; c < channels; ++c) {
-        quick_multiplier[c] = multiplier[c] / q.scale;
-        const float exact_bias = bias != nullptr ? bias[c] / q.scale : 0.0f;
-        quick_bias[c] = exact_bias + static_cast<float>(q.zero);
-        largest_bias = std::fmax(largest_bias, std::fabs(exact_bias));
+        quick_multiplier[c] = static_cast<float>(multiplier[c] * one);
+        quick_bias[c] = static_cast<float>((bias != nullptr ? bias[c] * one : 0.0) + shift * kFixedOne);
         // Far from the ends of the range of float32, so that relative errors are what they should be.
         const float magnitude = std::fabs(quick_multiplier[c]);
         ordinary &=
             multiplier[c] == 0.0f || (std::fabs(multiplier[c]) > 1e-30f && magnitude > 1e-30f && magnitude < 1e30f);
-        largest_product = std::fmax(largest_product, static_cast<double>(magnitude) * largest_sum);
+        most_multiplier = std::fmax(most_multiplier, magnitude);
+    }
+    for (int c = channels; c < padded; ++c) {  // whatever they hold must not look like a doubt
+        quick_multiplier[c] = 0.0f;
+        quick_bias[c] = 0.25f * static_cast<float>(kFixedOne);
     }
     q.multiplier = quick_multiplier;
     q.bias = quick_bias;
-    q.residual_scale = residual_scale / q.scale;
-    q.error = quick_error(largest_bias, largest_residual);
-    // Quotients are rounded to 32-bit integers before they are clipped.
-    ordinary &= largest_product + largest_bias + largest_residual < 2147483000.0;
-    q.quick = ordinary && q.error <= kMaxQuickError;
+    q.residual_scale = static_cast<float>(residual_scale * one);
+    q.window = static_cast<std::int32_t>(std::ceil(2.0 * (error * kFixedOne + 1.0)));
+    q.quick = ordinary && error <= kMaxQuickError;
+    const double largest_product = most_multiplier / kFixedOne * largest_sum;
+    q.bounded = q.quick && largest_product + largest_bias + largest_residual + shift < kFixedMost / kFixedOne;
 }
 
 }  // namespace bitgear

@@ -15,6 +15,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <limits>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -490,12 +491,61 @@ enum class Values {
     large,  // sums beyond 2^24, values beyond every range
 };
 
-void check_epilogue_case(const Isa& isa, int rows, int columns, Values values, int options, Input* memory,
-                         Random& random, Line& line) {
+// Windows and weights of a multiplication, and its sums.
+struct Products {
+    Products(const DotPath& path, int rows, int columns, bool equal_rows, Input* memory, Random& random) {
+        const int groups = random.between(1, 9), inputs = groups * kGroup;
+        const std::size_t pitch = sz(inputs + kGroup * random.between(0, 2));
+        std::uint8_t* acts = memory[0].place(sz(rows - 1) * pitch + sz(inputs), kSlackBytes, random);
+        for (int r = 0; r < rows; ++r) {
+            for (int k = 0; k < inputs; ++k)
+                acts[sz(r) * pitch + sz(k)] = static_cast<std::uint8_t>(random.between(0, 15));
+            if (equal_rows) std::memcpy(acts + sz(r) * pitch, acts, sz(inputs));
+            a[r] = acts + sz(r) * pitch;
+        }
+        a[rows] = a[rows - 1];
+        const int blocks = ceil_div(columns, kBlock), padded = blocks * kBlock;
+        std::vector<std::int8_t> weights(sz(padded) * sz(inputs));
+        for (int i = 0; i < columns * inputs; ++i) weights[sz(i)] = static_cast<std::int8_t>(random.between(-3, 3));
+        tile.block_bytes = sz(groups) * sz(path.group_bytes) + kBlockTail;
+        std::uint8_t* packed = memory[1].place(sz(blocks) * tile.block_bytes, 0, random);
+        for (int b = 0; b < blocks; ++b) {
+            path.pack(weights.data() + sz(b * kBlock * inputs), sz(inputs), groups, packed + sz(b) * tile.block_bytes);
+        }
+        run = {0, groups};
+        tile.rows = rows;
+        tile.blocks = blocks;
+        tile.a = a;
+        tile.runs = &run;
+        tile.run_count = 1;
+        tile.w = packed;
+        tile.period = path.period != nullptr ? path.period(15, 3) : 0;
+        for (int r = 0; r < rows; ++r) {
+            for (int c = 0; c < padded; ++c) {
+                std::int32_t sum = 0;
+                for (int k = 0; k < inputs; ++k) sum += a[r][k] * weights[sz(c * inputs + k)];
+                sums.push_back(sum);
+            }
+        }
+    }
+    Products(const Products&) = delete;
+    Products& operator=(const Products&) = delete;
+
+    const std::uint8_t* a[kMaxRows];
+    Run run;
+    DotTile tile{};
+    std::vector<std::int32_t> sums;  // [row][column], padded to whole blocks; at most 9 * 4 * 15 * 3
+};
+
+// `path`: null, or the multiplication that makes the sums and is to quantise them as well.
+void check_epilogue_case(const Isa& isa, const DotPath* path, int rows, int columns, Values values, int options,
+                         Input* memory, Random& random, Line& line) {
     const bool exact_value = values == Values::boundary;
     const bool with_bias = !exact_value && (options & 1) != 0, with_residual = !exact_value && (options & 2) != 0;
-    const bool relu = (options & 4) != 0, with_clip = (options & 8) != 0, with_floats = (options & 16) != 0;
-    const int outputs = random.coin() ? random.between(0, 3) : random.pick<int>({1, 1, 1, kMaxOutputs});
+    const bool relu = (options & 4) != 0, with_clip = (options & 8) != 0,
+               with_floats = path == nullptr && (options & 16) != 0;
+    int outputs = random.coin() ? random.between(0, 3) : random.pick<int>({1, 1, 1, kMaxOutputs});
+    if (path != nullptr) outputs = random.between(1, 2);
     const int padded = round_up(columns, kBlock);
 
     Quantizer quantizers[kMaxOutputs] = {};
@@ -524,6 +574,9 @@ void check_epilogue_case(const Isa& isa, int rows, int columns, Values values, i
     std::uint8_t* residual = memory[4].place(sz(rows - 1) * residual_pitch + sz(columns), kSlackBytes, random);
     const std::uint8_t* residual_rows[kMaxRows] = {};
     for (int r = 0; r < rows; ++r) residual_rows[r] = residual + sz(r) * residual_pitch;
+
+    std::optional<Products> products;
+    if (path != nullptr) products.emplace(*path, rows, columns, exact_value, memory + 5, random);
 
     const std::int32_t residual_zero = random.coin() ? 0 : 128;
     float residual_scale = 0.0f, clip = std::numeric_limits<float>::infinity();
@@ -557,7 +610,10 @@ void check_epilogue_case(const Isa& isa, int rows, int columns, Values values, i
                 low = -2000000000, high = 2000000000;
                 break;
         }
-        for (int r = 0; r < rows; ++r) acc[r * stride + c] = random.between(low, high) - offset[c];
+        if (products) offset[c] = exact_value ? 1 - products->sums[sz(c)] : random.between(-300, 300);
+        for (int r = 0; r < rows; ++r) {
+            acc[r * stride + c] = products ? products->sums[sz(r * padded + c)] : random.between(low, high) - offset[c];
+        }
     }
 
     // As a model is prepared. Every quantizer that may be quick is, but for some that are not told.
@@ -568,9 +624,10 @@ void check_epilogue_case(const Isa& isa, int rows, int columns, Values values, i
         Quantizer& q = quantizers[o];
         float* quick_multiplier = quick.data() + 2 * sz(padded) * sz(o);
         bound_quantizer(q, floor, clip);
-        quicken(q, multiplier, with_bias ? bias : nullptr, columns, with_residual ? residual_scale : 0.0f,
+        quicken(q, multiplier, with_bias ? bias : nullptr, columns, padded, with_residual ? residual_scale : 0.0f,
                 values == Values::large ? 2000000000.0 : 2000.0, quick_multiplier, quick_multiplier + padded);
         q.quick &= told;
+        if (path != nullptr && !q.bounded) return;
     }
 
     // Rows of outputs stand in one buffer with bytes of others between them.
@@ -601,7 +658,13 @@ void check_epilogue_case(const Isa& isa, int rows, int columns, Values values, i
     tile.quantizers = pointers;
     tile.out = out;
     tile.floats = with_floats ? float_rows : nullptr;
-    isa.epilogue(tile);
+    if (products) {
+        residual_rows[rows] = residual_rows[rows - 1];
+        for (int o = 0; o < outputs; ++o) out[o * kMaxRows + rows] = out[o * kMaxRows + rows - 1];
+        path->run_quick(products->tile, tile);
+    } else {
+        isa.epilogue(tile);
+    }
 
     for (int r = 0; r < rows; ++r) {
         for (int c = 0; c < columns; ++c) {
@@ -643,13 +706,36 @@ Line check_epilogue(const Isa& isa) {
     for (const Values values : {Values::boundary, Values::ties, Values::random, Values::large}) {
         for (int options = 0; options < 32; ++options) {
             for (const int columns : {1, 2, 3, 4, 5, 7, 8, 9, 12, 15, 16, 17, 24, 31, 32, 33, 47, 48, 64, 65, 80}) {
-                check_epilogue_case(isa, random.between(1, kMaxRows), columns, values, options, memory, random, line);
+                check_epilogue_case(isa, nullptr, random.between(1, kMaxRows), columns, values, options, memory, random,
+                                    line);
             }
         }
     }
     // Many more boundaries: all that a quotient of 8 bits can meet.
     for (int i = 0; i < 1500; ++i)
-        check_epilogue_case(isa, 1, kMostColumns, Values::boundary, 16, memory, random, line);
+        check_epilogue_case(isa, nullptr, 1, kMostColumns, Values::boundary, 16, memory, random, line);
+    return line;
+}
+
+Line check_dot_quick(const Isa& isa, const DotPath& path) {
+    Line line(isa.name, std::string("dot ") + path.name + " quick");
+    Random random(13);
+    const int most = path.max_blocks * kBlock;
+    Input memory[] = {Input(4 * sz(kMaxRows) * sz(most + 3 * kBlock)),
+                      Input(4 * sz(most)),
+                      Input(4 * sz(most)),
+                      Input(4 * sz(most)),
+                      Input(sz(kMaxRows) * sz(most + 8) + kSlackBytes),
+                      Input(sz(kMaxRows) * 64 + kSlackBytes),
+                      Input(sz(path.max_blocks) * (9 * sz(path.group_bytes) + kBlockTail))};
+    for (const Values values : {Values::boundary, Values::ties, Values::random}) {
+        for (int options = 0; options < 16; ++options) {
+            for (int rows = 1; rows <= path.max_rows; ++rows) {
+                for (int columns = 1; columns <= most; ++columns)
+                    check_epilogue_case(isa, &path, rows, columns, values, options, memory, random, line);
+            }
+        }
+    }
     return line;
 }
 
@@ -1086,6 +1172,7 @@ Line check_table(const IsaEntry& entry) {
     require(isa.dot_count > 0 && isa.dots[isa.dot_count - 1].exact(255, 128), "its last dot path is exact for 8 bits");
     for (int i = 0; i < isa.dot_count; ++i) {
         require(isa.dots[i].max_rows >= 1 && isa.dots[i].max_rows <= kMaxRows, "max_rows of a dot path");
+        require(isa.dots[i].run_quick == nullptr || isa.dots[i].max_rows < kMaxRows, "room for a row more");
         require(isa.dots[i].max_blocks >= 1 && isa.dots[i].max_blocks <= kMaxBlocks, "max_blocks of a dot path");
     }
     for (int i = 0; i < isa.lut_count; ++i) {
@@ -1109,7 +1196,10 @@ bool check_isa(const IsaEntry& entry) {
     good &= check_extreme(isa).print();
     good &= check_weighted_sum(isa).print();
     good &= check_derive(isa).print();
-    for (int i = 0; i < isa.dot_count; ++i) good &= check_dot(isa, isa.dots[i]).print();
+    for (int i = 0; i < isa.dot_count; ++i) {
+        good &= check_dot(isa, isa.dots[i]).print();
+        if (isa.dots[i].run_quick != nullptr) good &= check_dot_quick(isa, isa.dots[i]).print();
+    }
     for (int i = 0; i < isa.lut_count; ++i) good &= check_lut(isa, isa.luts[i]).print();
     return good;
 }
