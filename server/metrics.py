@@ -146,6 +146,10 @@ class Metrics:
         for kind in ("master", "derived"):
             self._resident.remove(model, kind)
         self._queue_depth.remove(model)
+        for key in list(self._children):
+            if key[0] is self._ladder_error and key[1][0] == model:
+                self._children.pop(key, None)
+        self._ladder_error.remove_by_labels({"model": model})
 
     def _of(self, metric: Metric, *labels: str) -> Metric:
         """Return a metric with these labels; to look them up here takes a fraction of what the library's way does."""

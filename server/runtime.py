@@ -390,7 +390,8 @@ class Runtime:
         times = ladder_cache.read(folder, key)
         if times is None:
             times = measure(master, lambda plan: engine.derive(master, plan), settings.max_batch, settings.measure_s)
-            ladder_cache.write(folder, key, times)
+            if not self._warm:  # what was measured beside the traffic of other models is for this time alone
+                ladder_cache.write(folder, key, times)
         ladder = measured_ladder(master, times, settings.max_batch)
         model.refresh = Refresh(ladder, times)
         model.ladder = ladder

@@ -8,6 +8,7 @@ import yaml
 
 from bitgear.checkpoint import write_master
 from server.app import create_app
+from server.profiles import load_profiles
 from server.settings import ENVIRONMENT_PREFIX, Settings
 from tests.masters import tiny_master
 
@@ -23,6 +24,22 @@ def service() -> dict:
 
 def _health_path(command: str) -> str:
     return re.search(r"'GET', '([^']+)'", command)[1]
+
+
+@pytest.fixture(scope="module")
+def kserve() -> tuple[dict, dict]:
+    runtime, service = yaml.safe_load_all((DEPLOY / "kserve.yaml").read_text())
+    return runtime, service
+
+
+@pytest.fixture(scope="module")
+def paths(tmp_path_factory: pytest.TempPathFactory) -> dict:
+    """What the server answers to."""
+    folder = tmp_path_factory.mktemp("deploy")
+    write_master(tiny_master(), folder / "tiny.safetensors")
+    app = create_app(Settings(models=(folder,)))
+    app.state.runtime.close()
+    return app.openapi()["paths"]
 
 
 @pytest.mark.parametrize("name", ["Dockerfile", "deploy/compose.yaml"])
@@ -45,11 +62,45 @@ def test_compose_locks_the_service_up(service: dict):
     assert float(service["stop_grace_period"].removesuffix("s")) > delay_s + timeout_s
 
 
-def test_health_checks_and_scrapes_ask_for_what_the_server_has(service: dict, tmp_path: Path):
-    write_master(tiny_master(), tmp_path / "tiny.safetensors")
-    app = create_app(Settings(models=(tmp_path,)))
-    paths = app.openapi()["paths"]
-    app.state.runtime.close()
+def test_kserve_starts_what_the_server_can_be_told(kserve: tuple[dict, dict]):
+    runtime, service = kserve
+    assert (runtime["apiVersion"], runtime["kind"]) == ("serving.kserve.io/v1alpha1", "ServingRuntime")
+    assert (service["apiVersion"], service["kind"]) == ("serving.kserve.io/v1beta1", "InferenceService")
+    (container,) = runtime["spec"]["containers"]
+    assert container["name"] == "kserve-container"  # the one that KServe looks for
+    variables = {entry["name"].removeprefix(ENVIRONMENT_PREFIX).lower(): entry["value"] for entry in container["env"]}
+    settings = Settings(**variables)
+    assert [port["containerPort"] for port in container["ports"]] == [settings.port]
+    assert settings.models == (Path("/mnt/models"),)
+    assert settings.profile in load_profiles()
+    user = int(re.search(r"^USER (\d+)", (ROOT / "Dockerfile").read_text(), re.M)[1])
+    assert container["securityContext"]["runAsUser"] == user
+    assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+    grace_s = service["spec"]["predictor"]["terminationGracePeriodSeconds"]
+    assert grace_s > settings.drain_delay_s + settings.drain_timeout_s
+
+
+def test_kserve_finds_the_runtime_by_format_and_protocol(kserve: tuple[dict, dict]):
+    runtime, service = kserve
+    model = service["spec"]["predictor"]["model"]
+    formats = [each["name"] for each in runtime["spec"]["supportedModelFormats"] if each["autoSelect"]]
+    assert model["modelFormat"]["name"] in formats
+    assert model["protocolVersion"] in runtime["spec"]["protocolVersions"]
+
+
+def test_kserve_asks_for_what_the_server_has(kserve: tuple[dict, dict], paths: dict):
+    (container,) = kserve[0]["spec"]["containers"]
+    port = container["ports"][0]["containerPort"]
+    for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+        asked = container[probe]["httpGet"]
+        assert asked["path"] in paths
+        assert asked["port"] == port
+    annotations = kserve[0]["spec"]["annotations"]
+    assert annotations["prometheus.kserve.io/path"] in paths
+    assert annotations["prometheus.kserve.io/port"] == str(port)
+
+
+def test_health_checks_and_scrapes_ask_for_what_the_server_has(service: dict, paths: dict):
     (job,) = yaml.safe_load((DEPLOY / "prometheus.yml").read_text())["scrape_configs"]
     assert job["metrics_path"] in paths
     assert job["static_configs"] == [{"targets": ["bitgear:8000"]}]

@@ -264,6 +264,18 @@ def test_the_body_may_name_the_model_that_the_path_names(server: Running) -> Non
         server.refused(answer, 400, "bad-request")
 
 
+def test_requests_as_clients_with_typed_models_write_them(server: Running) -> None:
+    """KServe's and MLServer's write out what was not set."""
+    data = [[base64.b64encode(png()).decode()]]
+    tensor = {"name": "image", "shape": [1, 1], "datatype": "BYTES", "parameters": None, "data": data}
+    body = {"id": None, "parameters": None, "inputs": [tensor], "outputs": None}
+    answer = server.client.post(INFER, json=body)
+    assert answer.status_code == 200, answer.text
+    np.testing.assert_array_equal(output(answer.json(), "output"), logits(server, 8, 0))
+    wanted = [{"name": "output", "parameters": {"binary_data": None}}]
+    server.refused(server.client.post(INFER, json={**body, "outputs": wanted}), 400, "bad-parameter")
+
+
 def test_refusals_have_the_member_that_the_protocol_wants(server: Running) -> None:
     answer = server.client.post(INFER, json={"inputs": []})
     document = server.refused(answer, 400, "bad-request")
