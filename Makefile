@@ -22,9 +22,10 @@ BUILD_ARGS = --tag $(IMAGE) --build-arg BASE=$(BASE) \
 SERVE := .venv
 DEV := .venv-dev
 PROJECTS := pyproject.toml clients/python/pyproject.toml constraints.txt
+PEER_SERVERS := build/peers/litserve/.installed build/peers/mlserver/.installed
 NATIVE := CMakeLists.txt $(wildcard bitgear/native/*)
 
-.PHONY: help serve test check bench bench-engine bench-slo sanitize test-aarch64 train-smoke container lock clean
+.PHONY: help serve test check bench bench-engine bench-slo bench-serving sanitize test-aarch64 train-smoke container lock clean
 
 help:  ## Show this
 	@echo "usage: make TARGET [ARGS='...'] [PYTHON=python3.12]"
@@ -60,6 +61,9 @@ bench-engine: $(DEV)/.peers  ## Measure the native engine against others; JSON=F
 
 bench-slo: $(DEV)/.installed  ## Measure the policies under load; DATA=FOLDER of data sets, JSON=FILE keeps the numbers, ARGS=--quick
 	@exec $(DEV)/bin/python -m benchmarks.slo $(if $(DATA),--data $(DATA)) $(if $(JSON),--json $(JSON)) $(ARGS)
+
+bench-serving: $(DEV)/.installed $(PEER_SERVERS)  ## Measure throughput and latency beside other servers; DATA=FOLDER of data sets, JSON=FILE
+	@exec $(DEV)/bin/python -m benchmarks.serving $(if $(DATA),--data $(DATA)) $(if $(JSON),--json $(JSON)) $(ARGS)
 
 sanitize: $(DEV)/.installed  ## Test the native engine under checks of memory and undefined behaviour
 	@folder=build/sanitize
@@ -140,6 +144,13 @@ $(DEV)/.installed: $(DEV)/.tools $(NATIVE)
 	$(call install,$(DEV),--no-build-isolation --config-settings=build-dir=build/{wheel_tag} \
 		--config-settings=cmake.define.BITGEAR_WARNINGS_AS_ERRORS=ON -e .[train$(,)dev])
 	$(call note_native,$(DEV))
+	touch $@
+
+# Other servers have environments of their own: what they pin is none of ours.
+$(PEER_SERVERS): build/peers/%/.installed: benchmarks/peer_servers/%.txt
+	@mkdir -p build/peers
+	$(call make_environment,build/peers/$*)
+	build/peers/$*/bin/pip install --quiet --disable-pip-version-check -r $<
 	touch $@
 
 $(DEV)/.peers: pyproject.toml constraints.txt | $(DEV)/.installed

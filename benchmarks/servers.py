@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
@@ -25,24 +26,45 @@ def free_port() -> int:
         return port
 
 
+@dataclass(frozen=True)
+class Server:
+    """A server that answers on ``port``; ``process`` leads the group of all its processes."""
+
+    process: "subprocess.Popen[bytes]"
+    port: int
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Give it no processor time for the duration of a block."""
+        os.killpg(self.process.pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.killpg(self.process.pid, signal.SIGCONT)
+
+
 @contextlib.contextmanager
-def bitgear(models: Sequence[Path], log: Path, arguments: Sequence[str] = ()) -> Iterator[int]:
-    """Serve masters with the settings a user gets, and an admin key; yield the port once they are warm."""
+def bitgear(models: Sequence[Path], log: Path, settings: Mapping[str, str] | None = None) -> Iterator[Server]:
+    """Serve masters for the duration of a block, with an admin key and else the settings that a user gets.
+
+    ``settings``: others than those, by name.
+    """
     environment = {
         "BITGEAR_LOG_LEVEL": "error",
         "BITGEAR_MODELS": os.pathsep.join(str(path) for path in models),
         "BITGEAR_ADMIN_KEY": ADMIN_KEY,
+        **{f"BITGEAR_{name.upper()}": value for name, value in (settings or {}).items()},
     }
     port = free_port()
-    command = [sys.executable, "-m", "bitgear.cli", "serve", "--port", str(port), *arguments]
-    with run(command, port, "/v2/health/ready", log, environment):
-        yield port
+    command = [sys.executable, "-m", "bitgear.cli", "serve", "--port", str(port)]
+    with run(command, port, "/v2/health/ready", log, environment) as server:
+        yield server
 
 
 @contextlib.contextmanager
 def run(
     command: Sequence[str], port: int, ready: str, log: Path, environment: Mapping[str, str] | None = None
-) -> Iterator[None]:
+) -> Iterator[Server]:
     """Run a server for the duration of a block, which begins once the path ``ready`` is answered with 200.
 
     What it writes goes to the file ``log``. Raises :class:`RuntimeError` if it ends before, or is not ready in time.
@@ -57,7 +79,7 @@ def run(
         )
         try:
             _await(process, f"http://127.0.0.1:{port}{ready}", log)
-            yield
+            yield Server(process, port)
         finally:
             process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):

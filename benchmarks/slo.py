@@ -26,8 +26,8 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from benchmarks import loadgen
-from benchmarks.attainment import OK, Outcomes, score
+from benchmarks import loadgen, slo_figure, slo_tables
+from benchmarks.attainment import OK, Outcomes, outstanding, score
 from benchmarks.cases import ADAPTIVE, Case, Scene, all_scenes, bar_scenes, fixed, pinned, planned
 from benchmarks.histograms import Histogram
 from benchmarks.loadgen import Plan, Record
@@ -45,8 +45,9 @@ SECONDS, SEEDS = 10.0, 1
 RUN_COST_SECONDS = 1.5
 SETTLE_SECONDS = 0.3
 """Before a run: the queue of the one before is empty, but not all threads rest."""
+TIMELINE_SECONDS, TIMELINE_STEP_SECONDS = 4.0, 0.01
+TIMELINE_POLICIES = (*ADAPTIVE, fixed(MASTER_BITS))
 DECISION = "bitgear_policy_decision_duration_seconds"
-LOOK_AHEAD, SLACK_FIT = ADAPTIVE
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,7 @@ class Bench:
         self.server.set_policy("fixed" if pin else case.policy)
         decided = Histogram.of(self.server.metrics(), DECISION)
         time.sleep(SETTLE_SECONDS)
-        record = loadgen.generate(Plan(self.server.port, requests, which, due_s, self.rest["seconds"] + 1))
+        record = loadgen.generate(Plan(self.server.server.port, requests, which, due_s, self.rest["seconds"] + 1))
         decisions = Histogram.of(self.server.metrics(), DECISION) - decided
         before_run = self.grades.different
         outcomes = self._outcomes(record)
@@ -153,6 +154,26 @@ class Bench:
             "attainment_by_seed": [float(run.outcomes.attained(slo_ms).mean()) for run in runs],
         }
 
+    def timeline(self, scene: Scene, policies: Sequence[str], seed: int = 0) -> dict[str, Any]:
+        """Return a few seconds of one run under several policies: those around the longest queue of the last one."""
+        runs = {policy: Run.load(self.folder / Case(policy, scene, seed).name).outcomes for policy in policies}
+        at_s = np.arange(0, self.rest["seconds"], TIMELINE_STEP_SECONDS)
+        peak_s = float(at_s[np.argmax(outstanding(runs[policies[-1]], at_s))])
+        from_s = max(0.0, peak_s - TIMELINE_SECONDS / 2)
+        at_s = at_s[(at_s >= from_s) & (at_s < from_s + TIMELINE_SECONDS)]
+        lines: dict[str, Any] = {}
+        for policy, outcomes in runs.items():
+            within = (outcomes.due_s >= from_s) & (outcomes.due_s < from_s + TIMELINE_SECONDS)
+            lines[policy] = {
+                "due_s": outcomes.due_s[within].round(4).tolist(),
+                "latency_ms": [None if np.isnan(ms) else round(ms, 1) for ms in outcomes.latency_ms[within].tolist()],
+                "served": outcomes.served[within].tolist(),
+                "attained": float(outcomes.attained(self.slo_ms(scene))[within].mean()),
+                "at_s": at_s.round(3).tolist(),
+                "outstanding": outstanding(outcomes, at_s).tolist(),
+            }
+        return {"slo_ms": self.slo_ms(scene), "load": scene.load, "cv2": scene.cv2, "policies": lines}
+
 
 def _microseconds(seconds: float | None) -> float | None:
     return None if seconds is None else 1e6 * seconds
@@ -186,7 +207,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, help="runs of each row")
     parser.add_argument("--json", type=Path, help="the report, instead of benchmarks/results/slo.json")
     parser.add_argument("--resume", action="store_true", help="keep what was measured, and measure what is missing")
-    parser.add_argument("--serve", default="", help="further arguments of bitgear serve, in one string")
+    parser.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", help="settings of the server")
     arguments = parser.parse_args()
     path = master_file(arguments.model)
     master = read_master(path)
@@ -203,7 +224,8 @@ def main() -> None:
     cases = list(planned(scenes, policies, seeds))
     print(f"{len(cases)} runs of {seconds:g} s: about {len(cases) * (seconds + RUN_COST_SECONDS) / 60:.0f} minutes")
 
-    with subject(path, pictures, folder / "server.log", arguments.serve.split()) as server:
+    settings = dict(item.split("=", 1) for item in arguments.set)
+    with subject(path, pictures, folder / "server.log", settings) as server:
         rest_file = folder / "rest.json"
         if not rest_file.is_file():
             rest_file.write_text(json.dumps(at_rest(server, seconds)))
@@ -213,6 +235,7 @@ def main() -> None:
             "weights": "random, its accuracy assumed" if arguments.model in RANDOM else "trained",
             "pictures": pictures.name,
             "seeds": seeds,
+            "settings": settings,
             **bench.rest,
         }
         rows: list[dict[str, Any]] = []
@@ -221,10 +244,15 @@ def main() -> None:
                 if not bench.measured(case):
                     bench.run(case)
             rows += [bench.row(policy, scene, seeds) for policy in policies]
-            written = write_report("slo", {**known, "rows": rows}, arguments.json)
+            write_report("slo", {**known, "rows": rows}, arguments.json)
         known["capacities_after_per_s"] = server.capacity_per_s(MASTER_BITS)
-    write_report("slo", {**known, "rows": rows}, arguments.json)
+    shown = [policy for policy in TIMELINE_POLICIES if policy in policies] or policies[:1]
+    report = {**known, "rows": rows, "timeline": bench.timeline(bar_scenes()[-1], shown)}
+    written = write_report("slo", report, arguments.json)
+    slo_figure.draw(report, written.with_suffix(".png"))
     _print(rows)
+    for bar in slo_tables.bars(rows):
+        print(f"{bar.name}: {bar.measured}, {bar.asked}{'' if bar.met else ': MISSED'}")
     print(f"wrote {written}")
 
 

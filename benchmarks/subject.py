@@ -2,7 +2,7 @@
 
 import contextlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,24 +12,25 @@ import numpy as np
 from benchmarks import loadgen, servers
 from benchmarks.loadgen import Plan, Record
 from benchmarks.pictures import Pictures, message
+from benchmarks.servers import Server
 from bitgear.bits import MASTER_BITS
 from bitgear.checkpoint import Master, read_master
 
 ROUTES = {"classify": "classify", "detect": "detect", "segment": "segment"}
 ACCURACIES = {"classify": "top1", "detect": "map50_95", "segment": "miou"}
 WARM_REQUESTS, REST_REQUESTS = 5, 100
-CAPACITY_SECONDS, CAPACITY_ROUNDS, CAPACITY_CALLERS = 6.0, 3, 12
+CAPACITY_SECONDS, CAPACITY_ROUNDS, CAPACITY_CALLERS = 5.0, 3, 12
 
 
 class Subject:
     """One model of a running server, and pictures to ask it about."""
 
-    def __init__(self, port: int, master: Master, pictures: Pictures) -> None:
-        self.port = port
+    def __init__(self, server: Server, master: Master, pictures: Pictures) -> None:
+        self.server = server
         self.master = master
         self.pictures = pictures
         self._path = f"/v1/models/{master.name}"
-        self._client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30)
+        self._client = httpx.Client(base_url=f"http://127.0.0.1:{server.port}", timeout=30)
 
     def ladder(self) -> dict[str, Any]:
         """Return the ladder as the server tells it."""
@@ -74,24 +75,24 @@ class Subject:
     def capacity_per_s(self, bits: int) -> list[float]:
         """Return answers per second of a few callers that never pause, of several rounds."""
         requests = self.messages({"Precision": str(bits)})
-        plan = loadgen.closed(self.port, requests, CAPACITY_CALLERS, CAPACITY_SECONDS)
+        plan = loadgen.closed(self.server.port, requests, CAPACITY_CALLERS, CAPACITY_SECONDS)
         return [loadgen.throughput(loadgen.generate(plan)) for _ in range(CAPACITY_ROUNDS)]
 
     def _one_caller(self, bits: int, count: int) -> Record:
         requests = self.messages({"Precision": str(bits)})
         which = np.arange(count) % len(requests)
-        record = loadgen.generate(Plan(self.port, requests, which, np.zeros(count), stop_s=60, connections=1))
+        record = loadgen.generate(Plan(self.server.port, requests, which, np.zeros(count), stop_s=60, connections=1))
         if (record.status != 200).any():
             raise RuntimeError(f"{bits} bits: {record.answers[int(np.argmax(record.status != 200))][:500]!r}")
         return record
 
 
 @contextlib.contextmanager
-def subject(path: Path, pictures: Pictures, log: Path, arguments: Sequence[str] = ()) -> Iterator[Subject]:
+def subject(path: Path, pictures: Pictures, log: Path, settings: Mapping[str, str] | None = None) -> Iterator[Subject]:
     """Serve the master in a file for the duration of a block."""
     master = read_master(path)
-    with servers.bitgear([path], log, arguments) as port:
-        yield Subject(port, master, pictures)
+    with servers.bitgear([path], log, settings) as server:
+        yield Subject(server, master, pictures)
 
 
 def body_of(answer: bytes) -> dict[str, Any]:

@@ -1,0 +1,140 @@
+"""What a report of :mod:`benchmarks.slo` says, as Markdown for the documents, and which bars it meets."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from benchmarks.cases import ADAPTIVE, BAR_LOADS, BURSTY_CV2, SLO_FACTOR
+
+LOOK_AHEAD, SLACK_FIT = ADAPTIVE
+ATTAINMENT_BARS = dict(zip(BAR_LOADS, (0.999, 0.99), strict=True))
+EFFECTIVE_LOAD = 1.2
+DECISION_BAR_US = 200.0
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Bar:
+    """Something to be reached: what it is, what was measured, what was asked, and whether that was met."""
+
+    name: str
+    measured: str
+    asked: str
+    met: bool
+
+
+def bursts(rows: Iterable[Row], load: float, slo_factor: float = SLO_FACTOR) -> list[Row]:
+    """Return the rows of the bursts that there are bars for, at one load."""
+    return [
+        row
+        for row in rows
+        if (row["arrivals"], row["cv2"], row["load"], row["slo_factor"]) == ("gamma", BURSTY_CV2, load, slo_factor)
+    ]
+
+
+def bars(rows: Sequence[Row]) -> list[Bar]:
+    """Return the bars that these rows tell something about."""
+    found: list[Bar] = []
+    for load, asked in ATTAINMENT_BARS.items():
+        for row in bursts(rows, load):
+            if row["policy"] == LOOK_AHEAD:
+                name = f"attainment of look-ahead, CV² {BURSTY_CV2:g}, load {load:g}"
+                found.append(Bar(name, f"{row['attainment']:.4f}", f"at least {asked}", row["attainment"] >= asked))
+    by_policy = {row["policy"]: row for row in bursts(rows, EFFECTIVE_LOAD)}
+    if LOOK_AHEAD in by_policy and len(by_policy) > 1:
+        ours = by_policy.pop(LOOK_AHEAD)["effective_accuracy"]
+        best = max(by_policy.values(), key=lambda row: float(row["effective_accuracy"]))
+        others = f"above {best['effective_accuracy']:.4f}, the best of the others ({best['policy']})"
+        name = f"effective accuracy of look-ahead, CV² {BURSTY_CV2:g}, load {EFFECTIVE_LOAD:g}"
+        found.append(Bar(name, f"{ours:.4f}", others, ours > best["effective_accuracy"]))
+    return found
+
+
+def conditions(report: Mapping[str, Any]) -> str:
+    """Return what was measured on, and against which objective."""
+    lag_ms = max(row["client_lag_p99_ms"] for row in report["rows"])
+    share = max(row["client_cpu_share"] for row in report["rows"])
+    late = any(row["client_too_busy"] for row in report["rows"])
+    different = sum(row["different_answers"] for row in report["rows"])
+    answers = f"{different} answers differed from earlier ones about the same picture at the same precision!"
+    if not different:
+        answers = "Equal pictures at equal precisions got equal answers throughout."
+    return (
+        f"{report['machine']['cpu']}; {report['model']} ({report['weights']} weights), {report['pictures']}. At rest: "
+        f"engine {report['engine_ms']:.1f} ms at 8 bits, round trip {report['round_trip_ms']:.1f} ms, "
+        f"{report['capacity_per_s']:.0f} requests a second at 8 bits, which is load 1. The objective is "
+        f"{SLO_FACTOR:g} times the engine's time unless another multiple is named. The client took at most "
+        f"{100 * share:.1f} % of one core and sent at most {lag_ms:.1f} ms late (99th percentile)"
+        f"{', which is too late for some rows' if late else ''}. "
+        f"{answers}"
+    )
+
+
+def bar_table(report: Mapping[str, Any]) -> str:
+    """Return the bars as Markdown."""
+    lines = ["| | measured | bar | |", "|---|---|---|---|"]
+    lines += [
+        f"| {bar.name} | {bar.measured} | {bar.asked} | {'met' if bar.met else 'MISSED'} |"
+        for bar in bars(report["rows"])
+    ]
+    return "\n".join(lines)
+
+
+def burst_table(report: Mapping[str, Any]) -> str:
+    """Return the bursts that there are bars for, everything that was measured of them."""
+    rows = [row for load in BAR_LOADS for row in bursts(report["rows"], load)]
+    lines = [
+        f"| CV² {BURSTY_CV2:g} | load | attained (of each seed) | served accuracy | effective accuracy | right pixels, "
+        "a miss is wrong | mean IoU served | p50 / p95 / p99 ms | in time a second | decision, mean / p99 "
+        "| answers by width |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        seeds = " ".join(f"{value:.3f}" for value in row["attainment_by_seed"])
+        times = " / ".join(_number(row[name], ".0f") for name in ("p50_ms", "p95_ms", "p99_ms"))
+        decision = f"{_number(row['decision_mean_us'], '.0f')} / {_number(row['decision_p99_us'], '.0f')} µs"
+        lines.append(
+            f"| {_policy(row)} | {row['load']:g} | **{row['attainment']:.4f}** ({seeds}) | "
+            f"{_number(row['served_accuracy'], '.4f')} | **{row['effective_accuracy']:.4f}** | "
+            f"{_number(row['effective_right'], '.4f')} | {_number(row['served_miou'], '.4f')} | {times} | "
+            f"{row['goodput_per_s']:.1f} | {decision} | {_share(row)} |"
+        )
+    return "\n".join(lines)
+
+
+def matrix_table(report: Mapping[str, Any]) -> str:
+    """Return all scenes by policy: attainment and effective accuracy."""
+    policies = list(dict.fromkeys(row["policy"] for row in report["rows"]))
+    lines = [
+        "| attained / effective accuracy | load | " + " | ".join(policies) + " |",
+        "|---|---|" + "---|" * len(policies),
+    ]
+    scenes: dict[tuple[Any, ...], dict[str, Row]] = {}
+    for row in report["rows"]:
+        key = (row["slo_factor"], row["arrivals"], row["cv2"], row["load"])
+        scenes.setdefault(key, {})[row["policy"]] = row
+    for (factor, arrivals, cv2, load), by_policy in scenes.items():
+        name = f"{arrivals}{'' if cv2 is None else f' CV² {cv2:g}'}{'' if factor == SLO_FACTOR else f', {factor:g} x'}"
+        best = max(row["effective_accuracy"] for row in by_policy.values())
+        cells = [_cell(by_policy[policy], best) if policy in by_policy else "" for policy in policies]
+        lines.append(f"| {name} | {load:g} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _cell(row: Row, best: float) -> str:
+    effective = f"{row['effective_accuracy']:.3f}"
+    return f"{row['attainment']:.3f} / {f'**{effective}**' if row['effective_accuracy'] == best else effective}"
+
+
+def _policy(row: Row) -> str:
+    return f"**{row['policy']}**" if row["policy"] == LOOK_AHEAD else str(row["policy"])
+
+
+def _share(row: Row) -> str:
+    parts = sorted(row["share"].items(), key=lambda item: -item[1])
+    return ", ".join(f"{name}: {100 * part:.0f} %" for name, part in parts if part >= 0.005)
+
+
+def _number(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)
