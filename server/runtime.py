@@ -4,6 +4,7 @@ import asyncio
 import logging
 import os
 import time
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -355,16 +356,16 @@ class Runtime:
         return model
 
     def _serve(self, model: ServedModel) -> None:
-        name = model.name
+        # The library keeps a gauge's function longer than the gauge, and may be calling it while the model goes.
+        held = weakref.ref(model)
         self.models.put(model)
         self.metrics.add_model(
-            name,
+            model.name,
             model.version,
             model.master.task,
             model.master.nbytes,
-            # By name: what the library keeps of a function it lets go late, and a model with it.
-            lambda: sum(self.resident_bytes(self.models.get(name)).values()),
-            lambda: self.scheduler.depth(self.models.get(name)),
+            lambda: 0 if (own := held()) is None else sum(self.resident_bytes(own).values()),
+            lambda: 0 if (own := held()) is None else self.scheduler.depth(own),
         )
 
     def _warm_model(self, model: ServedModel) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +20,7 @@ from server.errors import ModelUnusable, UnknownModel
 from server.repository import Repository
 from server.settings import SettingsError
 from tests.masters import tiny_master
-from tests.serving import DEADLINE_S, PATH, Running, pixels, png, running
+from tests.serving import DEADLINE_S, PATH, Running, pixels, png, read_answer, running, wait_until
 
 KEY = "the admin key"
 ADMIN = {"X-Api-Key": KEY}
@@ -186,6 +187,25 @@ def test_unloading(server: Running) -> None:
     check_answers(server, tiny_master(1, name="other"))
 
 
+@pytest.mark.parametrize("verb", ["load", "unload"])
+def test_a_request_finishes_with_the_model_that_it_began_with(server: Running, folder: Path, verb: str) -> None:
+    image = png(0)
+    head = f"POST {OTHER_PATH} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(image)}\r\n"
+    head += "Inference-Header-Content-Length: 0\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", server.port), DEADLINE_S) as connection:
+        connection.sendall(head.encode() + image[:10])
+        in_flight = 'bitgear_in_flight{model="other"} 1.0'
+        wait_until(lambda: in_flight in _metrics(server), "the request has begun")
+        write_master(tiny_master(5, name="other"), folder / "other.safetensors")
+        assert post(server, f"models/other/{verb}").status_code == 200
+        connection.sendall(image[10:])
+        status, headers, body = read_answer(connection)
+    assert status == 200
+    length = int(headers["inference-header-content-length"])
+    old = expected(tiny_master(1, name="other"))
+    np.testing.assert_array_equal(np.frombuffer(body[length : length + 40], "<f4"), old[0])
+
+
 def test_without_any_model_the_server_stays_up(server: Running) -> None:
     for name in ("other", "tiny"):
         assert post(server, f"models/{name}/unload").status_code == 200
@@ -319,7 +339,11 @@ def test_many_loads_at_once(server: Running, folder: Path) -> None:
             path = f"models/n{number % 3}"
             statuses.extend(post(server, f"{path}/{verb}").status_code for verb in ("load", "load", "unload"))
 
+    def watch() -> None:
+        statuses.extend(server.client.get("/metrics").status_code for _ in range(40))
+
     threads = [threading.Thread(target=change, args=(number,)) for number in range(6)]
+    threads += [threading.Thread(target=watch) for _ in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
