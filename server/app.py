@@ -2,19 +2,22 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 
 from bitgear import __version__
+from bitgear.checkpoint import Master
 from bitgear.engines import Engine, create_engine
 from bitgear.errors import BitgearError
 from server.exchange import exchange_of
+from server.layout import Figures, Layout, available_cores, choose_layout, layouts, measure_layout
 from server.metrics import Metrics
 from server.middleware import Shortcut, Surround
 from server.problems import problem_of, respond, translate
-from server.profiles import active_profile, load_profiles
+from server.profiles import Profile, active_profile, load_profiles
+from server.repository import Repository
 from server.routes.operations import operations_routes
 from server.routes.policy import policy_routes
 from server.routes.repository import repository_routes
@@ -22,20 +25,28 @@ from server.routes.v1 import inference_endpoints, v1_routes
 from server.routes.v2 import INFER_ENDS, infer_endpoint, v2_routes
 from server.runtime import Runtime
 from server.settings import Settings
+from server.traces import Traces
+
+LAYOUT_BUDGET_S = 0.2
 
 
-def create_app(settings: Settings, *, engine: Engine | None = None) -> FastAPI:
+def create_app(settings: Settings, *, engine: Engine | None = None, traces: Traces | None = None) -> FastAPI:
     """Return the application; its :class:`~server.runtime.Runtime` is ``app.state.runtime``.
 
     Masters are read here and warmed in the background once the application starts. ``engine`` replaces the one that
-    the settings name. Raises a :class:`~bitgear.errors.BitgearError` for settings, profiles, masters or an engine that
-    cannot be used.
+    the settings name, ``traces`` what they would make. Raises a :class:`~bitgear.errors.BitgearError` for settings,
+    profiles, masters or an engine that cannot be used.
     """
     profiles = load_profiles(settings.profiles)
     profile = active_profile(profiles, settings.profile)
-    engine = engine or create_engine(settings.engine, profile.engine_threads(settings.threads))
+    repository = Repository(settings.models)
+    masters = repository.read_all()
+    layout = _layout(settings, profile, masters, measure=engine is None)
+    engine = engine or create_engine(settings.engine, layout.threads)
     metrics = Metrics(engine.name)
-    runtime = Runtime(settings, profiles, profile, engine, metrics)
+    runtime = Runtime(settings, repository, masters, profiles, profile, engine, layout, metrics)
+    if settings.traces and traces is None:
+        traces = Traces()
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -45,6 +56,8 @@ def create_app(settings: Settings, *, engine: Engine | None = None) -> FastAPI:
         finally:
             warming.cancel()
             runtime.close()
+            if traces is not None:
+                await asyncio.to_thread(traces.close)
 
     app = FastAPI(
         title="bitgear",
@@ -61,7 +74,7 @@ def create_app(settings: Settings, *, engine: Engine | None = None) -> FastAPI:
     infer_tensors = infer_endpoint(runtime, metrics)
     shortcuts = {**inference, INFER_ENDS: infer_tensors}
     app.add_middleware(Shortcut, endpoints=shortcuts, answer_error=_answer_error)
-    app.add_middleware(Surround, metrics=metrics)  # the last one added is the outermost
+    app.add_middleware(Surround, metrics=metrics, traces=traces)  # the last one added is the outermost
     app.add_exception_handler(BitgearError, _answer_error)
     app.add_exception_handler(HTTPException, _answer_error)
     app.include_router(v1_routes(runtime, inference))
@@ -70,6 +83,23 @@ def create_app(settings: Settings, *, engine: Engine | None = None) -> FastAPI:
     app.include_router(policy_routes(runtime))
     app.include_router(operations_routes(runtime, metrics))
     return app
+
+
+def _layout(settings: Settings, profile: Profile, masters: Sequence[Master], measure: bool) -> Layout:
+    """Return the layout that settings or the profile give, or the best one for the largest model, by measurement."""
+    cores = available_cores()
+    threads = profile.threads if settings.threads is None else settings.threads
+    if settings.engine_workers is not None:
+        return Layout(settings.engine_workers, threads or max(1, cores // settings.engine_workers))
+    if threads is not None or not measure:
+        return Layout(max(1, cores // (threads or 1)), threads or 1)
+    largest = max(masters, key=lambda master: master.nbytes * master.input.height_px * master.input.width_px)
+
+    def figures(layout: Layout) -> Figures:
+        derived = create_engine(settings.engine, layout.threads).derive(largest, max(largest.widths))
+        return measure_layout(derived, largest, layout, LAYOUT_BUDGET_S)
+
+    return choose_layout(layouts(cores), figures, settings.layout)
 
 
 async def _answer_error(request: Request, error: Exception) -> Response:

@@ -1,11 +1,13 @@
 """What is known about one request and its answer, filled in while it is worked on."""
 
+import functools
 import itertools
 import re
 import secrets
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from starlette.types import Scope
 
@@ -14,6 +16,7 @@ from server.policy import Reason, Source
 
 REQUEST_ID_HEADER = "X-Request-Id"
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
+_TRACEPARENT = re.compile(rb"00-((?!0{32})[0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 _START = secrets.token_hex(8)
 _numbers = itertools.count(1)
 """Made up: a random start of the process, and a number. Chance for each one would be a system call for each."""
@@ -36,28 +39,45 @@ class ServedAt:
         return int(self.rung.precision) if self.rung.precision.isdigit() else self.rung.precision
 
 
+class Step(NamedTuple):
+    """A part of the work on a request, ``queue``, ``decode``, ``switch``, ``infer`` or ``post``, and when it was."""
+
+    phase: str
+    started_s: float
+    duration_s: float
+
+
 @dataclass
 class Exchange:
     """One request, from receipt to the answer.
 
-    ``task`` None: not an inference request. ``model``: a served name, or ``unknown``. ``asked``: a digit, ``auto``, or
-    None before it was read. ``target_s``: in what time after receipt it should be answered; None: never known.
-    ``served`` and ``phases_ms``, durations of what was done, stand once there is a result. ``status`` None: nothing
-    was answered. ``problem``: the name of the problem that was answered. ``started_s``, ``answered_s``: on the
-    monotonic clock.
+    ``trace_id``: of the trace it is part of, 32 hexadecimal digits. ``task`` None: not an inference request. ``model``:
+    a served name, or ``unknown``. ``asked``: a digit, ``auto``, or None before it was read. ``target_s``: in what time
+    after receipt it should be answered; None: never known. ``served`` and ``steps`` stand once there is a result.
+    ``status`` None: nothing was answered. ``problem``: the name of the problem that was answered. ``started_s``,
+    ``answered_s``: on the monotonic clock.
     """
 
     request_id: str
+    trace_id: str | None = None
     started_s: float = field(default_factory=time.monotonic)
     task: str | None = None
     model: str | None = None
     asked: str | None = None
     target_s: float | None = None
     served: ServedAt | None = None
-    phases_ms: Mapping[str, float] = field(default_factory=dict)
+    steps: Sequence[Step] = ()
     status: int | None = None
     problem: str | None = None
     answered_s: float | None = None
+
+    @functools.cached_property
+    def phases_ms(self) -> Mapping[str, float]:
+        """Milliseconds by phase of what was done. To be read once there is a result."""
+        sums: dict[str, float] = {}
+        for phase, _, duration_s in self.steps:
+            sums[phase] = sums.get(phase, 0.0) + duration_s * 1000
+        return sums
 
     def elapsed_ms(self) -> float:
         """Return milliseconds from receipt to the answer, or to now if there is none yet."""
@@ -72,7 +92,8 @@ class Exchange:
 
 def begin(scope: Scope) -> Exchange:
     """Return the exchange of an ASGI request, now attached to it."""
-    exchange = Exchange(_request_id(scope["headers"]))
+    request_id, trace_id = _ids(scope["headers"])
+    exchange = Exchange(request_id, trace_id)
     scope[_SCOPE_KEY] = exchange
     return exchange
 
@@ -83,8 +104,11 @@ def exchange_of(scope: Scope) -> Exchange:
     return exchange
 
 
-def _request_id(headers: Iterable[tuple[bytes, bytes]]) -> str:
+def _ids(headers: Iterable[tuple[bytes, bytes]]) -> tuple[str, str | None]:
+    request_id = trace_id = None
     for name, value in headers:
         if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
-            return value.decode("ascii")
-    return f"{_START}{next(_numbers):016x}"
+            request_id = value.decode("ascii")
+        elif name == b"traceparent" and (found := _TRACEPARENT.fullmatch(value)):
+            trace_id = found[1].decode("ascii")
+    return request_id or f"{_START}{next(_numbers):016x}", trace_id

@@ -6,8 +6,8 @@ import sys
 import time
 
 FIELDS = (
-    "request_id", "method", "path", "model", "precision_asked", "precision_served", "reason", "infer_ms", "total_ms",
-    "status",
+    "request_id", "trace_id", "method", "path", "model", "task", "precision_asked", "precision_served", "reason",
+    "batch_images", "queue_ms", "infer_ms", "total_ms", "status",
 )  # fmt: skip
 """What a record may carry beside time, level and message, in this order."""
 

@@ -14,6 +14,7 @@ from server.errors import Draining
 from server.exchange import REQUEST_ID_HEADER, Exchange, begin, exchange_of
 from server.metrics import Metrics
 from server.problems import INTERNAL, RETRY_AFTER_S, problem_of, respond
+from server.traces import Traces
 
 LINGER_S = 2.0
 
@@ -32,9 +33,10 @@ class Surround:
     and the client, still sending, might never see the answer.
     """
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, traces: Traces | None) -> None:
         self._app = app
         self._metrics = metrics
+        self._traces = traces
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -54,6 +56,8 @@ class Surround:
             await self._refuse(error, scope, wire)
         finally:
             self._metrics.finish(exchange)
+            if self._traces is not None:
+                self._traces.finish(exchange, scope)
             _log(exchange, scope)
 
     async def _refuse(self, error: Exception, scope: Scope, wire: "_Wire") -> None:
@@ -149,12 +153,16 @@ def _log(exchange: Exchange, scope: Scope) -> None:
         "request",
         extra={
             "request_id": exchange.request_id,
+            "trace_id": exchange.trace_id,
             "method": scope["method"][:16],
             "path": scope["path"][:80],
             "model": exchange.model,
+            "task": exchange.task,
             "precision_asked": exchange.asked,
             "precision_served": served.precision if served is not None and exchange.problem is None else None,
             "reason": exchange.problem or (served.reason if served is not None else None),
+            "batch_images": served.batch_images if served is not None else None,
+            "queue_ms": _rounded(exchange.phases_ms.get("queue")),
             "infer_ms": _rounded(exchange.phases_ms.get("infer")),
             "total_ms": _rounded(exchange.elapsed_ms()),
             "status": exchange.status,

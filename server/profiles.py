@@ -47,10 +47,6 @@ class Profile(BaseModel):
             raise ValueError("floor, default and ceiling must not decrease in this order")
         return self
 
-    def engine_threads(self, given: int | None) -> int:
-        """Return the threads of one engine call: as ``given`` outright, else the profile's, else 1."""
-        return given or self.threads or 1
-
     def excludes(self, bits: int) -> Literal["floor", "ceiling"] | None:
         """Return which bound excludes a width; None: it is inside."""
         if bits < self.floor:

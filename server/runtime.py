@@ -2,10 +2,9 @@
 
 import asyncio
 import logging
-import os
 import time
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -23,9 +22,10 @@ from server.admission import Keys, Permits, load_keys
 from server.calls import Pending
 from server.conduct import Conduct, first_conduct
 from server.errors import BadParameter, Draining, ModelUnusable, NotReady, shown
-from server.exchange import Exchange, ServedAt
+from server.exchange import Exchange, ServedAt, Step
 from server.ladder import Ladder, Rung, positions
 from server.latencies import Latencies
+from server.layout import Layout, available_cores
 from server.measurement import measure, measured_ladder
 from server.metrics import Metrics
 from server.policies import create_policy
@@ -77,19 +77,28 @@ class Inference(Generic[T]):
 class Runtime:
     """Serves models: made ready by :meth:`warm`, taken out of service by :meth:`drain`, ended by :meth:`close`.
 
-    A request is prepared by a thread of a pool, run by a worker of the scheduler, and finished by that worker if
-    nothing else waits for it, else by the pool; the event loop does none of that.
+    A request is prepared by a thread of one pool, run by a worker of the scheduler, and finished by that worker if
+    nothing else waits for it, else by a thread of another pool; the event loop does none of that.
 
-    Construction reads the masters and raises what is wrong with them or with the settings.
+    Construction raises what is wrong with the settings, and
+    :class:`~server.errors.WidthNotOffered` for a profile that leaves a master no width.
     """
 
     def __init__(
-        self, settings: Settings, profiles: Mapping[str, Profile], profile: Profile, engine: Engine, metrics: Metrics
+        self,
+        settings: Settings,
+        repository: Repository,
+        masters: Iterable[Master],
+        profiles: Mapping[str, Profile],
+        profile: Profile,
+        engine: Engine,
+        layout: Layout,
+        metrics: Metrics,
     ) -> None:
         self.settings = settings
         self.profiles = profiles
         self.conduct = first_conduct(settings, profile)
-        self.threads = profile.engine_threads(settings.threads)
+        self.layout = layout
         self.metrics = metrics
         self.cache = ModelCache(engine, _cache_bytes(settings, profile))
         self.models = Registry()
@@ -98,14 +107,16 @@ class Runtime:
         self.draining = False
         self._warm = False
         self._changing = asyncio.Lock()
-        self._repository = Repository(settings.models)
-        for master in self._repository.read_all():
+        self._repository = repository
+        for master in masters:
             self._serve(self._model_of(master))
-        self._pool = ThreadPoolExecutor(settings.workers, "bitgear-pool")
+        # Apart, so that an answer that is all but done does not stand behind images that are not decoded yet.
+        self._preparing = ThreadPoolExecutor(settings.workers, "bitgear-prepare")
+        self._finishing = ThreadPoolExecutor(settings.workers, "bitgear-finish")
         self.scheduler = Scheduler(
             self.cache,
             create_policy(self.conduct.policy, self.conduct.margin),
-            settings.engine_workers or max(1, cores() // self.threads),
+            layout.workers,
             self._note_batch,
         )
         self.permits = Permits(self.conduct.max_requests, lambda: self.scheduler.drain_per_s)
@@ -156,7 +167,7 @@ class Runtime:
         loop = asyncio.get_running_loop()
         try:
             for model in self.models:
-                await loop.run_in_executor(self._pool, self._warm_model, model)
+                await loop.run_in_executor(self._preparing, self._warm_model, model)
         except Exception as error:
             _logger.exception("a model cannot be made ready")
             self.failure = error
@@ -169,8 +180,9 @@ class Runtime:
 
     def close(self) -> None:
         """Take no more work; a batch that runs is finished by its worker."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._preparing.shutdown(wait=False, cancel_futures=True)
         self.scheduler.close(CLOSE_TIMEOUT_S)
+        self._finishing.shutdown(wait=False, cancel_futures=True)
 
     async def load(self, name: str) -> ServedModel:
         """Serve a model as its file is now, ready before it takes the place of the one of its name, and return it.
@@ -251,9 +263,9 @@ class Runtime:
         :class:`~server.body.ClientGone`.
         """
         pending: Pending[_Done[T]] = Pending(self._expires_s(wish, exchange))
-        self._pool.submit(self._prepare, _Request(pending, model, exchange, prepare, time.monotonic()), wish)
+        self._preparing.submit(self._prepare, _Request(pending, model, exchange, prepare, time.monotonic()), wish)
         done = await pending.wait(receive)
-        exchange.phases_ms = done.phases_ms
+        exchange.steps = done.steps
         exchange.served = done.inference.served
         return done.inference
 
@@ -272,7 +284,7 @@ class Runtime:
             if work.wish.deadline_ms != wish.deadline_ms:  # it stood in the body
                 pending.expire_at(expires_s)
             ended_s = time.monotonic()
-            prepared = _Prepared(work, admission, began_s - request.made_s, ended_s - began_s)
+            prepared = _Prepared(work, admission, began_s, ended_s)
             job = Job(
                 model=model,
                 q_image=work.q_image,
@@ -312,33 +324,38 @@ class Runtime:
         """Pass on what became of a job. Runs on an engine worker's thread, which has better to do if others wait."""
         if isinstance(outcome, Exception):
             request.pending.fail(outcome)
-        elif outcome.batch_images == 1 and self.scheduler.depth(request.model) == 0:
-            self._finish(request, prepared, outcome)
+            return
+        delivered_s = time.monotonic()
+        if outcome.batch_images == 1 and self.scheduler.depth(request.model) == 0:
+            self._finish(request, prepared, outcome, delivered_s)
         else:
-            self._pool.submit(self._finish, request, prepared, outcome)
+            self._finishing.submit(self._finish, request, prepared, outcome, delivered_s)
 
-    def _finish(self, request: "_Request[T]", prepared: "_Prepared[T]", served: Served) -> None:
+    def _finish(self, request: "_Request[T]", prepared: "_Prepared[T]", served: Served, delivered_s: float) -> None:
         """Make the answer of what the network gave."""
         if request.pending.gone:
             return
         try:
-            began_s = time.monotonic()
             answer = prepared.work.finish(served.output)
-            post_s = time.monotonic() - began_s
         except Exception as error:
             request.pending.fail(error)
             return
+        post_s = time.monotonic() - delivered_s
         request.model.note_tail(post_s)
         choice = explain(prepared.admission, served.position, served.reason)
         at = ServedAt(served.rung, choice.source, choice.reason, served.batch_images)
-        phases_ms = {
-            "queue": prepared.queue_s * 1000 + served.queue_ms,
-            "decode": prepared.decode_s * 1000,
-            "switch": served.switch_ms,
-            "infer": served.infer_ms,
-            "post": post_s * 1000,
-        }
-        request.pending.resolve(_Done(Inference(answer, prepared.work.wish.asked, at), phases_ms))
+        began_s, queued_s = prepared.began_s, prepared.ended_s
+        taken_s = queued_s + served.queue_ms / 1000
+        derived_s = taken_s + served.switch_ms / 1000
+        steps = (
+            Step("queue", request.made_s, began_s - request.made_s),
+            Step("decode", began_s, queued_s - began_s),
+            Step("queue", queued_s, taken_s - queued_s),
+            Step("switch", taken_s, derived_s - taken_s),
+            Step("infer", derived_s, served.infer_ms / 1000),
+            Step("post", delivered_s, post_s),
+        )
+        request.pending.resolve(_Done(Inference(answer, prepared.work.wish.asked, at), steps))
 
     def _note_batch(self, report: BatchReport) -> None:
         """Record an engine call. Runs on the thread of its worker."""
@@ -387,7 +404,7 @@ class Runtime:
         """Replace the assumed times of a model by measured ones, of this start or of an earlier one on this device."""
         settings, master, engine = self.settings, model.master, self.cache.engine
         folder = ladder_cache.default_folder() if settings.ladders is None else settings.ladders
-        key = ladder_cache.device_key(master, engine, self.threads, settings.max_batch, cores())
+        key = ladder_cache.device_key(master, engine, self.layout.threads, settings.max_batch, available_cores())
         times = ladder_cache.read(folder, key)
         if times is None:
             times = measure(master, lambda plan: engine.derive(master, plan), settings.max_batch, settings.measure_s)
@@ -416,24 +433,19 @@ class _Request(Generic[T]):
 class _Prepared(Generic[T]):
     work: Work[T]
     admission: Admission
-    queue_s: float
-    decode_s: float
+    began_s: float
+    ended_s: float
 
 
 @dataclass(frozen=True, slots=True)
 class _Done(Generic[T]):
     inference: Inference[T]
-    phases_ms: Mapping[str, float]
+    steps: Sequence[Step]
 
 
 def _cache_bytes(settings: Settings, profile: Profile) -> int:
     given = profile.memory_bytes if settings.cache_bytes is None else settings.cache_bytes
     return DEFAULT_CACHE_BYTES if given is None else given
-
-
-def cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def assumed_ladder(master: Master, max_batch: int) -> Ladder:

@@ -38,9 +38,15 @@ class Settings(BaseSettings):
         (), description="masters, or folders of masters; empty: those shipped with bitgear"
     )
     engine: str = Field("auto", description="engine that runs the models; auto: native where it was built")
-    threads: int | None = Field(None, ge=1, le=1024, description="engine threads for one call; none: the profile, or 1")
+    layout: Literal["throughput", "latency"] = Field(
+        "throughput",
+        description="what engine_workers and threads are chosen for, by measurement, where they are not given",
+    )
     engine_workers: int | None = Field(
         None, ge=1, le=1024, description="engine calls at the same time; none: as many as there are cores for"
+    )
+    threads: int | None = Field(
+        None, ge=1, le=1024, description="engine threads for one call; none: the profile, or by measurement"
     )
     workers: int = Field(
         default_factory=lambda: os.cpu_count() or 1,
@@ -73,6 +79,7 @@ class Settings(BaseSettings):
     body_timeout_s: float = Field(10, gt=0, le=3600, description="time in which a body must have arrived")
     drain_delay_s: float = Field(0, ge=0, le=3600, description="time between SIGTERM and the end of accepting")
     drain_timeout_s: int = Field(20, ge=1, le=3600, description="time for requests in flight to finish after that")
+    traces: bool = Field(False, description="send OpenTelemetry traces; needs bitgear[otel], and its own variables")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level that is logged")
 
     @field_validator("models", mode="before")

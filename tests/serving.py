@@ -116,7 +116,8 @@ def running(
         paths.append(folder / f"{each.name}.safetensors")
         if not paths[-1].exists():
             write_master(each, paths[-1])
-    settings = {"policy": "fixed", "measure_s": 0, **settings}  # where nothing is measured, nothing moves the precision
+    # Nothing is measured, so nothing moves the precision.
+    settings = {"policy": "fixed", "measure_s": 0, "threads": 1, **settings}
     app = create_app(Settings(models=(*paths, *files), **settings), engine=engine)
     config = uvicorn.Config(app, lifespan="on", ws="none", log_config=None, access_log=False)
     server = uvicorn.Server(config)

@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import socket
-import statistics
 import subprocess
 import sys
 import threading
@@ -32,14 +31,24 @@ from bitgear.errors import BitgearError
 from server.main import run
 from server.settings import load_settings
 
+derive_s, run_s = map(float, sys.argv[1:])
+
 class Slow:
     name = "slow"
     def derive(self, master, bits):
-        time.sleep(float(sys.argv[1]))
-        return create_engine("reference").derive(master, bits)
+        time.sleep(derive_s)
+        model = create_engine("reference").derive(master, bits)
+        return SlowModel(model) if run_s else model
+
+class SlowModel:
+    def __init__(self, model):
+        self.model, self.plan, self.nbytes = model, model.plan, model.nbytes
+    def run(self, q_image):
+        time.sleep(run_s)
+        return self.model.run(q_image)
 
 try:
-    sys.exit(run(load_settings(port=0), engine=Slow() if float(sys.argv[1]) else None))
+    sys.exit(run(load_settings(port=0), engine=Slow() if derive_s or run_s else None))
 except BitgearError as error:
     print(error.code, error, file=sys.stderr)
     sys.exit(2)
@@ -66,7 +75,7 @@ class Process:
 
 
 @contextlib.contextmanager
-def process(folder: Path, derive_s: float = 0, **settings: object) -> Iterator[Process]:
+def process(folder: Path, derive_s: float = 0, run_s: float = 0, **settings: object) -> Iterator[Process]:
     path = folder / "tiny.safetensors"
     write_master(tiny_master(), path)
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "BITGEAR_MODELS": str(path)}
@@ -74,7 +83,7 @@ def process(folder: Path, derive_s: float = 0, **settings: object) -> Iterator[P
     log = folder / "log"
     with log.open("w") as stream:
         popen = subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, str(derive_s)],
+            [sys.executable, "-c", PROGRAM, str(derive_s), str(run_s)],
             cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=stream, text=True,
         )  # fmt: skip
     assert popen.stdout is not None
@@ -217,19 +226,23 @@ def test_one_json_line_per_request_whatever_the_request_says(tmp_path: Path) -> 
     with process(tmp_path) as server:
         port = server.port()
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=DEADLINE_S, trust_env=False) as client:
-            client.post(PATH, content=png(), headers={"Precision": "4", "X-Request-Id": "mine"})
+            parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+            client.post(PATH, content=png(), headers={"Precision": "4", "X-Request-Id": "mine", "Traceparent": parent})
             client.post(PATH, content=png(), headers={"Precision": '9","status":200,"x":"'})
             client.get('/%0A{"level":"error"}')
             client.get("/v2/health/live")
         server.signal(signal.SIGTERM)
         assert server.status() == 0
-        first, second, third = [json.loads(line) for line in server.log.read_text().splitlines()]
+        lines = [json.loads(line) for line in server.log.read_text().splitlines()]
+    first, second, third = [line for line in lines if line["message"] == "request"]
     assert set(first) == {
-        "time", "level", "message", "request_id", "method", "path", "model", "precision_asked", "precision_served",
-        "reason", "infer_ms", "total_ms", "status",
+        "time", "level", "message", "request_id", "trace_id", "method", "path", "model", "task", "precision_asked",
+        "precision_served", "reason", "batch_images", "queue_ms", "infer_ms", "total_ms", "status",
     }  # fmt: skip
     assert (first["request_id"], first["model"], first["status"]) == ("mine", "tiny", 200)
     assert (first["precision_asked"], first["precision_served"], first["reason"]) == ("4", 4, "asked")
+    assert (first["trace_id"], second["trace_id"]) == ("0af7651916cd43dd8448eb211c80319c", None)
+    assert (first["task"], first["batch_images"]) == ("classify", 1)
     assert 0 < first["infer_ms"] < first["total_ms"]
     assert (second["status"], second["reason"], second["precision_served"]) == (400, "bad-parameter", None)
     assert (third["status"], third["path"]) == (404, '/\n{"level":"error"}')
@@ -245,7 +258,8 @@ def test_answers_on_a_kept_connection_do_not_wait_for_acknowledgements(tmp_path:
                 connection.request("POST", PATH, png(), {"Content-Type": "image/png"})
                 assert connection.getresponse().read()
                 durations_s.append(time.monotonic() - start_s)
-        assert statistics.median(durations_s) < 0.030  # with Nagle's algorithm: 0.040 and more
+        # With Nagle's algorithm all but the first few take 0.040 s and more, however idle the machine is.
+        assert sorted(durations_s[11:])[3] < 0.030
 
 
 def test_importing_the_server_loads_no_torch() -> None:
@@ -272,3 +286,24 @@ threading.Event().wait()
         guard.cancel()
         popen.kill()
         popen.wait()
+
+
+def test_a_signal_under_load_loses_no_accepted_request(tmp_path: Path) -> None:
+    """One is being worked on, the others are queued behind it: all are answered."""
+    image = png()
+    with process(tmp_path, run_s=0.2, max_batch=1, measure_s=0, policy="fixed", engine_workers=1) as server:
+        port = server.port()
+        request = head(len(image)).replace(b"Host: x", b"Host: x\r\nPrecision: 3") + image
+        with contextlib.ExitStack() as stack:
+            connections = [
+                stack.enter_context(socket.create_connection(("127.0.0.1", port), DEADLINE_S)) for _ in range(40)
+            ]
+            for connection in connections:
+                connection.sendall(request)
+            url = f"http://127.0.0.1:{port}/metrics"
+            wait_until(lambda: 'in_flight{model="tiny"} 40.0' in httpx.get(url, trust_env=False).text, "in flight")
+            server.signal(signal.SIGTERM)
+            answers = [read_answer(connection) for connection in connections]
+        assert server.status() == 0
+    assert [status for status, _, _ in answers] == [200] * 40
+    assert {json.loads(body)["precision"]["served"] for _, _, body in answers} == {3}

@@ -13,6 +13,7 @@ from bitgear.bits import Plan, as_plan
 from bitgear.engines import DerivedModel, ModelCache, create_engine
 from server.errors import DeadlineExceeded, Draining
 from server.ladder import Ladder, Rung
+from server.policies import create_policy
 from server.policies.fixed import Fixed
 from server.policy import Dispatch, Load, Policy, Waiting
 from server.registry import ServedModel
@@ -392,3 +393,19 @@ def test_rungs_are_passed_on_whole(bench: Callable[..., Bench]) -> None:
     rung = served(result).rung
     assert isinstance(rung, Rung)
     assert b.model.ladder.rungs[served(result).position] is rung
+
+
+@pytest.mark.parametrize("policy", ["look-ahead", "slackfit", "fixed-2"])
+def test_pinned_requests_do_not_starve_among_those_that_give_way(bench: Callable[..., Bench], policy: str) -> None:
+    """A flood that may be served at 2 bits never ends; what insists on 8 bits is served all the same."""
+    b = bench(create_policy(policy))
+    flood = [b.occupy(), *(b.submit(1, (8, 4, 2), within_s=0.01) for _ in range(20))]
+    pinned = b.submit(2, (8,), within_s=0.01)
+    b.engine.go.set()
+    for _ in range(2000):
+        if pinned:
+            break
+        b.clock.now_s += 0.001
+        flood.append(b.submit(1, (8, 4, 2), within_s=0.01))
+        wait_until(lambda: b.scheduler.depth(b.model) < 20, "the flood ebbs")
+    assert served(pinned).rung.precision == "8"
