@@ -10,6 +10,14 @@ constexpr int kTapGroup = 4;  // taps that vpdpbusd sums
 // Blocks of 16 channels that go together, of so many left.
 inline int depthwise_blocks(int channels) { return channels >= 4 * kBlock ? 4 : channels >= 2 * kBlock ? 2 : 1; }
 
+// Tap k of a group. Of 3 x 3 taps a column is a group, so that neighbouring pixels share what is unpacked. Less than 0:
+// there is none.
+inline int grouped_tap(int taps, int group, int k) {
+    if (taps == 9) return k < 3 ? 3 * k + group : -1;
+    const int tap = group * kTapGroup + k;
+    return tap < taps ? tap : -1;
+}
+
 // Packed: for every 64 channels, and for 32 and 16 of the rest, [group of taps][vector][channel][4 taps]. Unpacking
 // leaves in 16-byte lane l of vector i the channels 16 l + 4 i to 16 l + 4 i + 3.
 void depthwise_pack(const std::int8_t* w, int taps, int padded, std::uint8_t* packed) {
@@ -19,8 +27,10 @@ void depthwise_pack(const std::int8_t* w, int taps, int padded, std::uint8_t* pa
             for (int i = 0; i < blocks * kBlock; ++i) {
                 const int lane = i / 4 % blocks, vector = i / (4 * blocks);
                 const int channel = c + lane * 16 + vector * 4 + i % 4;
-                for (int k = 0; k < kTapGroup; ++k)
-                    *packed++ = t + k < taps ? static_cast<std::uint8_t>(w[(t + k) * padded + channel]) : 0;
+                for (int k = 0; k < kTapGroup; ++k) {
+                    const int tap = grouped_tap(taps, t / kTapGroup, k);
+                    *packed++ = tap >= 0 ? static_cast<std::uint8_t>(w[tap * padded + channel]) : 0;
+                }
             }
         }
         c += blocks * kBlock;
@@ -44,7 +54,7 @@ inline void depthwise_half(const DepthwiseTile& tile, int c, int padded, const s
         for (int t = 0; t < taps; t += kTapGroup) {
             __m256i x[kTapGroup];
             for (int k = 0; k < kTapGroup; ++k) {
-                const std::uint8_t* source = a + tile.tap_offsets[t + k < taps ? t + k : t];
+                const std::uint8_t* source = a + tile.tap_offsets[std::max(grouped_tap(taps, t / kTapGroup, k), 0)];
                 x[k] = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(source));
             }
             const __m256i lo01 = _mm256_unpacklo_epi8(x[0], x[1]), hi01 = _mm256_unpackhi_epi8(x[0], x[1]);
@@ -76,8 +86,9 @@ inline void depthwise_channels(const DepthwiseTile& tile, int c, int padded, con
 #pragma GCC unroll 4
         for (int t = 0; t < taps; t += kTapGroup) {
             const std::uint8_t* source[kTapGroup];
-            // Weights beyond the last tap are zero: any bytes will do.
-            for (int k = 0; k < kTapGroup; ++k) source[k] = a + tile.tap_offsets[t + k < taps ? t + k : t];
+            // Weights of no tap are zero: any bytes will do.
+            for (int k = 0; k < kTapGroup; ++k)
+                source[k] = a + tile.tap_offsets[std::max(grouped_tap(taps, t / kTapGroup, k), 0)];
             const std::uint8_t* weights = w + t * kBlock * B;
             if constexpr (B == 4) {
                 const __m512i x0 = _mm512_loadu_si512(source[0]), x1 = _mm512_loadu_si512(source[1]);

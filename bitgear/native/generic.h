@@ -565,6 +565,22 @@ void winograd_output(const WinogradSums& sums) {
     }
 }
 
+void interleave(const std::int8_t* red, const std::int8_t* green, const std::int8_t* blue, int pixels,
+                std::uint8_t* out) {
+    const std::int8_t* const planes[] = {red, green, blue};
+    int x = 0;
+    for (; x + kLanes <= pixels; x += kLanes) {
+        VecI pixel = {};
+        for (int i = 0; i < 3; ++i)
+            pixel |= load_bytes(reinterpret_cast<const std::uint8_t*>(planes[i] + x)) << (8 * i);
+        store(out + 4 * x, pixel ^ broadcast(0x808080));
+    }
+    for (; x < pixels; ++x) {
+        for (int i = 0; i < 3; ++i) out[4 * x + i] = static_cast<std::uint8_t>(planes[i][x] ^ 0x80);
+        out[4 * x + 3] = 0;
+    }
+}
+
 void maximum(const std::uint8_t* const* sources, int count, int bytes, std::uint8_t* out) {
     for (int i = 0; i < bytes; i += BG_VECTOR_BYTES) {
         VecB best = load<VecB>(sources[0] + i);
@@ -680,10 +696,10 @@ int winograd_weights(const std::int8_t* codes, int channels, std::int8_t* out) {
     return largest;
 }
 
-#define BG_GENERIC_FUNCTIONS                                                                                  \
-    epilogue, {winograd_input<2>, winograd_input<3>, winograd_input<4>},                                      \
-        {winograd_output<2>, winograd_output<3>, winograd_output<4>}, maximum, extreme, weighted_sum, derive, \
-        transpose_taps, {winograd_weights<2>, winograd_weights<3>, winograd_weights<4>}, BG_VECTOR_BYTES
+#define BG_GENERIC_FUNCTIONS                                                                                      \
+    epilogue, {winograd_input<2>, winograd_input<3>, winograd_input<4>},                                          \
+        {winograd_output<2>, winograd_output<3>, winograd_output<4>}, interleave, maximum, extreme, weighted_sum, \
+        derive, transpose_taps, {winograd_weights<2>, winograd_weights<3>, winograd_weights<4>}, BG_VECTOR_BYTES
 
 }  // namespace
 }  // namespace BG_NAMESPACE

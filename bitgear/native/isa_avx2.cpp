@@ -16,8 +16,14 @@ namespace {
 #include "dot_avx2.h"
 #include "lut_avx2.h"
 
-const Isa kIsa = {
-    "avx2", kDots, kDotCount, kLuts, kLutCount, {depthwise_bytes, depthwise_pack, depthwise}, BG_GENERIC_FUNCTIONS, 4};
+const Isa kIsa = {"avx2",
+                  kDots,
+                  kDotCount,
+                  kLuts,
+                  kLutCount,
+                  {depthwise_bytes, depthwise_pack, depthwise, nullptr},
+                  BG_GENERIC_FUNCTIONS,
+                  4};
 
 }  // namespace
 }  // namespace avx2

@@ -12,6 +12,9 @@ namespace bitgear {
 namespace avx512 {
 namespace {
 
+#include "depthwise.h"
+#include "quick_avx512.h"
+
 void pack_bytes(const std::int8_t* codes, std::size_t row_bytes, int groups, std::uint8_t* packed) {
     for (int g = 0; g < groups; ++g) {
         for (int c = 0; c < kBlock; ++c) {
@@ -102,8 +105,6 @@ TileFn dot_tiles(int rows) {
 }
 
 void dot(const DotTile& tile) { (tile.blocks == 2 ? dot_tiles<2>(tile.rows) : dot_tiles<1>(tile.rows))(tile); }
-
-#include "quick_avx512.h"
 
 // Products, and bytes straight from the sums, four vectors at a time: of 2 rows or, of one block, of 4.
 template <int R, int B, bool RESIDUAL>
@@ -212,11 +213,11 @@ bool always_exact(int, int) { return true; }
 
 const DotPath kDots[] = {{"vnni", 12, 2, kBlock * kGroup, always_exact, nullptr, pack_bytes, dot, dot_quick, 56, 0}};
 
-#include "depthwise.h"
 #include "lut_vbmi.h"
 
-const Isa kIsa = {"avx512-vnni",        kDots, 1, kLuts, kLutCount, {depthwise_bytes, depthwise_pack, depthwise},
-                  BG_GENERIC_FUNCTIONS, 9};
+const Isa kIsa = {
+    "avx512-vnni",        kDots, 1, kLuts, kLutCount, {depthwise_bytes, depthwise_pack, depthwise, depthwise_quick},
+    BG_GENERIC_FUNCTIONS, 9};
 
 }  // namespace
 }  // namespace avx512

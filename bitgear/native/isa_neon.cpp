@@ -122,7 +122,7 @@ bool always_exact(int, int) { return true; }
 const DotPath kDots[] = {
     {"sdot", kDotRows, kDotBlocks, kPackedGroup, always_exact, nullptr, pack_bytes, dot, nullptr, 28, 0}};
 
-const Isa kIsa = {"neon-dotprod",       kDots, 1, nullptr, 0, {depthwise_bytes, depthwise_pack, depthwise},
+const Isa kIsa = {"neon-dotprod",       kDots, 1, nullptr, 0, {depthwise_bytes, depthwise_pack, depthwise, nullptr},
                   BG_GENERIC_FUNCTIONS, 9};
 
 }  // namespace

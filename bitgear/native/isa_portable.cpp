@@ -43,7 +43,7 @@ bool always_exact(int, int) { return true; }
 const DotPath kDots[] = {
     {"scalar", 8, kMaxBlocks, kBlock * kGroup, always_exact, nullptr, pack_bytes, dot, nullptr, 2, 0}};
 
-const Isa kIsa = {"portable",           kDots, 1, nullptr, 0, {depthwise_bytes, depthwise_pack, depthwise},
+const Isa kIsa = {"portable",           kDots, 1, nullptr, 0, {depthwise_bytes, depthwise_pack, depthwise, nullptr},
                   BG_GENERIC_FUNCTIONS, 9};
 
 }  // namespace

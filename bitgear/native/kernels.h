@@ -153,11 +153,31 @@ struct DepthwiseTile {
     std::int32_t* acc;      // [pixels][padded channels]
 };
 
+// Where the bytes of an area of pixels are.
+template <class Byte>
+struct Area {
+    Byte* first;
+    std::size_t row_bytes, pixel_bytes;  // from row to row and from pixel to pixel
+};
+
+// An area of a depthwise convolution of 3 x 3 taps, and where its bytes go.
+struct DepthwiseArea {
+    int rows, pixels;               // pixels of each row
+    Area<const std::uint8_t> from;  // begins with the window of the first pixel
+    int stride;
+    int channels;
+    const std::uint8_t* w;         // packed
+    const Area<std::uint8_t>* to;  // of each output
+};
+
 struct DepthwisePath {
     std::size_t (*packed_bytes)(int taps, int padded);
     // Packs [taps][padded] weights.
     void (*pack)(const std::int8_t* w, int taps, int padded, std::uint8_t* packed);
     void (*run)(const DepthwiseTile& tile);
+    // Sums and bytes at once. Of the epilogue, constants and quantizers count: one or two, all bounded; no residual and
+    // no floats; stride 1 or 2. Null: there is no such function.
+    void (*run_quick)(const DepthwiseArea& area, const EpilogueTile& constants);
 };
 
 // Sums of products of all positions, [position][tile][column], of tiles side by side, to the pixels that they make:
@@ -187,6 +207,9 @@ struct Isa {
     void (*winograd_input[3])(const std::uint8_t* a, std::size_t row_bytes, std::size_t pixel_bytes, int channels,
                               const std::uint8_t* shifts, std::uint8_t* v, std::size_t position_bytes);
     void (*winograd_output[3])(const WinogradSums& sums);
+    // Codes of a row of the picture from planes to pixels of 4 bytes, the last one 0, with zero 128.
+    void (*interleave)(const std::int8_t* red, const std::int8_t* green, const std::int8_t* blue, int pixels,
+                       std::uint8_t* out);
     // out[i] = max over `count` sources.
     void (*maximum)(const std::uint8_t* const* sources, int count, int bytes, std::uint8_t* out);
     // The same for sums, of which some columns count downwards: `flip` is 0, or -1 for those whose least is wanted.

@@ -38,6 +38,7 @@ bool share_columns(int pixel_pieces, int column_pieces, std::size_t weight_bytes
     return by_columns > by_pixels || (by_columns == by_pixels && weight_bytes > 256 * 1024);
 }
 
+constexpr std::size_t kDepthwiseStripBytes = 64 * 1024;
 constexpr std::size_t kCachedBytes = 192 * 1024;  // weights that stay in a core's cache beside all else
 
 // Pixels are numbered [row][column].
@@ -129,6 +130,7 @@ struct Model::Pass {
     void run_lut(const Step& step, int index, int count) const;
     void run_winograd(const Step& step, int index, int count) const;
     void run_depthwise(const Step& step, int index, int count) const;
+    void run_depthwise_quick(const Step& step, const EpilogueTile& constants, const Range& rows) const;
     void run_sum(const Step& step, int index, int count) const;
     void run_bilinear(const Step& step, int index, int count) const;
     void run_maximum(const Step& step, int index, int count) const;
@@ -251,16 +253,7 @@ void Model::Pass::run_image(const Step& step, int index, int count) const {
         const Buffer& b = buffer(output.buffer);
         for (int y = rows.begin; y < rows.end; ++y) {
             const std::int8_t* red = q_image + sz(y) * sz(step.width);
-            const std::int8_t* green = red + plane;
-            const std::int8_t* blue = green + plane;
-            std::uint8_t* out = start(b) + b.pixel(y, 0);
-            for (int x = 0; x < step.width; ++x) {  // a word at a time: compilers make vectors of that
-                const std::uint32_t pixel = (static_cast<std::uint32_t>(static_cast<std::uint8_t>(red[x])) |
-                                             static_cast<std::uint32_t>(static_cast<std::uint8_t>(green[x])) << 8 |
-                                             static_cast<std::uint32_t>(static_cast<std::uint8_t>(blue[x])) << 16) ^
-                                            0x808080u;
-                std::memcpy(out + 4 * x, &pixel, 4);
-            }
+            model.isa_->interleave(red, red + plane, red + 2 * plane, step.width, start(b) + b.pixel(y, 0));
         }
     }
 }
@@ -525,10 +518,38 @@ void Model::Pass::run_winograd(const Step& step, int index, int count) const {
     }
 }
 
+// Whole rows, some at a time: their input stays in the first cache while all channels go over them.
+void Model::Pass::run_depthwise_quick(const Step& step, const EpilogueTile& constants, const Range& rows) const {
+    const Buffer& input = buffer(step.input);
+    const int stride = step.geometry.stride;
+    const int strip = std::max(static_cast<int>(kDepthwiseStripBytes / (sz(stride) * input.row_bytes())), 1);
+    Area<std::uint8_t> to[2];
+    DepthwiseArea area{};
+    area.pixels = step.width;
+    area.from = {nullptr, input.row_bytes(), sz(input.pixel_bytes)};
+    area.stride = stride;
+    area.channels = step.channels;
+    area.w = step.packed.data();
+    area.to = to;
+    for (int y = rows.begin; y < rows.end; y += strip) {
+        area.rows = std::min(strip, rows.end - y);
+        area.from.first = window(step, input, {y, 0});
+        for (std::size_t o = 0; o < step.outputs.size(); ++o) {
+            const Buffer& b = buffer(step.outputs[o].buffer);
+            to[o] = {pixel(b, {y, 0}) + step.outputs[o].channel, b.row_bytes(), sz(b.pixel_bytes)};
+        }
+        model.isa_->depthwise.run_quick(area, constants);
+    }
+}
+
 void Model::Pass::run_depthwise(const Step& step, int index, int count) const {
     const Buffer& input = buffer(step.input);
     const int pixels = step.height * step.width;
     const int padded = ceil_div(step.channels, kBlock) * kBlock;
+    Writer writer(*this, step);
+    if (writer.quick() && model.isa_->depthwise.run_quick != nullptr && step.residual.buffer < 0 &&
+        step.geometry.kernel == 3 && step.geometry.dilation == 1 && step.geometry.stride <= 2)
+        return run_depthwise_quick(step, writer.target(0, step.channels), share(step.height, index, count));
     const Range mine = share(pixels, index, count);
     const std::uint8_t* a[kMaxRows];
     const std::size_t window_step = sz(step.geometry.stride) * sz(input.pixel_bytes);
@@ -539,7 +560,6 @@ void Model::Pass::run_depthwise(const Step& step, int index, int count) const {
     tile.channels = step.channels;
     tile.w = step.packed.data();
     tile.acc = reinterpret_cast<std::int32_t*>(scratch);
-    Writer writer(*this, step);
     Position p = position(mine.begin, step.width);
     for (int i = mine.begin; i < mine.end; i += kDepthwisePixels) {
         Pixels where;

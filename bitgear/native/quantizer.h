@@ -15,15 +15,17 @@ namespace bitgear {
 // Where the quotient is beyond `range`, which lies a step beyond all codes, both are clipped alike. Within, |sum * m|
 // is at most range + bias + residual, and what precedes the residual sum at most range + residual. So, in u, with z =
 // zero + 1:
-//   documented:  range + bias + residual for the product, range + residual for the first sum, residual for its own
-//                product, range for the second sum, range for the division;
+//   documented:  range + bias + residual for the product, range + residual for the first sum, and range for the
+//   division;
+//                with a residual, residual for its product and range for the second sum;
 //   quick:       range + bias + residual for the multiplier and as much for the product (where it is not fused), bias
-//                and bias + z for the bias, 2 residual for the residual's scale and product, range + z + residual and
-//                range + z for the sums.
-// Together 8 range + 5 bias + 8 residual + 3 z, and 2 % for terms in u^2. A common factor of a power of two, as quick
-// quotients have it, changes nothing.
+//                + z for the bias, range + z + residual for the first sum; with a residual, 2 residual for its scale
+//                and product and range + z for the second sum.
+// Together 6 range + 4 bias + 2 z and with a residual 8 range + 4 bias + 8 residual + 3 z, and 2 % for terms in u^2. A
+// common factor of a power of two, as quick quotients have it, changes nothing.
 inline float quick_error(float range, float zero, float bias, float residual) {
-    return 1.02f / 16777216.0f * (8.0f * range + 5.0f * bias + 8.0f * residual + 3.0f * (zero + 1.0f));
+    const float without = 6.0f * range + 4.0f * bias + 2.0f * (zero + 1.0f);
+    return 1.02f / 16777216.0f * (residual == 0.0f ? without : without + 2.0f * range + 8.0f * residual + zero + 1.0f);
 }
 constexpr float kMaxQuickError = 1e-3f;  // beyond, the exact chain would be needed too often
 

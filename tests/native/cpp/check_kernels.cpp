@@ -785,6 +785,106 @@ Line check_depthwise(const Isa& isa) {
     return line;
 }
 
+Line check_depthwise_quick(const Isa& isa) {
+    Line line(isa.name, "depthwise quick");
+    Random random(14);
+    constexpr int kMostChannels = 144, kMostRows = 3, kMostPixels = 40, kMostSide = 2 * kMostPixels + 1;
+    Input acts(sz(2 * kMostRows + 1) * sz(kMostSide) * sz(kMostChannels + 4) + kSlackBytes);
+    Input weights(9 * sz(kMostChannels + kBlock)), words[4] = {Input(4 * kMostChannels), Input(4 * kMostChannels),
+                                                               Input(4 * kMostChannels), Input(8 * kMostChannels)};
+    for (int i = 0; i < 3000; ++i) {
+        const int channels = i < 2 * kMostChannels ? i / 2 + 1 : random.between(1, kMostChannels);
+        const int stride = i % 2 + 1, rows = random.between(1, kMostRows), pixels = random.between(1, kMostPixels);
+        const int side = stride * (pixels - 1) + 3, padded = round_up(channels, kBlock);
+        const bool ties = i % 3 == 0, extremes = i % 3 == 1;
+        const std::size_t pixel_bytes = sz(round_up(channels, kGroup) + kGroup * random.between(0, 1));
+        const std::size_t row_bytes = pixel_bytes * sz(side);
+        const std::size_t bytes = sz(stride * (rows - 1) + 2) * row_bytes + sz(side - 1) * pixel_bytes + sz(channels);
+        std::uint8_t* a = acts.place(bytes, kSlackBytes, random);
+        const int act_pattern = random.between(0, kPatterns - 1), weight_pattern = random.between(0, kPatterns - 1);
+        for (std::size_t k = 0; k < bytes; ++k) {
+            a[k] = static_cast<std::uint8_t>(extremes ? patterned(act_pattern, 0, 255, k, random)
+                                                      : random.between(0, ties ? 3 : 255));
+        }
+        auto* w = reinterpret_cast<std::int8_t*>(weights.place(sz(9 * padded), 0, random));
+        for (int k = 0; k < 9 * padded; ++k) {
+            w[k] = static_cast<std::int8_t>(extremes ? patterned(weight_pattern, -128, 127, sz(k), random)
+                                                     : random.between(ties ? -2 : -128, ties ? 2 : 127));
+            if (k % padded >= channels) w[k] = 0;
+        }
+        Output packed(isa.depthwise.packed_bytes(9, padded));
+        isa.depthwise.pack(w, 9, padded, packed.bytes());
+
+        auto* offset = reinterpret_cast<std::int32_t*>(words[0].place(4 * sz(padded), 0, random));
+        auto* multiplier = reinterpret_cast<float*>(words[1].place(4 * sz(padded), 0, random));
+        auto* bias = reinterpret_cast<float*>(words[2].place(4 * sz(padded), 0, random));
+        const float scale = ties ? std::ldexp(1.0f, random.between(-9, 3)) : random.power_of_two(-14, 6);
+        for (int c = 0; c < padded; ++c) {
+            offset[c] = random.between(-40, 40);
+            multiplier[c] = ties ? (random.coin() ? 0.5f : -0.5f) * scale : scale * 0.01f * (random.uniform() - 0.3f);
+            bias[c] =
+                ties ? 0.5f * scale * static_cast<float>(random.between(-9, 99)) : scale * random.uniform() * 50.0f;
+        }
+        const int outputs = random.between(1, 2);
+        Quantizer quantizers[2] = {};
+        const Quantizer* pointers[2] = {&quantizers[0], &quantizers[1]};
+        std::vector<float> quick(4 * sz(padded));
+        bool bounded = true;
+        for (int o = 0; o < outputs; ++o) {
+            Quantizer& q = quantizers[o];
+            const int bits = random.between(2, 8);
+            q.scale = o == 0 ? scale : 2.0f * scale;
+            q.zero = random.coin() ? 0 : 1 << (bits - 1);
+            q.low = -q.zero;
+            q.high = (1 << bits) - 1 - q.zero;
+            float* quick_multiplier = quick.data() + 2 * o * padded;
+            quicken(q, multiplier, bias, channels, padded, 0.0f, ties ? 100.0 : 300000.0, quick_multiplier,
+                    quick_multiplier + padded);
+            bounded &= q.bounded;
+        }
+        line.check(bounded ? "" : "is not bounded", "case " + std::to_string(i));
+        if (!bounded) continue;
+
+        const std::size_t out_pixel = sz(channels + random.between(0, 7)), out_row = out_pixel * sz(pixels) + 3;
+        const std::size_t out_bytes = out_row * sz(rows);
+        Output out(out_bytes * sz(outputs));
+        Area<std::uint8_t> to[2];
+        for (int o = 0; o < outputs; ++o) to[o] = {out.bytes() + sz(o) * out_bytes, out_row, out_pixel};
+        EpilogueTile constants{};
+        constants.offset = offset;
+        constants.multiplier = multiplier;
+        constants.bias = bias;
+        constants.outputs = outputs;
+        constants.quantizers = pointers;
+        isa.depthwise.run_quick({rows, pixels, {a, row_bytes, pixel_bytes}, stride, channels, packed.bytes(), to},
+                                constants);
+        for (int y = 0; y < rows; ++y) {
+            for (int x = 0; x < pixels; ++x) {
+                for (int c = 0; c < channels; ++c) {
+                    std::int32_t sum = offset[c];
+                    for (int t = 0; t < 9; ++t) {
+                        sum += a[sz(y * stride + t / 3) * row_bytes + sz(x * stride + t % 3) * pixel_bytes + sz(c)] *
+                               w[t * padded + c];
+                    }
+                    float value = static_cast<float>(sum) * multiplier[c];
+                    value = value + bias[c];
+                    for (int o = 0; o < outputs; ++o) {
+                        const Quantizer& q = quantizers[o];
+                        const float code = std::nearbyintf(value / q.scale);
+                        const float clipped =
+                            std::min(std::max(code, static_cast<float>(q.low)), static_cast<float>(q.high));
+                        out.expect(sz(o) * out_bytes + sz(y) * out_row + sz(x) * out_pixel + sz(c),
+                                   static_cast<std::uint8_t>(static_cast<int>(clipped) + q.zero));
+                    }
+                }
+            }
+        }
+        line.check(out.difference(),
+                   text({{"case", i}, {"channels", channels}, {"stride", stride}, {"pixels", pixels}}));
+    }
+    return line;
+}
+
 int form_factor(const WinogradForm& form, int position, int y, int x) {
     return kDownPatch[position / (form.m + 2)][y] * form.patch[position % (form.m + 2)][x];
 }
@@ -1055,6 +1155,25 @@ Line check_transpose_taps(const Isa& isa) {
     return line;
 }
 
+Line check_interleave(const Isa& isa) {
+    Line line(isa.name, "interleave");
+    Random random(15);
+    Input memory[] = {Input(300), Input(300), Input(300)};
+    for (int pixels = 1; pixels <= 300; ++pixels) {
+        const std::int8_t* planes[3];
+        for (int i = 0; i < 3; ++i)
+            planes[i] = reinterpret_cast<const std::int8_t*>(memory[i].place(sz(pixels), 0, random));
+        Output out(4 * sz(pixels));
+        isa.interleave(planes[0], planes[1], planes[2], pixels, out.bytes());
+        for (int x = 0; x < pixels; ++x) {
+            for (int i = 0; i < 3; ++i) out.expect(sz(4 * x + i), static_cast<std::uint8_t>(planes[i][x] + 128));
+            out.expect(sz(4 * x + 3), std::uint8_t{0});
+        }
+        line.check(out.difference(), text({{"pixels", pixels}}));
+    }
+    return line;
+}
+
 Line check_maximum(const Isa& isa) {
     Line line(isa.name, "maximum");
     Random random(7);
@@ -1187,11 +1306,13 @@ bool check_isa(const IsaEntry& entry) {
     bool good = check_table(entry).print();
     good &= check_epilogue(isa).print();
     good &= check_depthwise(isa).print();
+    if (isa.depthwise.run_quick != nullptr) good &= check_depthwise_quick(isa).print();
     good &= check_winograd_input(isa).print();
     good &= check_winograd_output(isa).print();
     good &= check_winograd_weights(isa).print();
     good &= check_winograd(isa).print();
     good &= check_transpose_taps(isa).print();
+    good &= check_interleave(isa).print();
     good &= check_maximum(isa).print();
     good &= check_extreme(isa).print();
     good &= check_weighted_sum(isa).print();
