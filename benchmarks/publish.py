@@ -21,7 +21,7 @@ from bitgear.files import write_atomically
 from bitgear.models import find_master
 
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = ("README.md", "docs/training.md", "docs/importing.md", "docs/performance.md")
+DOCUMENTS = ("README.md", "docs/training.md", "docs/importing.md", "docs/performance.md", "docs/policy.md")
 IMPORTS = ("import-mobilenet-v1-075", "import-mobilenet-v1-025")
 MODEL = "resnet20-cifar10"
 SEGMENTER = "camvid-resnet"
@@ -39,6 +39,8 @@ def blocks() -> dict[str, str]:
         "engine": engine_tables.overview(_report("engine")),
         "engine_details": engine_tables.details(_report("engine")),
         "engine_ready": engine_tables.ready(_report("engine")),
+        "policies": _policies(_report("simulate")),
+        "policy_decisions": _policy_decisions(_report("simulate")),
         "imports": _imports([_report(name) for name in IMPORTS]),
         "provenance": _provenance(),
         "segmenter": _segmenter(),
@@ -179,6 +181,50 @@ def _segmenter_training() -> str:
         f"widths {', '.join(map(str, train['widths']))}; together {p['training_seconds'] / 60:.0f} minutes on "
         f"`{train['device']}`. {p['data'].capitalize()}, batch {train['batch_size']}, seed {p['seed']}."
     )
+
+
+def _policies(report: dict[str, Any]) -> str:
+    """Attainment and effective accuracy of the adaptive policies and of the best fixed width, by ladder and load."""
+    lines = []
+    for name, ladder in report["ladders"].items():
+        times = ", ".join(
+            f"{r['precision']} bit {r['fixed_ms'] + r['per_image_ms']:.1f} ms" for r in ladder if r["useful"]
+        )
+        lines += [
+            f"**{name}** (one image: {times}), {report['workers']} workers, objective 5 times the widest",
+            "",
+            "| bursts (CV^2) | load | look-ahead | SlackFit | 8 bit | best fixed width |",
+            "|---|---|---|---|---|---|",
+        ]
+        rows = [row for row in report["rows"] if row["ladder"] == name and row["slo_factor"] == 5]
+        for scene in dict.fromkeys((row["arrivals"], row["cv2"], row["load"]) for row in rows):
+            of = {row["policy"]: row for row in rows if (row["arrivals"], row["cv2"], row["load"]) == scene}
+            best = max((row for policy, row in of.items() if policy.startswith("fixed-")), key=_effective)
+            arrivals, cv2, load = scene
+            cells = [_attained(of[policy]) for policy in ("look-ahead", "slackfit", f"fixed-{MASTER_BITS}")]
+            cells.append(f"{_attained(best)} ({best['policy'].removeprefix('fixed-')} bit)")
+            what = f"{cv2:g}" if arrivals == "gamma" else arrivals
+            lines.append(f"| {what} | {load:.4g} | {' | '.join(cells)} |")
+        lines.append("")
+    lines.append("Cells: attainment, effective accuracy in %.")
+    return "\n".join(lines)
+
+
+def _effective(row: dict[str, Any]) -> float:
+    return float(row["effective_accuracy"])
+
+
+def _attained(row: dict[str, Any]) -> str:
+    return f"{row['attainment']:.4f}, **{100 * row['effective_accuracy']:.1f}**"
+
+
+def _policy_decisions(report: dict[str, Any]) -> str:
+    lines = ["| decision with 1,000 queued | requests | median | 99 % |", "|---|---|---|---|"]
+    lines += [
+        f"| {row['policy']} | {row['requests']} | {row['p50_us']:.0f} us | {row['p99_us']:.0f} us |"
+        for row in report["decisions"]
+    ]
+    return "\n".join(lines)
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ from functools import cached_property
 from bitgear.bits import Plan
 from bitgear.errors import BitgearError
 
-NOISE = 0.05
+NOISE = 0.03
 """A rung must be faster than another by more than this share of its time to count as faster."""
 
 

@@ -1,6 +1,6 @@
 """What all policies do alike: drop what is lost, and fill a batch."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from operator import itemgetter
 
 from server.ladder import Ladder
@@ -23,23 +23,30 @@ def nearest(mask: int, rung: int) -> int:
     return rung + (rest & -rest).bit_length() - 1 if rest else mask.bit_length() - 1
 
 
-def lost(ladder: Ladder, load: Load, rung_of: Callable[[int], int] = narrowest) -> tuple[int, ...]:
+def lost(ladder: Ladder, load: Load, soonest_s: float, rung_of: Callable[[int], int] = narrowest) -> tuple[int, ...]:
     """Return the positions of requests whose hard deadline cannot be met even if they run now and alone.
 
-    ``rung_of``: at which rung of its mask a request would run.
+    ``soonest_s``: the earliest deadline in the queue. ``rung_of``: at which rung of its mask a request would run.
     """
-    queue = load.queue
     alone_s = [rung.latency_ms(1) / 1000 for rung in ladder.rungs]
-    if min(map(deadline_of, queue)) >= load.now_s + max(alone_s):
+    if soonest_s >= load.now_s + max(alone_s):
         return ()
     return tuple(
         position
-        for position, waiting in enumerate(queue)
+        for position, waiting in enumerate(load.queue)
         if waiting.hard and waiting.deadline_s < load.now_s + alone_s[rung_of(waiting.allowed)]
     )
 
 
-def fill(queue: Sequence[Waiting], positions: Sequence[int], rung: int, limit: int) -> tuple[int, ...]:
+def others(count: int, drop: Sequence[int]) -> Sequence[int]:
+    """Return the positions of a queue of so many requests that are not in ``drop``."""
+    if not drop:
+        return range(count)
+    gone = set(drop)
+    return [position for position in range(count) if position not in gone]
+
+
+def fill(queue: Sequence[Waiting], positions: Iterable[int], rung: int, limit: int) -> tuple[int, ...]:
     """Return the first of these positions that allow a rung, with no more than ``limit`` images, but at least one."""
     members: list[int] = []
     images = 0

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from server.ladder import Ladder
-from server.policies.batches import fill, lost, nearest
+from server.policies.batches import deadline_of, fill, lost, nearest, others
 from server.policy import Dispatch, Load
 
 
@@ -23,8 +23,8 @@ class Fixed:
 
     def dispatch(self, ladder: Ladder, load: Load) -> Dispatch:
         aim = 0 if self.precision is None else ladder.index(self.precision) or 0
-        drop = lost(ladder, load, lambda allowed: nearest(allowed, aim))
-        left = [position for position in range(len(load.queue)) if position not in set(drop)]
+        drop = lost(ladder, load, min(map(deadline_of, load.queue)), lambda allowed: nearest(allowed, aim))
+        left = others(len(load.queue), drop)
         if not left:
             return Dispatch(aim, (), drop, "default")
         head = load.queue[left[0]]
@@ -34,5 +34,5 @@ class Fixed:
         if left_ms >= ladder.rungs[rung].latency_ms(1):
             limit = ladder.rungs[rung].images_within(left_ms, limit)
         # Not at a rung that these do not aim at, even if they allow it.
-        alike = [position for position in left if nearest(load.queue[position].allowed, aim) == rung]
+        alike = (position for position in left if nearest(load.queue[position].allowed, aim) == rung)
         return Dispatch(rung, fill(load.queue, alike, rung, limit), drop, "default")

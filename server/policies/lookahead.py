@@ -2,20 +2,18 @@
 
 import heapq
 import math
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from server.ladder import Ladder, positions
-from server.policies.batches import allowed_of, deadline_of, fill, images_of, lost, narrowest, nearest
+from server.policies.batches import allowed_of, deadline_of, fill, images_of, lost, narrowest, nearest, others
 from server.policy import Dispatch, Load, Reason, Waiting
 
 BURSTINESS = 8.0
 """Squared coefficient of variation that gaps between arrivals are taken to have; 1 is Poisson."""
 
-PRICE = 0.5
-"""Part of an answer that is lost with the time of one answer, once a backlog cannot be saved any more."""
-
-PIECES = 32
+PIECES = 16
 """A long queue is looked at in about so many pieces."""
 
 
@@ -27,7 +25,7 @@ class LookAhead:
     order, in efficient batches, by all workers, each request at the nearest precision that it allows, everything
     taking ``margin`` longer than the ladder says. Of those the one is chosen that is greatest in::
 
-        accuracy - price * seconds for an image         price = PRICE * P * (accuracy / seconds at the narrowest)
+        accuracy - price * seconds for an image         price = P * (accuracy / seconds at the narrowest)
 
     P is the chance that the work at hand, done as fast as the ladder allows, grows beyond what can be saved before it
     is done. Time that is lost now is then lost answers, so the price rises with the backlog, before anything becomes
@@ -44,30 +42,41 @@ class LookAhead:
         return "look-ahead"
 
     def dispatch(self, ladder: Ladder, load: Load) -> Dispatch:
-        drop = lost(ladder, load)
+        deadlines_s = list(map(deadline_of, load.queue))
+        first_s = min(deadlines_s)
+        drop = lost(ladder, load, first_s)
         if not drop:
-            rung, members, reason = _Outlook(ladder, load, load.queue, self.margin).best()
+            rung, members, reason = _Outlook(ladder, load, load.queue, deadlines_s, first_s, self.margin).best()
             return Dispatch(rung, members, drop, reason)
-        gone = set(drop)
-        left = [position for position in range(len(load.queue)) if position not in gone]
+        left = others(len(load.queue), drop)
         if not left:
             return Dispatch(0, (), drop, "backlog")
         queue = [load.queue[position] for position in left]
-        rung, members, reason = _Outlook(ladder, load, queue, self.margin).best()
+        deadlines_s = [deadlines_s[position] for position in left]
+        rung, members, reason = _Outlook(ladder, load, queue, deadlines_s, min(deadlines_s), self.margin).best()
         return Dispatch(rung, tuple(left[position] for position in members), drop, reason)
 
 
 class _Outlook:
     """One look at a queue that is not empty, what is lost for certain left out. Times are in seconds from now."""
 
-    def __init__(self, ladder: Ladder, load: Load, queue: Sequence[Waiting], margin: float) -> None:
+    def __init__(
+        self,
+        ladder: Ladder,
+        load: Load,
+        queue: Sequence[Waiting],
+        deadlines_s: list[float],
+        first_s: float,
+        margin: float,
+    ) -> None:
         self.ladder = ladder
         self.queue = queue
         self.longer = 1 + margin
         self.count = len(queue)
         self.masks = list(map(allowed_of, queue))
-        self.kinds = set(self.masks)
-        self.images: float = sum(map(images_of, queue)) / self.count
+        self.kinds = {self.masks[0]} if self.masks.count(self.masks[0]) == self.count else set(self.masks)
+        images = list(map(images_of, queue))
+        self.images: float = 1.0 if images.count(1) == self.count else sum(images) / self.count
         self.workers = load.workers
         self.arrivals_per_s = load.arrivals_per_s
         busy_s = [until_s - load.now_s for until_s in load.busy_until_s if until_s > load.now_s]
@@ -75,11 +84,11 @@ class _Outlook:
         self.others_s = (busy_s + [0.0] * load.workers)[: load.workers - 1]
 
         self.now_s = load.now_s
-        self.deadlines_s = list(map(deadline_of, queue))
+        self.deadlines_s = deadlines_s
         # How much time newcomers have, judging by those who came last.
         self.room_s = self.deadlines_s[self.count - 1 - self.count // 4] - self.now_s
         soonest_s = load.now_s + ladder.rungs[max(map(narrowest, self.kinds))].latency_ms(1) / 1000
-        if min(self.deadlines_s) < soonest_s:  # aims that are missed: nothing is to be gained from them
+        if first_s < soonest_s:  # aims that are missed: nothing is to be gained from them
             self.deadlines_s = [due_s if due_s >= soonest_s else math.inf for due_s in self.deadlines_s]
         self.head_s = self.deadlines_s[0] - self.now_s
         # The queue is at least so much work: each request at the narrowest that it allows.
@@ -88,12 +97,16 @@ class _Outlook:
     def best(self) -> tuple[int, tuple[int, ...], Reason]:
         """Return the rung, the members, and why it is not a wider one."""
         allowed = self.masks[0]
-        weighed = [(*self._weigh(rung), -rung) for rung in positions(allowed)]
-        for _, batch, negative in sorted(weighed, reverse=True):
-            rung = -negative
-            members = self._members(rung, batch)
-            if self._feasible(rung, members):
-                return rung, members, self._reason(rung)
+        rungs = list(positions(allowed))
+        weighed = {rung: self._weigh(rung) for rung in rungs}
+        plans = {rung: self._members(rung, batch) for rung, (_, batch) in weighed.items()}
+        # Wider ones take longer: what is infeasible at one rung is so at all that are wider.
+        if not self._feasible(rungs[0], plans[rungs[0]]):
+            first = bisect_left(rungs, True, 1, key=lambda rung: self._feasible(rung, plans[rung]))
+            rungs = rungs[first:]
+        for rung in sorted(rungs, key=lambda rung: weighed[rung][0], reverse=True):
+            if rung == rungs[0] or self._feasible(rung, plans[rung]):
+                return rung, plans[rung], self._reason(rung)
         rung = narrowest(allowed)
         chosen, batch = self.ladder.rungs[rung], self._fair(self.ladder.efficient_batches[rung])
         if self.head_s < math.inf:
@@ -128,7 +141,7 @@ class _Outlook:
         request_s = self.least_s / self.count
         work_s = (self.least_s - request_s + first_s + sum(self.others_s)) / self.workers
         chance = _overwhelmed(work_s, self.room_s, self.arrivals_per_s, request_s / self.workers)
-        return PRICE * chance * self.ladder.rungs[narrowest(self.masks[0])].accuracy / request_s
+        return chance * self.ladder.rungs[narrowest(self.masks[0])].accuracy / request_s
 
     def _request_s(self, rung: int) -> float:
         batch = self.ladder.efficient_batches[rung]
@@ -152,9 +165,14 @@ class _Outlook:
         batch = self.ladder.efficient_batches[rung]
         piece = max(batch, -(-len(masks) // PIECES))
         times = {mask: self._times(nearest(mask, rung)) for mask in self.kinds}
+        alike = next(iter(times.values())) if len(times) == 1 else None
         for start in range(0, len(masks), piece):
             due_s = min(deadlines_s[start : start + piece]) - self.now_s
-            work_s = _work_s(masks[start : start + piece], times)
+            if alike is not None:
+                work_s = _work_s(min(piece, len(masks) - start), alike)
+            else:
+                part = masks[start : start + piece]
+                work_s = sum(_work_s(part.count(mask), each) for mask, each in times.items())
             if piece <= batch:
                 done_s = free_s[0] + work_s
                 heapq.heapreplace(free_s, done_s)
@@ -180,14 +198,10 @@ class _Outlook:
         return scale * chosen.fixed_ms, scale * chosen.per_image_ms * self.images, max(1.0, batch / self.images)
 
 
-def _work_s(masks: list[int], times: dict[int, tuple[float, float, float]]) -> float:
-    """Return the time that requests of these masks take, in efficient batches of their own kind."""
-    work_s = 0.0
-    for mask, (batch_s, request_s, batch) in times.items():
-        count = masks.count(mask)
-        if count:
-            work_s += request_s * count + batch_s * math.ceil(count / batch)
-    return work_s
+def _work_s(count: int, times: tuple[float, float, float]) -> float:
+    """Return the time that so many requests of a kind take, in efficient batches."""
+    batch_s, request_s, batch = times
+    return request_s * count + batch_s * -(-count // batch)
 
 
 def _overwhelmed(work_s: float, room_s: float, arrivals_per_s: float, image_s: float) -> float:

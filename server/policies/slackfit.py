@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from server.ladder import Ladder, positions
-from server.policies.batches import fill, lost, narrowest
+from server.policies.batches import deadline_of, fill, lost, narrowest, others
 from server.policy import Dispatch, Load
 
 BUCKETS = 16
@@ -29,8 +29,8 @@ class SlackFit:
         return "slackfit"
 
     def dispatch(self, ladder: Ladder, load: Load) -> Dispatch:
-        drop = lost(ladder, load)
-        left = [position for position in range(len(load.queue)) if position not in set(drop)]
+        drop = lost(ladder, load, min(map(deadline_of, load.queue)))
+        left = others(len(load.queue), drop)
         if not left:
             return Dispatch(0, (), drop, "slack")
         head = load.queue[left[0]]
