@@ -69,7 +69,7 @@ class Letterbox:
         if size == (self.input_width_px, self.input_height_px):
             return content
         placed = np.empty((self.input_height_px, self.input_width_px, 3), np.uint8)
-        placed[:] = self.bar
+        placed[:] = np.tile(np.asarray(self.bar, np.uint8), (self.input_width_px, 1))  # whole rows are copied fast
         bottom, right = self.top_px + self.content_height_px, self.left_px + self.content_width_px
         placed[self.top_px : bottom, self.left_px : right] = content
         return placed
