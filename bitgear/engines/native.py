@@ -177,7 +177,8 @@ class _Lowering:
             padding = borders(node)
         if isinstance(node, Conv) and node.kernel == 3 and node.stride == 1 and node.dilation == 1:
             _, height, width = self.shapes[node.name]
-            spare = (height % 2, max(-width % columns for columns in (2, 3, 4)))  # Winograd's tiles: 2 x 2, 3 or 4
+            down, across = (max(-size % side for side in (2, 3, 4)) for size in (height, width))
+            spare = (down, across)  # Winograd's tiles reach over the end
         buffer = self._buffer(self.shapes[node.input], padding, spare, quantizer[3])
         self.read_from[node.name] = buffer
         self.feeds[node.input].append(_Feed(buffer, 0, quantizer))

@@ -110,6 +110,17 @@ inline Wide load_wide(const std::int8_t* p) {
 #endif
 }
 
+inline Wide load_wide_bytes(const std::uint8_t* p) {
+#if BG_VECTOR_BYTES == 64
+    return reinterpret_cast<Wide>(_mm512_cvtepu8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))));
+#elif BG_VECTOR_BYTES == 32
+    return reinterpret_cast<Wide>(_mm256_cvtepu8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+#else
+    typedef std::uint8_t Bytes __attribute__((vector_size(kWide)));
+    return __builtin_convertvector(load<Bytes>(p), Wide);
+#endif
+}
+
 inline void store_narrow(std::int8_t* p, Wide v) {
 #if BG_VECTOR_BYTES == 64
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
@@ -435,9 +446,9 @@ void depthwise(const DepthwiseTile& tile) {
 }
 #endif
 
-// One row of a patch across, B^T of winograd.h, in bytes modulo 256: every true result plus its shift lies in 0..255.
+// B^T of winograd.h along one direction. Bytes are modulo 256: every true result plus its shift lies in 0..255.
 template <int M, class V>
-inline void winograd_across(const V* d, V* v) {
+inline void winograd_patch(const V* d, V* v) {
     if constexpr (M == 2) {
         v[0] = d[0] - d[2];
         v[1] = d[1] + d[2];
@@ -463,53 +474,65 @@ inline void winograd_across(const V* d, V* v) {
     }
 }
 
-template <int M, class V>
+template <int N, int M, class V, class Load>
 inline void winograd_input_chunk(const std::uint8_t* a, std::size_t row_bytes, std::size_t pixel_bytes,
-                                 const std::uint8_t* shifts, std::uint8_t* v, std::size_t position_bytes) {
-    V d[4][M + 2];
+                                 const std::uint8_t* shifts, std::uint8_t* v, std::size_t position_bytes, Load read) {
+    V d[N + 2][M + 2];
     for (int x = 0; x < M + 2; ++x) {
         const std::uint8_t* column = a + static_cast<std::size_t>(x) * pixel_bytes;
-        const V r0 = load<V>(column), r1 = load<V>(column + row_bytes);
-        const V r2 = load<V>(column + 2 * row_bytes), r3 = load<V>(column + 3 * row_bytes);
-        d[0][x] = r0 - r2;
-        d[1][x] = r1 + r2;
-        d[2][x] = r2 - r1;
-        d[3][x] = r1 - r3;
+        V r[N + 2], t[N + 2];
+        for (int y = 0; y < N + 2; ++y) r[y] = read(column + static_cast<std::size_t>(y) * row_bytes);
+        winograd_patch<N, V>(r, t);
+        for (int y = 0; y < N + 2; ++y) d[y][x] = t[y];
     }
-    for (int y = 0; y < 4; ++y) {
+    for (int y = 0; y < N + 2; ++y) {
         V row[M + 2];
-        winograd_across<M, V>(d[y], row);
+        winograd_patch<M, V>(d[y], row);
         for (int x = 0; x < M + 2; ++x) {
             const int p = y * (M + 2) + x;
-            store(v + static_cast<std::size_t>(p) * position_bytes, V(row[x] + shifts[p]));
+            if constexpr (sizeof row[x][0] == 1) row[x] = row[x] + shifts[p];
+            store(v + static_cast<std::size_t>(p) * position_bytes, row[x]);
         }
     }
 }
 
-template <int M>
+template <int N, int M>
 void winograd_input(const std::uint8_t* a, std::size_t row_bytes, std::size_t pixel_bytes, int channels,
                     const std::uint8_t* shifts, std::uint8_t* v, std::size_t position_bytes) {
     typedef std::uint8_t Chunk __attribute__((vector_size(16)));
     int c = 0;
     for (; c + BG_VECTOR_BYTES <= channels; c += BG_VECTOR_BYTES) {
-        winograd_input_chunk<M, VecB>(a + c, row_bytes, pixel_bytes, shifts, v + c, position_bytes);
+        winograd_input_chunk<N, M, VecB>(a + c, row_bytes, pixel_bytes, shifts, v + c, position_bytes, load<VecB>);
     }
     for (; c < channels; c += 16) {
-        winograd_input_chunk<M, Chunk>(a + c, row_bytes, pixel_bytes, shifts, v + c, position_bytes);
+        winograd_input_chunk<N, M, Chunk>(a + c, row_bytes, pixel_bytes, shifts, v + c, position_bytes, load<Chunk>);
     }
 }
 
-// x / 4, 12 or 48 where that is exact: a shift, and the inverse of 3 modulo 2^32.
-template <int M>
-inline VecI winograd_divide(VecI x) {
-    if constexpr (M == 2) return x >> 2;
-    const VecI shifted = M == 3 ? x >> 2 : x >> 4;
-    typedef std::uint32_t VecU __attribute__((vector_size(BG_VECTOR_BYTES)));
-    const VecU result = load<VecU>(&shifted) * 0xaaaaaaabu;  // overflows on purpose
-    return load<VecI>(&result);
+// To 16 bits, without shifts.
+template <int N, int M>
+void winograd_input_words(const std::uint8_t* a, std::size_t row_bytes, std::size_t pixel_bytes, int channels,
+                          const std::uint8_t* shifts, std::uint8_t* v, std::size_t position_bytes) {
+    for (int c = 0; c < channels; c += kWide) {
+        winograd_input_chunk<N, M, Wide>(a + c, row_bytes, pixel_bytes, shifts, v + 2 * c, position_bytes,
+                                         load_wide_bytes);
+    }
 }
 
-// A^T of winograd.h across.
+// x / (2^twos * 3^threes) where that is exact: the inverse of the threes modulo 2^32, then a shift.
+template <int N, int M>
+inline VecI winograd_divide(VecI x) {
+    constexpr int kTwos = kWinogradAxes[N - 2].twos + kWinogradAxes[M - 2].twos;
+    constexpr int kThrees = kWinogradAxes[N - 2].threes + kWinogradAxes[M - 2].threes;
+    if constexpr (kThrees > 0) {
+        typedef std::uint32_t VecU __attribute__((vector_size(BG_VECTOR_BYTES)));
+        const VecU result = load<VecU>(&x) * (kThrees == 1 ? 0xaaaaaaabu : 0x38e38e39u);  // overflows on purpose
+        x = load<VecI>(&result);
+    }
+    return x >> kTwos;
+}
+
+// A^T of winograd.h along one direction.
 template <int M>
 inline void winograd_back(const VecI* m, VecI* y) {
     if constexpr (M == 2) {
@@ -531,34 +554,33 @@ inline void winograd_back(const VecI* m, VecI* y) {
     }
 }
 
-template <int M>
+template <int N, int M>
 void winograd_output(const WinogradSums& sums) {
-    constexpr int kColumns = M + 2;
     const auto tile_acc = static_cast<std::size_t>(M) * sums.acc_stride;
     const std::size_t below = static_cast<std::size_t>(sums.tiles) * tile_acc;
     for (int c = 0; c < sums.columns; c += kLanes) {
-        VecI correction[2 * M];
-        for (int i = 0; i < 2 * M; ++i) {
+        VecI correction[N * M];
+        for (int i = 0; i < N * M; ++i) {
             correction[i] = load<VecI>(sums.correction + static_cast<std::size_t>(i) * sums.correction_stride + c);
         }
         const std::int32_t* m = sums.m + c;
         std::int32_t* acc = sums.acc + c;
         for (int tile = 0; tile < sums.tiles; ++tile, m += sums.tile_stride, acc += tile_acc) {
-            VecI t[2][kColumns];
-            for (int x = 0; x < kColumns; ++x) {
-                const std::int32_t* column = m + static_cast<std::size_t>(x) * sums.position_stride;
-                const std::size_t down = kColumns * sums.position_stride;
-                const VecI m0 = load<VecI>(column), m1 = load<VecI>(column + down);
-                const VecI m2 = load<VecI>(column + 2 * down), m3 = load<VecI>(column + 3 * down);
-                t[0][x] = m0 + m0 + m1 + m2;
-                t[1][x] = m1 - m2 - m3 - m3;
+            VecI t[N][M + 2];
+            for (int x = 0; x < M + 2; ++x) {
+                VecI column[N + 2], back[N];
+                for (int y = 0; y < N + 2; ++y) {
+                    column[y] = load<VecI>(m + static_cast<std::size_t>(y * (M + 2) + x) * sums.position_stride);
+                }
+                winograd_back<N>(column, back);
+                for (int y = 0; y < N; ++y) t[y][x] = back[y];
             }
-            for (int row = 0; row < 2; ++row) {
-                VecI y[M];
-                winograd_back<M>(t[row], y);
+            for (int y = 0; y < N; ++y) {
+                VecI row[M];
+                winograd_back<M>(t[y], row);
                 for (int x = 0; x < M; ++x) {
-                    store(acc + static_cast<std::size_t>(row) * below + static_cast<std::size_t>(x) * sums.acc_stride,
-                          winograd_divide<M>(y[x] - correction[row * M + x]));
+                    store(acc + static_cast<std::size_t>(y) * below + static_cast<std::size_t>(x) * sums.acc_stride,
+                          winograd_divide<N, M>(row[x] - correction[y * M + x]));
                 }
             }
         }
@@ -646,9 +668,9 @@ void transpose_taps(const std::int8_t* codes, int channels, int taps, std::size_
     }
 }
 
-// G of winograd.h across, in 16 bits.
-template <int M, class V>
-inline void winograd_weights_across(const V* g, V* u) {
+// G of winograd.h along one direction, in 16 bits.
+template <int M>
+inline void winograd_weights_line(const Wide* g, Wide* u) {
     u[0] = g[0];
     u[1] = g[0] + g[1] + g[2];
     u[2] = g[0] - g[1] + g[2];
@@ -657,37 +679,40 @@ inline void winograd_weights_across(const V* g, V* u) {
     u[M + 1] = g[2];
 }
 
-template <int M>
-int winograd_weights(const std::int8_t* codes, int channels, std::int8_t* out) {
+inline void store_weight(std::int16_t* out, Wide u) { store(out, u); }
+
+inline void store_weight(std::int8_t* out, Wide u) {
+    const Wide bound = Wide{} + static_cast<std::int16_t>(kWinogradMaxWeight);
+    store_narrow(out, -max(-max(u, -bound), -bound));
+}
+
+template <int N, int M, class Weight>
+int winograd_weights(const std::int8_t* codes, int channels, void* out) {
     Wide peak = {};
     for (int next = 0; next < channels; next += kWide) {
         // The last chunk overlaps the one before: beyond the last channel lie the first ones of the next position.
         const int c = channels >= kWide && next > channels - kWide ? channels - kWide : next;
-        Wide t[4][3];
+        Wide t[N + 2][3];
         for (int x = 0; x < 3; ++x) {
-            const Wide g0 = load_wide(codes + static_cast<std::ptrdiff_t>(x) * channels + c);
-            const Wide g1 = load_wide(codes + static_cast<std::ptrdiff_t>(3 + x) * channels + c);
-            const Wide g2 = load_wide(codes + static_cast<std::ptrdiff_t>(6 + x) * channels + c);
-            t[0][x] = g0;
-            t[1][x] = g0 + g1 + g2;
-            t[2][x] = g0 - g1 + g2;
-            t[3][x] = g2;
+            Wide g[3], u[N + 2];
+            for (int y = 0; y < 3; ++y) g[y] = load_wide(codes + static_cast<std::ptrdiff_t>(3 * y + x) * channels + c);
+            winograd_weights_line<N>(g, u);
+            for (int y = 0; y < N + 2; ++y) t[y][x] = u[y];
         }
         // Of fewer channels than lanes, the rest is another tap's: the next position overwrites it, and it does not
         // count.
         const int valid = channels - c < kWide ? channels - c : kWide;
-        for (int y = 0; y < 4; ++y) {
+        for (int y = 0; y < N + 2; ++y) {
             Wide u[M + 2];
-            winograd_weights_across<M, Wide>(t[y], u);
+            winograd_weights_line<M>(t[y], u);
             for (int x = 0; x < M + 2; ++x) {
                 Wide magnitude = max(u[x], -u[x]);
                 if (valid < kWide) {
                     for (int i = valid; i < kWide; ++i) magnitude[i] = 0;
                 }
                 peak = max(peak, magnitude);
-                const Wide bound = Wide{} + std::int16_t{127};
-                const Wide clipped = -max(-max(u[x], -bound), -bound);
-                store_narrow(out + static_cast<std::ptrdiff_t>(y * (M + 2) + x) * channels + c, clipped);
+                store_weight(static_cast<Weight*>(out) + static_cast<std::ptrdiff_t>(y * (M + 2) + x) * channels + c,
+                             u[x]);
             }
         }
     }
@@ -696,10 +721,15 @@ int winograd_weights(const std::int8_t* codes, int channels, std::int8_t* out) {
     return largest;
 }
 
-#define BG_GENERIC_FUNCTIONS                                                                                      \
-    epilogue, {winograd_input<2>, winograd_input<3>, winograd_input<4>},                                          \
-        {winograd_output<2>, winograd_output<3>, winograd_output<4>}, interleave, maximum, extreme, weighted_sum, \
-        derive, transpose_taps, {winograd_weights<2>, winograd_weights<3>, winograd_weights<4>}, BG_VECTOR_BYTES
+template <int N, int M>
+constexpr WinogradKernels kBytes{winograd_input<N, M>, winograd_output<N, M>, winograd_weights<N, M, std::int8_t>};
+template <int N, int M>
+constexpr WinogradKernels kWords{winograd_input_words<N, M>, winograd_output<N, M>,
+                                 winograd_weights<N, M, std::int16_t>};
+
+#define BG_GENERIC_FUNCTIONS                                                                                    \
+    epilogue, {kBytes<3, 4>, kBytes<3, 3>, kBytes<2, 4>, kBytes<2, 3>, kBytes<2, 2>, kWords<4, 4>}, interleave, \
+        maximum, extreme, weighted_sum, derive, transpose_taps, BG_VECTOR_BYTES
 
 }  // namespace
 }  // namespace BG_NAMESPACE

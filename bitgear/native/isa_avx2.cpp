@@ -21,6 +21,7 @@ const Isa kIsa = {"avx2",
                   kDotCount,
                   kLuts,
                   kLutCount,
+                  nullptr,
                   {depthwise_bytes, depthwise_pack, depthwise, nullptr},
                   BG_GENERIC_FUNCTIONS,
                   4};

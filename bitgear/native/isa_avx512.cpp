@@ -24,24 +24,42 @@ void pack_bytes(const std::int8_t* codes, std::size_t row_bytes, int groups, std
     }
 }
 
-// One row of a tile: broadcast four activations, multiply them with the weights of one or two blocks. In assembly,
-// since compilers hoist all broadcasts of a tile and then spill the sums.
-inline void row1(const std::uint8_t* a, __m512i w0, __m512i& c0) {
-    __m512i t;
-    asm("vpbroadcastd %[a], %[t]\n\tvpdpbusd %[w0], %[t], %[c0]"
-        : [c0] "+v"(c0), [t] "=&v"(t)
-        : [a] "m"(*reinterpret_cast<const std::uint32_t (*)[1]>(a)), [w0] "v"(w0));
-}
+// One row of a tile: broadcast four activations (or two of 16 bits), multiply them with the weights of one or two
+// blocks. In assembly, since compilers hoist all broadcasts of a tile and then spill the sums.
+struct Bytes {
+    static void row1(const std::uint8_t* a, __m512i w0, __m512i& c0) {
+        __m512i t;
+        asm("vpbroadcastd %[a], %[t]\n\tvpdpbusd %[w0], %[t], %[c0]"
+            : [c0] "+v"(c0), [t] "=&v"(t)
+            : [a] "m"(*reinterpret_cast<const std::uint32_t (*)[1]>(a)), [w0] "v"(w0));
+    }
+    static void row2(const std::uint8_t* a, __m512i w0, __m512i w1, __m512i& c0, __m512i& c1) {
+        __m512i t;
+        asm("vpbroadcastd %[a], %[t]\n\tvpdpbusd %[w0], %[t], %[c0]\n\tvpdpbusd %[w1], %[t], %[c1]"
+            : [c0] "+v"(c0), [c1] "+v"(c1), [t] "=&v"(t)
+            : [a] "m"(*reinterpret_cast<const std::uint32_t (*)[1]>(a)), [w0] "v"(w0), [w1] "v"(w1));
+    }
+};
 
-inline void row2(const std::uint8_t* a, __m512i w0, __m512i w1, __m512i& c0, __m512i& c1) {
-    __m512i t;
-    asm("vpbroadcastd %[a], %[t]\n\tvpdpbusd %[w0], %[t], %[c0]\n\tvpdpbusd %[w1], %[t], %[c1]"
-        : [c0] "+v"(c0), [c1] "+v"(c1), [t] "=&v"(t)
-        : [a] "m"(*reinterpret_cast<const std::uint32_t (*)[1]>(a)), [w0] "v"(w0), [w1] "v"(w1));
-}
+struct Words {
+    static void row1(const std::uint8_t* a, __m512i w0, __m512i& c0) {
+        __m512i t;
+        asm("vpbroadcastd %[a], %[t]\n\tvpdpwssd %[w0], %[t], %[c0]"
+            : [c0] "+v"(c0), [t] "=&v"(t)
+            : [a] "m"(*reinterpret_cast<const std::uint32_t (*)[1]>(a)), [w0] "v"(w0));
+    }
+    static void row2(const std::uint8_t* a, __m512i w0, __m512i w1, __m512i& c0, __m512i& c1) {
+        __m512i t;
+        asm("vpbroadcastd %[a], %[t]\n\tvpdpwssd %[w0], %[t], %[c0]\n\tvpdpwssd %[w1], %[t], %[c1]"
+            : [c0] "+v"(c0), [c1] "+v"(c1), [t] "=&v"(t)
+            : [a] "m"(*reinterpret_cast<const std::uint32_t (*)[1]>(a)), [w0] "v"(w0), [w1] "v"(w1));
+    }
+};
+
+constexpr std::ptrdiff_t kAhead = 2048;  // bytes of weights that are on their way from farther caches
 
 // Adds the products of R rows and B blocks of 16 columns. R * B sums, at most 24, stay in registers.
-template <int R, int B>
+template <class Operand, int R, int B>
 __attribute__((always_inline)) inline void add_products(const DotTile& tile, __m512i (&acc)[R][B]) {
     const std::uint8_t* w = tile.w;
     const std::uint8_t* a[R];
@@ -54,13 +72,15 @@ __attribute__((always_inline)) inline void add_products(const DotTile& tile, __m
 #pragma GCC unroll 4
             for (int u = 0; u < 4; ++u, w += 64) {
                 const __m512i w0 = _mm512_loadu_si512(w);
+                _mm_prefetch(w + kAhead, _MM_HINT_T0);
                 if constexpr (B == 2) {
                     const __m512i w1 = _mm512_loadu_si512(w + tile.block_bytes);
+                    _mm_prefetch(w + tile.block_bytes + kAhead, _MM_HINT_T0);
 #pragma GCC unroll 16
-                    for (int r = 0; r < R; ++r) row2(a[r] + k + u * kGroup, w0, w1, acc[r][0], acc[r][1]);
+                    for (int r = 0; r < R; ++r) Operand::row2(a[r] + k + u * kGroup, w0, w1, acc[r][0], acc[r][1]);
                 } else {
 #pragma GCC unroll 16
-                    for (int r = 0; r < R; ++r) row1(a[r] + k + u * kGroup, w0, acc[r][0]);
+                    for (int r = 0; r < R; ++r) Operand::row1(a[r] + k + u * kGroup, w0, acc[r][0]);
                 }
             }
         }
@@ -69,16 +89,16 @@ __attribute__((always_inline)) inline void add_products(const DotTile& tile, __m
             if constexpr (B == 2) {
                 const __m512i w1 = _mm512_loadu_si512(w + tile.block_bytes);
 #pragma GCC unroll 16
-                for (int r = 0; r < R; ++r) row2(a[r] + k, w0, w1, acc[r][0], acc[r][1]);
+                for (int r = 0; r < R; ++r) Operand::row2(a[r] + k, w0, w1, acc[r][0], acc[r][1]);
             } else {
 #pragma GCC unroll 16
-                for (int r = 0; r < R; ++r) row1(a[r] + k, w0, acc[r][0]);
+                for (int r = 0; r < R; ++r) Operand::row1(a[r] + k, w0, acc[r][0]);
             }
         }
     }
 }
 
-template <int R, int B>
+template <class Operand, int R, int B>
 void dot_tile(const DotTile& tile) {
     __m512i acc[R][B];
 #pragma GCC unroll 16
@@ -86,7 +106,7 @@ void dot_tile(const DotTile& tile) {
 #pragma GCC unroll 2
         for (int b = 0; b < B; ++b) acc[r][b] = _mm512_setzero_si512();
     }
-    add_products<R, B>(tile, acc);
+    add_products<Operand, R, B>(tile, acc);
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 2
@@ -96,15 +116,19 @@ void dot_tile(const DotTile& tile) {
 
 using TileFn = void (*)(const DotTile&);
 
-template <int B>
+template <class Operand, int B>
 TileFn dot_tiles(int rows) {
-    static const TileFn table[] = {dot_tile<1, B>, dot_tile<2, B>,  dot_tile<3, B>,  dot_tile<4, B>,
-                                   dot_tile<5, B>, dot_tile<6, B>,  dot_tile<7, B>,  dot_tile<8, B>,
-                                   dot_tile<9, B>, dot_tile<10, B>, dot_tile<11, B>, dot_tile<12, B>};
+    static const TileFn table[] = {dot_tile<Operand, 1, B>,  dot_tile<Operand, 2, B>,  dot_tile<Operand, 3, B>,
+                                   dot_tile<Operand, 4, B>,  dot_tile<Operand, 5, B>,  dot_tile<Operand, 6, B>,
+                                   dot_tile<Operand, 7, B>,  dot_tile<Operand, 8, B>,  dot_tile<Operand, 9, B>,
+                                   dot_tile<Operand, 10, B>, dot_tile<Operand, 11, B>, dot_tile<Operand, 12, B>};
     return table[rows - 1];
 }
 
-void dot(const DotTile& tile) { (tile.blocks == 2 ? dot_tiles<2>(tile.rows) : dot_tiles<1>(tile.rows))(tile); }
+template <class Operand>
+void dot(const DotTile& tile) {
+    (tile.blocks == 2 ? dot_tiles<Operand, 2>(tile.rows) : dot_tiles<Operand, 1>(tile.rows))(tile);
+}
 
 // Products, and bytes straight from the sums, four vectors at a time: of 2 rows or, of one block, of 4.
 template <int R, int B, bool RESIDUAL>
@@ -117,7 +141,7 @@ void quick_tile(const DotTile& tile, const EpilogueTile& to) {
 #pragma GCC unroll 2
         for (int b = 0; b < B; ++b) acc[r][b] = _mm512_loadu_si512(to.offset + channel + b * kBlock);
     }
-    add_products<R, B>(tile, acc);
+    add_products<Bytes, R, B>(tile, acc);
     VecI window[2];
     VecB low[2], high[2];
     for (int o = 0; o < to.outputs; ++o) {
@@ -211,13 +235,22 @@ void dot_quick(const DotTile& tile, const EpilogueTile& to) {
 
 bool always_exact(int, int) { return true; }
 
-const DotPath kDots[] = {{"vnni", 12, 2, kBlock * kGroup, always_exact, nullptr, pack_bytes, dot, dot_quick, 56, 0}};
+const DotPath kDots[] = {
+    {"vnni", 12, 2, kBlock * kGroup, always_exact, nullptr, pack_bytes, dot<Bytes>, dot_quick, 61, 0}};
+const DotPath kWordsPath{"vnni-16", 12,   2, kBlock * kGroup, always_exact, nullptr, pack_bytes, dot<Words>,
+                         nullptr,   30.5, 0};
 
 #include "lut_vbmi.h"
 
-const Isa kIsa = {
-    "avx512-vnni",        kDots, 1, kLuts, kLutCount, {depthwise_bytes, depthwise_pack, depthwise, depthwise_quick},
-    BG_GENERIC_FUNCTIONS, 9};
+const Isa kIsa = {"avx512-vnni",
+                  kDots,
+                  1,
+                  kLuts,
+                  kLutCount,
+                  &kWordsPath,
+                  {depthwise_bytes, depthwise_pack, depthwise, depthwise_quick},
+                  BG_GENERIC_FUNCTIONS,
+                  6};
 
 }  // namespace
 }  // namespace avx512

@@ -122,8 +122,9 @@ bool always_exact(int, int) { return true; }
 const DotPath kDots[] = {
     {"sdot", kDotRows, kDotBlocks, kPackedGroup, always_exact, nullptr, pack_bytes, dot, nullptr, 28, 0}};
 
-const Isa kIsa = {"neon-dotprod",       kDots, 1, nullptr, 0, {depthwise_bytes, depthwise_pack, depthwise, nullptr},
-                  BG_GENERIC_FUNCTIONS, 9};
+const Isa kIsa = {
+    "neon-dotprod",       kDots, 1, nullptr, 0, nullptr, {depthwise_bytes, depthwise_pack, depthwise, nullptr},
+    BG_GENERIC_FUNCTIONS, 9};
 
 }  // namespace
 }  // namespace neon

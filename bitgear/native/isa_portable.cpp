@@ -18,18 +18,25 @@ void pack_bytes(const std::int8_t* codes, std::size_t row_bytes, int groups, std
     }
 }
 
+// Operands are bytes or, signed, 16 bits; sums of the latter may wrap around.
+template <class Activation, class Weight>
 void dot(const DotTile& tile) {
+    constexpr int kInputs = kGroup / static_cast<int>(sizeof(Weight));
     const int columns = tile.blocks * kBlock;
     for (int r = 0; r < tile.rows; ++r) {
         for (int b = 0; b < tile.blocks; ++b) {
-            std::int32_t sums[kBlock] = {};
-            const auto* w =
-                reinterpret_cast<const std::int8_t*>(tile.w + static_cast<std::size_t>(b) * tile.block_bytes);
+            std::uint32_t sums[kBlock] = {};
+            const std::uint8_t* w = tile.w + static_cast<std::size_t>(b) * tile.block_bytes;
             for (int i = 0; i < tile.run_count; ++i) {
                 const std::uint8_t* a = tile.a[r] + tile.runs[i].offset;
                 for (int g = 0; g < tile.runs[i].groups; ++g, a += kGroup, w += kBlock * kGroup) {
+                    Activation inputs[kInputs];
+                    Weight weights[kBlock * kInputs];
+                    std::memcpy(inputs, a, sizeof inputs);
+                    std::memcpy(weights, w, sizeof weights);
                     for (int c = 0; c < kBlock; ++c) {
-                        for (int k = 0; k < kGroup; ++k) sums[c] += a[k] * w[c * kGroup + k];
+                        for (int k = 0; k < kInputs; ++k)
+                            sums[c] += static_cast<std::uint32_t>(inputs[k] * weights[c * kInputs + k]);
                     }
                 }
             }
@@ -40,11 +47,15 @@ void dot(const DotTile& tile) {
 
 bool always_exact(int, int) { return true; }
 
-const DotPath kDots[] = {
-    {"scalar", 8, kMaxBlocks, kBlock * kGroup, always_exact, nullptr, pack_bytes, dot, nullptr, 2, 0}};
+const DotPath kDots[] = {{"scalar", 8, kMaxBlocks, kBlock * kGroup, always_exact, nullptr, pack_bytes,
+                          dot<std::uint8_t, std::int8_t>, nullptr, 2, 0}};
+const DotPath kWordsPath{"scalar-16",  8,       kMaxBlocks, kBlock * kGroup,
+                         always_exact, nullptr, pack_bytes, dot<std::int16_t, std::int16_t>,
+                         nullptr,      2,       0};
 
-const Isa kIsa = {"portable",           kDots, 1, nullptr, 0, {depthwise_bytes, depthwise_pack, depthwise, nullptr},
-                  BG_GENERIC_FUNCTIONS, 9};
+const Isa kIsa = {
+    "portable",           kDots, 1, nullptr, 0, &kWordsPath, {depthwise_bytes, depthwise_pack, depthwise, nullptr},
+    BG_GENERIC_FUNCTIONS, 9};
 
 }  // namespace
 }  // namespace portable

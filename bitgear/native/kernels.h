@@ -11,6 +11,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "winograd.h"
+
 namespace bitgear {
 
 constexpr int kGroup = 4;                 // input channels that one 32-bit lane multiplies
@@ -181,7 +183,7 @@ struct DepthwisePath {
 };
 
 // Sums of products of all positions, [position][tile][column], of tiles side by side, to the pixels that they make:
-// acc [2][tiles * M][columns]. `correction`: [2 * M][columns], taken off before the division.
+// acc [n][tiles * m][columns]. `correction`: [n * m][columns], taken off before the division.
 struct WinogradSums {
     int tiles;
     int columns;
@@ -193,6 +195,18 @@ struct WinogradSums {
     std::size_t acc_stride;
 };
 
+// Winograd's transforms for one form of winograd.h, of (n + 2) * (m + 2) positions; operands are bytes or 16 bits.
+struct WinogradKernels {
+    // A patch of `channels` bytes a pixel to its positions, `position_bytes` apart, each with its shift added (bytes
+    // only). Reads and writes whole vectors: up to 32 bytes further, and whole 64 bytes.
+    void (*input)(const std::uint8_t* a, std::size_t row_bytes, std::size_t pixel_bytes, int channels,
+                  const std::uint8_t* shifts, std::uint8_t* v, std::size_t position_bytes);
+    void (*output)(const WinogradSums& sums);
+    // Codes [9][channels] to weights [position][channels]; bytes are clipped to -127..127. Returns the largest
+    // magnitude before clipping. Channels are a multiple of kGroup; reads and writes up to 64 bytes further.
+    int (*weights)(const std::int8_t* codes, int channels, void* out);
+};
+
 // An instruction set. For Winograd's transforms see winograd.h.
 struct Isa {
     const char* name;
@@ -200,13 +214,10 @@ struct Isa {
     int dot_count;
     const LutPath* luts;
     int lut_count;
+    const DotPath* words;  // multiplies signed 16-bit operands, kGroup bytes are two of them; null: there is none
     DepthwisePath depthwise;
     void (*epilogue)(const EpilogueTile& tile);
-    // Winograd's transforms (winograd.h), by M - 2. A patch of 4 x (M + 2) pixels of `channels` bytes to 4 * (M + 2)
-    // positions of bytes, `position_bytes` apart, each with its shift added. Writes whole 16 bytes.
-    void (*winograd_input[3])(const std::uint8_t* a, std::size_t row_bytes, std::size_t pixel_bytes, int channels,
-                              const std::uint8_t* shifts, std::uint8_t* v, std::size_t position_bytes);
-    void (*winograd_output[3])(const WinogradSums& sums);
+    WinogradKernels winograd[kWinogradForms];
     // Codes of a row of the picture from planes to pixels of 4 bytes, the last one 0, with zero 128.
     void (*interleave)(const std::int8_t* red, const std::int8_t* green, const std::int8_t* blue, int pixels,
                        std::uint8_t* out);
@@ -223,9 +234,6 @@ struct Isa {
     // From codes [channels][taps] to [taps][row_channels]; what lies beyond `channels` is left alone.
     void (*transpose_taps)(const std::int8_t* codes, int channels, int taps, std::size_t row_channels,
                            std::int8_t* out);
-    // Winograd's weights by M - 2: codes [9][channels] to [4 * (M + 2)][channels], clipped to -127..127. Returns the
-    // largest magnitude before clipping. Channels are a multiple of kGroup; reads and writes up to 32 bytes further.
-    int (*winograd_weights[3])(const std::int8_t* codes, int channels, std::int8_t* out);
     int vector_bytes;
     double stream_bytes;  // packed weights that a cycle brings from beyond the second cache, measured
 };

@@ -32,10 +32,11 @@ double balance(int n, int count) {
 
 // Threads share the columns of a layer rather than its pixels where that keeps them busier, or as busy with fewer
 // weights each.
-bool share_columns(int pixel_pieces, int column_pieces, std::size_t weight_bytes, int count) {
+bool share_columns(int pixel_pieces, int column_pieces, std::size_t weight_bytes, int count,
+                   std::size_t few_bytes = 256 * 1024) {
     if (count == 1) return false;
     const double by_pixels = balance(pixel_pieces, count), by_columns = balance(column_pieces, count);
-    return by_columns > by_pixels || (by_columns == by_pixels && weight_bytes > 256 * 1024);
+    return by_columns > by_pixels || (by_columns == by_pixels && weight_bytes > few_bytes);
 }
 
 constexpr std::size_t kDepthwiseStripBytes = 64 * 1024;
@@ -428,19 +429,19 @@ void Model::Pass::run_lut(const Step& step, int index, int count) const {
 
 void Model::Pass::run_winograd(const Step& step, int index, int count) const {
     const Buffer& input = buffer(step.input);
-    const Isa& isa = *model.isa_;
-    const int m = step.form->m, positions = 4 * (m + 2), tile_pixels = 2 * m;
-    const int tile_rows = ceil_div(step.height, 2), tile_columns = ceil_div(step.width, m);
+    const WinogradForm& form = *step.form;
+    const int n = form.n, m = form.m, positions = form.positions(), tile_pixels = n * m;
+    const int tile_rows = ceil_div(step.height, n), tile_columns = ceil_div(step.width, m);
     const int tiles = tile_rows * tile_columns;
-    const int blocks = ceil_div(step.channels, kBlock), max_blocks = step.dot->max_blocks,
-              max_rows = step.dot->max_rows;
+    const int blocks = ceil_div(step.channels, kBlock), max_blocks = step.dot->max_blocks, max_rows = step.tile_rows;
     const int groups = ceil_div(blocks, max_blocks);
     const int group_columns = max_blocks * kBlock;
-    const bool columns = share_columns(tiles, groups, step.packed.size(), count);
+    // Threads that share columns make all patches each.
+    const bool columns = share_columns(tiles, groups, step.packed.size(), count, 512 * 1024);
     const Range my_groups = columns ? share(groups, index, count) : Range{0, groups};
     const Range my_tiles = columns ? Range{0, tiles} : share(tiles, index, count);
 
-    const std::size_t patch_bytes = sz(ceil_div(input.pixel_bytes, 64)) * 64;
+    const std::size_t patch_bytes = sz(ceil_div(form.operand_bytes * input.pixel_bytes, 64)) * 64;
     const std::size_t position_bytes = patch_bytes * sz(step.strip_tiles);
     std::uint8_t* patches = scratch;  // [position][tile][channels]
     auto* sums = reinterpret_cast<std::int32_t*>(scratch + sz(positions) * position_bytes +
@@ -464,9 +465,9 @@ void Model::Pass::run_winograd(const Step& step, int index, int count) const {
         Position p = position(begin, tile_columns);
         for (int t = 0; t < strip; ++t, advance(p, tile_columns)) {
             const std::uint8_t* corner =
-                start(input) + sz(2 * p.y) * input.row_bytes() + sz(m * p.x) * sz(input.pixel_bytes);
-            isa.winograd_input[m - 2](corner, input.row_bytes(), sz(input.pixel_bytes), input.pixel_bytes, step.shifts,
-                                      patches + sz(t) * patch_bytes, position_bytes);
+                start(input) + sz(n * p.y) * input.row_bytes() + sz(m * p.x) * sz(input.pixel_bytes);
+            step.transforms->input(corner, input.row_bytes(), sz(input.pixel_bytes), input.pixel_bytes, step.shifts,
+                                   patches + sz(t) * patch_bytes, position_bytes);
         }
         const int pieces = ceil_div(strip, max_rows);
         for (int group = my_groups.begin; group < my_groups.end; ++group) {
@@ -492,17 +493,17 @@ void Model::Pass::run_winograd(const Step& step, int index, int count) const {
                             tile.acc[r * tile_width + outlier.column] += outlier.excess * a[r][outlier.channel];
                     }
                 }
-                // Tiles side by side make two stretches of pixels, one below the other.
+                // Tiles side by side make a few stretches of pixels, one below the other.
                 Position corner = position(begin + mine.begin, tile_columns);
                 for (int r = 0; r < tile.rows;) {
                     const int beside = std::min({kMaxRows / m, tile.rows - r, tile_columns - corner.x});
-                    const Position first{2 * corner.y, m * corner.x};
+                    const Position first{n * corner.y, m * corner.x};
                     out.tiles = beside;
                     out.m = sums + sz(r * tile_width);
-                    isa.winograd_output[m - 2](out);
+                    step.transforms->output(out);
                     r += beside;
                     const int valid = std::min(beside * m, step.width - first.x);
-                    for (int y = 0; y < 2 && first.y + y < step.height; ++y) {
+                    for (int y = 0; y < n && first.y + y < step.height; ++y) {
                         Pixels where;
                         where.add({first.y + y, first.x}, valid);
                         writer.at(where);

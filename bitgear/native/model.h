@@ -10,7 +10,6 @@
 #include <vector>
 
 #include "kernels.h"
-#include "winograd.h"
 
 namespace bitgear {
 
@@ -163,9 +162,11 @@ struct Step {
     std::size_t table_pixel_bytes = 0, table_row_bytes = 0, table_bytes = 0;
     // winograd
     const WinogradForm* form = nullptr;
+    const WinogradKernels* transforms = nullptr;
     std::uint8_t shifts[kMaxPositions] = {};
     int strip_tiles = 0;
-    std::vector<std::int32_t> correction;  // [group of blocks][2 * m pixels][columns]
+    int tile_rows = 0;                     // of a multiplication
+    std::vector<std::int32_t> correction;  // [group of blocks][n * m pixels][columns]
     std::vector<Outlier> outliers;
     std::vector<std::size_t> outlier_starts;  // by [group of blocks][position], one more at the end
 
@@ -249,6 +250,7 @@ private:
     double dot_cycles(const Step& step, const ConvSpec& spec, const DotPath& dot) const;
     double lut_cycles(const Step& step, const ConvSpec& spec, const LutPath& lut) const;
     double winograd_cycles(const Step& step, const ConvSpec& spec, const WinogradForm& form) const;
+    const DotPath& winograd_dot(const WinogradForm& form, int act_max, int weight_max) const;
     void prepare_dot(Step& step, const ConvSpec& spec, const std::int8_t* q8);
     void prepare_lut(Step& step, const ConvSpec& spec, const std::int8_t* q8);
     bool prepare_winograd(Step& step, const ConvSpec& spec, const std::int8_t* q8);

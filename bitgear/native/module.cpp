@@ -62,6 +62,7 @@ NB_MODULE(_native, m) {
             nb::list paths;
             if (entries[i].isa != nullptr) {
                 for (int d = 0; d < entries[i].isa->dot_count; ++d) paths.append(entries[i].isa->dots[d].name);
+                if (entries[i].isa->words != nullptr) paths.append(entries[i].isa->words->name);
                 for (int l = 0; l < entries[i].isa->lut_count; ++l) paths.append(entries[i].isa->luts[l].name);
             }
             result.append(nb::make_tuple(entries[i].name, entries[i].isa != nullptr, entries[i].supported, paths));

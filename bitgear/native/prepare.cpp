@@ -9,7 +9,6 @@
 
 #include "model.h"
 #include "quantizer.h"
-#include "winograd.h"
 
 namespace bitgear {
 namespace {
@@ -63,13 +62,24 @@ private:
     std::vector<std::int8_t> codes_;
 };
 
-constexpr std::size_t kOverrun = 64;    // codes are read and written in whole vectors
-constexpr double kCallCycles = 150;     // around one multiplication of a tile in Winograd's form
-constexpr double kLutCallCycles = 500;  // to widen the sums of a tile of look-ups
+constexpr std::size_t kOverrun = 64;           // codes are read and written in whole vectors
+constexpr double kCallCycles = 40;             // around one multiplication of a tile in Winograd's form
+constexpr double kPatchCycles = 5;             // to make a vector of a patch's position
+constexpr double kSumCycles = 5;               // to store a vector of a position's sums and to transform it back
+constexpr double kLutCallCycles = 300;         // to widen the sums of a tile of look-ups
+constexpr std::size_t kSumsBytes = 26 * 1024;  // of all positions: most of a core's first cache
+constexpr std::size_t kWordsBytes = 5 * 1024 * 1024 / 4;  // of 16 bits: what a core's second cache holds, about
 
 // Cycles of a multiply-accumulate whose operands reach `act_max` and `weight_max`.
 double mac_cycles(const DotPath& dot, int act_max, int weight_max) {
     return 1 / dot.macs_per_cycle + (dot.period == nullptr ? 0 : dot.widening / dot.period(act_max, weight_max));
+}
+
+// Tiles that are multiplied together in Winograd's form.
+int winograd_rows(const WinogradForm& form, const DotPath& dot) {
+    const std::size_t row_bytes = sz(form.positions() * dot.max_blocks * kBlock) * sizeof(std::int32_t);
+    const int most = dot.max_rows;
+    return std::clamp(static_cast<int>(kSumsBytes / row_bytes), std::min(8, most), most);
 }
 
 // Whether a window lies inside a buffer and its borders at least once.
@@ -318,19 +328,22 @@ double Model::lut_cycles(const Step& step, const ConvSpec& spec, const LutPath& 
 }
 
 double Model::winograd_cycles(const Step& step, const ConvSpec& spec, const WinogradForm& form) const {
-    const int act_max = form.span * spec.act_max, weight_max = winograd_weight_bound(form, spec.weight_bits);
-    const DotPath& dot = dot_path(act_max, weight_max);
-    const int positions = 4 * (form.m + 2);
-    const double tiles = double((step.height + 1) / 2) * ((step.width + form.m - 1) / form.m);
+    const int act_max = form.span() * spec.act_max, weight_max = winograd_weight_bound(form, spec.weight_bits);
+    const DotPath& dot = winograd_dot(form, act_max, weight_max);
+    const int positions = form.positions();
+    const double tiles = double((step.height + form.n - 1) / form.n) * ((step.width + form.m - 1) / form.m);
     const double weights = double(round_up(step.channels, kBlock)) * round_up(step.in_channels, kGroup) * positions;
-    const double calls =
-        positions * std::ceil(tiles / dot.max_rows) * std::ceil(double(step.channels) / (dot.max_blocks * kBlock));
-    const double transforms =
-        tiles * positions *
-        (round_up(step.in_channels, isa_->vector_bytes) * 5.0 + round_up(step.channels, kBlock) * 16.0) /
-        isa_->vector_bytes;
-    return weights * (tiles * mac_cycles(dot, act_max, weight_max) + 1 / isa_->stream_bytes) + calls * kCallCycles +
-           transforms;
+    const double calls = positions * std::ceil(tiles / winograd_rows(form, dot)) *
+                         std::ceil(double(step.channels) / (dot.max_blocks * kBlock));
+    const double in_vectors = std::ceil(double(step.in_channels) * form.operand_bytes / isa_->vector_bytes);
+    const double out_vectors = round_up(step.channels, kBlock) * double(sizeof(std::int32_t)) / isa_->vector_bytes;
+    const double transforms = tiles * positions * (kPatchCycles * in_vectors + kSumCycles * out_vectors);
+    return weights * (tiles * mac_cycles(dot, act_max, weight_max) + form.operand_bytes / isa_->stream_bytes) +
+           calls * kCallCycles + transforms;
+}
+
+const DotPath& Model::winograd_dot(const WinogradForm& form, int act_max, int weight_max) const {
+    return form.operand_bytes == 2 ? *isa_->words : dot_path(act_max, weight_max);
 }
 
 const DotPath& Model::dot_path(int act_max, int weight_max) const {
@@ -371,18 +384,19 @@ void Model::choose_method(Step& step, const ConvSpec& spec) {
         step.lut = &lut;
         step.detail = lut.name;
     }
-    if (g.kernel != 3 || g.stride != 1 || g.dilation != 1 || step.in_channels > kWinogradMaxChannels ||
-        spec.weight_bits > kWinogradMaxWeightBits)
-        return;
-    for (const WinogradForm& form : kWinogradForms) {
+    if (g.kernel != 3 || g.stride != 1 || g.dilation != 1 || step.in_channels > kWinogradMaxChannels) return;
+    for (const WinogradForm& form : kWinograd) {
         const Buffer& input = buffers_[sz(spec.input)];
-        const bool room =
-            input.spare_bottom >= step.height % 2 && input.spare_right >= (form.m - step.width % form.m) % form.m;
-        if (!room || form.span * spec.act_max > 255 ||
-            !wins("winograd-" + std::to_string(form.m), winograd_cycles(step, spec, form)))
-            continue;
+        const bool room = input.spare_bottom >= (form.n - step.height % form.n) % form.n &&
+                          input.spare_right >= (form.m - step.width % form.m) % form.m;
+        const std::size_t words = 2 * sz(form.positions()) * sz(step.channels) * sz(step.in_channels);
+        const bool fit = form.operand_bytes == 2
+                             ? isa_->words != nullptr && (words <= kWordsBytes || !spec.path.empty())
+                             : form.span() * spec.act_max <= 255 && spec.weight_bits <= kWinogradMaxWeightBits;
+        if (!room || !fit || !wins(form.name, winograd_cycles(step, spec, form))) continue;
         step.method = Method::winograd;
         step.form = &form;
+        step.transforms = &isa_->winograd[&form - kWinograd];
     }
 }
 
@@ -478,7 +492,9 @@ void Model::prepare_lut(Step& step, const ConvSpec& spec, const std::int8_t* q8)
 bool Model::prepare_winograd(Step& step, const ConvSpec& spec, const std::int8_t* q8) {
     const Buffer& input = buffers_[sz(spec.input)];
     const WinogradForm& form = *step.form;
-    const int positions = 4 * (form.m + 2), tile_pixels = 2 * form.m;
+    const int positions = form.positions(), tile_pixels = form.n * form.m;
+    // What a sum may be at most, in sums of positive or of negative weights.
+    const double most = std::ldexp(1.0, 31 - form.twos()) / spec.act_max;
     int largest = 0;
     for (int p = 0; p < positions; ++p) {
         const int shift = winograd_shift(form, p, spec.act_max);
@@ -486,33 +502,44 @@ bool Model::prepare_winograd(Step& step, const ConvSpec& spec, const std::int8_t
         largest = std::max(largest, shift + winograd_reach(form, p, spec.act_max));
     }
     const int channels = input.pixel_bytes;
-    step.k_groups = channels / kGroup;
+    step.k_groups = channels * form.operand_bytes / kGroup;
     step.runs = {{0, step.k_groups}};
     const int blocks = round_up(step.channels, kBlock) / kBlock;
 
-    const DotPath& dot = dot_path(largest, winograd_weight_bound(form, spec.weight_bits));
+    const DotPath& dot = winograd_dot(form, largest, winograd_weight_bound(form, spec.weight_bits));
     step.block_bytes = sz(step.k_groups) * sz(dot.group_bytes) + kBlockTail;
     step.packed = AlignedBytes(sz(blocks * positions) * step.block_bytes);
     WindowRows rows(isa_, q8, step.channels, step.in_channels, 9, channels, spec.weight_bits);
     std::vector<std::int8_t> codes(rows.row_bytes() + kOverrun);
-    const std::size_t row_bytes = sz(positions) * sz(channels);
+    const std::size_t row_bytes = sz(positions * form.operand_bytes) * sz(channels);
     std::vector<std::int8_t> transformed(sz(kBlock) * row_bytes + kOverrun);
     std::vector<std::int32_t> sums(sz(blocks * kBlock * positions));
     std::vector<std::vector<Outlier>> outliers(sz(positions));  // columns count from the layer's first
     std::size_t outlier_count = 0;
     int weight_max = 1;
+    const auto give_up = [&] {
+        std::fill(step.offset.begin(), step.offset.end(), 0);
+        step.runs.clear();
+        return false;
+    };
     for (int b = 0; b < blocks; ++b) {
         for (int r = 0; r < kBlock; ++r) {
             const int o = b * kBlock + r;
             rows.fill(o, 1, codes.data());
             std::int8_t* row = transformed.data() + sz(r) * row_bytes;
-            const int extreme = isa_->winograd_weights[form.m - 2](codes.data(), channels, row);
+            const int extreme = step.transforms->weights(codes.data(), channels, row);
             weight_max = std::max(weight_max, std::min(extreme, kWinogradMaxWeight));
             std::int32_t tap_sums[9];
             for (int t = 0; t < 9; ++t) tap_sums[t] = sum_of(codes.data() + t * channels, sz(channels));
+            std::int32_t positive = 0, all = 0;
+            for (int k = 0; k < 9 * channels; ++k) {
+                positive += std::max<int>(codes[sz(k)], 0);
+                all += codes[sz(k)];
+            }
+            if (std::max(positive, positive - all) >= most) return give_up();
             if (spec.zero != 0) step.offset[sz(o)] = -spec.zero * std::accumulate(tap_sums, tap_sums + 9, 0);
             for (int p = 0; p < positions; ++p) sums[sz(o * positions + p)] = winograd_weight(form, p, tap_sums, 1);
-            if (extreme <= kWinogradMaxWeight) continue;
+            if (form.operand_bytes == 2 || extreme <= kWinogradMaxWeight) continue;
             for (int p = 0; p < positions; ++p) {
                 for (int c = 0; c < channels; ++c) {
                     if (std::abs(row[p * channels + c]) != kWinogradMaxWeight) continue;
@@ -523,17 +550,14 @@ bool Model::prepare_winograd(Step& step, const ConvSpec& spec, const std::int8_t
                 }
             }
         }
-        if (outlier_count * kOutlierShare > sz(step.channels) * row_bytes) {
-            std::fill(step.offset.begin(), step.offset.end(), 0);
-            step.runs.clear();
-            return false;  // too many to be worth it
-        }
+        if (outlier_count * kOutlierShare > sz(step.channels) * row_bytes) return give_up();  // not worth it
         for (int p = 0; p < positions; ++p) {
-            dot.pack(transformed.data() + sz(p * channels), row_bytes, step.k_groups,
+            dot.pack(transformed.data() + sz(p * channels * form.operand_bytes), row_bytes, step.k_groups,
                      step.packed.data() + sz(b * positions + p) * step.block_bytes);
         }
     }
     set_dot(step, dot, largest, weight_max);
+    step.tile_rows = winograd_rows(form, dot);
     const int group_columns = step.dot->max_blocks * kBlock;
     const int groups = round_up(step.channels, group_columns) / group_columns;
     step.correction.assign(sz(groups * tile_pixels * group_columns), 0);
@@ -553,17 +577,16 @@ bool Model::prepare_winograd(Step& step, const ConvSpec& spec, const std::int8_t
         }
     }
     step.outlier_starts.push_back(step.outliers.size());
-    step.detail = "winograd-" + std::to_string(form.m) + " " + step.dot->name;
+    step.detail = std::string(form.name) + " " + step.dot->name;
     resident_bytes_ +=
         step.packed.size() + step.correction.size() * sizeof(std::int32_t) + step.outliers.size() * sizeof(Outlier);
 
-    const std::size_t tile_bytes = sz(positions) * sz(round_up(channels, 64));
+    const std::size_t tile_bytes = sz(positions) * sz(round_up(channels * form.operand_bytes, 64));
     const int fitting = static_cast<int>(kStripBytes / 2 / tile_bytes);
-    step.strip_tiles =
-        std::clamp(fitting / step.dot->max_rows * step.dot->max_rows, step.dot->max_rows, 8 * step.dot->max_rows);
+    step.strip_tiles = std::clamp(fitting / step.tile_rows * step.tile_rows, step.tile_rows, 8 * step.tile_rows);
     scratch_bytes_ = std::max(scratch_bytes_, sz(step.strip_tiles) * tile_bytes + kSlackBytes +
                                                   sizeof(std::int32_t) * sz(group_columns) *
-                                                      sz(positions * step.dot->max_rows + 2 * kMaxRows));
+                                                      sz(positions * step.tile_rows + form.n * kMaxRows));
     return true;
 }
 

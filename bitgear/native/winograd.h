@@ -1,17 +1,18 @@
 // Winograd's minimal filtering (Lavin and Gray, arXiv 1509.09308) for 3x3 convolutions in whole numbers, exact.
 //
-// A patch of 4 x (M + 2) activations makes 2 x M outputs: F(2, 3) down, F(M, 3) across, M = 2, 3 or 4. It takes 4 * (M
-// + 2) multiplications where the definition takes 18 * M: 2.25, 2.7 or 3 times fewer. The textbook's transform of
-// weights has fractions; here each of its rows is multiplied by its denominator, the inverse transform makes up for it,
-// and the result is divided exactly at the end, by 4, 12 or 48.
+// A patch of (N + 2) x (M + 2) activations makes N x M outputs: F(N, 3) down, F(M, 3) across. It takes (N + 2) * (M +
+// 2) multiplications where the definition takes 9 * N * M: from 2.25 times fewer for 2 x 2 outputs to 4 times fewer for
+// 4 x 4. The textbook's transform of weights has fractions; here each of its rows is multiplied by its denominator, the
+// inverse transform makes up for it, and the result is divided exactly at the end. Sums may overflow on the way: they
+// are whole numbers modulo 2^32, and what is divided by at last, a power of two and threes, leaves the result right as
+// long as result and power of two together fit 32 bits.
 //
-// Both operands grow in the transform, and must fit 8 bits. That is why fewer bits are faster: the fewer, the larger
-// the M.
-//   patches:  a row of B^T has absolute sum 2 down and 4/2, 6 or 10 across, so a patch position spans up to 4, 12 or 20
-//   times
-//             the largest activation: at most 63, 21 or 12 fit. A shift of each position makes all bytes unsigned.
-//   weights:  up to 9 (M = 2) or 21 times as large in a few positions. What leaves -127..127 is clipped, and what was
-//   cut off
+// Both operands grow in the transform. Bytes hold them where activations have few bits, and the fewer, the larger the
+// patch; else they take 16 bits, at half the rate of multiplication.
+//   patches:  a row of B^T has absolute sum 2, 6 or 10 for 2, 3 or 4 outputs, and a patch position spans the largest
+//             activation as many times as the product of both directions says. In bytes, a shift of each position makes
+//             them unsigned.
+//   weights:  3 or 7 times as large in each direction. In bytes, what leaves -127..127 is clipped, and what was cut off
 //             is multiplied separately ("outliers"), so that the result is exact for any weights.
 #pragma once
 
@@ -19,29 +20,40 @@
 
 namespace bitgear {
 
-constexpr int kMaxPatchColumns = 6;
-constexpr int kMaxPositions = 4 * kMaxPatchColumns;
+constexpr int kMaxPatchSide = 6;
+constexpr int kMaxPositions = kMaxPatchSide * kMaxPatchSide;
+constexpr int kMaxTileSide = 4;
 constexpr int kWinogradMaxWeight = 127;
-constexpr int kWinogradMaxChannels = 4096;  // four, twelve, 48 times a sum stay below 2^31
-constexpr int kWinogradMaxWeightBits = 6;
-constexpr int kOutlierShare = 256;  // outliers are worth it up to one in so many weights
+constexpr int kWinogradMaxChannels = 4096;
+constexpr int kWinogradMaxWeightBits = 6;  // in bytes
+constexpr int kOutlierShare = 256;         // outliers are worth it up to one in so many weights
 
-struct WinogradForm {
-    int m;              // output columns
-    int span;           // of a patch position, in largest activations: the product fits a byte
-    int patch[6][6];    // B^T across
-    int weights[6][3];  // G across, times denominators
-    int inverse[4][6];  // A^T across, times the common denominator over each row's
+// One direction: F(m, 3).
+struct WinogradAxis {
+    int span;           // absolute sum of a row of B^T
+    int twos, threes;   // the common denominator is 2^twos * 3^threes
+    int patch[6][6];    // B^T
+    int weights[6][3];  // G, times denominators
+    int inverse[4][6];  // A^T, times the common denominator over each row's
 };
 
-constexpr int kDownPatch[4][4] = {{1, 0, -1, 0}, {0, 1, 1, 0}, {0, -1, 1, 0}, {0, 1, 0, -1}};
-constexpr int kDownWeights[4][3] = {{1, 0, 0}, {1, 1, 1}, {1, -1, 1}, {0, 0, 1}};
-constexpr int kDownInverse[2][4] = {{2, 1, 1, 0}, {0, 1, -1, -2}};
-
-// Points 0, 1, -1, infinity; 0, 1, -1, 2, infinity; 0, 1, -1, 2, -2, infinity. The fastest first.
-constexpr WinogradForm kWinogradForms[] = {
-    {4,
-     20,
+// By m - 2. Points 0, 1, -1, infinity; 0, 1, -1, 2, infinity; 0, 1, -1, 2, -2, infinity.
+constexpr WinogradAxis kWinogradAxes[] = {
+    {2,
+     1,
+     0,
+     {{1, 0, -1, 0}, {0, 1, 1, 0}, {0, -1, 1, 0}, {0, 1, 0, -1}},
+     {{1, 0, 0}, {1, 1, 1}, {1, -1, 1}, {0, 0, 1}},
+     {{2, 1, 1, 0}, {0, 1, -1, -2}}},
+    {6,
+     1,
+     1,
+     {{2, -1, -2, 1, 0}, {0, -2, -1, 1, 0}, {0, 2, -3, 1, 0}, {0, -1, 0, 1, 0}, {0, 2, -1, -2, 1}},
+     {{1, 0, 0}, {1, 1, 1}, {1, -1, 1}, {1, 2, 4}, {0, 0, 1}},
+     {{3, -3, -1, 1, 0}, {0, -3, 1, 2, 0}, {0, -3, -1, 4, 6}}},
+    {10,
+     3,
+     1,
      {{4, 0, -5, 0, 1, 0},
       {0, -4, -4, 1, 1, 0},
       {0, 4, -4, -1, 1, 0},
@@ -50,23 +62,32 @@ constexpr WinogradForm kWinogradForms[] = {
       {0, 4, 0, -5, 0, 1}},
      {{1, 0, 0}, {1, 1, 1}, {1, -1, 1}, {1, 2, 4}, {1, -2, 4}, {0, 0, 1}},
      {{6, -4, -4, 1, 1, 0}, {0, -4, 4, 2, -2, 0}, {0, -4, -4, 4, 4, 0}, {0, -4, 4, 8, -8, 24}}},
-    {3,
-     12,
-     {{2, -1, -2, 1, 0}, {0, -2, -1, 1, 0}, {0, 2, -3, 1, 0}, {0, -1, 0, 1, 0}, {0, 2, -1, -2, 1}},
-     {{1, 0, 0}, {1, 1, 1}, {1, -1, 1}, {1, 2, 4}, {0, 0, 1}},
-     {{3, -3, -1, 1, 0}, {0, -3, 1, 2, 0}, {0, -3, -1, 4, 6}}},
-    {2,
-     4,
-     {{1, 0, -1, 0}, {0, 1, 1, 0}, {0, -1, 1, 0}, {0, 1, 0, -1}},
-     {{1, 0, 0}, {1, 1, 1}, {1, -1, 1}, {0, 0, 1}},
-     {{2, 1, 1, 0}, {0, 1, -1, -2}}},
 };
+
+struct WinogradForm {
+    const char* name;
+    int n, m;           // outputs down and across
+    int operand_bytes;  // 1 or 2
+
+    const WinogradAxis& down() const { return kWinogradAxes[n - 2]; }
+    const WinogradAxis& across() const { return kWinogradAxes[m - 2]; }
+    int columns() const { return m + 2; }
+    int positions() const { return (n + 2) * (m + 2); }
+    int span() const { return down().span * across().span; }  // of a patch position, in largest activations
+    int twos() const { return down().twos + across().twos; }
+};
+
+constexpr int kWinogradForms = 6;
+// In the order of Isa::winograd. Where estimates are equal the first wins.
+constexpr WinogradForm kWinograd[kWinogradForms] = {{"winograd-3x4", 3, 4, 1}, {"winograd-3x3", 3, 3, 1},
+                                                    {"winograd-2x4", 2, 4, 1}, {"winograd-2x3", 2, 3, 1},
+                                                    {"winograd-2x2", 2, 2, 1}, {"winograd-4x4", 4, 4, 2}};
 
 // The weight of one position, given the nine codes (or sums of codes) of a kernel, `stride` apart.
 template <class T>
 inline std::int32_t winograd_weight(const WinogradForm& form, int position, const T* codes, std::ptrdiff_t stride) {
-    const int* down = kDownWeights[position / (form.m + 2)];
-    const int* across = form.weights[position % (form.m + 2)];
+    const int* down = form.down().weights[position / form.columns()];
+    const int* across = form.across().weights[position % form.columns()];
     std::int32_t sum = 0;
     for (int t = 0; t < 9; ++t) sum += down[t / 3] * across[t % 3] * codes[t * stride];
     return sum;
@@ -74,17 +95,18 @@ inline std::int32_t winograd_weight(const WinogradForm& form, int position, cons
 
 // The largest that a weight of `bits` bits can become, or be clipped to.
 inline int winograd_weight_bound(const WinogradForm& form, int bits) {
-    const int growth = 3 * (form.m == 2 ? 3 : 7);  // absolute sums of the largest rows
-    return growth << (bits - 1) < kWinogradMaxWeight ? growth << (bits - 1) : kWinogradMaxWeight;
+    const auto growth = [](int m) { return m == 2 ? 3 : 7; };  // the largest absolute sum of a row
+    const int bound = growth(form.n) * growth(form.m) << (bits - 1);
+    return form.operand_bytes == 2 || bound < kWinogradMaxWeight ? bound : kWinogradMaxWeight;
 }
 
 // How far a patch position can reach above zero for activations 0..act_max (sign 1), or below (sign -1).
 inline int winograd_reach(const WinogradForm& form, int position, int act_max, int sign = 1) {
-    const int* down = kDownPatch[position / (form.m + 2)];
-    const int* across = form.patch[position % (form.m + 2)];
+    const int* down = form.down().patch[position / form.columns()];
+    const int* across = form.across().patch[position % form.columns()];
     int total = 0;
-    for (int y = 0; y < 4; ++y) {
-        for (int x = 0; x < form.m + 2; ++x) {
+    for (int y = 0; y < form.n + 2; ++y) {
+        for (int x = 0; x < form.columns(); ++x) {
             const int factor = sign * down[y] * across[x];
             if (factor > 0) total += factor;
         }
@@ -92,18 +114,18 @@ inline int winograd_reach(const WinogradForm& form, int position, int act_max, i
     return total * act_max;
 }
 
-// What has to be added to a patch position so that it is never negative.
+// What has to be added to a patch position so that it is never negative; nothing in 16 bits.
 inline int winograd_shift(const WinogradForm& form, int position, int act_max) {
-    return winograd_reach(form, position, act_max, -1);
+    return form.operand_bytes == 1 ? winograd_reach(form, position, act_max, -1) : 0;
 }
 
 // What the shifts add to an output, before the division, given the sum of the weights of every position.
 inline std::int32_t winograd_correction(const WinogradForm& form, int output, const std::int32_t* sums,
                                         const std::uint8_t* shifts) {
     std::int32_t total = 0;
-    for (int p = 0; p < 4 * (form.m + 2); ++p) {
-        const int factor =
-            kDownInverse[output / form.m][p / (form.m + 2)] * form.inverse[output % form.m][p % (form.m + 2)];
+    for (int p = 0; p < form.positions(); ++p) {
+        const int factor = form.down().inverse[output / form.m][p / form.columns()] *
+                           form.across().inverse[output % form.m][p % form.columns()];
         total += factor * shifts[p] * sums[p];
     }
     return total;

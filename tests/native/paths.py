@@ -23,17 +23,35 @@ PLANS = {
     "vpermb-32": ("2",),
     "pshufb": ("2",),
     "tbl": ("2",),
-    "winograd-2": ("6", "w4a6", "w6a2", "3"),
-    "winograd-3": ("w6a4", "4", "w3a4", "w4a2"),
-    "winograd-4": ("w6a3", "w4a3", "3", "w2a3"),
+    "winograd-2x2": ("6", "w4a6", "w6a2", "3"),
+    "winograd-2x3": ("w6a4", "4", "w3a4", "w4a2"),
+    "winograd-2x4": ("w6a3", "w4a3", "3", "w2a3"),
+    "winograd-3x3": ("w4a3", "3", "w2a3", "2"),
+    "winograd-3x4": ("w3a2", "w4a2", "2"),
+    "winograd-4x4": ("8", "7", "w8a7", "w2a8", "3", "w7a8"),
 }
 """Paths, and the widths at which each can be had."""
 
-OFFERED = {name: tuple(paths) for name, compiled, offered, paths in _native.instruction_sets() if compiled and offered}
+WORDS = "-16"
+"""Ends the names of multiplications of 16-bit numbers, which serve Winograd's transforms alone."""
+OFFERED = {
+    name: tuple(path for path in paths if not path.endswith(WORDS))
+    for name, compiled, offered, paths in _native.instruction_sets()
+    if compiled and offered
+}
 """Instruction sets that can be used here, best first, and their paths."""
+MULTIPLICATIONS = {name: tuple(paths) for name, _, _, paths in _native.instruction_sets() if name in OFFERED}
+"""The same, with those of 16-bit numbers."""
 
-FORMS = {"winograd-2": 2, "winograd-3": 3, "winograd-4": 4}
-EVERY_PATH = [(name, path) for name, paths in OFFERED.items() for path in (*paths, *FORMS)]
+FORMS = {f"winograd-{n}x{m}": (n, m) for n, m in ((2, 2), (2, 3), (2, 4), (3, 3), (3, 4), (4, 4))}
+IN_WORDS = ("winograd-4x4",)
+EVERY_FORM = [
+    (name, form)
+    for name in OFFERED
+    for form in FORMS
+    if form not in IN_WORDS or any(path.endswith(WORDS) for path in MULTIPLICATIONS[name])
+]
+EVERY_PATH = [*((name, path) for name, paths in OFFERED.items() for path in paths), *EVERY_FORM]
 
 
 POOLED = ", pooled"
@@ -65,27 +83,27 @@ def assert_every_set_exact(master: Master, q_images: NDArray[np.int8], precision
         model = derived(master, precision, name, threads=threads)
         assert_exact(model, q_images, expected)
         for node in master.graph.convs:
-            forms = (f"{form} {path}" for form in FORMS for path in paths)
+            forms = (f"{form} {path}" for form in FORMS for path in MULTIPLICATIONS[name])
             allowed = {"depthwise", *paths, *forms, *(path + POOLED for path in paths)}
             assert taken(model, node.name) <= allowed, name
 
 
 # -- Winograd: when weights allow it ----------------------------------------------------------------------------------
 
-_DOWN = np.array([[1, 0, 0], [1, 1, 1], [1, -1, 1], [0, 0, 1]])
-_ACROSS = {
-    2: _DOWN,
+_LINE = {
+    2: np.array([[1, 0, 0], [1, 1, 1], [1, -1, 1], [0, 0, 1]]),
     3: np.array([[1, 0, 0], [1, 1, 1], [1, -1, 1], [1, 2, 4], [0, 0, 1]]),
     4: np.array([[1, 0, 0], [1, 1, 1], [1, -1, 1], [1, 2, 4], [1, -2, 4], [0, 0, 1]]),
 }
+_SPAN = {2: 2, 3: 6, 4: 10}
 
 
-def outlier_share(q_weight: NDArray[np.int8], form: int) -> float:
+def outlier_share(q_weight: NDArray[np.int8], form: tuple[int, int]) -> float:
     """Share of the transformed weights (O, I, 3, 3) that exceed 127, which are multiplied one by one.
 
     Input channels count in fours, as they are stored.
     """
-    wide = np.einsum("yi,ocij,xj->ocyx", _DOWN, q_weight.astype(int), _ACROSS[form])
+    wide = np.einsum("yi,ocij,xj->ocyx", _LINE[form[0]], q_weight.astype(int), _LINE[form[1]])
     stored = -(-q_weight.shape[1] // 4) * 4
     return float((np.abs(wide) > 127).sum()) / (q_weight.shape[0] * stored * wide.shape[2] * wide.shape[3])
 
@@ -95,6 +113,12 @@ def has_winograd(master: Master, node: Conv, plan: Plan, path: str) -> bool:
     form = FORMS[path]
     folded = fold(master, node, plan)
     low, high = activation_range(8 if node.input == IMAGE else folded.act_bits, master.graph.signed(node.input))
-    fits = high - low <= {2: 63, 3: 21, 4: 12}[form] and folded.weight_bits <= 6
-    fits = fits and master.shapes[node.input][0] <= 4096
-    return fits and outlier_share(derive_weight(master, node, plan), form) <= 1 / 256
+    q_weight = derive_weight(master, node, plan)
+    if master.shapes[node.input][0] > 4096:
+        return False
+    if path in IN_WORDS:  # a result and 2^6 must fit 32 bits together
+        flat = q_weight.reshape(len(q_weight), -1).astype(int)
+        sums = np.maximum(np.where(flat > 0, flat, 0).sum(1), np.where(flat < 0, -flat, 0).sum(1))
+        return bool(sums.max() * (high - low) < 2**25)
+    fits = (high - low) * _SPAN[form[0]] * _SPAN[form[1]] <= 255 and folded.weight_bits <= 6
+    return fits and outlier_share(q_weight, form) <= 1 / 256

@@ -349,6 +349,48 @@ Line check_dot(const Isa& isa, const DotPath& path) {
     return line;
 }
 
+// Sums of 16-bit products, which may wrap around.
+Line check_words(const Isa& isa, const DotPath& path) {
+    Line line(isa.name, std::string("dot ") + path.name);
+    Random random(14);
+    for (int i = 0; i < 40 * kPatterns * kPatterns; ++i) {
+        const int groups = random.between(1, 70), rows = random.between(1, path.max_rows),
+                  blocks = random.between(1, path.max_blocks), inputs = 2 * groups;
+        const int act_most = random.pick<int>({3, 255, 25500, 32767}),
+                  weight_most = random.pick<int>({1, 98, 6272, 32767});
+        const std::size_t row_bytes = sz(groups * kGroup), block_bytes = sz(groups * path.group_bytes) + kBlockTail;
+        std::vector<std::int16_t> weights(sz(blocks * kBlock * inputs)), acts(sz(rows * inputs));
+        for (std::size_t k = 0; k < weights.size(); ++k) {
+            weights[k] =
+                static_cast<std::int16_t>(patterned(i / kPatterns % kPatterns, -weight_most, weight_most, k, random));
+        }
+        for (std::size_t k = 0; k < acts.size(); ++k) {
+            acts[k] = static_cast<std::int16_t>(patterned(i % kPatterns, -act_most, act_most, k, random));
+        }
+        std::vector<std::uint8_t> packed(sz(blocks) * block_bytes);
+        for (int b = 0; b < blocks; ++b) {
+            path.pack(reinterpret_cast<const std::int8_t*>(weights.data() + b * kBlock * inputs), row_bytes, groups,
+                      packed.data() + sz(b) * block_bytes);
+        }
+        const std::uint8_t* a[kMaxRows];
+        for (int r = 0; r < rows; ++r) a[r] = reinterpret_cast<const std::uint8_t*>(acts.data() + r * inputs);
+        const Run run{0, groups};
+        Output acc(sz(rows * blocks * kBlock) * sizeof(std::int32_t));
+        path.run({rows, blocks, a, &run, 1, packed.data(), block_bytes, 0, acc.as<std::int32_t>()});
+        for (int r = 0; r < rows; ++r) {
+            for (int c = 0; c < blocks * kBlock; ++c) {
+                std::uint32_t sum = 0;
+                for (int k = 0; k < inputs; ++k) {
+                    sum += static_cast<std::uint32_t>(acts[sz(r * inputs + k)] * weights[sz(c * inputs + k)]);
+                }
+                acc.expect(sz(r * blocks * kBlock + c), static_cast<std::int32_t>(sum));
+            }
+        }
+        line.check(acc.difference(), text({{"groups", groups}, {"rows", rows}, {"blocks", blocks}, {"patterns", i}}));
+    }
+    return line;
+}
+
 struct LutShape {
     int channels, kernel, dilation;
 };
@@ -886,19 +928,41 @@ Line check_depthwise_quick(const Isa& isa) {
 }
 
 int form_factor(const WinogradForm& form, int position, int y, int x) {
-    return kDownPatch[position / (form.m + 2)][y] * form.patch[position % (form.m + 2)][x];
+    return form.down().patch[position / form.columns()][y] * form.across().patch[position % form.columns()][x];
 }
 
 int form_inverse(const WinogradForm& form, int output, int position) {
-    return kDownInverse[output / form.m][position / (form.m + 2)] *
-           form.inverse[output % form.m][position % (form.m + 2)];
+    return form.down().inverse[output / form.m][position / form.columns()] *
+           form.across().inverse[output % form.m][position % form.columns()];
 }
 
-int form_max_act(const WinogradForm& form) { return 255 / form.span; }
+int form_max_act(const WinogradForm& form) { return form.operand_bytes == 1 ? 255 / form.span() : 255; }
 
-int form_divisor(const WinogradForm& form) { return form.m == 2 ? 4 : form.m == 3 ? 12 : 48; }
+int form_divisor(const WinogradForm& form) {
+    const auto divisor = [](int m) { return m == 2 ? 2 : m == 3 ? 6 : 24; };
+    return divisor(form.n) * divisor(form.m);
+}
 
-// A patch of 4 x (M + 2) pixels that lies somewhere in an image.
+const WinogradKernels& kernels_of(const Isa& isa, const WinogradForm& form) { return isa.winograd[&form - kWinograd]; }
+
+// Operand k of an array of bytes or of 16 bits.
+template <class Byte>
+int operand(const WinogradForm& form, const void* operands, std::size_t k) {
+    if (form.operand_bytes == 1) return static_cast<const Byte*>(operands)[k];
+    std::int16_t word;
+    std::memcpy(&word, static_cast<const std::int16_t*>(operands) + k, sizeof word);
+    return word;
+}
+
+void expect_operand(Output& out, const WinogradForm& form, std::size_t k, int value) {
+    if (form.operand_bytes == 1) {
+        out.expect(k, static_cast<std::uint8_t>(value));
+    } else {
+        out.expect(k, static_cast<std::int16_t>(value));
+    }
+}
+
+// A patch of (n + 2) x (m + 2) pixels that lies somewhere in an image.
 struct Patch {
     const std::uint8_t* a;
     std::size_t row_bytes, pixel_bytes;
@@ -907,54 +971,58 @@ struct Patch {
 
 void check_winograd_patch(const Isa& isa, const WinogradForm& form, const Patch& patch, int channels, int act_max,
                           Random& random, Line& line) {
-    const int positions = 4 * (form.m + 2);
+    const int positions = form.positions();
     std::uint8_t shifts[kMaxPositions] = {};
     for (int p = 0; p < positions; ++p) {
         int below = 0, above = 0;
-        for (int y = 0; y < 4; ++y) {
-            for (int x = 0; x < form.m + 2; ++x) {
+        for (int y = 0; y < form.n + 2; ++y) {
+            for (int x = 0; x < form.columns(); ++x) {
                 const int factor = form_factor(form, p, y, x) * act_max;
                 (factor < 0 ? below : above) += std::abs(factor);
             }
         }
-        line.check(below + above <= 255 && below == winograd_shift(form, p, act_max) ? "" : "does not hold",
-                   text({{"a byte holds every transform: m", form.m}, {"position", p}, {"act_max", act_max}}));
-        shifts[p] = static_cast<std::uint8_t>(below);
+        const int shift = form.operand_bytes == 1 ? below : 0;
+        const bool holds = form.operand_bytes == 1 ? below + above <= 255 : std::max(below, above) <= 32767;
+        line.check(holds && shift == winograd_shift(form, p, act_max) ? "" : "does not hold",
+                   text({{"an operand holds every transform: n", form.n}, {"m", form.m}, {"position", p}}));
+        shifts[p] = static_cast<std::uint8_t>(shift);
     }
-    const std::size_t room = sz(round_up(channels, 16)), position_bytes = room + 16 * sz(random.between(0, 3));
+    // Bytes are written in 16s at least, and so 16 bits in what a vector holds.
+    const std::size_t whole = form.operand_bytes == 1 ? 16 : 64, used = sz(form.operand_bytes * channels);
+    const std::size_t room = (used + whole - 1) / whole * whole, position_bytes = room + 16 * sz(random.between(0, 3));
     Output v(sz(positions - 1) * position_bytes + room);
-    isa.winograd_input[form.m - 2](patch.a, patch.row_bytes, patch.pixel_bytes, channels, shifts, v.bytes(),
-                                   position_bytes);
+    kernels_of(isa, form).input(patch.a, patch.row_bytes, patch.pixel_bytes, channels, shifts, v.bytes(),
+                                position_bytes);
     for (int p = 0; p < positions; ++p) {
         for (int c = 0; c < channels; ++c) {
             int sum = shifts[p];
-            for (int y = 0; y < 4; ++y) {
-                for (int x = 0; x < form.m + 2; ++x) sum += form_factor(form, p, y, x) * patch.at(y, x, c);
+            for (int y = 0; y < form.n + 2; ++y) {
+                for (int x = 0; x < form.columns(); ++x) sum += form_factor(form, p, y, x) * patch.at(y, x, c);
             }
-            v.expect(sz(p) * position_bytes + sz(c), static_cast<std::uint8_t>(sum));
+            expect_operand(v, form, sz(p) * position_bytes / sz(form.operand_bytes) + sz(c), sum);
         }
-        v.any(sz(p) * position_bytes + sz(channels), sz(p) * position_bytes + room);
+        v.any(sz(p) * position_bytes + used, sz(p) * position_bytes + room);
     }
-    line.check(v.difference(), text({{"m", form.m}, {"channels", channels}, {"act_max", act_max}}));
+    line.check(v.difference(), text({{"n", form.n}, {"m", form.m}, {"channels", channels}, {"act_max", act_max}}));
 }
 
 Line check_winograd_input(const Isa& isa) {
     Line line(isa.name, "winograd_input");
     Random random(5);
-    Input memory(4 * 9 * 300 + kSlackBytes);
-    for (const WinogradForm& form : kWinogradForms) {
+    Input memory(6 * 9 * 300 + kSlackBytes);
+    for (const WinogradForm& form : kWinograd) {
         for (int channels = 4; channels <= 264; channels += channels < 80 ? 4 : 20) {
-            for (int i = 0; i < 2 * 4 * (form.m + 2); ++i) {
+            for (int i = 0; i < 2 * form.positions(); ++i) {
                 const int act_max =
                     random.between(0, 3) == 0 ? random.between(1, form_max_act(form)) : form_max_act(form);
                 const std::size_t pixel_bytes = sz(channels),
-                                  row_bytes = pixel_bytes * sz(random.between(form.m + 2, 9));
-                const std::size_t bytes = 3 * row_bytes + sz(form.m + 2) * pixel_bytes;
+                                  row_bytes = pixel_bytes * sz(random.between(form.columns(), 9));
+                const std::size_t bytes = sz(form.n + 1) * row_bytes + sz(form.columns()) * pixel_bytes;
                 std::uint8_t* a = memory.place(bytes, kSlackBytes, random);
                 for (std::size_t k = 0; k < bytes; ++k) a[k] = static_cast<std::uint8_t>(random.between(0, act_max));
                 // In half of the channels, what takes a position to its highest or its lowest value.
-                for (int y = 0; y < 4; ++y) {
-                    for (int x = 0; x < form.m + 2; ++x) {
+                for (int y = 0; y < form.n + 2; ++y) {
+                    for (int x = 0; x < form.columns(); ++x) {
                         const bool high = (form_factor(form, i / 2, y, x) > 0) == (i % 2 == 0);
                         for (int c = 0; c < channels; c += random.between(1, 3)) {
                             a[sz(y) * row_bytes + sz(x) * pixel_bytes + sz(c)] =
@@ -973,13 +1041,14 @@ Line check_winograd_output(const Isa& isa) {
     Line line(isa.name, "winograd_output");
     Random random(6);
     constexpr int kMostColumns = kMaxBlocks * kBlock;
-    Input sums(4 * sz(kMaxPositions * (2 * kMaxRows + 1) * kMostColumns)), corrections(4 * sz(8 * 2 * kMostColumns));
-    for (const WinogradForm& form : kWinogradForms) {
-        const int positions = 4 * (form.m + 2), outputs = 2 * form.m, divisor = form_divisor(form);
+    Input sums(4 * sz(kMaxPositions * (2 * kMaxRows + 1) * kMostColumns)), corrections(4 * sz(16 * 2 * kMostColumns));
+    for (const WinogradForm& form : kWinograd) {
+        const int positions = form.positions(), outputs = form.n * form.m, divisor = form_divisor(form);
         for (int columns = kBlock; columns <= kMaxBlocks * kBlock; columns += kBlock) {
             for (int repeat = 0; repeat < 150; ++repeat) {
-                const int limit =
-                    random.pick<int>({100, 100000, 2000000});  // 384 times that and a correction fit 32 bits
+                // Sums may be beyond 32 bits on the way; a result times a power of two must not.
+                const int limit = random.pick<int>({100, 100000, 2000000});
+                std::int64_t first_sums[kMaxTileSide * kMaxTileSide], first_results[kMaxTileSide * kMaxTileSide];
                 const int tiles = random.between(1, kMaxRows / form.m);
                 const std::size_t tile_stride = sz(columns * random.between(1, 2));
                 const std::size_t position_stride = sz(tiles) * tile_stride + sz(kBlock * random.between(0, 2));
@@ -1005,22 +1074,25 @@ Line check_winograd_output(const Isa& isa) {
                                 sum += static_cast<std::int64_t>(form_inverse(form, i, p)) *
                                        m[sz(p) * position_stride + sz(t) * tile_stride + sz(c)];
                             }
-                            std::int32_t& taken_off = correction[sz(i) * correction_stride + sz(c)];
                             if (t == 0) {  // a correction that leaves a multiple of the divisor, as true ones do
-                                const std::int64_t result = sum / divisor + random.between(-limit, limit);
-                                taken_off = static_cast<std::int32_t>(sum - divisor * result);
+                                first_sums[i] = sum;
+                                first_results[i] = random.between(-limit, limit);
+                                correction[sz(i) * correction_stride + sz(c)] = static_cast<std::int32_t>(
+                                    static_cast<std::uint32_t>(sum - divisor * first_results[i]));
                             }
                             const int pixel = i / form.m * tiles * form.m + t * form.m + i % form.m;
                             acc.expect(sz(pixel) * acc_stride + sz(c),
-                                       static_cast<std::int32_t>((sum - taken_off) / divisor));
+                                       static_cast<std::int32_t>(first_results[i] + (sum - first_sums[i]) / divisor));
                         }
                     }
                 }
-                isa.winograd_output[form.m - 2]({tiles, columns, m, position_stride, tile_stride, correction,
-                                                 correction_stride, acc.as<std::int32_t>(), acc_stride});
-                line.check(
-                    acc.difference(),
-                    text({{"m", form.m}, {"columns", columns}, {"limit", limit}, {"pattern", repeat % kPatterns}}));
+                kernels_of(isa, form).output({tiles, columns, m, position_stride, tile_stride, correction,
+                                              correction_stride, acc.as<std::int32_t>(), acc_stride});
+                line.check(acc.difference(), text({{"n", form.n},
+                                                   {"m", form.m},
+                                                   {"columns", columns},
+                                                   {"limit", limit},
+                                                   {"pattern", repeat % kPatterns}}));
             }
         }
     }
@@ -1031,16 +1103,18 @@ Line check_winograd_output(const Isa& isa) {
 Line check_winograd(const Isa& isa) {
     Line line(isa.name, "winograd");
     Random random(10);
-    Input memory(4 * 6 * 64 + kSlackBytes);
-    for (const WinogradForm& form : kWinogradForms) {
-        const int positions = 4 * (form.m + 2), outputs = 2 * form.m;
+    Input memory(6 * 6 * 64 + kSlackBytes);
+    for (const WinogradForm& form : kWinograd) {
+        const int positions = form.positions(), outputs = form.n * form.m;
         for (int i = 0; i < 2 * kPatterns * kPatterns; ++i) {
-            const int channels = 4 * random.between(1, 16), bits = random.between(2, kWinogradMaxWeightBits);
+            const int channels = 4 * random.between(1, 16),
+                      bits = random.between(2, form.operand_bytes == 1 ? kWinogradMaxWeightBits : 8);
             const int act_max = form_max_act(form);
-            const std::size_t pixel_bytes = sz(channels), row_bytes = pixel_bytes * sz(form.m + 2),
-                              room = sz(round_up(channels, 16));
-            std::uint8_t* a = memory.place(4 * row_bytes, kSlackBytes, random);
-            for (std::size_t k = 0; k < 4 * row_bytes; ++k) {
+            const std::size_t pixel_bytes = sz(channels), row_bytes = pixel_bytes * sz(form.columns()),
+                              rows_bytes = sz(form.n + 2) * row_bytes,
+                              room = sz(round_up(form.operand_bytes * channels, 64));
+            std::uint8_t* a = memory.place(rows_bytes, kSlackBytes, random);
+            for (std::size_t k = 0; k < rows_bytes; ++k) {
                 a[k] = static_cast<std::uint8_t>(
                     patterned(i % kPatterns, 0, act_max, k / (i % 2 == 0 ? 1 : pixel_bytes), random));
             }
@@ -1048,8 +1122,9 @@ Line check_winograd(const Isa& isa) {
             std::uint8_t shifts[kMaxPositions] = {};
             for (int p = 0; p < positions; ++p) shifts[p] = static_cast<std::uint8_t>(winograd_shift(form, p, act_max));
             std::vector<std::uint8_t> v(sz(positions) * room);
-            isa.winograd_input[form.m - 2](a, row_bytes, pixel_bytes, channels, shifts, v.data(), room);
-            std::int32_t m[kMaxPositions * kBlock], correction[8 * kBlock], expected[8 * kBlock];
+            kernels_of(isa, form).input(a, row_bytes, pixel_bytes, channels, shifts, v.data(), room);
+            constexpr int kMostOutputs = kMaxTileSide * kMaxTileSide;
+            std::int32_t m[kMaxPositions * kBlock], correction[kMostOutputs * kBlock], expected[kMostOutputs * kBlock];
             for (int column = 0; column < kBlock; ++column) {
                 std::vector<std::int8_t> codes(9 * sz(channels));
                 for (std::size_t k = 0; k < codes.size(); ++k) {
@@ -1058,12 +1133,14 @@ Line check_winograd(const Isa& isa) {
                 }
                 std::int32_t sums[kMaxPositions] = {};
                 for (int p = 0; p < positions; ++p) {
-                    m[p * kBlock + column] = 0;
+                    std::uint32_t product = 0;  // wraps around
                     for (int c = 0; c < channels; ++c) {
                         const std::int32_t weight = winograd_weight(form, p, codes.data() + c, channels);
                         sums[p] += weight;
-                        m[p * kBlock + column] += v[sz(p) * room + sz(c)] * weight;
+                        const int v_c = operand<std::uint8_t>(form, v.data() + sz(p) * room, sz(c));
+                        product += static_cast<std::uint32_t>(v_c) * static_cast<std::uint32_t>(weight);
                     }
+                    m[p * kBlock + column] = static_cast<std::int32_t>(product);
                 }
                 for (int o = 0; o < outputs; ++o) {
                     correction[o * kBlock + column] = winograd_correction(form, o, sums, shifts);
@@ -1078,10 +1155,10 @@ Line check_winograd(const Isa& isa) {
             }
             Output acc(sz(outputs * kBlock) * sizeof(std::int32_t));
             for (int k = 0; k < outputs * kBlock; ++k) acc.expect(sz(k), expected[k]);
-            isa.winograd_output[form.m - 2](
+            kernels_of(isa, form).output(
                 {1, kBlock, m, kBlock, kBlock, correction, kBlock, acc.as<std::int32_t>(), kBlock});
             line.check(acc.difference(),
-                       text({{"m", form.m}, {"channels", channels}, {"bits", bits}, {"patterns", i}}));
+                       text({{"n", form.n}, {"m", form.m}, {"channels", channels}, {"bits", bits}, {"patterns", i}}));
         }
     }
     return line;
@@ -1093,11 +1170,12 @@ Line check_winograd_weights(const Isa& isa) {
     constexpr int kMostChannels = 320, kWhole = 32;
     Input memory(9 * kMostChannels + kWhole);
     int patterns = 0;
-    for (const WinogradForm& form : kWinogradForms) {
-        const int positions = 4 * (form.m + 2);
+    for (const WinogradForm& form : kWinograd) {
+        const int positions = form.positions(), widest = form.operand_bytes == 1 ? kWinogradMaxWeightBits : 8;
         for (int channels = kGroup; channels <= kMostChannels; channels += channels < 136 ? kGroup : 5 * kGroup) {
-            for (int bits = 2; bits <= kWinogradMaxWeightBits; ++bits, ++patterns) {
-                const std::size_t beyond = sz(round_up(channels, kWhole) - channels), bytes = sz(positions * channels);
+            for (int bits = 2; bits <= widest; ++bits, ++patterns) {
+                const std::size_t beyond = sz(round_up(channels, kWhole) - channels),
+                                  bytes = sz(positions * channels * form.operand_bytes);
                 auto* codes = reinterpret_cast<std::int8_t*>(memory.place(9 * sz(channels), beyond, random));
                 const int low = -(1 << (bits - 1)), high = (1 << (bits - 1)) - 1;
                 for (int k = 0; k < 9 * channels; ++k) {
@@ -1107,25 +1185,25 @@ Line check_winograd_weights(const Isa& isa) {
                 }
                 if (patterns % 4 == 1) std::memset(codes, 0, 9 * sz(channels));
                 if (patterns % 4 >= 2) codes[random.between(0, 9 * channels - 1)] = static_cast<std::int8_t>(low);
-                Output out(bytes + beyond);
-                const int largest = isa.winograd_weights[form.m - 2](codes, channels, out.as<std::int8_t>());
+                Output out(bytes + 2 * beyond);
+                const int largest = kernels_of(isa, form).weights(codes, channels, out.bytes());
                 int must = 0;
                 for (int p = 0; p < positions; ++p) {
                     for (int c = 0; c < channels; ++c) {
                         int weight = 0;
                         for (int t = 0; t < 9; ++t) {
-                            const int factor =
-                                kDownWeights[p / (form.m + 2)][t / 3] * form.weights[p % (form.m + 2)][t % 3];
+                            const int factor = form.down().weights[p / form.columns()][t / 3] *
+                                               form.across().weights[p % form.columns()][t % 3];
                             weight += factor * codes[t * channels + c];
                         }
                         must = std::max(must, std::abs(weight));
-                        const int clipped = std::min(std::max(weight, -kWinogradMaxWeight), kWinogradMaxWeight);
-                        out.expect(sz(p * channels + c), static_cast<std::int8_t>(clipped));
+                        const int most = form.operand_bytes == 1 ? kWinogradMaxWeight : 32767;
+                        expect_operand(out, form, sz(p * channels + c), std::min(std::max(weight, -most), most));
                     }
                 }
-                out.any(bytes, bytes + beyond);
-                const std::string where =
-                    text({{"m", form.m}, {"channels", channels}, {"bits", bits}, {"patterns", patterns}});
+                out.any(bytes, bytes + 2 * beyond);
+                const std::string where = text(
+                    {{"n", form.n}, {"m", form.m}, {"channels", channels}, {"bits", bits}, {"patterns", patterns}});
                 line.check(out.difference(), where);
                 line.check(
                     largest == must ? "" : "returns " + std::to_string(largest) + ", must be " + std::to_string(must),
@@ -1321,6 +1399,7 @@ bool check_isa(const IsaEntry& entry) {
         good &= check_dot(isa, isa.dots[i]).print();
         if (isa.dots[i].run_quick != nullptr) good &= check_dot_quick(isa, isa.dots[i]).print();
     }
+    if (isa.words != nullptr) good &= check_words(isa, *isa.words).print();
     for (int i = 0; i < isa.lut_count; ++i) good &= check_lut(isa, isa.luts[i]).print();
     return good;
 }
