@@ -15,8 +15,43 @@ namespace {
 #include "depthwise.h"
 #include "quick_avx512.h"
 
+// 16 rows of 16 groups to 16 groups of 16 rows.
+inline void transpose_groups(__m512i (&v)[kBlock]) {
+    __m512i t[kBlock];
+    for (int i = 0; i < 8; ++i) {  // pairs of rows
+        t[2 * i] = _mm512_maskz_unpacklo_epi32(0xffff, v[2 * i], v[2 * i + 1]);
+        t[2 * i + 1] = _mm512_maskz_unpackhi_epi32(0xffff, v[2 * i], v[2 * i + 1]);
+    }
+    for (int i = 0; i < 4; ++i) {  // fours: v[4 * i + g] has group g of each quarter
+        v[4 * i] = _mm512_maskz_unpacklo_epi64(0xff, t[4 * i], t[4 * i + 2]);
+        v[4 * i + 1] = _mm512_maskz_unpackhi_epi64(0xff, t[4 * i], t[4 * i + 2]);
+        v[4 * i + 2] = _mm512_maskz_unpacklo_epi64(0xff, t[4 * i + 1], t[4 * i + 3]);
+        v[4 * i + 3] = _mm512_maskz_unpackhi_epi64(0xff, t[4 * i + 1], t[4 * i + 3]);
+    }
+    for (int g = 0; g < 4; ++g) {  // a 4 x 4 of quarters for each g
+        const __m512i low01 = _mm512_maskz_shuffle_i32x4(0xffff, v[g], v[4 + g], 0x44);
+        const __m512i high01 = _mm512_maskz_shuffle_i32x4(0xffff, v[g], v[4 + g], 0xee);
+        const __m512i low23 = _mm512_maskz_shuffle_i32x4(0xffff, v[8 + g], v[12 + g], 0x44);
+        const __m512i high23 = _mm512_maskz_shuffle_i32x4(0xffff, v[8 + g], v[12 + g], 0xee);
+        t[g] = _mm512_maskz_shuffle_i32x4(0xffff, low01, low23, 0x88);
+        t[4 + g] = _mm512_maskz_shuffle_i32x4(0xffff, low01, low23, 0xdd);
+        t[8 + g] = _mm512_maskz_shuffle_i32x4(0xffff, high01, high23, 0x88);
+        t[12 + g] = _mm512_maskz_shuffle_i32x4(0xffff, high01, high23, 0xdd);
+    }
+    for (int g = 0; g < kBlock; ++g) v[g] = t[g];
+}
+
 void pack_bytes(const std::int8_t* codes, std::size_t row_bytes, int groups, std::uint8_t* packed) {
-    for (int g = 0; g < groups; ++g) {
+    int g = 0;
+    for (; g + kBlock <= groups; g += kBlock) {
+        __m512i v[kBlock];
+        for (int c = 0; c < kBlock; ++c) {
+            v[c] = _mm512_loadu_si512(codes + static_cast<std::size_t>(c) * row_bytes + g * kGroup);
+        }
+        transpose_groups(v);
+        for (int i = 0; i < kBlock; ++i) _mm512_storeu_si512(packed + (g + i) * kBlock * kGroup, v[i]);
+    }
+    for (; g < groups; ++g) {
         for (int c = 0; c < kBlock; ++c) {
             std::memcpy(packed + (g * kBlock + c) * kGroup,
                         codes + static_cast<std::size_t>(c) * row_bytes + g * kGroup, kGroup);

@@ -89,9 +89,23 @@ bool fits(const Buffer& b, int extent) {
 }
 
 std::int32_t sum_of(const std::int8_t* row, std::size_t count) {
+    constexpr std::size_t kStretch = 128;  // sums in 16 bits: twice as many at a time
     std::int32_t sum = 0;
-    for (std::size_t i = 0; i < count; ++i) sum += row[i];
+    for (std::size_t begin = 0; begin < count; begin += kStretch) {
+        std::int16_t part = 0;
+        for (std::size_t i = begin; i < std::min(begin + kStretch, count); ++i) {
+            part = static_cast<std::int16_t>(part + row[i]);
+        }
+        sum += part;
+    }
     return sum;
+}
+
+// The larger of the sums of positive and of negative codes, as a magnitude.
+std::int32_t largest_sum(const std::int8_t* row, std::size_t count) {
+    std::int32_t positive = 0;
+    for (std::size_t i = 0; i < count; ++i) positive += std::max<int>(row[i], 0);
+    return std::max(positive, positive - sum_of(row, count));
 }
 
 }  // namespace
@@ -495,6 +509,7 @@ bool Model::prepare_winograd(Step& step, const ConvSpec& spec, const std::int8_t
     const int positions = form.positions(), tile_pixels = form.n * form.m;
     // What a sum may be at most, in sums of positive or of negative weights.
     const double most = std::ldexp(1.0, 31 - form.twos()) / spec.act_max;
+    const bool bounded = 9.0 * step.in_channels * (1 << (spec.weight_bits - 1)) < most;
     int largest = 0;
     for (int p = 0; p < positions; ++p) {
         const int shift = winograd_shift(form, p, spec.act_max);
@@ -531,19 +546,19 @@ bool Model::prepare_winograd(Step& step, const ConvSpec& spec, const std::int8_t
             weight_max = std::max(weight_max, std::min(extreme, kWinogradMaxWeight));
             std::int32_t tap_sums[9];
             for (int t = 0; t < 9; ++t) tap_sums[t] = sum_of(codes.data() + t * channels, sz(channels));
-            std::int32_t positive = 0, all = 0;
-            for (int k = 0; k < 9 * channels; ++k) {
-                positive += std::max<int>(codes[sz(k)], 0);
-                all += codes[sz(k)];
-            }
-            if (std::max(positive, positive - all) >= most) return give_up();
+            if (!bounded && largest_sum(codes.data(), sz(9 * channels)) >= most) return give_up();
             if (spec.zero != 0) step.offset[sz(o)] = -spec.zero * std::accumulate(tap_sums, tap_sums + 9, 0);
             for (int p = 0; p < positions; ++p) sums[sz(o * positions + p)] = winograd_weight(form, p, tap_sums, 1);
             if (form.operand_bytes == 2 || extreme <= kWinogradMaxWeight) continue;
             for (int p = 0; p < positions; ++p) {
+                const std::int8_t* weights = row + p * channels;
+                bool any = false;  // hardly ever
+                for (int c = 0; c < channels; ++c)
+                    any |= weights[c] == kWinogradMaxWeight || weights[c] == -kWinogradMaxWeight;
+                if (!any) continue;
                 for (int c = 0; c < channels; ++c) {
-                    if (std::abs(row[p * channels + c]) != kWinogradMaxWeight) continue;
-                    const int excess = winograd_weight(form, p, codes.data() + c, channels) - row[p * channels + c];
+                    if (std::abs(weights[c]) != kWinogradMaxWeight) continue;
+                    const int excess = winograd_weight(form, p, codes.data() + c, channels) - weights[c];
                     if (excess == 0) continue;
                     outliers[sz(p)].push_back({o, c, excess});
                     ++outlier_count;
