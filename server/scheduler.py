@@ -282,6 +282,8 @@ class Scheduler:
         try:
             dispatch = self.policy.dispatch(ladder, load)
             _check(dispatch, ladder, queue)
+            if not dispatch.members and not load.busy_until_s:
+                dispatch = _attempt(queue)
         except Exception:
             _logger.exception("policy %s failed; the most urgent request runs alone", self.policy.name)
             dispatch = Dispatch(rung=next(positions(queue[0].allowed)), members=(0,), drop=(), reason="default")
@@ -353,6 +355,17 @@ class Scheduler:
 
 def _order(job: Job) -> float:
     return job.waiting.order_s
+
+
+def _attempt(queue: Sequence[Waiting]) -> Dispatch:
+    """Run the request with most time left after all, of a queue that cannot be served in time by what is expected.
+
+    For when nothing else runs: expectations that were too high once, such as those of a busy moment, and that refuse
+    everything, would never be corrected.
+    """
+    last = max(range(len(queue)), key=lambda position: queue[position].deadline_s)
+    others = tuple(position for position in range(len(queue)) if position != last)
+    return Dispatch(queue[last].allowed.bit_length() - 1, (last,), others, "slack")
 
 
 def _check(dispatch: Dispatch, ladder: Ladder, queue: Sequence[Waiting]) -> None:

@@ -225,6 +225,20 @@ def test_an_expired_head_is_refused_and_the_backlog_served(bench: Callable[..., 
         assert error.members == {"stage": "queue"}
 
 
+def test_expectations_that_refuse_everything_are_put_to_the_test_when_nothing_else_runs(
+    bench: Callable[..., Bench],
+) -> None:
+    b = bench(create_policy("look-ahead"))
+    alone_s = b.model.ladder.rungs[-1].latency_ms(1) / 1000
+    hopeless = b.submit(1, (8, 2), hard=True, within_s=alone_s / 2)
+    assert b.engine.begun.acquire(timeout=DEADLINE_S)
+    both = [b.submit(code, (8, 2), hard=True, within_s=alone_s / 2 * code) for code in (2, 1)]
+    b.let_go(hopeless, *both)
+    assert b.calls() == [(2, [1]), (2, [2])]
+    assert served(hopeless).reason == "slack"
+    assert isinstance(failed(both[1]), DeadlineExceeded)
+
+
 def test_what_expires_while_a_width_is_derived_is_not_run(bench: Callable[..., Bench]) -> None:
     b = bench()
     derive = b.engine.derive
