@@ -17,6 +17,32 @@ def choose(name: str = "") -> str:
 def derive(instruction_set: str, q8: NDArray[np.int8], bits: int, out: NDArray[np.int8]) -> None:
     """Write the codes of a width into ``out``, as :func:`bitgear.rounding.derive` does."""
 
+def place_picture(
+    instruction_set: str,
+    pixels: NDArray[np.uint8],
+    box: tuple[float, float],
+    content: tuple[int, int],
+    corner: tuple[int, int],
+    table: NDArray[np.int8],
+    bar: tuple[int, int, int],
+    codes: NDArray[np.int8],
+) -> None:
+    """Write the codes (3, H, W) of a picture (h, w, 3): its ``box`` from the upper left resized to ``content``.
+
+    Widths come before heights. ``corner``: where in the input the content begins. ``table``: (3, 256).
+    """
+
+def paint_mask(
+    instruction_set: str,
+    logits: NDArray[np.float32],
+    y_first: NDArray[np.int32],
+    y_share: NDArray[np.float32],
+    x_first: NDArray[np.int32],
+    x_share: NDArray[np.float32],
+    mask: NDArray[np.uint8],
+) -> None:
+    """Write the mask (h, w) of logits (classes, H', W'), as :func:`bitgear.tasks.segment.class_mask` does."""
+
 class Model:
     """A flat list of steps over byte buffers; see model.h. Arguments are checked for memory safety, not for sense."""
 

@@ -1,14 +1,19 @@
 """Masks of class ids on the wire: as a PNG, as run lengths, and as outlines. docs/http.md says how they are read."""
 
-import io
+import struct
+import zlib
 from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-_RUNS_ALONE = 3
-"""Strategy of zlib. Masks are flat areas: this one is as small as its highest level, in a third of the time."""
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_PNG_GREY_8_BIT = bytes([8, 0, 0, 0, 0])
+_PNG_UP = 2
+"""The filter of PNG that takes from every byte the one above it: of flat areas, zeros stay."""
+
+_MEMORY_LEVEL = 5
+"""Of zlib, which takes runs alone: at this one masks are smallest and soonest done."""
 
 Counts = list[int]
 """Lengths of runs in pixels, down each column from the left: outside the class, inside, outside, and so on."""
@@ -18,10 +23,23 @@ Outline = list[tuple[int, int]]
 
 
 def to_png(mask: NDArray[np.uint8]) -> bytes:
-    """Return an 8-bit PNG of one channel whose values are those of ``mask``, uint8 (height, width)."""
-    stream = io.BytesIO()
-    Image.fromarray(mask).save(stream, "PNG", compress_type=_RUNS_ALONE)
-    return stream.getvalue()
+    """Return an 8-bit PNG of one channel whose values are those of ``mask``, uint8 (height, width).
+
+    Written here, since image libraries try all filters on every row, which takes five times as long.
+    """
+    height_px, width_px = mask.shape
+    rows = np.empty((height_px, width_px + 1), np.uint8)
+    rows[:, 0] = _PNG_UP
+    rows[0, 1:] = mask[0]
+    np.subtract(mask[1:], mask[:-1], out=rows[1:, 1:])
+    packer = zlib.compressobj(1, zlib.DEFLATED, zlib.MAX_WBITS, _MEMORY_LEVEL, zlib.Z_RLE)
+    header = struct.pack(">II", width_px, height_px) + _PNG_GREY_8_BIT
+    chunks = ((b"IHDR", header), (b"IDAT", packer.compress(rows.data) + packer.flush()), (b"IEND", b""))
+    return _PNG_SIGNATURE + b"".join(_png_chunk(kind, content) for kind, content in chunks)
+
+
+def _png_chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
 
 def run_lengths(mask: NDArray[np.uint8]) -> Mapping[int, Counts]:

@@ -1,6 +1,7 @@
 """Engines by name. An engine's library is imported when the engine is asked for, not before."""
 
 import os
+from functools import cache
 
 from bitgear.engines.base import Engine
 from bitgear.errors import EngineUnavailable
@@ -53,3 +54,23 @@ def native_failure() -> ImportError | None:
     except ImportError as error:
         return error
     return None
+
+
+def native_instruction_set() -> str | None:
+    """Return the instruction set that :data:`KERNEL_VARIABLE` names, the best by default, for ``bitgear._native``.
+
+    None where the extension is missing or that set cannot be used: whoever asks has another way, to the same bytes.
+    """
+    return _instruction_set(os.environ.get(KERNEL_VARIABLE, ""))
+
+
+@cache  # a missing extension would be looked for again and again
+def _instruction_set(name: str) -> str | None:
+    if native_failure() is not None:
+        return None
+    from bitgear import _native
+
+    try:
+        return _native.choose(name)
+    except ValueError:
+        return None

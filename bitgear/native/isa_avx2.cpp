@@ -7,6 +7,7 @@
 #define BG_NAMESPACE avx2
 #define BG_VECTOR_BYTES 32
 #include "generic.h"
+#include "pixels.h"
 
 namespace bitgear {
 namespace avx2 {
@@ -24,7 +25,8 @@ const Isa kIsa = {"avx2",
                   nullptr,
                   {depthwise_bytes, depthwise_pack, depthwise, nullptr},
                   BG_GENERIC_FUNCTIONS,
-                  4};
+                  4,
+                  BG_PIXEL_FUNCTIONS};
 
 }  // namespace
 }  // namespace avx2

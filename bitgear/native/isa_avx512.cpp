@@ -7,6 +7,7 @@
 #define BG_NAMESPACE avx512
 #define BG_VECTOR_BYTES 64
 #include "generic.h"
+#include "pixels.h"
 
 namespace bitgear {
 namespace avx512 {
@@ -285,7 +286,8 @@ const Isa kIsa = {"avx512-vnni",
                   &kWordsPath,
                   {depthwise_bytes, depthwise_pack, depthwise, depthwise_quick},
                   BG_GENERIC_FUNCTIONS,
-                  6};
+                  6,
+                  BG_PIXEL_FUNCTIONS};
 
 }  // namespace
 }  // namespace avx512

@@ -7,6 +7,7 @@
 #define BG_NAMESPACE neon
 #define BG_VECTOR_BYTES 16
 #include "generic.h"
+#include "pixels.h"
 
 namespace bitgear {
 namespace neon {
@@ -122,9 +123,16 @@ bool always_exact(int, int) { return true; }
 const DotPath kDots[] = {
     {"sdot", kDotRows, kDotBlocks, kPackedGroup, always_exact, nullptr, pack_bytes, dot, nullptr, 28, 0}};
 
-const Isa kIsa = {
-    "neon-dotprod",       kDots, 1, nullptr, 0, nullptr, {depthwise_bytes, depthwise_pack, depthwise, nullptr},
-    BG_GENERIC_FUNCTIONS, 9};
+const Isa kIsa = {"neon-dotprod",
+                  kDots,
+                  1,
+                  nullptr,
+                  0,
+                  nullptr,
+                  {depthwise_bytes, depthwise_pack, depthwise, nullptr},
+                  BG_GENERIC_FUNCTIONS,
+                  9,
+                  BG_PIXEL_FUNCTIONS};
 
 }  // namespace
 }  // namespace neon

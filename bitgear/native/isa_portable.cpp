@@ -4,6 +4,7 @@
 
 #include "dispatch.h"
 #include "generic.h"
+#include "pixels.h"
 
 namespace bitgear {
 namespace portable {
@@ -53,9 +54,16 @@ const DotPath kWordsPath{"scalar-16",  8,       kMaxBlocks, kBlock * kGroup,
                          always_exact, nullptr, pack_bytes, dot<std::int16_t, std::int16_t>,
                          nullptr,      2,       0};
 
-const Isa kIsa = {
-    "portable",           kDots, 1, nullptr, 0, &kWordsPath, {depthwise_bytes, depthwise_pack, depthwise, nullptr},
-    BG_GENERIC_FUNCTIONS, 9};
+const Isa kIsa = {"portable",
+                  kDots,
+                  1,
+                  nullptr,
+                  0,
+                  &kWordsPath,
+                  {depthwise_bytes, depthwise_pack, depthwise, nullptr},
+                  BG_GENERIC_FUNCTIONS,
+                  9,
+                  BG_PIXEL_FUNCTIONS};
 
 }  // namespace
 }  // namespace portable

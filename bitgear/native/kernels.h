@@ -11,6 +11,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "pixel_kernels.h"
 #include "winograd.h"
 
 namespace bitgear {
@@ -236,6 +237,7 @@ struct Isa {
                            std::int8_t* out);
     int vector_bytes;
     double stream_bytes;  // packed weights that a cycle brings from beyond the second cache, measured
+    PixelKernels pixels;
 };
 
 }  // namespace bitgear

@@ -11,6 +11,7 @@
 
 #include "dispatch.h"
 #include "model.h"
+#include "pictures.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -20,6 +21,7 @@ namespace {
 
 using Codes = nb::ndarray<const std::int8_t, nb::c_contig, nb::device::cpu>;
 using Floats = nb::ndarray<float, nb::c_contig, nb::device::cpu>;
+constexpr std::size_t kMostPixels = std::size_t{1} << 30;  // so that sizes in bytes fit an int
 // buffer, first channel, scale, lowest code, highest code, byte of code 0
 using OutputTuple = std::tuple<int, int, float, int, int, int>;
 
@@ -44,6 +46,75 @@ const Isa* isa_of(const std::string& name) {
         throw nb::value_error(
             ("instruction set '" + name + "' is unknown, not compiled in or not offered by this processor").c_str());
     return isa;
+}
+
+template <class T, std::size_t N>
+using Array = nb::ndarray<T, nb::ndim<N>, nb::c_contig, nb::device::cpu>;
+
+void place_picture_into(const std::string& isa, const Array<const std::uint8_t, 3>& pixels, std::pair<float, float> box,
+                        std::pair<int, int> content, std::pair<int, int> corner,
+                        const Array<const std::int8_t, 2>& table, std::tuple<int, int, int> bar,
+                        const Array<std::int8_t, 3>& codes) {
+    const auto size = [](std::size_t n) { return static_cast<int>(n); };
+    if (pixels.size() == 0 || pixels.shape(2) != 3 || pixels.size() > kMostPixels || codes.shape(0) != 3 ||
+        codes.size() > kMostPixels || table.shape(0) != 3 || table.shape(1) != 256) {
+        throw nb::value_error("a picture is [height][width][3], codes are [3][height][width], a table is [3][256]");
+    }
+    const auto [red, green, blue] = bar;
+    Placement p{pixels.data(),
+                size(pixels.shape(0)),
+                size(pixels.shape(1)),
+                box.second,
+                box.first,
+                content.second,
+                content.first,
+                corner.second,
+                corner.first,
+                size(codes.shape(1)),
+                size(codes.shape(2)),
+                table.data(),
+                {static_cast<std::uint8_t>(red), static_cast<std::uint8_t>(green), static_cast<std::uint8_t>(blue)}};
+    const auto inside = [](int begin, int length, int whole) {
+        return begin >= 0 && length >= 1 && begin <= whole - length;
+    };
+    const auto shown = [](float box_size, int whole, int content_size) {
+        return box_size > 0 && box_size <= static_cast<float>(whole) &&
+               box_size <= static_cast<float>(kMostShrinking) * static_cast<float>(content_size);
+    };
+    if (!inside(p.top, p.content_height, p.input_height) || !inside(p.left, p.content_width, p.input_width) ||
+        !shown(p.box_height, p.height, p.content_height) || !shown(p.box_width, p.width, p.content_width)) {
+        throw nb::value_error(
+            "the content lies outside the input, or the box outside the picture, or it shrinks by more than four");
+    }
+    const Isa* chosen = isa_of(isa);
+    const nb::gil_scoped_release release;
+    place_picture(chosen->pixels, p, codes.data());
+}
+
+void paint_mask_into(const std::string& isa, const Array<const float, 3>& logits,
+                     const Array<const std::int32_t, 1>& y_first, const Array<const float, 1>& y_share,
+                     const Array<const std::int32_t, 1>& x_first, const Array<const float, 1>& x_share,
+                     const Array<std::uint8_t, 2>& mask) {
+    if (logits.size() == 0 || logits.shape(0) > 256 || mask.shape(0) != y_first.size() ||
+        mask.shape(1) != x_first.size() || y_first.size() != y_share.size() || x_first.size() != x_share.size() ||
+        logits.size() > kMostPixels || mask.size() > kMostPixels) {
+        throw nb::value_error(
+            "logits are [1 to 256 classes][rows][columns]; every row and column of a mask has a sample");
+    }
+    const auto samples = [](const Array<const std::int32_t, 1>& first, const Array<const float, 1>& share,
+                            std::size_t cells) {
+        std::int32_t before = 0;
+        for (std::size_t i = 0; i < first.size(); ++i) {
+            if (first.data()[i] < before || static_cast<std::size_t>(first.data()[i]) >= cells)
+                throw nb::value_error("samples go up from 0 and stay below the number of cells");
+            before = first.data()[i];
+        }
+        return Samples{static_cast<int>(first.size()), static_cast<int>(cells), first.data(), share.data()};
+    };
+    const Samples y = samples(y_first, y_share, logits.shape(1)), x = samples(x_first, x_share, logits.shape(2));
+    const Isa* chosen = isa_of(isa);
+    const nb::gil_scoped_release release;
+    paint_mask(chosen->pixels, logits.data(), static_cast<int>(logits.shape(0)), y, x, mask.data());
 }
 
 }  // namespace
@@ -76,6 +147,10 @@ NB_MODULE(_native, m) {
             throw nb::value_error("derive needs an output of the same size and 2 to 8 bits");
         isa_of(isa)->derive(q8.data(), q8.size(), bits, out.data());
     });
+    m.def("place_picture", place_picture_into, "instruction_set"_a, "pixels"_a.noconvert(), "box"_a, "content"_a,
+          "corner"_a, "table"_a.noconvert(), "bar"_a, "codes"_a.noconvert());
+    m.def("paint_mask", paint_mask_into, "instruction_set"_a, "logits"_a.noconvert(), "y_first"_a.noconvert(),
+          "y_share"_a.noconvert(), "x_first"_a.noconvert(), "x_share"_a.noconvert(), "mask"_a.noconvert());
 
     nb::class_<Model>(m, "Model")
         .def(

@@ -19,6 +19,9 @@ SIDES = 4
 MAX_CANDIDATES = 2000
 """Boxes that compete for a place in the answer, the best by score: a bound of the time for output all of objects."""
 
+_NMS_BLOCK = 128
+"""Boxes that are compared with each other at once."""
+
 _LARGEST_LOGIT = 80.0
 """Beyond, a score is 0 or 1 to the last bit; what is not a number becomes the least score."""
 
@@ -52,7 +55,7 @@ class DetectOptions:
 def preprocess(picture: Picture, record: InputRecord) -> tuple[NDArray[np.int8], Letterbox]:
     """Return the codes, int8 (1, 3, H, W), of the picture in a letterbox, and the letterbox."""
     letterbox = Letterbox.of(picture.width_px, picture.height_px, record)
-    return record.encode(letterbox.place(picture.pixels)[None]), letterbox
+    return letterbox.codes(picture.pixels, record), letterbox
 
 
 def decode(output: NDArray[np.float32], record: InputRecord) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -113,18 +116,35 @@ def nms(
     array([1, 2])
     """
     order = np.argsort(-scores, kind="stable")
-    x1, y1, x2, y2 = boxes_xyxy[order].astype(np.float64).T
-    areas = (x2 - x1) * (y2 - y1)
-    kept: list[int] = []
-    rest = np.arange(len(order))
-    while rest.size and (limit is None or len(kept) < limit):
-        best, rest = rest[0], rest[1:]
-        kept.append(int(best))
-        width = np.minimum(x2[best], x2[rest]) - np.maximum(x1[best], x1[rest])
-        height = np.minimum(y2[best], y2[rest]) - np.maximum(y1[best], y1[rest])
-        common = np.maximum(width, 0) * np.maximum(height, 0)
-        rest = rest[common <= iou * (areas[best] + areas[rest] - common)]
-    return order[kept]
+    sides = boxes_xyxy[order].astype(np.float64).T
+    kept = np.empty(0, np.int64)
+    for start in range(0, len(order), _NMS_BLOCK):
+        block = np.arange(start, min(start + _NMS_BLOCK, len(order)))
+        block = block[~_overlap(sides, kept, block, iou).any(axis=0)]
+        stays = np.ones(len(block), bool)
+        for i, overlapped in enumerate(_overlap(sides, block, block, iou)):
+            if stays[i]:
+                stays[i + 1 :] &= ~overlapped[i + 1 :]
+        kept = np.concatenate([kept, block[stays]])
+        if limit is not None and len(kept) >= limit:
+            break
+    return order[kept[:limit]]
+
+
+def _overlap(
+    sides: NDArray[np.float64], first: NDArray[np.int64], second: NDArray[np.int64], iou: float
+) -> NDArray[np.bool_]:
+    """Return whether boxes have more than ``iou`` of their union in common, each of one list with each of the other.
+
+    ``sides``: (4, K), x1, y1, x2, y2.
+    """
+    a, b = sides[:, first, None], sides[:, None, second]
+    width = np.minimum(a[2], b[2]) - np.maximum(a[0], b[0])
+    height = np.minimum(a[3], b[3]) - np.maximum(a[1], b[1])
+    common = np.maximum(width, 0) * np.maximum(height, 0)
+    areas = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1])
+    overlapping: NDArray[np.bool_] = common > iou * (areas - common)
+    return overlapping
 
 
 def _boxes(

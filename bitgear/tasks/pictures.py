@@ -58,7 +58,8 @@ def decode_picture(data: bytes, limit_pixels: int = DEFAULT_LIMIT_PIXELS) -> Pic
             raise ImageAnimated("the image has several frames; send one frame as a still image")
         try:
             image.load()
-            return Picture(_to_rgb(ImageOps.exif_transpose(image)))
+            ImageOps.exif_transpose(image, in_place=True)
+            return Picture(_to_rgb(image))
         except Exception as error:
             raise ImageCorrupt("the image is truncated or damaged; send the whole file") from error
 
@@ -82,6 +83,8 @@ def _open(data: bytes) -> ImageFile:
 
 
 def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return np.asarray(image)
     if image.mode in ("1", "L", "RGB", "P"):
         image = image.convert("RGBA" if "transparency" in image.info else "RGB")
     if image.mode.startswith("I"):  # 16-bit grey: Pillow would clip to 255 instead of scaling

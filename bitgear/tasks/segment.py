@@ -7,6 +7,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from bitgear.engines.registry import native_instruction_set
 from bitgear.inputs import InputRecord
 from bitgear.tasks.letterbox import Letterbox
 from bitgear.tasks.pictures import Picture
@@ -30,7 +31,10 @@ class Segmentation:
     @cached_property
     def present(self) -> list[tuple[int, str, int]]:
         """The classes that are there: id, name and pixels, the largest first."""
-        pixels = np.bincount(self.mask.ravel(), minlength=len(self.labels))
+        # Counted by runs along the rows: there are far fewer of them than pixels.
+        flat = self.mask.ravel()
+        edges = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1, [flat.size]])
+        pixels = np.bincount(flat[edges[:-1]], np.diff(edges), len(self.labels)).astype(np.int64)
         order = np.argsort(-pixels, kind="stable")
         return [(int(i), self.labels[i], int(pixels[i])) for i in order if pixels[i]]
 
@@ -38,7 +42,7 @@ class Segmentation:
 def preprocess(picture: Picture, record: InputRecord) -> tuple[NDArray[np.int8], Letterbox]:
     """Return the codes, int8 (1, 3, H, W), of the picture in a letterbox, and the letterbox."""
     letterbox = Letterbox.of(picture.width_px, picture.height_px, record)
-    return record.encode(letterbox.place(picture.pixels)[None]), letterbox
+    return letterbox.codes(picture.pixels, record), letterbox
 
 
 def segmentation(logits: NDArray[np.float32], letterbox: Letterbox, labels: Sequence[str]) -> Segmentation:
@@ -54,11 +58,25 @@ def class_mask(logits: NDArray[np.float32], letterbox: Letterbox) -> NDArray[np.
     are: it is the customary resize of the logits to the picture's size, cut to what the picture covers. Four cells
     that agree surround no pixel of another class, so that only those between unlike cells are interpolated:
     down the columns first, then along the rows, in float32. Values that are no numbers count as the smallest.
+
+    The native extension does it where there is one; the ids are the same.
     """
-    classes, rows, columns = logits.shape
-    values: NDArray[np.float32] = np.nan_to_num(logits, nan=-_LARGEST).clip(-_LARGEST, _LARGEST)
+    rows, columns = logits.shape[1:]
     y = _Samples.of(letterbox.height_px, letterbox.scale_y, letterbox.top_px, letterbox.input_height_px, rows)
     x = _Samples.of(letterbox.width_px, letterbox.scale_x, letterbox.left_px, letterbox.input_width_px, columns)
+    instruction_set = native_instruction_set()
+    if instruction_set is None:
+        return _class_mask(logits, y, x)
+    from bitgear import _native
+
+    mask = np.empty((letterbox.height_px, letterbox.width_px), np.uint8)
+    _native.paint_mask(instruction_set, np.ascontiguousarray(logits), y.first, y.share, x.first, x.share, mask)
+    return mask
+
+
+def _class_mask(logits: NDArray[np.float32], y: "_Samples", x: "_Samples") -> NDArray[np.uint8]:
+    classes, _, columns = logits.shape
+    values: NDArray[np.float32] = np.nan_to_num(logits, nan=-_LARGEST).clip(-_LARGEST, _LARGEST)
     best = _largest(values)
     beside = np.concatenate([best[:, 1:], best[:, -1:]], axis=1)
     unlike = best != beside
@@ -66,12 +84,12 @@ def class_mask(logits: NDArray[np.float32], letterbox: Letterbox) -> NDArray[np.
     best[unlike] = _MIXED
     mask = best[y.first].take(x.first, axis=1)
     block = max(1, _BLOCK_VALUES // (classes * columns))
-    for start in range(0, letterbox.height_px, block):
+    for start in range(0, len(mask), block):
         part = mask[start : start + block]
         pixels = np.flatnonzero(part == _MIXED)
         if not pixels.size:
             continue
-        row, column = np.divmod(pixels, letterbox.width_px)
+        row, column = np.divmod(pixels, mask.shape[1])
         # take, and not an index, keeps the classes outermost in memory: nothing is copied to make lines of it.
         upper = values.take(y.first[start : start + block], axis=1)
         lower = values.take(y.second[start : start + block], axis=1)
@@ -92,15 +110,15 @@ def class_mask(logits: NDArray[np.float32], letterbox: Letterbox) -> NDArray[np.
 class _Samples:
     """Along one axis, for each pixel: the cells on both sides of its centre, and how far it is towards the second."""
 
-    first: NDArray[np.int64]
-    second: NDArray[np.int64]
+    first: NDArray[np.int32]
+    second: NDArray[np.int32]
     share: NDArray[np.float32]
 
     @classmethod
     def of(cls, pixels: int, scale: float, start_px: int, input_px: int, cells: int) -> "_Samples":
         position = ((np.arange(pixels) + 0.5) * scale + start_px) * (cells / input_px) - 0.5
         position = position.clip(0, cells - 1)
-        first = position.astype(np.int64)
+        first = position.astype(np.int32)
         return cls(first, np.minimum(first + 1, cells - 1), (position - first).astype(np.float32))
 
 

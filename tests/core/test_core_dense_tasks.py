@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from bitgear.engines.registry import native_instruction_set
 from bitgear.errors import DataError
 from bitgear.inputs import InputRecord
 from bitgear.tasks import detect, segment
@@ -21,6 +22,15 @@ from bitgear.tasks.segment import Confusion, class_mask, segmentation
 RECORD = replace(InputRecord.centred(64, 128), height_px=48)
 LABELS = ("cell", "disc", "rod")
 SIZES = [(64, 48), (640, 480), (1, 1), (1, 4000), (4000, 1), (50, 50), (33, 77), (65, 48)]
+
+
+@pytest.fixture(params=["native", "portable"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Through the native extension, and without it."""
+    if request.param == "portable":
+        monkeypatch.setattr(segment, "native_instruction_set", lambda: None)
+    elif native_instruction_set() is None:
+        pytest.skip("the native engine is not built")
 
 
 def noise(*shape: int, seed: int = 0) -> np.ndarray:
@@ -125,6 +135,7 @@ def test_equal_scores_go_by_class_then_by_cell() -> None:
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 3e38, -3e38])
+@pytest.mark.usefixtures("way")
 def test_no_number_breaks_an_answer(value: float) -> None:
     letterbox = Letterbox.of(640, 480, RECORD)
     for channel in range(7):
@@ -140,11 +151,12 @@ def test_no_number_breaks_an_answer(value: float) -> None:
     assert class_mask(logits, letterbox).max() <= 2
 
 
-def test_suppression_is_what_its_definition_says() -> None:
+@pytest.mark.parametrize(("count", "side"), [(120, 50), (400, 300)])  # of one block and of several
+def test_suppression_is_what_its_definition_says(count: int, side: int) -> None:
     rng = np.random.default_rng(1)
-    corners = rng.uniform(0, 50, (120, 2))
-    boxes = np.hstack([corners, corners + rng.uniform(1, 30, (120, 2))])
-    scores = rng.choice([0.1, 0.5, 0.5, 0.9], 120)
+    corners = rng.uniform(0, side, (count, 2))
+    boxes = np.hstack([corners, corners + rng.uniform(1, 30, (count, 2))])
+    scores = rng.choice([0.1, 0.5, 0.5, 0.9], count)
 
     def iou(a: np.ndarray, b: np.ndarray) -> float:
         width, height = np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2])
@@ -156,7 +168,8 @@ def test_suppression_is_what_its_definition_says() -> None:
         if all(iou(boxes[i], boxes[j]) <= 0.4 for j in kept):
             kept.append(int(i))
     assert nms(boxes, scores, 0.4).tolist() == kept
-    assert nms(boxes, scores, 0.4, limit=3).tolist() == kept[:3]
+    for limit in (3, len(kept) - 1):
+        assert nms(boxes, scores, 0.4, limit).tolist() == kept[:limit]
     assert nms(boxes[:0], scores[:0], 0.4).tolist() == []
 
 
@@ -177,6 +190,7 @@ def dense_mask(logits: np.ndarray, letterbox: Letterbox) -> np.ndarray:
 
 
 @pytest.mark.parametrize(("width", "height"), SIZES)
+@pytest.mark.usefixtures("way")
 def test_a_mask_is_the_argmax_of_interpolated_logits(width: int, height: int) -> None:
     letterbox = Letterbox.of(width, height, RECORD)
     for logits in (noise(5, 12, 16), np.repeat(np.repeat(noise(5, 3, 4), 4, 1), 4, 2), noise(1, 12, 16)):
@@ -187,6 +201,7 @@ def test_a_mask_is_the_argmax_of_interpolated_logits(width: int, height: int) ->
         assert (mask != dense_mask(logits, letterbox)).mean() <= 1e-4
 
 
+@pytest.mark.usefixtures("way")
 def test_equal_logits_take_the_lowest_id_and_all_pixels_are_counted() -> None:
     found = segmentation(np.zeros((3, 12, 16), np.float32), Letterbox.of(20, 10, RECORD), LABELS)
     assert found.present == [(0, "cell", 200)]
@@ -194,6 +209,7 @@ def test_equal_logits_take_the_lowest_id_and_all_pixels_are_counted() -> None:
 
 def test_a_large_picture_is_done_block_by_block(monkeypatch: pytest.MonkeyPatch) -> None:
     logits, letterbox = noise(4, 12, 16), Letterbox.of(200, 150, RECORD)
+    monkeypatch.setattr(segment, "native_instruction_set", lambda: None)
     at_once = class_mask(logits, letterbox)
     monkeypatch.setattr(segment, "_BLOCK_VALUES", 1)  # a row each
     np.testing.assert_array_equal(class_mask(logits, letterbox), at_once)

@@ -1,0 +1,149 @@
+#include "pictures.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <vector>
+
+namespace bitgear {
+namespace {
+
+std::size_t sz(int n) { return static_cast<std::size_t>(n); }
+
+// What each position of a resized axis is made of.
+struct Axis {
+    int taps = 0;                      // at most, of one position
+    std::vector<std::int32_t> first;   // [position]
+    std::vector<std::int32_t> weight;  // [position][taps], of 2^kWeightBits; zeros where there are less
+};
+
+// Pillow's precompute_coeffs and normalize_coeffs_8bpc for the bilinear filter, in its own order of operations.
+Axis resized(int size, float shown, int positions) {
+    const double scale = static_cast<double>(shown) / positions;
+    const double support = std::max(scale, 1.0), narrowing = 1.0 / support;
+    std::vector<std::vector<double>> weights(sz(positions));
+    Axis axis;
+    for (int i = 0; i < positions; ++i) {
+        const double center = (i + 0.5) * scale;
+        const int first = std::max(static_cast<int>(center - support + 0.5), 0);
+        const int end = std::min(static_cast<int>(center + support + 0.5), size);
+        double sum = 0;
+        for (int k = first; k < end; ++k) {
+            const double distance = std::fabs((k - center + 0.5) * narrowing);
+            weights[sz(i)].push_back(distance < 1.0 ? 1.0 - distance : 0.0);
+            sum += weights[sz(i)].back();
+        }
+        if (sum != 0.0) {
+            for (double& weight : weights[sz(i)]) weight /= sum;
+        }
+        axis.first.push_back(first);
+        axis.taps = std::max(axis.taps, end - first);
+    }
+    axis.weight.resize(sz(positions) * sz(axis.taps));
+    for (int i = 0; i < positions; ++i) {
+        std::int32_t* out = &axis.weight[sz(i) * sz(axis.taps)];
+        for (const double weight : weights[sz(i)]) *out++ = static_cast<std::int32_t>(0.5 + weight * kWeightOne);
+    }
+    return axis;
+}
+
+}  // namespace
+
+void place_picture(const PixelKernels& kernels, const Placement& p, std::int8_t* codes) {
+    const std::size_t plane = sz(p.input_height) * sz(p.input_width);
+    for (int c = 0; c < 3; ++c) {
+        const std::int8_t bar = p.table[c * 256 + p.bar[c]];
+        if (p.content_height < p.input_height || p.content_width < p.input_width)
+            std::memset(codes + sz(c) * plane, bar, plane);
+    }
+    const std::size_t row_bytes = 3 * sz(p.width);
+    const auto look_up = [&](const std::uint8_t* row, int y) {
+        std::int8_t* out = codes + sz(p.top + y) * sz(p.input_width) + sz(p.left);
+        std::int8_t* const planes[] = {out, out + plane, out + 2 * plane};
+        kernels.look_up(row, p.table, p.content_width, planes);
+    };
+    const bool as_it_is = p.content_width == p.width && p.content_height == p.height &&
+                          p.box_width == static_cast<float>(p.width) && p.box_height == static_cast<float>(p.height);
+    if (as_it_is) {
+        for (int y = 0; y < p.height; ++y) look_up(p.pixels + sz(y) * row_bytes, y);
+        return;
+    }
+    const Axis down = resized(p.height, p.box_height, p.content_height);
+    const Axis across = resized(p.width, p.box_width, p.content_width);
+    std::vector<std::uint8_t> packed(kernels.across_bytes(p.content_width, across.taps));
+    kernels.pack_across(across.first.data(), across.weight.data(), across.taps, p.content_width, packed.data());
+    // Rows resized across, the most recent ones: as many as a row of the content is made of.
+    const std::size_t bytes = 3 * sz(p.content_width), stride = bytes + kPixelSlackBytes;
+    const std::size_t reach = 3 * sz(across.taps) + kPixelSlackBytes;  // of reads beyond a row
+    std::vector<std::uint8_t> rows(sz(down.taps) * stride), content(stride), last(row_bytes + reach);
+    std::vector<const std::uint8_t*> taps(sz(down.taps));
+    const std::uint8_t* const end = p.pixels + sz(p.height) * row_bytes;
+    int done = 0;
+    for (int y = 0; y < p.content_height; ++y) {
+        const int first = down.first[sz(y)];
+        for (done = std::max(done, first); done < std::min(first + down.taps, p.height); ++done) {
+            const std::uint8_t* row = p.pixels + sz(done) * row_bytes;
+            if (sz(static_cast<int>(end - row)) < row_bytes + reach) {  // across reads beyond a row
+                std::memcpy(last.data(), row, row_bytes);
+                row = last.data();
+            }
+            kernels.across(row, packed.data(), across.taps, p.content_width, &rows[sz(done % down.taps) * stride]);
+        }
+        for (int t = 0; t < down.taps; ++t) taps[sz(t)] = &rows[sz((first + t) % down.taps) * stride];
+        kernels.down(taps.data(), &down.weight[sz(y) * sz(down.taps)], down.taps, static_cast<int>(bytes),
+                     content.data());
+        look_up(content.data(), y);
+    }
+}
+
+void paint_mask(const PixelKernels& kernels, const float* logits, int classes, const Samples& y, const Samples& x,
+                std::uint8_t* mask) {
+    // Cells with room behind each row, so that vectors need no remainder.
+    const std::size_t columns = sz(x.cells + kCellSlack), plane = sz(y.cells) * columns;
+    std::vector<float> bounded(sz(classes) * plane + kCellSlack);
+    for (int i = 0; i < classes * y.cells; ++i)
+        kernels.bound(logits + sz(i) * sz(x.cells), x.cells, &bounded[sz(i) * columns]);
+    std::vector<std::uint8_t> best(plane + kPixelSlackBytes), wanted(sz(x.cells));
+    kernels.largest(bounded.data(), plane, classes, static_cast<int>(plane), best.data());
+    std::vector<int> begin(sz(x.cells) + 1);
+    for (int cell = 0, i = 0; cell <= x.cells; ++cell) {
+        while (i < x.pixels && x.first[i] < cell) ++i;
+        begin[sz(cell)] = i;
+    }
+    std::vector<float> share(sz(x.pixels) + kPixelSlackBytes / sizeof(float));
+    for (int i = 0; i < x.pixels; ++i) share[sz(i)] = x.share[i];
+    const std::size_t room = sz(x.pixels) + kPixelSlackBytes;
+    std::vector<std::uint8_t> flat(room), pick(room), ids(room);
+    std::vector<float> lines(2 * sz(classes) * sz(x.cells + kCellSlack));
+    MixedRow row{nullptr,      nullptr,      plane,         classes,     x.cells,     x.pixels,     0.0f,
+                 begin.data(), share.data(), wanted.data(), pick.data(), flat.data(), lines.data(), ids.data()};
+    for (int i = 0; i < y.pixels;) {
+        const int cell = y.first[i], below = std::min(cell + 1, y.cells - 1);
+        const std::uint8_t* upper = &best[sz(cell) * columns];
+        const std::uint8_t* lower = &best[sz(below) * columns];
+        bool any = false;
+        for (int c = 0; c < x.cells; ++c) {
+            const int beside = std::min(c + 1, x.cells - 1), pixels = begin[sz(c) + 1] - begin[sz(c)];
+            const bool unlike = upper[c] != upper[beside] || upper[c] != lower[c] || upper[c] != lower[beside];
+            wanted[sz(c)] = unlike ? 255 : 0;
+            any |= unlike && pixels > 0;
+            for (int k = begin[sz(c)]; k < begin[sz(c) + 1]; ++k) {
+                flat[sz(k)] = upper[c];
+                pick[sz(k)] = wanted[sz(c)];
+            }
+        }
+        row.upper = &bounded[sz(cell) * columns];
+        row.lower = &bounded[sz(below) * columns];
+        for (; i < y.pixels && y.first[i] == cell; ++i) {
+            std::uint8_t* out = mask + sz(i) * sz(x.pixels);
+            row.down_share = y.share[i];
+            if (any) {
+                kernels.mixed(row, out);
+            } else {
+                std::memcpy(out, flat.data(), sz(x.pixels));
+            }
+        }
+    }
+}
+
+}  // namespace bitgear
