@@ -5,6 +5,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:  # each verb imports what it needs
 
     from bitgear.checkpoint import Master
     from bitgear.engines.base import DerivedModel
+    from bitgear.tasks.detect import Detection
     from bitgear.tasks.pictures import Picture
 
 app = typer.Typer(
@@ -115,9 +117,7 @@ def predict(
 ) -> None:
     """Classify an image, detect what is in it, or segment it, as the model does: here or on a server."""
     if url is not None:
-        if draw is not None:
-            raise typer.BadParameter("it paints what is computed here; leave out --url", param_hint="--draw")
-        _predict_remotely(image, precision, model, top_k, confidence, url)
+        _predict_remotely(image, precision, model, top_k, confidence, draw, url)
         return
     from bitgear.bits import parse_bits
     from bitgear.checkpoint import read_master
@@ -202,25 +202,36 @@ def _write_picture(pixels: "NDArray[np.uint8]", file: Path) -> None:
     typer.echo(f"drawn: {file}")
 
 
-def _predict_remotely(image: Path, precision: str, model: str, top_k: int, confidence: float, url: str) -> None:
+def _predict_remotely(
+    image: Path, precision: str, model: str, top_k: int, confidence: float, draw: Path | None, url: str
+) -> None:
     try:
         from bitgear_client import BitgearClientError, Client
-        from bitgear_client.results import InferenceResult
+        from bitgear_client.results import InferenceResult, PngMask
     except ImportError as error:
         raise EngineUnavailable(f"--url needs the client: install bitgear-client ({error})") from error
     from bitgear.bits import parse_bits
+    from bitgear.tasks.detect import Detection
 
     wish: int | Literal["auto"] = "auto" if precision == "auto" else parse_bits(precision)
+    painted: Callable[[], NDArray[np.uint8]] | None = None
     try:
         with Client(url) as client:
             answer: InferenceResult
-            match client.model(model).task:
+            served_model = client.model(model)
+            if draw is not None:
+                _check_drawable(served_model.task, draw)
+            match served_model.task:
                 case "detect":
                     answer = found = client.detect(image, model, precision=wish, confidence=confidence)
                     lines = _box_lines([(d.confidence, d.class_name, d.box_xyxy) for d in found.detections], confidence)
+                    boxes = [Detection(d.class_name, d.class_id, d.confidence, d.box_xyxy) for d in found.detections]
+                    painted = partial(_painted_boxes, image, boxes)
                 case "segment":
-                    answer = areas = client.segment(image, model, precision=wish)
+                    answer = areas = client.segment(image, model, precision=wish, mask_format="png")
                     lines = _share_lines([(area.class_name, area.share) for area in areas.classes])
+                    if isinstance(areas.mask, PngMask):
+                        painted = partial(_painted_mask, image, areas.mask.png, served_model.labels)
                 case _:
                     answer = classified = client.classify(image, model=model, precision=wish, top_k=top_k)
                     lines = [f"{each.confidence:7.2%}  {each.class_name}" for each in classified.predictions]
@@ -233,6 +244,28 @@ def _predict_remotely(image: Path, precision: str, model: str, top_k: int, confi
     )
     for line in lines:
         typer.echo(line)
+    if draw is not None and painted is not None:
+        _write_picture(painted(), draw)
+
+
+def _painted_boxes(image: Path, found: "Sequence[Detection]") -> "NDArray[np.uint8]":
+    from bitgear.tasks.drawing import draw_boxes
+    from bitgear.tasks.pictures import decode_picture
+
+    return draw_boxes(decode_picture(image.read_bytes()).pixels, found)
+
+
+def _painted_mask(image: Path, mask_png: bytes, labels: Sequence[str]) -> "NDArray[np.uint8]":
+    import io
+
+    import numpy as np
+    from PIL import Image
+
+    from bitgear.tasks.drawing import draw_mask
+    from bitgear.tasks.pictures import decode_picture
+
+    with Image.open(io.BytesIO(mask_png)) as mask:
+        return draw_mask(decode_picture(image.read_bytes()).pixels, np.asarray(mask), labels)
 
 
 def _box_lines(found: Sequence[tuple[float, str, Sequence[float]]], least: float) -> list[str]:

@@ -130,7 +130,6 @@ def test_data_of_other_classes_is_refused(areas: Path, mapped: Path) -> None:
     [
         ["--model", "resnet20-cifar10", "--draw", "x.png"],
         ["--model", "BOXES", "--draw", "x.tiff"],
-        ["--draw", "x.png", "--url", "http://127.0.0.1:1"],
         ["--model", "BOXES", "--confidence", "nan"],
     ],
 )
@@ -147,8 +146,19 @@ def test_a_server_tells_the_same(kind: str, photo: Path, tmp_path: Path) -> None
     write_master(masters[kind], tmp_path / "local.safetensors")
     options = ("--precision", "4", "--confidence", "0.05")
     with running(tmp_path, further=(masters["boxes"], masters["areas"])) as server:
-        remote = bitgear("predict", photo, "--model", kind, "--url", f"http://127.0.0.1:{server.port}", *options)
+        asked = ("predict", photo, "--model", kind, "--url", f"http://127.0.0.1:{server.port}", *options)
+        remote, drawn = bitgear(*asked), bitgear(*asked, "--draw", tmp_path / "remote.png")
+        undrawable = bitgear(*asked, "--draw", tmp_path / "remote.tiff")
     assert remote.returncode == 0, remote.stderr
-    local = bitgear("predict", photo, "--model", tmp_path / "local.safetensors", *options)
-    assert remote.stdout.splitlines()[1:] == local.stdout.splitlines()[1:]
+    here = ("predict", photo, "--model", tmp_path / "local.safetensors", *options)
+    assert remote.stdout.splitlines()[1:] == bitgear(*here).stdout.splitlines()[1:]
     assert "(request: asked)" in remote.stdout
+    assert undrawable.returncode == 2
+    assert not (tmp_path / "remote.tiff").exists()
+    if kind == "tiny":  # nothing to paint
+        assert drawn.returncode == 2
+        return
+    assert drawn.returncode == 0, drawn.stderr
+    assert bitgear(*here, "--draw", tmp_path / "local.png").returncode == 0
+    with Image.open(tmp_path / "remote.png") as one, Image.open(tmp_path / "local.png") as other:
+        np.testing.assert_array_equal(np.asarray(one), np.asarray(other))
