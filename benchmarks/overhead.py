@@ -9,21 +9,17 @@ server's own, from the answer. Overhead is the median of (round trip - infer) ov
 import argparse
 import http.client
 import io
-import json
-import os
-import re
-import subprocess
-import sys
-import time
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from benchmarks.local_server import ask, local_server
 from benchmarks.measure import summary, write_report
 from bitgear.checkpoint import read_master
 from bitgear.models import find_master
 
+PORT = 18123
 PHASES = ("queue", "decode", "switch", "infer", "post", "total")
 
 
@@ -35,21 +31,13 @@ def main() -> None:
     arguments = parser.parse_args()
     master = read_master(find_master(arguments.model))
     body = _png(master.input.width_px, master.input.height_px)
-    port = 18123
-    environment = {**os.environ, "BITGEAR_LOG_LEVEL": "warning"}
-    command = [sys.executable, "-m", "bitgear.cli", "serve", "--port", str(port)]
-    server = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
-    try:
-        connection = _connect(port)
+    with local_server(PORT) as connection:
         samples: dict[int, list[dict[str, float]]] = {bits: [] for bits in master.widths}
         for i in range(arguments.requests + 20 * len(master.widths)):
             bits = master.widths[i % len(master.widths)]
             row = _request(connection, f"/v1/models/{master.name}/classify", body, bits)
             if i >= 20 * len(master.widths):  # the first ones derive and warm
                 samples[bits].append(row)
-    finally:
-        server.terminate()
-        server.wait(30)
 
     rows: dict[str, Any] = {}
     print("bits   round trip    infer   overhead   decode    queue     post    top-1")
@@ -75,30 +63,8 @@ def _png(width_px: int, height_px: int) -> bytes:
     return buffer.getvalue()
 
 
-def _connect(port: int) -> http.client.HTTPConnection:
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline:
-        try:
-            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
-            connection.request("GET", "/v2/health/ready")
-            response = connection.getresponse()
-            response.read()
-            if response.status == 200:
-                return connection
-        except OSError:
-            time.sleep(0.05)
-    raise SystemExit("the server did not become ready within 30 s")
-
-
 def _request(connection: http.client.HTTPConnection, path: str, body: bytes, bits: int) -> dict[str, float]:
-    started = time.perf_counter()
-    connection.request("POST", path, body, {"Content-Type": "image/png", "Precision": str(bits)})
-    response = connection.getresponse()
-    content = response.read()
-    round_trip_ms = 1e3 * (time.perf_counter() - started)
-    if response.status != 200:
-        raise SystemExit(f"status {response.status}: {re.sub(rb'[^ -~]', b'?', content[:300]).decode()}")
-    answer = json.loads(content)
+    round_trip_ms, answer = ask(connection, path, body, {"Content-Type": "image/png", "Precision": str(bits)})
     if answer["precision"]["served"] != bits:
         raise SystemExit(f"asked {bits} bits, served {answer['precision']['served']}")
     return {"round_trip": round_trip_ms, **{phase: answer["timing_ms"][phase] for phase in PHASES}}

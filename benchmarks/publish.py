@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import engine_tables
+from benchmarks.engine_tables import METRICS
 from benchmarks.measure import RESULTS
 from bitgear.bits import MASTER_BITS
 from bitgear.checkpoint import read_master
@@ -41,6 +42,7 @@ def blocks() -> dict[str, str]:
         "engine_ready": engine_tables.ready(_report("engine")),
         "policies": _policies(_report("simulate")),
         "policy_decisions": _policy_decisions(_report("simulate")),
+        "phases": _phases(_report("phases")),
         "imports": _imports([_report(name) for name in IMPORTS]),
         "provenance": _provenance(),
         "segmenter": _segmenter(),
@@ -105,6 +107,25 @@ def _start(report: dict[str, Any]) -> str:
     ]
     rounds = next(iter(report["precisions"].values()))["first_answer"]["count"]
     return f"{report['machine']['cpu']}; medians of {rounds} starts: {', '.join(answers)}."
+
+
+def _phases(report: dict[str, Any]) -> str:
+    threads = report["threads"]
+    lines = [
+        f"{report['machine']['cpu']}, {threads} thread{'s' * (threads > 1)} for the network, one connection, "
+        f"{report['picture']}; medians in ms.",
+        "",
+        "| model | bits | whole | decode and place | network | answer | before and after (10-90 %) | accuracy |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name, model in report["models"].items():
+        for bits, row in model["precisions"].items():
+            times = [f"{row['phases'][phase]['p50_ms']:.2f}" for phase in ("total", "decode", "infer", "post")]
+            share = row["around_share"]
+            spread = f"{100 * share['p50']:.0f} % ({100 * share['p10']:.0f}-{100 * share['p90']:.0f})"
+            found = [f"{100 * row['accuracy'][m]:.1f} % {said}" for m, said in METRICS.items() if m in row["accuracy"]]
+            lines.append(f"| {name} | {bits} | {' | '.join(times)} | {spread} | {', '.join(found)} |")
+    return "\n".join(lines)
 
 
 def _answer(report: dict[str, Any]) -> str:
