@@ -10,7 +10,7 @@ from bitgear import __version__
 from bitgear.engines.registry import ENGINE_NAMES, KERNEL_VARIABLE, create_engine, native_failure
 from bitgear.errors import EngineUnavailable
 
-_LIBRARIES = ("numpy", "onnxruntime", "onnx", "safetensors", "pillow", "torch")
+_LIBRARIES = ("numpy", "onnxruntime", "onnx", "safetensors", "pillow", "simplejpeg", "torch")
 
 
 def diagnose() -> dict[str, Any]:

@@ -4,8 +4,9 @@ import io
 from dataclasses import dataclass
 
 import numpy as np
+import simplejpeg
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
@@ -14,6 +15,9 @@ from PIL.WebPImagePlugin import WebPImageFile
 from bitgear.errors import ImageAnimated, ImageCorrupt, ImageEmpty, ImageFormatUnsupported, ImageTooLarge
 
 DEFAULT_LIMIT_PIXELS = 50_000_000
+
+_UPRIGHT = 1
+"""Of EXIF's orientations."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,9 +61,12 @@ def decode_picture(data: bytes, limit_pixels: int = DEFAULT_LIMIT_PIXELS) -> Pic
         if getattr(image, "n_frames", 1) != 1:
             raise ImageAnimated("the image has several frames; send one frame as a still image")
         try:
-            image.load()
-            ImageOps.exif_transpose(image, in_place=True)
-            return Picture(_to_rgb(image))
+            pixels = _plain_jpeg(image, data)
+            if pixels is None:
+                image.load()
+                ImageOps.exif_transpose(image, in_place=True)
+                pixels = _to_rgb(image)
+            return Picture(pixels)
         except Exception as error:
             raise ImageCorrupt("the image is truncated or damaged; send the whole file") from error
 
@@ -80,6 +87,23 @@ def _open(data: bytes) -> ImageFile:
     raise ImageFormatUnsupported(
         f"the {len(data)} bytes given are not a JPEG, PNG or WebP image; convert the file to one of these"
     )
+
+
+def _plain_jpeg(image: ImageFile, data: bytes) -> NDArray[np.uint8] | None:
+    """Return the pixels of an upright colour JPEG without a flaw; None of any other image, which Pillow judges.
+
+    Pillow has the same decoder, and the pixels are equal; but it takes them through a picture of four bytes a pixel and
+    copies that, in nearly twice the time.
+    """
+    if not isinstance(image, JpegImageFile) or image.mode != "RGB":
+        return None
+    if image.getexif().get(ExifTags.Base.Orientation, _UPRIGHT) != _UPRIGHT:
+        return None
+    try:
+        pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(data)
+    except ValueError:  # what the decoder warns of, too
+        return None
+    return pixels
 
 
 def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:

@@ -48,6 +48,27 @@ def test_boxes_come_back_through_the_letterbox_to_half_a_pixel(width: int, heigh
     np.testing.assert_allclose(letterbox.to_picture(inside), boxes, atol=0.5)
 
 
+@pytest.mark.parametrize(("width", "height"), [(640, 480), (480, 640), (101, 333), (1000, 90), (30, 20)])
+def test_what_is_painted_lies_where_the_letterbox_says_to_half_a_pixel(width: int, height: int) -> None:
+    record = replace(InputRecord.centred(320, 128), height_px=240)
+    letterbox = Letterbox.of(width, height, record)
+    box = np.array([[width // 5, height // 4, width * 3 // 5, height * 4 // 5]], np.float32)
+    x1, y1, x2, y2 = box[0].astype(int)
+    pixels = np.zeros((height, width, 3), np.uint8)
+    pixels[y1:y2, x1:x2] = 255
+    seen = letterbox.place(pixels)[..., 0] / 255.0
+    content = np.zeros_like(seen)
+    top, left = letterbox.top_px, letterbox.left_px
+    inside = np.s_[top : top + letterbox.content_height_px, left : left + letterbox.content_width_px]
+    content[inside] = seen[inside]
+    # Along each axis the painted share of every line, at its fullest, begins and ends where half of a line is painted.
+    expected = letterbox.to_input(box)[0]
+    for profile, low, high in ((content.max(axis=0), 0, 2), (content.max(axis=1), 1, 3)):
+        painted = np.flatnonzero(profile >= 0.5)
+        assert abs(painted[0] - expected[low]) <= 0.5
+        assert abs(painted[-1] + 1 - expected[high]) <= 0.5
+
+
 @pytest.mark.parametrize(("width", "height"), SIZES)
 def test_a_picture_fills_its_place_and_bars_have_code_zero(width: int, height: int) -> None:
     letterbox = Letterbox.of(width, height, RECORD)

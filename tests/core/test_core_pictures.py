@@ -56,6 +56,34 @@ def test_lossless_pictures_come_back_exactly(form: str, options: dict[str, Any])
     assert (picture.width_px, picture.height_px) == (7, 11)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"quality": 90},
+        {"quality": 5},
+        {"quality": 100, "subsampling": "4:4:4"},
+        {"subsampling": "4:2:2"},
+        {"subsampling": "4:2:0", "progressive": True},
+        {"optimize": True, "restart_marker_blocks": 2},
+        {"keep_rgb": True},
+        {"exif": b"Exif\x00\x00nonsense", "comment": b"a" * 300},
+        {"icc_profile": b"b" * 70_000},
+    ],
+)
+@pytest.mark.parametrize("size", [(640, 480), (17, 33), (1, 1), (8, 1), (1, 99)])
+def test_a_jpeg_has_pillows_pixels(size: tuple[int, int], options: dict[str, Any]) -> None:
+    rough = Image.fromarray(RGB).resize(size, Image.Resampling.BICUBIC)
+    content = encode(rough, "JPEG", **options)
+    with Image.open(io.BytesIO(content)) as image:
+        np.testing.assert_array_equal(decode_picture(content).pixels, np.asarray(image))
+
+
+def test_a_flaw_that_pillow_bears_does_not_cost_the_picture() -> None:
+    content = encode(RGB, "JPEG")
+    for flawed in (content + b"behind the end", content[:2] + b"\xff\xff" + content[2:]):
+        np.testing.assert_array_equal(decode_picture(flawed).pixels, decode_picture(content).pixels)
+
+
 @pytest.mark.parametrize("form", ["JPEG", "WEBP"])
 def test_lossy_pictures_come_back_as_pillow_reads_them(form: str) -> None:
     data = encode(RGB, form)

@@ -2,6 +2,7 @@
 
 import base64
 import io
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -151,6 +152,22 @@ def test_the_three_forms_give_the_same(every_task: Running, path: str) -> None:
     results = [answer.json() for answer in answers]
     for name in ("detections",) if path == DETECT else ("mask", "classes"):
         assert all(result[name] == results[0][name] for result in results)
+
+
+@pytest.mark.parametrize("path", [DETECT, SEGMENT])
+def test_an_answer_does_not_depend_on_what_is_asked_beside_it(every_task: Running, path: str) -> None:
+    sizes = [(90, 50), (50, 90), (64, 48), (1, 40), (200, 30), (33, 33)]
+    requests = [(photo(*size, seed), bits) for seed, size in enumerate(sizes) for bits in (8, 4, 2)]
+    told = ("detections",) if path == DETECT else ("mask", "classes")
+    own = {"confidence": 0.05} if path == DETECT else {}
+
+    def answer(request: tuple[bytes, int]) -> list[Any]:
+        body = ask(every_task, path, request[0], precision=request[1], **own)
+        return [body[name] for name in told]
+
+    alone = [answer(request) for request in requests]
+    with ThreadPoolExecutor(12) as pool:
+        assert list(pool.map(answer, requests * 3)) == alone * 3
 
 
 @pytest.mark.parametrize("path", [DETECT, SEGMENT])
