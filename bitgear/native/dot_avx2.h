@@ -14,11 +14,36 @@ alignas(32) constexpr std::int16_t kOnes[16] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1,
 inline __m256i load256(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
 inline void store256(void* p, __m256i v) { _mm256_storeu_si256(static_cast<__m256i*>(p), v); }
 
+// 8 rows of 8 words to 8 columns of 8 words, `out_bytes` apart.
+inline void transpose_words(const std::uint8_t* rows, std::size_t row_bytes, std::uint8_t* out, std::size_t out_bytes) {
+    __m256i a[8], b[8];
+    for (std::size_t i = 0; i < 8; ++i) a[i] = load256(rows + i * row_bytes);
+    for (int i = 0; i < 8; i += 2) {
+        b[i] = _mm256_unpacklo_epi32(a[i], a[i + 1]);
+        b[i + 1] = _mm256_unpackhi_epi32(a[i], a[i + 1]);
+    }
+    for (int i = 0; i < 8; i += 4) {
+        for (int h = 0; h < 2; ++h) {
+            a[i + 2 * h] = _mm256_unpacklo_epi64(b[i + h], b[i + h + 2]);
+            a[i + 2 * h + 1] = _mm256_unpackhi_epi64(b[i + h], b[i + h + 2]);
+        }
+    }
+    for (std::size_t i = 0; i < 4; ++i) {
+        store256(out + i * out_bytes, _mm256_permute2x128_si256(a[i], a[i + 4], 0x20));
+        store256(out + (i + 4) * out_bytes, _mm256_permute2x128_si256(a[i], a[i + 4], 0x31));
+    }
+}
+
 // Packed: [group][column][4 codes].
 void pack_pairs(const std::int8_t* codes, std::size_t row_bytes, int groups, std::uint8_t* packed) {
-    for (int g = 0; g < groups; ++g) {
-        for (int c = 0; c < kBlock; ++c, packed += kGroup)
-            std::memcpy(packed, codes + static_cast<std::size_t>(c) * row_bytes + g * kGroup, kGroup);
+    const auto* rows = reinterpret_cast<const std::uint8_t*>(codes);
+    int g = 0;
+    for (; g + 8 <= groups; g += 8, rows += 8 * kGroup, packed += 8 * kPackedGroup) {
+        transpose_words(rows, row_bytes, packed, kPackedGroup);
+        transpose_words(rows + 8 * row_bytes, row_bytes, packed + 32, kPackedGroup);
+    }
+    for (; g < groups; ++g, rows += kGroup) {
+        for (std::size_t c = 0; c < kBlock; ++c, packed += kGroup) std::memcpy(packed, rows + c * row_bytes, kGroup);
     }
 }
 
@@ -236,15 +261,15 @@ void rare_block(const DotTile& tile, const std::uint8_t* w, std::int32_t* out) {
     }
 }
 
-using PairsFn = void (*)(const DotTile&, const std::uint8_t*, std::int32_t*);
-constexpr PairsFn kWidenedBlocks[kDotRows] = {widened_block<1>, widened_block<2>, widened_block<3>,
+using BlockFn = void (*)(const DotTile&, const std::uint8_t*, std::int32_t*);
+constexpr BlockFn kWidenedBlocks[kDotRows] = {widened_block<1>, widened_block<2>, widened_block<3>,
                                               widened_block<4>, widened_block<5>, widened_block<6>};
-constexpr PairsFn kRareBlocks[kDotRows] = {rare_block<1>, rare_block<2>, rare_block<3>,
+constexpr BlockFn kRareBlocks[kDotRows] = {rare_block<1>, rare_block<2>, rare_block<3>,
                                            rare_block<4>, rare_block<5>, rare_block<6>};
 
 // Sums that are widened rarely can go through memory then, and all rows pass together; else those of three rows stay in
 // registers. Measured: a period of 8 is rare enough for short runs.
-PairsFn pairs_kernel(const DotTile& tile) {
+BlockFn pairs_kernel(const DotTile& tile) {
     const int period = tile.period;
     if (period == 1) return kWidenedBlocks[tile.rows - 1];
     if (period >= 32 || (period >= 8 && tile.runs[0].groups <= 64)) return kRareBlocks[tile.rows - 1];
@@ -254,7 +279,7 @@ PairsFn pairs_kernel(const DotTile& tile) {
 }
 
 void pairs(const DotTile& tile) {
-    const PairsFn kernel = pairs_kernel(tile);
+    const BlockFn kernel = pairs_kernel(tile);
     for (int b = 0; b < tile.blocks; ++b)
         kernel(tile, tile.w + static_cast<std::size_t>(b) * tile.block_bytes, tile.acc + b * kBlock);
 }

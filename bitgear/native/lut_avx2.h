@@ -46,9 +46,32 @@ void lut_tables(const std::uint8_t* codes, int pixels, std::size_t pixel_bytes, 
     }
 }
 
+// Bit `plane` of four codes each, side by side in 32 bits.
+inline __m256i plane_indices(__m256i codes, int plane) {
+    const __m256i bits = _mm256_and_si256(_mm256_srli_epi16(codes, plane), _mm256_set1_epi8(1));
+    const __m256i twos = _mm256_maddubs_epi16(bits, _mm256_set1_epi32(0x08040201));
+    return _mm256_madd_epi16(twos, _mm256_set1_epi16(1));
+}
+
 // Index bytes: [group][plane][column].
 void lut_pack(const std::int8_t* codes, std::size_t row_bytes, int groups, std::uint8_t* packed) {
-    for (int g = 0; g < groups; ++g) {
+    int g = 0;
+    // Eight groups of 32 columns: four columns' indices in 32 bits, then columns beside columns.
+    for (; g + 8 <= groups; g += 8, packed += 8 * kLutPlanes * kLutColumns) {
+        for (int p = 0; p < kLutPlanes; ++p) {
+            alignas(32) std::uint8_t quads[8][32];
+            for (std::size_t q = 0; q < 8; ++q) {
+                const std::int8_t* four = codes + 4 * q * row_bytes + g * kLutInputs;
+                __m256i quad = plane_indices(load256(four), p);
+                quad = _mm256_or_si256(quad, _mm256_slli_epi32(plane_indices(load256(four + row_bytes), p), 8));
+                quad = _mm256_or_si256(quad, _mm256_slli_epi32(plane_indices(load256(four + 2 * row_bytes), p), 16));
+                quad = _mm256_or_si256(quad, _mm256_slli_epi32(plane_indices(load256(four + 3 * row_bytes), p), 24));
+                store256(quads[q], quad);
+            }
+            transpose_words(quads[0], 32, packed + p * kLutColumns, kLutPlanes * kLutColumns);
+        }
+    }
+    for (; g < groups; ++g) {
         for (int p = 0; p < kLutPlanes; ++p) {
             for (int c = 0; c < kLutColumns; ++c) {
                 const std::int8_t* four = codes + static_cast<std::size_t>(c) * row_bytes + g * kLutInputs;
