@@ -375,6 +375,53 @@ void words(const DotTile& tile) {
     }
 }
 
+// Signed 16-bit operands, two of them in a group.
+inline void multiply_16(const std::uint8_t* a, __m256i w0, __m256i w1, __m256i& c0, __m256i& c1) {
+    __m256i t, u;
+    asm("vpbroadcastd %[a], %[t]\n\t"
+        "vpmaddwd %[w0], %[t], %[u]\n\t"
+        "vpmaddwd %[w1], %[t], %[t]\n\t"
+        "vpaddd %[u], %[c0], %[c0]\n\t"
+        "vpaddd %[t], %[c1], %[c1]"
+        : [c0] "+x"(c0), [c1] "+x"(c1), [t] "=&x"(t), [u] "=&x"(u)
+        : [a] "m"(*reinterpret_cast<const std::uint8_t (*)[4]>(a)), [w0] "x"(w0), [w1] "x"(w1));
+}
+
+// Winograd's weights of 16 bits are many and are read in order: bytes to ask for ahead.
+constexpr std::ptrdiff_t kAhead = 4096;
+
+template <int R>
+__attribute__((noinline)) void block_16(const DotTile& tile, const std::uint8_t* w, std::int32_t* out) {
+    const std::ptrdiff_t stride = tile.blocks * kBlock;
+    __m256i acc[R][2];
+#pragma GCC unroll 6
+    for (int r = 0; r < R; ++r) acc[r][0] = acc[r][1] = _mm256_setzero_si256();
+    const std::uint8_t* a[R];
+    for (int i = 0; i < tile.run_count; ++i) {
+#pragma GCC unroll 6
+        for (int r = 0; r < R; ++r) a[r] = tile.a[r] + tile.runs[i].offset;
+        const std::ptrdiff_t end = static_cast<std::ptrdiff_t>(tile.runs[i].groups) * kGroup;
+        for (std::ptrdiff_t k = 0; k < end; k += kGroup, w += kPackedGroup) {
+            _mm_prefetch(reinterpret_cast<const char*>(w + kAhead), _MM_HINT_T0);
+            const __m256i w0 = load256(w), w1 = load256(w + 32);
+#pragma GCC unroll 6
+            for (int r = 0; r < R; ++r) multiply_16(a[r] + k, w0, w1, acc[r][0], acc[r][1]);
+        }
+    }
+#pragma GCC unroll 6
+    for (int r = 0; r < R; ++r) {
+        store256(out + r * stride, acc[r][0]);
+        store256(out + r * stride + 8, acc[r][1]);
+    }
+}
+
+void words_16(const DotTile& tile) {
+    static constexpr BlockFn kTiles[kDotRows] = {block_16<1>, block_16<2>, block_16<3>,
+                                                 block_16<4>, block_16<5>, block_16<6>};
+    for (int b = 0; b < tile.blocks; ++b)
+        kTiles[tile.rows - 1](tile, tile.w + static_cast<std::size_t>(b) * tile.block_bytes, tile.acc + b * kBlock);
+}
+
 bool always_exact(int, int) { return true; }
 
 const DotPath kDots[] = {
@@ -382,3 +429,5 @@ const DotPath kDots[] = {
     {"words", kDotRows, kDotBlocks, kPackedGroup, always_exact, nullptr, pack_words, words, nullptr, 22, 0},
 };
 constexpr int kDotCount = 2;
+const DotPath kWordsPath{"words-16", kDotRows, kDotBlocks, kPackedGroup, always_exact, nullptr, pack_pairs, words_16,
+                         nullptr,    26,       0};
