@@ -19,7 +19,11 @@ from bitgear.convert.scales import least_error_scale
 from bitgear.graph import IMAGE, Conv, Linear, sums
 from bitgear.models import find_master
 
-SHIPPED = {"resnet20-32": "resnet20-cifar10", "segmenter-480x360": "camvid-resnet"}
+SHIPPED = {
+    "resnet20-32": "resnet20-cifar10",
+    "segmenter-480x360": "camvid-resnet",
+    "detector-416x320": "bccd-resnet",
+}
 """Networks that ship, by their names here."""
 RANDOM = {
     "resnet18-224": "resnet18",
@@ -29,7 +33,7 @@ RANDOM = {
     "mobilenetv1-224": "mobilenet_v1",
 }
 """Networks with random weights, and their architectures: their speed means something, their answers do not."""
-NETWORKS = ("resnet18-224", "mobilenetv2-224", "resnet20-32", "segmenter-480x360")
+NETWORKS = ("resnet18-224", "mobilenetv2-224", "resnet20-32", "segmenter-480x360", "detector-416x320")
 """Those measured unless others are asked for."""
 ALL = (*SHIPPED, *RANDOM)
 ASSUMED_TOP1 = {8: 0.70, 7: 0.70, 6: 0.699, 5: 0.695, 4: 0.69, 3: 0.67, 2: 0.64}

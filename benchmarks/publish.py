@@ -26,6 +26,8 @@ DOCUMENTS = ("README.md", "docs/training.md", "docs/importing.md", "docs/perform
 IMPORTS = ("import-mobilenet-v1-075", "import-mobilenet-v1-025")
 MODEL = "resnet20-cifar10"
 SEGMENTER = "camvid-resnet"
+DETECTOR = "bccd-resnet"
+SAID = {"miou": "mean IoU", "pixel_accuracy": "pixel accuracy", "map50_95": "mAP50-95", "map50": "mAP50"}
 
 
 def blocks() -> dict[str, str]:
@@ -45,8 +47,10 @@ def blocks() -> dict[str, str]:
         "phases": _phases(_report("phases")),
         "imports": _imports([_report(name) for name in IMPORTS]),
         "provenance": _provenance(),
-        "segmenter": _segmenter(),
-        "segmenter_training": _segmenter_training(),
+        "segmenter": _trained(SEGMENTER, ("miou", "pixel_accuracy")),
+        "segmenter_training": _training(SEGMENTER),
+        "detector": _trained(DETECTOR, ("map50_95", "map50")),
+        "detector_training": _training(DETECTOR),
     }
 
 
@@ -175,27 +179,27 @@ def _provenance() -> str:
     )
 
 
-def _segmenter() -> str:
-    path = find_master(SEGMENTER)
+def _trained(model: str, metrics: Sequence[str]) -> str:
+    path = find_master(model)
     master = read_master(path)
     lines = [
-        f"| {SEGMENTER} | FP32 start | " + " | ".join(f"{bits} bit" for bits in master.widths) + " |",
+        f"| {model} | FP32 start | " + " | ".join(f"{bits} bit" for bits in master.widths) + " |",
         "|---|---|" + "---|" * len(master.widths),
     ]
-    for name, said in (("miou", "mean IoU"), ("pixel_accuracy", "pixel accuracy")):
+    for name in metrics:
         images = master.accuracy[MASTER_BITS]["images"]
         lines.append(
-            f"| {said}, {images:,} test images | {100 * master.provenance[f'fp32_{name}']:.1f} | "
+            f"| {SAID[name]}, {images:,} test images | {100 * master.provenance[f'fp32_{name}']:.1f} | "
             + " | ".join(f"**{100 * master.accuracy[bits][name]:.1f}**" for bits in master.widths)
             + " |"
         )
     return "\n".join([*lines, "", f"One file of {path.stat().st_size:,} bytes serves all of them."])
 
 
-def _segmenter_training() -> str:
-    p = read_master(find_master(SEGMENTER)).provenance
+def _training(model: str) -> str:
+    p = read_master(find_master(model)).provenance
     train, fp32 = p["recipe"]["train"], p["recipe"]["fp32"]
-    report = json.loads((ROOT / "docs/reports" / SEGMENTER / "report.json").read_text(encoding="utf-8"))
+    report = json.loads((ROOT / "docs/reports" / model / "report.json").read_text(encoding="utf-8"))
     fp32_minutes = sum(row["seconds"] for row in report["fp32_epochs"]) / 60
     return (
         f"FP32: {fp32['epochs']} epochs from scratch, {fp32_minutes:.0f} minutes. Then {train['epochs']} epochs over "

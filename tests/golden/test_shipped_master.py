@@ -28,7 +28,7 @@ def shipped(name: str) -> Master:
     return read_master(shipped_masters()[name])
 
 
-TEST_IMAGES = {"resnet20-cifar10": 10_000, "camvid-resnet": 233}
+TEST_IMAGES = {"resnet20-cifar10": 10_000, "camvid-resnet": 233, "bccd-resnet": 72}
 """Of the official test splits."""
 
 
