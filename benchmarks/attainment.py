@@ -95,6 +95,20 @@ def score(outcomes: Outcomes, slo_ms: float, accuracy: Mapping[str, float], seco
     }
 
 
+def ceiling(due_s: NDArray[np.float64], per_s: float, slo_ms: float) -> float:
+    """Return the share in time of a server that answers ``per_s``, one by one, and never begins what would be late.
+
+    For equal work and equal patience no order is better than first come, first served.
+    """
+    service_s, free_s, hits = 1 / per_s, 0.0, 0
+    for at_s in due_s.tolist():
+        done_s = max(at_s, free_s) + service_s
+        if done_s <= at_s + slo_ms / 1e3:
+            free_s = done_s
+            hits += 1
+    return hits / max(1, len(due_s))
+
+
 def wilson(hits: int, count: int) -> tuple[float, float]:
     """Return the 95 % interval of a share by Wilson's formula, which holds near 0 and 1 too.
 

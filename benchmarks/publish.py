@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import engine_tables
+from benchmarks import engine_tables, serving_tables, slo_tables
 from benchmarks.engine_tables import METRICS
 from benchmarks.measure import RESULTS
 from bitgear.bits import MASTER_BITS
@@ -51,6 +51,15 @@ def blocks() -> dict[str, str]:
         "segmenter_training": _training(SEGMENTER),
         "detector": _trained(DETECTOR, ("map50_95", "map50")),
         "detector_training": _training(DETECTOR),
+        "slo_conditions": slo_tables.conditions(_report("slo-quick")),
+        "slo_bars": slo_tables.bar_table(_report("slo-quick")),
+        "slo_bursts": slo_tables.burst_table(_report("slo-quick")),
+        "slo_classifier_conditions": slo_tables.conditions(_report("slo-resnet18")),
+        "slo_classifier_bars": slo_tables.bar_table(_report("slo-resnet18")),
+        "slo_classifier": slo_tables.burst_table(_report("slo-resnet18")),
+        "slo_simulated": slo_tables.simulated_table(_report("slo-quick"), _report("simulate-slo")),
+        "serving_conditions": serving_tables.conditions(_report("serving")),
+        "serving": serving_tables.table(_report("serving")),
     }
 
 

@@ -44,7 +44,7 @@ ENVIRONMENTS = Path("build/peers")
 """Where the other servers are installed, each in an environment of its own."""
 APPS = Path(__file__).parent / "peer_servers"
 CALLERS = 16
-SATURATION_SECONDS, TUNING_SECONDS, LATENCY_SECONDS, ENGINE_SECONDS = 4.0, 4.0, 6.0, 2.0
+SATURATION_SECONDS, TUNING_SECONDS, LATENCY_SECONDS, ENGINE_SECONDS = 3.5, 3.0, 6.0, 1.5
 LATENCY_SHARE = 0.7
 """Offered load when latency is measured, by the least saturation throughput of all at 8 bits."""
 LATENCY_ROUNDS = 3
@@ -306,14 +306,7 @@ def main() -> None:
             contestant.saturate(2.0)
         report = contest(contestants, path, arguments.rounds, cores)
     _print(report)
-    report["peers"] = {
-        peer.name: {
-            "version": peer.version,
-            "layout": str(Layout(**tuning[peer.package]["layout"])),
-            **tuning[peer.package],
-        }
-        for peer in peers
-    }
+    report["peers"] = {peer.name: {"version": peer.version, **tuning[peer.package]} for peer in peers}
     print(f"wrote {write_report('serving', {'network': NETWORK, 'pictures': pictures.name, **report}, arguments.json)}")
 
 

@@ -13,7 +13,10 @@ Row = Mapping[str, Any]
 
 def conditions(report: Mapping[str, Any]) -> str:
     """Return what was measured on, and how the others were set up."""
-    peers = "; ".join(f"{name} {peer['version']}: {peer['layout']}" for name, peer in report["peers"].items())
+    peers = "; ".join(
+        f"{name} {peer['version']}: {', '.join(f'{setting} {value}' for setting, value in peer['layout'].items())}"
+        for name, peer in report["peers"].items()
+    )
     return (
         f"{report['machine']['cpu']}; ResNet-18 with random weights, {report['pictures']} as JPEG; {report['callers']} "
         f"callers, medians of {report['rounds']} rounds. Best of the set-ups tried: {peers}. "

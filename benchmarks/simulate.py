@@ -30,7 +30,7 @@ import numpy as np
 from tqdm import tqdm
 
 from benchmarks.attainment import EXPIRED, OK, Outcomes, score
-from benchmarks.cases import ADAPTIVE, Scene, all_scenes, fixed
+from benchmarks.cases import ADAPTIVE, Scene, all_scenes, bar_scenes, fixed
 from benchmarks.measure import write_report
 from bitgear.bits import Plan
 from bitgear.checkpoint import read_master
@@ -219,6 +219,7 @@ def main() -> None:
     parser.add_argument("--master", help="a shipped master or a file, to be measured with one thread")
     parser.add_argument("--slo", type=Path, help="a report of benchmarks.slo: its ladder, capacity and objective")
     parser.add_argument("--data", type=Path, help="folder of data sets, for traces")
+    parser.add_argument("--quick", action="store_true", help="only what benchmarks.slo has bars for")
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--workers", type=int, default=2)
@@ -231,7 +232,7 @@ def main() -> None:
     if arguments.slo is not None:
         report = json.loads(arguments.slo.read_text(encoding="utf-8"))
         ladders = [told(report["ladder"], arguments.max_batch)]
-        arguments.capacity, arguments.alone_ms = report["capacity_per_s"], report["engine_ms"]
+        arguments.capacity, arguments.alone_ms = report["capacity_per_s"], report["round_trip_ms"]
         overhead_ms = report["round_trip_ms"] - report["engine_ms"]
     else:
         ladders = [made_up("steep", STEEP, 0.5, 16), made_up("shallow", SHALLOW, 0.05, 16)]
@@ -241,7 +242,7 @@ def main() -> None:
     for ladder in ladders:
         device = Device(ladder, arguments.workers, arguments.noise, overhead_ms)
         policies = [*ADAPTIVE, *(fixed(rung.precision) for rung in ladder.rungs)]
-        scenes = all_scenes(traces=arguments.data is not None)
+        scenes = bar_scenes() if arguments.quick else all_scenes(traces=arguments.data is not None)
         result += rows(ladder.model, device, scenes, policies, arguments)
     content = {
         "seconds": arguments.seconds,

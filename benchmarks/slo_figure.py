@@ -68,7 +68,7 @@ def _by_load(panel: Axes, rows: Sequence[Mapping[str, Any]], name: str, title: s
     panel.plot([], [], color=GREY, linewidth=1.0, label="a fixed width, its bits at the end")
     panel.set_xlabel(f"load by the capacity at 8 bits (gamma arrivals, CV² {BURSTY_CV2:g})")
     panel.set_title(title, fontsize=10)
-    panel.legend(frameon=False, fontsize=8, loc="lower left")
+    panel.legend(frameon=False, fontsize=8, loc="best")
     panel.spines[["top", "right"]].set_visible(False)
 
 

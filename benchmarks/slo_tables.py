@@ -57,14 +57,17 @@ def conditions(report: Mapping[str, Any]) -> str:
     share = max(row["client_cpu_share"] for row in report["rows"])
     late = any(row["client_too_busy"] for row in report["rows"])
     different = sum(row["different_answers"] for row in report["rows"])
+    settings = ", ".join(report["settings"]) or "as they come"
     answers = f"{different} answers differed from earlier ones about the same picture at the same precision!"
     if not different:
         answers = "Equal pictures at equal precisions got equal answers throughout."
     return (
-        f"{report['machine']['cpu']}; {report['model']} ({report['weights']} weights), {report['pictures']}. At rest: "
-        f"engine {report['engine_ms']:.1f} ms at 8 bits, round trip {report['round_trip_ms']:.1f} ms, "
-        f"{report['capacity_per_s']:.0f} requests a second at 8 bits, which is load 1. The objective is "
-        f"{SLO_FACTOR:g} times the engine's time unless another multiple is named. The client took at most "
+        f"{report['machine']['cpu']}; {report['model']} (weights: {report['weights']}), {report['pictures']}. "
+        "At rest, at 8 bits: "
+        f"{report['round_trip_ms']:.1f} ms over HTTP, {report['engine_ms']:.1f} ms of it in the engine; "
+        f"{report['capacity_per_s']:.0f} requests a second at 8 bits, which is load 1, and "
+        f"{report['capacity_narrowest_per_s']:.0f} at the narrowest width. Settings: {settings}. The objective is "
+        f"{SLO_FACTOR:g} times that latency over HTTP unless another multiple is named. The client took at most "
         f"{100 * share:.1f} % of one core and sent at most {lag_ms:.1f} ms late (99th percentile)"
         f"{', which is too late for some rows' if late else ''}. "
         f"{answers}"
@@ -72,13 +75,25 @@ def conditions(report: Mapping[str, Any]) -> str:
 
 
 def bar_table(report: Mapping[str, Any]) -> str:
-    """Return the bars as Markdown."""
+    """Return the bars as Markdown, and what the machine allows at most."""
     lines = ["| | measured | bar | |", "|---|---|---|---|"]
     lines += [
         f"| {bar.name} | {bar.measured} | {bar.asked} | {'met' if bar.met else 'MISSED'} |"
         for bar in bars(report["rows"])
     ]
-    return "\n".join(lines)
+    ceilings = ", ".join(
+        f"{bursts(report['rows'], load)[0]['ceiling']:.3f} at load {load:g}"
+        for load in BAR_LOADS
+        if bursts(report["rows"], load)
+    )
+    return "\n".join(
+        [
+            *lines,
+            "",
+            "A single server as fast as this machine is at the narrowest width under full load, that never begins what "
+            f"would be late, would attain {ceilings}.",
+        ]
+    )
 
 
 def burst_table(report: Mapping[str, Any]) -> str:
@@ -119,6 +134,24 @@ def matrix_table(report: Mapping[str, Any]) -> str:
         best = max(row["effective_accuracy"] for row in by_policy.values())
         cells = [_cell(by_policy[policy], best) if policy in by_policy else "" for policy in policies]
         lines.append(f"| {name} | {load:g} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def simulated_table(report: Mapping[str, Any], simulated: Mapping[str, Any]) -> str:
+    """Return the bursts that there are bars for, as measured and as :mod:`benchmarks.simulate` has them."""
+    lines = [
+        f"| CV² {BURSTY_CV2:g} | load | attained: measured | simulated | effective accuracy: measured | simulated |",
+        "|---|---|---|---|---|---|",
+    ]
+    for load in BAR_LOADS:
+        expected = {row["policy"]: row for row in bursts(simulated["rows"], load)}
+        for row in bursts(report["rows"], load):
+            cells = [
+                f"{one[name]:.3f}"
+                for name in ("attainment", "effective_accuracy")
+                for one in (row, expected[row["policy"]])
+            ]
+            lines.append(f"| {_policy(row)} | {load:g} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 

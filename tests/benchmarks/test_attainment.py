@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.attainment import Outcomes, outstanding, score, wilson
+from benchmarks.attainment import Outcomes, ceiling, outstanding, score, wilson
 
 ACCURACY = {"8": 0.9, "2": 0.5}
 
@@ -79,6 +79,14 @@ def test_a_client_that_sends_late_is_reported(lag_ms: float, busy: bool) -> None
     row: dict[str, Any] = score(outcomes(MIXED, lag_ms), 50, ACCURACY, seconds=1)
     assert row["client_too_busy"] is busy
     assert row["client_lag_p99_ms"] == pytest.approx(lag_ms)
+
+
+def test_the_ceiling_serves_in_turn_and_begins_nothing_late() -> None:
+    # 10 ms each, 25 ms of patience: of four at once two are in time, and one 20 ms later again.
+    due_s = np.array([0.0, 0.0, 0.0, 0.0, 0.02])
+    assert ceiling(due_s, per_s=100, slo_ms=25) == 3 / 5
+    assert ceiling(due_s, per_s=1e6, slo_ms=25) == 1
+    assert ceiling(due_s, per_s=10, slo_ms=25) == 0
 
 
 def test_wilson_stays_within_0_and_1() -> None:

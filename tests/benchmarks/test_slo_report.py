@@ -32,6 +32,7 @@ def row(policy: str, load: float, attainment: float, effective: float, **more: A
         "client_cpu_share": 0.02,
         "client_too_busy": False,
         "different_answers": 0,
+        "ceiling": 0.97,
         **more,
     }
 
@@ -53,6 +54,8 @@ def report() -> dict[str, Any]:
         "engine_ms": 12.0,
         "round_trip_ms": 20.0,
         "capacity_per_s": 90.0,
+        "capacity_narrowest_per_s": 110.0,
+        "settings": ["workers=1"],
         "rows": [
             row("look-ahead", 0.9, 0.9995, 0.53),
             row("slackfit", 0.9, 0.99, 0.52),
@@ -70,6 +73,7 @@ def test_bars_say_what_is_met_and_by_whom_it_is_beaten() -> None:
     assert "fixed-2" in found[2].asked
     table = slo_tables.bar_table(report())
     assert table.count("MISSED") == 2
+    assert "0.970 at load 0.9, 0.970 at load 1.2" in table
     assert slo_tables.bars([]) == []
 
 
@@ -83,6 +87,14 @@ def test_bursts_are_told_in_full_and_the_matrix_has_a_line_for_each_scene() -> N
     assert "0.980 / 0.500" in matrix[3]
     assert "0.990 / **0.510**" in matrix[3]
     assert matrix[4].startswith("| azure | 0.9 |")
+
+
+def test_what_is_measured_stands_beside_what_is_simulated() -> None:
+    simulated = {"rows": [{**one, "attainment": 1.0} for one in report()["rows"]]}
+    lines = slo_tables.simulated_table(report(), simulated).splitlines()
+    assert len(lines) == 2 + 4
+    assert lines[2] == "| **look-ahead** | 0.9 | 1.000 | 1.000 | 0.530 | 0.530 |"
+    assert lines[5] == "| fixed-2 | 1.2 | 0.990 | 1.000 | 0.510 | 0.510 |"
 
 
 def test_conditions_name_a_late_client_and_different_answers() -> None:
@@ -122,7 +134,7 @@ def test_serving_is_held_against_the_faster_of_the_others() -> None:
         "rounds": 5,
         "client_cpu_share": 0.03,
         "offered_per_s": 70.0,
-        "peers": {"LitServe": {"version": "1", "layout": "workers 2"}},
+        "peers": {"LitServe": {"version": "1", "layout": {"workers": 2, "batch": 4}}},
         "rows": [
             serving("LitServe", "int8", 100, 30),
             serving("MLServer", "int8", 80, 20),
@@ -137,4 +149,4 @@ def test_serving_is_held_against_the_faster_of_the_others() -> None:
     assert "0.92 >= 0.9 | 1.10 >= 1 |" in lines[2]
     assert "0.76 MISSES 0.9 | 1.90 MISSES 2 |" in lines[3]
     assert "25.0 MISSES" in lines[3]
-    assert "LitServe 1: workers 2" in serving_tables.conditions(content)
+    assert "LitServe 1: workers 2, batch 4" in serving_tables.conditions(content)
