@@ -267,6 +267,7 @@ def _paused(contestants: Sequence[Contestant], but: Contestant | None = None) ->
 
 def main() -> None:
     """Tune, measure, print and write the report."""
+    servers.end_in_order()
     parser = argparse.ArgumentParser()
     parser.add_argument("--data", type=Path, required=True, help="folder of imagenet1000.tar")
     parser.add_argument("--rounds", type=int, default=5)

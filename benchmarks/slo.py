@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from benchmarks import loadgen, slo_figure, slo_tables
+from benchmarks import loadgen, servers, slo_figure, slo_tables
 from benchmarks.attainment import OK, Outcomes, ceiling, outstanding, score
 from benchmarks.cases import ADAPTIVE, Case, Scene, all_scenes, bar_scenes, fixed, pinned, planned
 from benchmarks.histograms import Histogram
@@ -205,6 +205,7 @@ def at_rest(server: Subject, seconds: float) -> dict[str, Any]:
 
 def main() -> None:
     """Run what is asked for, and print and write the report."""
+    servers.end_in_order()
     parser = argparse.ArgumentParser()
     parser.add_argument("--data", type=Path, help="folder of camvid.tar, imagenet1000.tar and traces")
     parser.add_argument("--model", default="camvid-resnet", help=f"a shipped master, a file, or {', '.join(RANDOM)}")
