@@ -15,6 +15,7 @@
         ├── ConflictingControls     .parameter
         ├── BadTensor               .tensor
         ├── ModelNotFound           .models
+        ├── ModelUnusable           .reason
         ├── PathNotFound            base_url leads to something else
         ├── MethodNotAllowed
         ├── BodyTimeout
@@ -215,6 +216,15 @@ class TaskMismatch(ServerProblem):
         return self._text("route")
 
 
+class ModelUnusable(ServerProblem):
+    """422: a model cannot be loaded; one that was served under its name still is."""
+
+    @property
+    def reason(self) -> str | None:
+        """Stable code of what is wrong with it, if the server gave it."""
+        return self._text("reason")
+
+
 class InternalError(ServerProblem):
     """500: a fault of the server."""
 
@@ -257,6 +267,7 @@ PROBLEM_BY_TYPE: Mapping[str, type[ServerProblem]] = {
     "bad-parameter": BadParameter,
     "conflicting-controls": ConflictingControls,
     "model-not-found": ModelNotFound,
+    "model-unusable": ModelUnusable,
     "not-found": PathNotFound,
     "method": MethodNotAllowed,
     "body-timeout": BodyTimeout,
