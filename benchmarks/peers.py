@@ -84,7 +84,12 @@ class Peers:
         if not self.held:
             yield Contender("onnxruntime", FP32, "", _onnxruntime(self.paths[FP32], images, threads))
             for name in FORMATS:
-                yield Contender("onnxruntime", INT8, name, _onnxruntime(self.paths[name], images, threads))
+                try:
+                    call = _onnxruntime(self.paths[name], images, threads)
+                except Exception as error:  # its QOperator form of a Resize with sizes, for example
+                    print(f"ONNX Runtime cannot load its {name} form, which is left out: {str(error).splitlines()[0]}")
+                else:
+                    yield Contender("onnxruntime", INT8, name, call)
         if importlib.util.find_spec("openvino") is not None:
             yield from self._openvino(images, threads)
         if importlib.util.find_spec("torch") is not None:
