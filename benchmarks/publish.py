@@ -42,6 +42,7 @@ def blocks() -> dict[str, str]:
         "engine": engine_tables.overview(_report("engine")),
         "engine_details": engine_tables.details(_report("engine")),
         "engine_ready": engine_tables.ready(_report("engine")),
+        "engine_avx2": engine_tables.overview(_report("engine-avx2")),
         "policies": _policies(_report("simulate")),
         "policy_decisions": _policy_decisions(_report("simulate")),
         "phases": _phases(_report("phases")),
