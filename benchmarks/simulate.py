@@ -40,9 +40,8 @@ from server.ladder import Ladder, Rung, positions
 from server.measurement import measure, measured_ladder
 from server.policies import create_policy
 from server.policy import Load, Policy, Waiting
+from server.scheduler import ARRIVALS
 
-ARRIVALS_AVERAGED = 64
-"""As the scheduler of the server does."""
 NINETY_PERCENT = 1.2816
 QUEUED = 1000
 DECISIONS = 500
@@ -106,7 +105,7 @@ def simulate(policy: Policy, device: Device, due_s: np.ndarray[Any, Any], slo_ms
             queue.append(Waiting(arrived_s[following] + within_s, allowed, hard=True))
             ids.append(following)
             following += 1
-        first = max(0, following - ARRIVALS_AVERAGED)
+        first = max(0, following - ARRIVALS)
         span_s = now_s - arrived_s[first]
         rate_per_s = (following - first - 1) / span_s if span_s > 0 else 0.0
         chosen = policy.dispatch(ladder, Load(now_s, tuple(queue), rate_per_s, device.workers, (now_s, *free_s)))

@@ -5,6 +5,8 @@ from typing import Any, TypeVar
 
 from fastapi import Request
 
+from bitgear.errors import ImageError, ImageTooLarge
+from server import errors
 from server.controls import Controls, read_controls
 from server.exchange import Exchange, ServedAt, exchange_of
 from server.metrics import Metrics
@@ -15,6 +17,26 @@ from server.tasks import Task
 
 Body = TypeVar("Body")
 T = TypeVar("T")
+
+REFUSALS = (
+    errors.BadRequest,
+    errors.BadParameter,
+    errors.ConflictingControls,
+    errors.UnknownModel,
+    errors.BodyTimeout,
+    errors.BodyTooLarge,
+    ImageTooLarge,
+    errors.MediaTypeNotAccepted,
+    ImageError,
+    errors.WidthNotOffered,
+    errors.Unauthorised,
+    errors.Overloaded,
+    errors.RateLimited,
+    errors.NotReady,
+    errors.Draining,
+    errors.DeadlineExceeded,
+)
+"""What any inference request can be refused with, beside what only its own route knows."""
 
 
 def begin(request: Request, runtime: Runtime, metrics: Metrics, task: str) -> Exchange:

@@ -9,7 +9,6 @@ from fastapi import APIRouter, Request, Response
 from numpy.typing import NDArray
 
 from bitgear.checkpoint import Master
-from bitgear.errors import ImageError, ImageTooLarge
 from bitgear.tasks.pictures import decode_picture
 from server import answers, errors
 from server.body import JSON, Upload, receive_upload
@@ -23,7 +22,7 @@ from server.openapi import image_request, model_request
 from server.precision import to_wish
 from server.problems import documented
 from server.registry import ServedModel
-from server.routes.inference import answer_headers, begin, serve, timing_ms
+from server.routes.inference import REFUSALS, answer_headers, begin, serve, timing_ms
 from server.runtime import Inference, Runtime, Work
 from server.tasks import TASKS, Task
 
@@ -110,25 +109,7 @@ def _add_inference(router: APIRouter, task: Task[Any, Any], endpoint: Endpoint) 
         name=task.name,
         summary=task.summary,
         response_model=task.answer,
-        responses=documented(
-            errors.BadRequest,
-            errors.BadParameter,
-            errors.ConflictingControls,
-            errors.UnknownModel,
-            errors.BodyTimeout,
-            errors.BodyTooLarge,
-            ImageTooLarge,
-            errors.MediaTypeNotAccepted,
-            ImageError,
-            errors.WidthNotOffered,
-            errors.TaskMismatch,
-            errors.Unauthorised,
-            errors.Overloaded,
-            errors.RateLimited,
-            errors.NotReady,
-            errors.Draining,
-            errors.DeadlineExceeded,
-        ),
+        responses=documented(*REFUSALS, errors.TaskMismatch),
         openapi_extra=image_request(task.controls),
     )
 

@@ -9,7 +9,6 @@ from fastapi import APIRouter, Request, Response
 from numpy.typing import NDArray
 
 from bitgear import __version__
-from bitgear.errors import ImageError, ImageTooLarge
 from server import answers, errors
 from server.body import JSON, OCTETS, receive_body
 from server.controls import Controls, add_controls, whole
@@ -21,7 +20,7 @@ from server.openapi import infer_request, model_request
 from server.precision import MAX_DEADLINE_MS, to_wish
 from server.problems import documented
 from server.registry import ServedModel
-from server.routes.inference import answer_headers, begin, serve, timing_ms
+from server.routes.inference import REFUSALS, answer_headers, begin, serve, timing_ms
 from server.runtime import Inference, Runtime, Work
 from server.signature import INPUT, describe_tensors, make_outputs, resolve_outputs, to_network
 from server.tasks import TASKS
@@ -92,25 +91,7 @@ def _add_model_routes(router: APIRouter, path: str, runtime: Runtime, infer: End
         response_model=answers.InferAnswer,
         responses={
             200: {"content": {OCTETS: {"schema": {"type": "string", "contentMediaType": OCTETS}}}},
-            **documented(
-                errors.BadRequest,
-                errors.BadParameter,
-                errors.ConflictingControls,
-                errors.BadTensor,
-                errors.UnknownModel,
-                errors.BodyTimeout,
-                errors.BodyTooLarge,
-                ImageTooLarge,
-                errors.MediaTypeNotAccepted,
-                ImageError,
-                errors.WidthNotOffered,
-                errors.Unauthorised,
-                errors.Overloaded,
-                errors.RateLimited,
-                errors.NotReady,
-                errors.Draining,
-                errors.DeadlineExceeded,
-            ),
+            **documented(*REFUSALS, errors.BadTensor),
         },
         openapi_extra=infer_request(
             {name: control for task in TASKS.values() for name, control in task.controls.items()}, versioned=versioned
