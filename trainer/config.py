@@ -180,7 +180,11 @@ class Fp32Config(_Frozen):
 
 
 class TrainConfig(_Frozen):
-    """Joint training over ``widths``: Adam, cosine to zero, one step per width and batch."""
+    """Joint training over ``widths``: Adam, cosine to zero, one step per width and batch.
+
+    Each width learns from the next higher one by the share ``distill``; the highest learns from the teacher, where one
+    is given, or from the FP32 network that joint training started from, where ``start_teaches``.
+    """
 
     widths: tuple[int, ...] = (8, 6, 4, 2)
     epochs: int = Field(default=200, ge=1)
@@ -191,6 +195,7 @@ class TrainConfig(_Frozen):
     alrs: AlrsMode = "mult"
     alrs_activations: AlrsMode = "off"
     distill: float = Field(default=0.5, ge=0, le=1)
+    start_teaches: bool = False
     temperature: float = Field(default=4.0, gt=0)
     kurtosis: float = Field(default=0.0, ge=0)
     skewness: float = Field(default=0.0, ge=0)

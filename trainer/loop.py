@@ -116,8 +116,9 @@ class Run:
         self.task.start(self.model, weights)
         self.teacher: QuantNet | None = None
         if teacher is not None:
-            self.teacher = self.task.teacher(teacher, self._network)
-            self.teacher.requires_grad_(False)
+            if train.start_teaches:
+                raise ConfigError(f"train.start_teaches leaves no room for a teacher; {teacher} cannot be used")
+            self.teacher = self.task.teacher(teacher, self._network).requires_grad_(False)
         self.next_epoch = 0
         self.fp32_next_epoch = 0
 
@@ -158,6 +159,8 @@ class Run:
             self.history, self.next_epoch = History(**json.loads(state["history"])), state["epoch"]
         if self.teacher is not None and self.history.teacher is None:
             self.history.teacher = self.evaluate(self.teacher, None)
+        if self.config.train.start_teaches:
+            self.teacher = self.fp32_network().requires_grad_(False)
         for epoch in range(self.next_epoch, self.config.train.epochs):
             started = time.perf_counter()
             row = self._epoch(epoch, weight_optimizer, scale_optimizers)

@@ -273,6 +273,23 @@ def test_a_teacher_is_measured_and_not_trained(pictures: Path, tmp_path: Path) -
     assert all(torch.equal(tensor, before[name]) for name, tensor in run.teacher.state_dict().items())
 
 
+def test_the_fp32_start_can_teach_the_highest_width(pictures: Path, tmp_path: Path, finished: Run) -> None:
+    config = tiny_config(train={"epochs": 1, "widths": (8, 2), "batch_size": 48, "start_teaches": True})
+    run = tiny_run(pictures, tmp_path / "out", config)
+    run.fit()
+    assert run.teacher is not None
+    start = run.fp32_network().state_dict()
+    assert all(torch.equal(tensor, start[name]) for name, tensor in run.teacher.state_dict().items())
+    untaught = finished.history.epochs[0]["loss"]["8"]
+    assert run.history.epochs[0]["loss"]["8"] != untaught
+
+
+def test_two_teachers_are_refused(pictures: Path, tmp_path: Path) -> None:
+    config = tiny_config(train={"epochs": 1, "start_teaches": True})
+    with pytest.raises(ConfigError, match=r"start_teaches.*weights\.safetensors"):
+        tiny_run(pictures, tmp_path, config, teacher=tmp_path / "weights.safetensors")
+
+
 @pytest.mark.parametrize("fault", ["missing", "shape"])
 def test_weights_that_do_not_fit_are_refused_by_name(fault: str, pictures: Path, tmp_path: Path) -> None:
     state = resnet_state(tiny_run(pictures, tmp_path))
