@@ -1,7 +1,8 @@
 """Widths, the whole numbers 2..8 of bits, and plans, which give every layer its widths."""
 
 import re
-from collections.abc import Iterable
+import string
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -78,17 +79,18 @@ class Plan:
     """The widths of every layer: ``default``, and those of the convolutions that have their own, by node name.
 
     ``str(plan)`` is ``4`` (weights and activations everywhere), ``w8a7``, or ``w4a4+3`` where three layers have their
-    own. ``layers`` is kept in order of names, so plans of the same widths are equal. Raises :class:`PrecisionError` for
-    a name given twice.
+    own. ``layers`` is kept in order of names and without those that the default serves, so plans of the same widths are
+    equal. Raises :class:`PrecisionError` for a name given twice.
     """
 
     default: LayerBits
     layers: tuple[tuple[str, LayerBits], ...] = ()
 
     def __post_init__(self) -> None:
-        if len(self._own) != len(self.layers):
+        if len({name for name, _ in self.layers}) != len(self.layers):
             raise PrecisionError("a plan gives the widths of a layer twice; give each layer once")
-        object.__setattr__(self, "layers", tuple(sorted(self._own.items(), key=lambda item: item[0])))
+        own = [(name, bits) for name, bits in self.layers if bits != self.default]
+        object.__setattr__(self, "layers", tuple(sorted(own, key=lambda item: item[0])))
 
     @cached_property
     def _own(self) -> dict[str, LayerBits]:
@@ -134,6 +136,35 @@ class Plan:
 
 
 _PLAN = re.compile(r"[2-8]|w([2-8])a([2-8])", re.ASCII)
+_NAME = re.compile(r"[a-z][a-z0-9.-]{0,31}", re.ASCII)
+
+RESERVED_NAMES = ("auto", "none")
+"""What is said where a precision is not asked for, or was not served."""
+
+
+def is_plan_name(name: str) -> bool:
+    """Return whether ``name`` may name a plan: 1 to 32 of a-z, 0-9, dot and hyphen, first a letter, nothing reserved.
+
+    >>> is_plan_name("mixed-3.2"), is_plan_name("w8a7"), is_plan_name("auto")
+    (True, False, False)
+    """
+    return bool(_NAME.fullmatch(name)) and not _PLAN.fullmatch(name) and name not in RESERVED_NAMES
+
+
+def plan_name(mean_bits: float, taken: Container[str] = ()) -> str:
+    """Return the usual name of a plan of this mean width that is not ``taken``.
+
+    >>> plan_name(3.249), plan_name(3.249, {"mixed-3.2"})
+    ('mixed-3.2', 'mixed-3.2-a')
+
+    Raises :class:`PrecisionError` if all 27 of its names are.
+    """
+    usual = f"mixed-{mean_bits:.1f}"
+    for name in (usual, *(f"{usual}-{letter}" for letter in string.ascii_lowercase)):
+        if name not in taken:
+            return name
+    raise PrecisionError(f"{usual} to {usual}-z are taken; give the plan a name of your own")
+
 
 Precision = int | Plan
 """A width for everything, or a plan."""

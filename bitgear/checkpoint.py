@@ -10,9 +10,8 @@ import math
 import mmap
 import os
 import struct
-import sys
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save
 
-from bitgear.bits import MASTER_BITS, WIDTHS
+from bitgear.bits import MASTER_BITS, WIDTHS, Plan, is_plan_name
 from bitgear.errors import (
     CheckpointError,
     CheckpointNotFound,
@@ -31,7 +30,9 @@ from bitgear.errors import (
     HeaderTooLarge,
     MetadataInvalid,
     NotAMaster,
+    PrecisionError,
     PrecisionMissing,
+    PrecisionNotOffered,
     TensorDtype,
     TensorMissing,
     TensorShape,
@@ -42,9 +43,22 @@ from bitgear.errors import (
 from bitgear.files import write_atomically
 from bitgear.graph import IMAGE, Conv, Graph, Linear, Shape, sums
 from bitgear.inputs import InputRecord
+from bitgear.plans import (
+    BatchNorm,
+    NamedPlan,
+    check_batch_norm,
+    check_plans,
+    finite_metrics,
+    from_json,
+    mean_bits,
+    tensor_name,
+    tensor_shapes,
+    to_json,
+)
 
 FORMAT = "bitgear-master"
-VERSION = 1
+VERSION = 2
+"""The newest version that is read. A file is written in the lowest that holds it: 1 without named plans."""
 TASKS = ("classify", "detect", "segment")
 EXTRA_CHANNELS: Mapping[str, int] = {"detect": 4}
 """Channels of the output that stand for no class: the four sides of a box."""
@@ -77,9 +91,11 @@ class Master:
     """A model as stored: int8 weights, scales, batch-norm parameters per width, and what is known about it.
 
     ``task``: one of :data:`TASKS`; it decides what the output means (docs/format.md). ``tensors`` are read-only arrays
-    by name. ``accuracy`` maps a width to metrics such as ``{"top1": 0.92, "images": 10000}``. ``digest``: SHA-256 of
-    the file that it was read from, in hexadecimal; empty if it was made in memory. Two masters are the same only if
-    they are the same object.
+    by name. ``accuracy`` maps a width to metrics such as ``{"top1": 0.92, "images": 10000}``. ``plans``: what it offers
+    beside the widths. ``sensitivities``: by node name, the trace of the Hessian of the loss with respect to the layer's
+    float weights, divided by their number; empty, or with a value for every searchable convolution at least.
+    ``digest``: SHA-256 of the file that it was read from, in hexadecimal; empty if it was made in memory. Two masters
+    are the same only if they are the same object.
     """
 
     name: str
@@ -91,11 +107,71 @@ class Master:
     tensors: Mapping[str, NDArray[Any]]
     accuracy: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    plans: tuple[NamedPlan, ...] = ()
+    sensitivities: Mapping[str, float] = field(default_factory=dict)
     digest: str = ""
 
     def row(self, bits: int) -> int:
         """Return the row of a width in per-width tensors."""
         return self.widths.index(bits)
+
+    @cached_property
+    def precisions(self) -> Mapping[str, Plan]:
+        """What is offered, by name: the widths, highest first, then the named plans, those of most bits first."""
+        plans = sorted(self.plans, key=lambda each: (-mean_bits(self.graph, each.plan), each.name))
+        return {str(bits): Plan.uniform(bits) for bits in self.widths} | {each.name: each.plan for each in plans}
+
+    def plan(self, precision: str) -> Plan:
+        """Return the plan of a precision as it is written: ``4``, ``w8a7``, or the name of a plan; blanks allowed.
+
+        Raises :class:`~bitgear.errors.PrecisionNotOffered`, which names those that are offered, or
+        :class:`~bitgear.errors.PrecisionError` for what no precision can be written as.
+        """
+        name = precision.strip(" \t")
+        if name in self.precisions:
+            return self.precisions[name]
+        if is_plan_name(name):
+            raise PrecisionNotOffered(name, self.precisions, self.name)
+        try:
+            plan = Plan.parse(name)
+        except PrecisionError as error:
+            raise PrecisionError(f"{error}, nor does it name a plan of model {self.name!r}") from error
+        if not plan.widths <= set(self.widths):
+            raise PrecisionNotOffered(name, self.precisions, self.name)
+        return plan
+
+    def metrics(self, precision: str) -> Mapping[str, float]:
+        """Return what was measured at one of :attr:`precisions`, by metric; empty if nothing was."""
+        if precision.isdecimal():
+            return self.accuracy.get(int(precision), {})
+        return next(each.accuracy for each in self.plans if each.name == precision)
+
+    def batch_norm(self, plan: Plan) -> Mapping[str, BatchNorm] | None:
+        """Return the batch norm that a named plan of these widths brings, by convolution; None: the rows serve."""
+        return self._batch_norms.get(plan)
+
+    @cached_property
+    def _batch_norms(self) -> Mapping[Plan, Mapping[str, BatchNorm]]:
+        return {each.plan: each.batch_norm for each in self.plans if each.batch_norm is not None}
+
+    def with_plans(self, plans: Iterable[NamedPlan]) -> "Master":
+        """Return the master with these plans too, in place of those of their names. All else is the same object.
+
+        Raises what :func:`~bitgear.plans.check_plans` and :func:`~bitgear.plans.check_batch_norm` raise.
+        """
+        added = tuple(plans)
+        names = {each.name for each in added}
+        together = (*(each for each in self.plans if each.name not in names), *added)
+        check_plans(together, self.graph, self.widths)
+        for each in added:
+            check_batch_norm(each, self.graph)
+        return replace(self, plans=together, digest="")
+
+    def with_accuracy(self, measured: Mapping[str, Mapping[str, float]]) -> "Master":
+        """Return the master with what was measured at some of its :attr:`precisions`, in place of what it knew."""
+        widths = {int(name): dict(metrics) for name, metrics in measured.items() if name.isdecimal()}
+        plans = tuple(replace(each, accuracy=measured.get(each.name, each.accuracy)) for each in self.plans)
+        return replace(self, accuracy={**self.accuracy, **widths}, plans=plans, digest="")
 
     @cached_property
     def shapes(self) -> Mapping[str, Shape]:
@@ -115,12 +191,16 @@ class Master:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all tensors."""
-        return sum(tensor.nbytes for tensor in self.tensors.values())
+        """Bytes of all tensors, those of the plans included."""
+        held = [self.tensors, *(each.tensors for each in self.plans)]
+        return sum(tensor.nbytes for tensors in held for tensor in tensors.values())
 
 
 def tensor_specs(graph: Graph, record: InputRecord, width_count: int) -> dict[str, TensorSpec]:
-    """Return the tensors that a master of this graph holds, by name; raise :class:`GraphError` on impossible shapes."""
+    """Return the tensors that a master of this graph holds beside those of its plans, by name.
+
+    Raises :class:`GraphError` on impossible shapes.
+    """
     shapes = graph.shapes((3, record.height_px, record.width_px))
     specs: dict[str, TensorSpec] = {}
     per_width = TensorSpec("F32", (width_count,), positive=True, per_width=True)
@@ -176,7 +256,19 @@ def _read(path: Path) -> Master:
         flat = np.frombuffer(view[data_start + begin : data_start + end], _DTYPES[entry["dtype"]])
         tensors[name] = flat.reshape(entry["shape"])
     _check_values(tensors, specs)
-    return Master(tensors=tensors, digest=hashlib.sha256(view).hexdigest(), **master)
+    plans = tuple(
+        _with_batch_norm(plan, tensors, master["graph"]) if own else plan for plan, own in master.pop("plans")
+    )
+    return Master(tensors=tensors, plans=plans, digest=hashlib.sha256(view).hexdigest(), **master)
+
+
+def _with_batch_norm(plan: NamedPlan, tensors: dict[str, NDArray[Any]], graph: Graph) -> NamedPlan:
+    """Return a plan with its batch norm, which leaves the tensors."""
+    norms = {
+        conv.name: BatchNorm(*(tensors.pop(tensor_name(plan.name, conv.name, part)) for part in ("gain", "bias")))
+        for conv in graph.convs
+    }
+    return replace(plan, batch_norm=norms)
 
 
 def read_name(path: str | os.PathLike[str]) -> str:
@@ -284,6 +376,7 @@ def _describe(metadata: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, Te
         raise PrecisionMissing(
             f"metadata entry 'widths' is {widths}; expected 8 and lower widths once each, highest first"
         )
+    plans = _plans(metadata, graph, widths)
     described = {
         "name": name,
         "task": task,
@@ -293,8 +386,41 @@ def _describe(metadata: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, Te
         "widths": tuple(widths),
         "accuracy": _accuracy(_json(metadata, "accuracy"), widths),
         "provenance": _object(_json(metadata, "provenance"), "provenance"),
+        "plans": plans,
+        "sensitivities": _sensitivities(metadata, graph),
     }
-    return described, tensor_specs(graph, record, len(widths))
+    specs = tensor_specs(graph, record, len(widths))
+    for plan, own in plans:
+        if own:
+            specs |= {name: TensorSpec("F16", shape) for name, shape in tensor_shapes(plan.name, graph).items()}
+    return described, specs
+
+
+def _plans(metadata: Mapping[str, str], graph: Graph, widths: list[int]) -> list[tuple[NamedPlan, bool]]:
+    """Return the plans without their batch norms, and whether each has one of its own."""
+    if "plans" not in metadata:
+        return []
+    plans = [from_json(name, value) for name, value in _object(_json(metadata, "plans"), "plans").items()]
+    check_plans([plan for plan, _ in plans], graph, widths)
+    return plans
+
+
+def _sensitivities(metadata: Mapping[str, str], graph: Graph) -> dict[str, float]:
+    if "sensitivities" not in metadata:
+        return {}
+    value = _object(_json(metadata, "sensitivities"), "sensitivities")
+    if not finite_metrics(value):
+        raise MetadataInvalid("metadata entry 'sensitivities' must be an object of finite numbers")
+    known = {node.name for node in graph.nodes if isinstance(node, Conv | Linear)}
+    for name in value:
+        if name not in known:
+            raise MetadataInvalid(f"metadata entry 'sensitivities' names {name[:128]!r}, which has no weights")
+    for conv in graph.searchable:
+        if conv.name not in value:
+            raise MetadataInvalid(
+                f"metadata entry 'sensitivities' lacks {conv.name!r}; give all searchable layers or none"
+            )
+    return value
 
 
 def _name(metadata: Mapping[str, str]) -> str:
@@ -308,7 +434,7 @@ def _json(metadata: Mapping[str, str], name: str) -> Any:
     if name not in metadata:
         raise MetadataInvalid(f"metadata entry {name!r} is missing")
     try:
-        value = json.loads(metadata[name])
+        value = json.loads(metadata[name], object_pairs_hook=_no_duplicates)
         # What JSON cannot carry, NaN and halves of surrogate pairs, would fail only when an answer quotes it.
         json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
@@ -325,10 +451,7 @@ def _object(value: Any, name: str) -> dict[str, Any]:
 def _accuracy(value: Any, widths: list[int]) -> dict[int, dict[str, float]]:
     table = _object(value, "accuracy")
     for width, metrics in table.items():
-        numbers = isinstance(metrics, dict) and all(
-            type(number) in (int, float) and abs(number) <= sys.float_info.max for number in metrics.values()
-        )
-        if width not in map(str, widths) or not numbers:
+        if width not in map(str, widths) or not finite_metrics(metrics):
             raise MetadataInvalid(f"metadata entry 'accuracy' has no finite metrics for an offered width at {width!r}")
     return {int(width): metrics for width, metrics in table.items()}
 
@@ -391,7 +514,7 @@ def write_master(master: Master, path: str | os.PathLike[str]) -> None:
     path = Path(path)
     metadata = {
         "format": FORMAT,
-        "version": str(VERSION),
+        "version": "2" if master.plans else "1",
         "name": master.name,
         "task": master.task,
         "graph": _dump(master.graph.to_json()),
@@ -401,9 +524,27 @@ def write_master(master: Master, path: str | os.PathLike[str]) -> None:
         "accuracy": _dump({str(width): dict(metrics) for width, metrics in master.accuracy.items()}),
         "provenance": _dump(dict(master.provenance)),
     }
-    tensors = {name: np.ascontiguousarray(master.tensors[name]) for name in sorted(master.tensors)}
+    held = dict(master.tensors)
+    if master.plans:
+        check_plans(master.plans, master.graph, master.widths)  # an object of the metadata could not hold some mistakes
+        metadata["plans"] = _dump({each.name: to_json(each) for each in master.plans})
+    if master.sensitivities:
+        metadata["sensitivities"] = _dump(dict(master.sensitivities))
+    for each in master.plans:
+        held |= each.tensors
+    tensors = {name: np.ascontiguousarray(held[name]) for name in sorted(held)}
     content = _sorted_header(save(tensors, metadata))
     write_atomically(path, content, check=read_master)
+
+
+def rewrite_master(path: str | os.PathLike[str], change: Callable[[Master], Master]) -> Master:
+    """Put what ``change`` makes of the master in a file in its place, and return it as it is read back.
+
+    Readers see the old file or the new one; whoever has the old one mapped keeps it. Raises what :func:`read_master`,
+    ``change`` and :func:`write_master` raise, and the file is as it was then.
+    """
+    write_master(change(read_master(path)), path)
+    return read_master(path)
 
 
 def _dump(value: Any) -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 import typer
 
 from bitgear import __version__
-from bitgear.errors import BitgearError, EngineUnavailable, PrecisionNotOffered
+from bitgear.errors import BitgearError, EngineUnavailable
 
 if TYPE_CHECKING:  # each verb imports what it needs
     import numpy as np
@@ -105,7 +105,9 @@ def find_path(name: str) -> Path:
 @app.command()
 def predict(
     image: Annotated[Path, typer.Argument(help="A JPEG, PNG or WebP file.", exists=True, dir_okay=False)],
-    precision: Annotated[str, typer.Option(help="Width from 2 to 8; with --url also auto.")] = "8",
+    precision: Annotated[
+        str, typer.Option(help="Width from 2 to 8, or the name of a plan; here also w8a7, with --url also auto.")
+    ] = "8",
     model: ModelOption = DEFAULT_MODEL,
     top_k: Annotated[int, typer.Option(min=1, help="How many classes to show.")] = 3,
     confidence: Annotated[float, typer.Option(min=0, max=1, help="Least confidence of a detection.")] = 0.25,
@@ -119,7 +121,6 @@ def predict(
     if url is not None:
         _predict_remotely(image, precision, model, top_k, confidence, draw, url)
         return
-    from bitgear.bits import parse_bits
     from bitgear.checkpoint import read_master
     from bitgear.engines import create_engine
     from bitgear.models import find_master
@@ -129,8 +130,8 @@ def predict(
     if draw is not None:
         _check_drawable(master.task, draw)
     picture = decode_picture(image.read_bytes())
-    derived = create_engine(engine).derive(master, parse_bits(precision))
-    typer.echo(f"{image.name}  {picture.width_px}x{picture.height_px}  {master.name} at {derived.plan} bits")
+    derived = create_engine(engine).derive(master, master.plan(precision))
+    typer.echo(f"{image.name}  {picture.width_px}x{picture.height_px}  {master.name} at {_spoken(precision.strip())}")
     match master.task:
         case "detect":
             painted = _detect(picture, master, derived, confidence)
@@ -145,6 +146,11 @@ def predict(
             return
     if draw is not None:
         _write_picture(painted(), draw)
+
+
+def _spoken(precision: int | str) -> str:
+    """Return a precision as part of a sentence."""
+    return f"{precision} bits" if str(precision).isdecimal() else str(precision)
 
 
 def _check_drawable(task: str, file: Path) -> None:
@@ -286,44 +292,55 @@ def _share_lines(shares: Sequence[tuple[str, float]]) -> list[str]:
 def evaluate(
     model: ModelArgument,
     data: Annotated[Path, typer.Option(help="The data set: a folder, or for boxes and label maps also a tar archive.")],
-    precision: Annotated[str, typer.Option(help="Widths, comma-separated.")] = "8,7,6,5,4,3,2",
+    precision: Annotated[
+        str | None, typer.Option(help="Widths and plans, comma-separated. Default: all that the model offers.")
+    ] = None,
     split: Annotated[str, typer.Option(help="Part of the data set.")] = "test",
     json_file: JsonOption = None,
     engine: EngineOption = "auto",
     threads: ThreadsOption = 2,
     limit: Annotated[int | None, typer.Option(min=1, help="Use only this many images.")] = None,
+    store: Annotated[
+        bool, typer.Option("--store", help="Write what was measured into the master, for those precisions it offers.")
+    ] = False,
 ) -> None:
-    """Measure accuracy per width through the engine that serves: top-1, average precision, or mean overlap."""
+    """Measure accuracy per precision through the engine that serves: top-1, average precision, or mean overlap."""
     from tqdm import tqdm
 
-    from bitgear.bits import parse_widths
-    from bitgear.checkpoint import read_master
+    from bitgear.checkpoint import read_master, rewrite_master
     from bitgear.engines import create_engine
     from bitgear.evaluate import evaluate_master, read_data
     from bitgear.files import write_atomically
     from bitgear.models import find_master
 
-    widths = parse_widths(precision)
-    master = read_master(find_master(model))
-    for bits in widths:
-        if bits not in master.widths:
-            raise PrecisionNotOffered(bits, master.widths, master.name)
+    if store and limit is not None:
+        raise typer.BadParameter("a master states what all images give; leave out --limit", param_hint="--store")
+    path = find_master(model)
+    master = read_master(path)
+    names = list(master.precisions) if precision is None else [name.strip() for name in precision.split(",")]
+    plans = {name: master.plan(name) for name in names}
     images = read_data(master, data, split, limit)
     runner = create_engine(engine, threads)
-    with tqdm(total=len(widths) * len(images), unit="image", leave=False) as bar:
-        results = evaluate_master(master, runner, images, widths, bar.update)
+    with tqdm(total=len(plans) * len(images), unit="image", leave=False) as bar:
+        measured = evaluate_master(master, runner, images, tuple(plans.values()), bar.update)
+    results = {name: measured[plan] for name, plan in plans.items()}
     metrics = [name for name in next(iter(results.values())) if name not in ("images", "seconds")]
-    typer.echo("bits  " + "".join(f"{name:>16}" for name in metrics) + "    images/s")
-    for bits, row in results.items():
-        values = "".join(f"{row[name]:16.2%}" for name in metrics)
-        typer.echo(f"   {bits}  {values}  {row['images'] / row['seconds']:10.1f}")
+    widest = max(4, *map(len, results))
+    typer.echo(f"{'bits':<{widest}}" + "".join(f"{name:>16}" for name in metrics) + "    images/s")
+    for name, row in results.items():
+        values = "".join(f"{row[metric]:16.2%}" for metric in metrics)
+        typer.echo(f"{name:<{widest}}{values}  {row['images'] / row['seconds']:10.1f}")
+    if store:
+        known = {name: row for name, row in results.items() if name in master.precisions}
+        kept = {name: {key: row[key] for key in row if key != "seconds"} for name, row in known.items()}
+        rewrite_master(path, lambda stored: stored.with_accuracy(kept))
     if json_file is not None:
         report = {
             "model": master.name,
             "engine": runner.name,
             "threads": threads,
             "split": split,
-            "precisions": {str(bits): row for bits, row in results.items()},
+            "precisions": results,
         }
         write_atomically(json_file, (json.dumps(report, indent=2) + "\n").encode())
 

@@ -4,20 +4,23 @@ from typing import Any
 
 import numpy as np
 
-from bitgear.bits import MASTER_BITS
+from bitgear.bits import MASTER_BITS, Plan
 from bitgear.checkpoint import Master
 from bitgear.graph import Conv, Linear
 from bitgear.packing import packed_size_bytes
+from bitgear.plans import NamedPlan, mean_bits
 from bitgear.rounding import derive
 
 METRICS = {"top1": "top-1", "map50_95": "mAP50-95", "miou": "mIoU"}
 """What a task is measured by, and what it is called on a page."""
 
+WIDEST = 12
+"""Characters of a column of precisions; a longer name moves its row."""
+
 
 def describe(master: Master, file_bytes: int) -> dict[str, Any]:
     """Return what there is to know about a master as a JSON-ready object. Sizes in bytes, accuracy in 0..1."""
     count = master.parameter_count
-    weights = sum(t.size for name, t in master.tensors.items() if name.endswith(".weight"))
     return {
         "name": master.name,
         "task": master.task,
@@ -27,14 +30,30 @@ def describe(master: Master, file_bytes: int) -> dict[str, Any]:
         "file_bytes": file_bytes,
         "file_bytes_per_parameter": file_bytes / count,
         "precisions": {
-            str(bits): {
-                **master.accuracy.get(bits, {}),
-                "packed_weight_bytes": packed_size_bytes(weights, bits),
-            }
-            for bits in master.widths
+            name: {**master.metrics(name), "packed_weight_bytes": _packed_bytes(master, plan)}
+            for name, plan in master.precisions.items()
         },
+        "plans": {each.name: _plan(master, each) for each in master.plans},
         "layers": [_layer(master, node) for node in master.graph.nodes if isinstance(node, Conv | Linear)],
         "provenance": dict(master.provenance),
+    }
+
+
+def _packed_bytes(master: Master, plan: Plan) -> int:
+    """Return how many bytes the weights take if each layer's are packed at the width that they run at."""
+    total = 0
+    for node in master.graph.nodes:
+        if isinstance(node, Conv | Linear):
+            bits = MASTER_BITS if isinstance(node, Linear) else node.bits or plan.of(node.name).weight_bits
+            total += packed_size_bytes(master.tensors[f"{node.name}.weight"].size, bits)
+    return total
+
+
+def _plan(master: Master, named: NamedPlan) -> dict[str, Any]:
+    return {
+        "mean_bits": mean_bits(master.graph, named.plan),
+        "own_batch_norm": named.batch_norm is not None,
+        "layers": {conv.name: str(Plan(named.plan.of(conv.name))) for conv in master.graph.searchable},
     }
 
 
@@ -46,6 +65,7 @@ def _layer(master: Master, node: Conv | Linear) -> dict[str, Any]:
         "op": node.op,
         "weight_shape": list(weight.shape),
         "pinned_bits": pinned,
+        "sensitivity": master.sensitivities.get(node.name),
         "mean_scale": float(master.tensors[f"{node.name}.weight_scale"].mean()),
         "codes_2bit": None if pinned else code_shares(derive(weight, 2), 2),
     }
@@ -66,21 +86,36 @@ def as_text(description: dict[str, Any]) -> str:
         "",
     ]
     metric = next((name for name in METRICS if any(name in row for row in d["precisions"].values())), "top1")
-    lines.append(f"bits   {METRICS[metric]:<9}images   packed weights")
-    for bits, row in d["precisions"].items():
+    lines.append(f"{'bits':<{WIDEST}} {METRICS[metric]:<9}  images   packed weights")
+    for precision, row in d["precisions"].items():
         value = f"{100 * row[metric]:.2f} %" if metric in row else "unknown"
         images = f"{int(row['images']):,}" if "images" in row else ""
-        lines.append(f"   {bits}   {value:>7}  {images:>7}   {row['packed_weight_bytes']:>9,} bytes")
-    lines += ["", f"{'layer':<20} {'weight':<16} {'bits':<8} {'scale':<10} 2-bit codes -2 / -1 / 0 / 1"]
+        lines.append(f"{precision:<{WIDEST}} {value:>8} {images:>8}   {row['packed_weight_bytes']:>9,} bytes")
+    lines += _plan_lines(d["plans"])
+    known = any(layer["sensitivity"] is not None for layer in d["layers"])
+    trace = f" {'trace':<10}" if known else ""
+    lines += ["", f"{'layer':<20} {'weight':<16} {'bits':<8} {'scale':<10}{trace} 2-bit codes -2 / -1 / 0 / 1"]
     for layer in d["layers"]:
         shape = "x".join(map(str, layer["weight_shape"]))
         bits = str(layer["pinned_bits"] or "asked")
         shares = " / ".join(f"{100 * s:.0f}" for s in layer["codes_2bit"]) + " %" if layer["codes_2bit"] else ""
-        lines.append(f"{layer['name']:<20} {shape:<16} {bits:<8} {layer['mean_scale']:<10.3g} {shares}".rstrip())
+        if known:
+            trace = f" {'' if layer['sensitivity'] is None else format(layer['sensitivity'], '.3g'):<10}"
+        lines.append(f"{layer['name']:<20} {shape:<16} {bits:<8} {layer['mean_scale']:<10.3g}{trace} {shares}".rstrip())
     if d["provenance"]:
         lines += ["", "provenance"]
         lines += [f"  {name}: {_short(value)}" for name, value in d["provenance"].items()]
     return "\n".join(lines)
+
+
+def _plan_lines(plans: dict[str, Any]) -> list[str]:
+    """Return a line for each plan: its mean width, whose batch norm it has, and the widths of its layers in order."""
+    lines = [""] if plans else []
+    for name, plan in plans.items():
+        norm = "its own batch norm" if plan["own_batch_norm"] else "the widths' batch norms"
+        widths = " ".join(plan["layers"].values())
+        lines.append(f"{name:<{WIDEST}} mean {plan['mean_bits']:.2f} bits, {norm}, layers {widths}")
+    return lines
 
 
 def _short(value: Any) -> str:

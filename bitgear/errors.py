@@ -4,7 +4,7 @@
 
     BitgearError
     ├── PrecisionError            a width or plan that does not exist or is not written as one
-    │   └── PrecisionNotOffered   a width that exists, but not in this master
+    │   └── PrecisionNotOffered   a width or plan that could exist, but does not in this master
     ├── GraphError                a network description that contradicts itself
     │   └── UnknownNode           a node type this version does not know
     ├── CheckpointError           a master that cannot be used
@@ -17,6 +17,7 @@
     │   ├── MetadataInvalid       a metadata entry is missing or malformed
     │   ├── TensorMissing / TensorUnexpected / TensorDtype / TensorShape
     │   ├── PrecisionMissing      no row of scales and statistics for a declared width
+    │   ├── PlanInvalid           a named plan that contradicts itself, the master or another plan
     │   └── ValueInvalid          NaN, infinite or non-positive where that has no meaning
     ├── ImageError                bytes that are not a usable picture
     │   ├── ImageEmpty
@@ -29,6 +30,8 @@
     ├── EngineUnavailable         the engine's library is not installed
     └── DataError                 a data set that cannot be read
 """
+
+from collections.abc import Iterable
 
 
 class BitgearError(Exception):
@@ -44,15 +47,14 @@ class PrecisionError(BitgearError):
 
 
 class PrecisionNotOffered(PrecisionError):
-    """A valid width that this model does not offer."""
+    """A precision that this model does not offer: ``asked``, and those that are ``offered``, as they are written."""
 
     code = "precision-not-offered"
 
-    def __init__(self, bits: int, offered: tuple[int, ...], model: str) -> None:
-        self.bits = bits
-        self.offered = offered
-        widths = ", ".join(map(str, sorted(offered, reverse=True)))
-        super().__init__(f"model {model!r} does not offer {bits} bits; it offers {widths}")
+    def __init__(self, asked: str, offered: Iterable[str], model: str) -> None:
+        self.asked = asked
+        self.offered = tuple(offered)
+        super().__init__(f"model {model!r} does not offer precision {asked}; it offers {', '.join(self.offered)}")
 
 
 class GraphError(BitgearError):
@@ -143,6 +145,12 @@ class PrecisionMissing(CheckpointError):
     """A declared width has no row of scales or batch-norm parameters."""
 
     code = "checkpoint-precision-missing"
+
+
+class PlanInvalid(CheckpointError):
+    """A named plan that contradicts itself, the master that holds it, or another plan."""
+
+    code = "checkpoint-plan-invalid"
 
 
 class ValueInvalid(CheckpointError):

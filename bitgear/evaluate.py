@@ -1,4 +1,4 @@
-"""How good a master is at each width, measured through an engine and the task's own way from picture to answer."""
+"""How good a master is at each precision, measured through an engine and the task's own way from picture to answer."""
 
 import contextlib
 import io
@@ -6,11 +6,12 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bitgear.bits import Precision
 from bitgear.checkpoint import Master
 from bitgear.engines.base import Engine
 from bitgear.errors import DataError, EngineUnavailable
@@ -23,6 +24,7 @@ from bitgear.tasks.detect import preprocess as place_for_detection
 from bitgear.tasks.letterbox import Letterbox
 from bitgear.tasks.segment import Confusion, segmentation
 
+P = TypeVar("P", bound=Precision)
 Metrics = dict[str, float]
 Run = Callable[[NDArray[np.int8]], NDArray[np.float32]]
 """Codes (N, 3, H, W) to the network's output, (N, ...)."""
@@ -40,39 +42,45 @@ def _silent(_: int) -> None:
 
 
 def evaluate_classifier(
-    master: Master, engine: Engine, data: LabelledImages, widths: Sequence[int], progress: Progress = _silent
-) -> dict[int, Metrics]:
-    """Return ``top1`` (0..1), ``images`` and ``seconds`` for every width."""
+    master: Master, engine: Engine, data: LabelledImages, precisions: Sequence[P], progress: Progress = _silent
+) -> dict[P, Metrics]:
+    """Return ``top1`` (0..1), ``images`` and ``seconds`` for every width or plan."""
 
     def measure(run: Any) -> Metrics:
         return {"top1": top1(run, master.input, data, progress=progress), "images": len(data.labels)}
 
-    return _by_width(master, engine, widths, measure)
+    return _by_precision(master, engine, precisions, measure)
 
 
 def evaluate_detector(
-    master: Master, engine: Engine, data: BoxedPictures, widths: Sequence[int], progress: Progress = _silent
-) -> dict[int, Metrics]:
-    """Return what :func:`measure_detector` does, and ``seconds``, for every width.
+    master: Master, engine: Engine, data: BoxedPictures, precisions: Sequence[P], progress: Progress = _silent
+) -> dict[P, Metrics]:
+    """Return what :func:`measure_detector` does, and ``seconds``, for every width or plan.
 
     Raises :class:`~bitgear.errors.DataError` if the data's classes are not the master's.
     """
     _check_classes(master, data.classes)
-    return _by_width(
-        master, engine, widths, lambda model: measure_detector(model.run, master.input, master.labels, data, progress)
+    return _by_precision(
+        master,
+        engine,
+        precisions,
+        lambda model: measure_detector(model.run, master.input, master.labels, data, progress),
     )
 
 
 def evaluate_segmenter(
-    master: Master, engine: Engine, data: LabelledMaps, widths: Sequence[int], progress: Progress = _silent
-) -> dict[int, Metrics]:
-    """Return what :func:`measure_segmenter` does, and ``seconds``, for every width.
+    master: Master, engine: Engine, data: LabelledMaps, precisions: Sequence[P], progress: Progress = _silent
+) -> dict[P, Metrics]:
+    """Return what :func:`measure_segmenter` does, and ``seconds``, for every width or plan.
 
     Raises :class:`~bitgear.errors.DataError` if the data's classes are not the master's.
     """
     _check_classes(master, data.classes)
-    return _by_width(
-        master, engine, widths, lambda model: measure_segmenter(model.run, master.input, master.labels, data, progress)
+    return _by_precision(
+        master,
+        engine,
+        precisions,
+        lambda model: measure_segmenter(model.run, master.input, master.labels, data, progress),
     )
 
 
@@ -98,26 +106,26 @@ def read_data(master: Master, source: Path, split: str, limit: int | None = None
 
 
 def evaluate_master(
-    master: Master, engine: Engine, data: Data, widths: Sequence[int], progress: Progress = _silent
-) -> dict[int, Metrics]:
-    """Return the metrics of a master's task on its form of data (:func:`read_data`) for every width."""
+    master: Master, engine: Engine, data: Data, precisions: Sequence[P], progress: Progress = _silent
+) -> dict[P, Metrics]:
+    """Return the metrics of a master's task on its form of data (:func:`read_data`) for every width or plan."""
     match data:
         case BoxedPictures():
-            return evaluate_detector(master, engine, data, widths, progress)
+            return evaluate_detector(master, engine, data, precisions, progress)
         case LabelledMaps():
-            return evaluate_segmenter(master, engine, data, widths, progress)
+            return evaluate_segmenter(master, engine, data, precisions, progress)
         case _:
-            return evaluate_classifier(master, engine, data, widths, progress)
+            return evaluate_classifier(master, engine, data, precisions, progress)
 
 
-def _by_width(
-    master: Master, engine: Engine, widths: Sequence[int], measure: Callable[[Any], Metrics]
-) -> dict[int, Metrics]:
+def _by_precision(
+    master: Master, engine: Engine, precisions: Sequence[P], measure: Callable[[Any], Metrics]
+) -> dict[P, Metrics]:
     results = {}
-    for bits in widths:
-        model = engine.derive(master, bits)
+    for precision in precisions:
+        model = engine.derive(master, precision)
         started = time.perf_counter()
-        results[bits] = {**measure(model), "seconds": time.perf_counter() - started}
+        results[precision] = {**measure(model), "seconds": time.perf_counter() - started}
     return results
 
 

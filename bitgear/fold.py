@@ -9,6 +9,7 @@ from bitgear.bits import MASTER_BITS, Plan, Precision, as_plan
 from bitgear.checkpoint import Master
 from bitgear.errors import GraphError, PrecisionNotOffered
 from bitgear.graph import IMAGE, AvgPool, Conv, Linear, Pool, Resize, SummingNode
+from bitgear.plans import BatchNorm
 from bitgear.rounding import derive
 
 INTERPOLATION_ONE = 128
@@ -41,7 +42,7 @@ def check_plan(master: Master, precision: Precision) -> Plan:
     plan = as_plan(precision)
     for bits in sorted(plan.widths):
         if bits not in master.widths:
-            raise PrecisionNotOffered(bits, master.widths, master.name)
+            raise PrecisionNotOffered(str(bits), master.precisions, master.name)
     convs = {conv.name for conv in master.graph.convs} if plan.layers else set()
     for name, _ in plan.layers:
         if name not in convs:
@@ -53,8 +54,12 @@ def check_plan(master: Master, precision: Precision) -> Plan:
 
 
 def fold(master: Master, node: SummingNode, precision: Precision) -> Folded:
-    """Return the constants of a node at a plan: products in float64, in documented order, rounded once to float32."""
-    layer = as_plan(precision).of(node.name)
+    """Return the constants of a node at a plan: products in float64, in documented order, rounded once to float32.
+
+    Where a named plan of the master has the same widths and a batch norm of its own, that is the one.
+    """
+    plan = as_plan(precision)
+    layer = plan.of(node.name)
     act_row = master.row(layer.act_bits)
     act_scale = None if node.input == IMAGE else np.float32(master.tensors[f"{node.name}.act_scale"][act_row])
     real_act_scale = np.float64(np.float32(master.input.scale) if act_scale is None else act_scale)
@@ -65,17 +70,25 @@ def fold(master: Master, node: SummingNode, precision: Precision) -> Folded:
     if isinstance(node, Linear):
         bias = master.tensors[f"{node.name}.bias"]
         return Folded(MASTER_BITS, MASTER_BITS, act_scale, product.astype(np.float32), bias)
-    weight_row = master.row(layer.weight_bits)
     weight_bits = node.bits or layer.weight_bits
-    product = product * master.tensors[f"{node.name}.gain"][weight_row].astype(np.float64)
+    norm = _batch_norm(master, node, plan)
+    product = product * norm.gain.astype(np.float64)
     return Folded(
         weight_bits,
         MASTER_BITS if act_scale is None else node.bits or layer.act_bits,
         act_scale,
         (product * 2.0 ** (MASTER_BITS - weight_bits)).astype(np.float32),
-        master.tensors[f"{node.name}.bias"][weight_row].astype(np.float32),
+        norm.bias.astype(np.float32),
         None if node.residual is None else np.float32(master.tensors[f"{node.name}.residual_scale"][act_row]),
     )
+
+
+def _batch_norm(master: Master, node: Conv, plan: Plan) -> BatchNorm:
+    own = master.batch_norm(plan)
+    if own is not None:
+        return own[node.name]
+    row = master.row(plan.of(node.name).weight_bits)
+    return BatchNorm(master.tensors[f"{node.name}.gain"][row], master.tensors[f"{node.name}.bias"][row])
 
 
 def derive_weight(master: Master, node: Conv | Linear, precision: Precision) -> NDArray[np.int8]:

@@ -195,6 +195,11 @@ class Graph:
         """All convolutions, in order."""
         return tuple(node for node in self.nodes if isinstance(node, Conv))
 
+    @property
+    def searchable(self) -> tuple[Conv, ...]:
+        """The convolutions whose width the graph leaves open, in order."""
+        return tuple(conv for conv in self.convs if conv.bits is None)
+
     def signed(self, value: str) -> bool:
         """Return whether a value can be negative: it then takes signed codes."""
         return self._signed[value]

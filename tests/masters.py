@@ -7,10 +7,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitgear import reference
-from bitgear.bits import MASTER_BITS, WIDTHS, Plan, activation_range
+from bitgear.bits import MASTER_BITS, WIDTHS, LayerBits, Plan, activation_range
 from bitgear.checkpoint import Master, TensorSpec, tensor_specs
 from bitgear.graph import IMAGE, Conv, Graph, Linear, Pool, Shortcut, SummingNode, sums
 from bitgear.inputs import InputRecord
+from bitgear.plans import BatchNorm, NamedPlan
 
 LABELS = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
@@ -76,6 +77,25 @@ def tiny_master(
         accuracy={b: {"top1": 0.5 + b / 100, "images": 100} for b in WIDTHS},
         provenance={"data": "none: random weights for tests"},
     )
+
+
+def named_plan(
+    master: Master, name: str = "mixed-3.2", seed: int = 0, *, default: int = 8, own: bool = True
+) -> NamedPlan:
+    """A plan of random widths for every layer that the graph leaves open, and a batch norm near to the rows' own."""
+    rng = np.random.default_rng([seed, *name.encode()])
+    widths = [bits for bits in master.widths if bits != default]
+    layers = tuple((conv.name, LayerBits(*map(int, rng.choice(widths, 2)))) for conv in master.graph.searchable)
+    plan = Plan(LayerBits(default, default), layers)
+    if not own:
+        return NamedPlan(name, plan)
+    norms = {}
+    for conv in master.graph.convs:
+        row = master.row(plan.of(conv.name).weight_bits)
+        gain, bias = (master.tensors[f"{conv.name}.{part}"][row] for part in ("gain", "bias"))
+        factor = rng.uniform(0.5, 1.5, gain.shape).astype(np.float16)
+        norms[conv.name] = BatchNorm(gain * factor, bias + rng.normal(0, 0.2, bias.shape).astype(np.float16))
+    return NamedPlan(name, plan, {"top1": 0.6, "images": 100}, norms)
 
 
 def random_codes(master: Master, count: int, seed: int = 0) -> NDArray[np.int8]:

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bitgear import __version__
+from bitgear import __version__, reference
 from bitgear.checkpoint import read_master, write_master
 from bitgear.engines import create_engine
-from bitgear.tasks.classify import top1
+from bitgear.tasks.classify import predictions, preprocess, top1
 from bitgear.tasks.datasets import read_labelled_images
-from tests.masters import tiny_master
+from bitgear.tasks.pictures import decode_picture
+from tests.masters import named_plan, tiny_master
 
 
 def bitgear(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -83,6 +84,68 @@ def test_evaluate_writes_accuracy_per_width(master: Path, data: Path, tmp_path: 
         assert row["images"] == 30
         assert row["top1"] == top1(create_engine("reference").derive(stored, bits), stored.input, images)
     assert list(report["precisions"]) == ["8", "3"]
+
+
+@pytest.fixture
+def mixed(tmp_path: Path) -> Path:
+    """A master with a named plan."""
+    path = tmp_path / "mixed.safetensors"
+    master = tiny_master()
+    write_master(master.with_plans([named_plan(master)]), path)
+    return path
+
+
+def test_inspect_shows_plans(mixed: Path) -> None:
+    shown = bitgear("inspect", mixed).stdout
+    assert "mixed-3.2" in shown
+    assert "its own batch norm" in shown
+    assert list(json.loads(bitgear("inspect", mixed, "--json").stdout)["plans"]) == ["mixed-3.2"]
+
+
+def test_predict_takes_a_plan_by_name(mixed: Path, data: Path) -> None:
+    image = data / "test" / "class0" / "0.png"
+    done = bitgear("predict", image, "--model", mixed, "--precision", "mixed-3.2", "--top-k", "10")
+    assert done.returncode == 0, done.stderr
+    shown = done.stdout.splitlines()
+    assert shown[0] == "0.png  24x20  tiny at mixed-3.2"
+    master = read_master(mixed)
+    codes = preprocess(decode_picture(image.read_bytes()), master.input)
+    logits = reference.run(master, codes, master.plan("mixed-3.2"))[0]
+    expected = predictions(logits, master.labels, 10)
+    assert shown[1:] == [f"{each.confidence:7.2%}  {each.class_name}" for each in expected]
+    missing = bitgear("predict", image, "--model", mixed, "--precision", "mixed-2.2")
+    assert missing.stderr == (
+        "error: model 'tiny' does not offer precision mixed-2.2; it offers 8, 7, 6, 5, 4, 3, 2, mixed-3.2"
+        " [precision-not-offered]\n"
+    )
+
+
+def test_evaluate_measures_plans_and_stores_what_it_found(mixed: Path, data: Path, tmp_path: Path) -> None:
+    before = read_master(mixed)
+    done = bitgear("evaluate", mixed, "--data", data, "--json", tmp_path / "report.json", "--store")
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "report.json").read_text())["precisions"]
+    stored = read_master(mixed)
+    assert list(report) == [*"8765432", "mixed-3.2"] == list(stored.precisions)
+    images = read_labelled_images(data, "test", 16)
+    for name, plan in stored.precisions.items():
+        expected = top1(create_engine("reference").derive(stored, plan), stored.input, images)
+        assert stored.metrics(name) == {"top1": expected, "images": 30}
+        assert report[name]["top1"] == expected
+    assert stored.digest != before.digest
+    assert "mixed-3.2" in done.stdout
+
+
+def test_evaluate_stores_what_was_measured_alone_and_of_all_images(mixed: Path, data: Path) -> None:
+    before = read_master(mixed)
+    done = bitgear("evaluate", mixed, "--data", data, "--precision", "mixed-3.2, w8a7", "--store")
+    assert done.returncode == 0, done.stderr
+    stored = read_master(mixed)
+    assert stored.accuracy == before.accuracy
+    assert stored.metrics("mixed-3.2")["images"] == 30
+    digest = stored.digest
+    assert bitgear("evaluate", mixed, "--data", data, "--store", "--limit", "3").returncode == 2
+    assert read_master(mixed).digest == digest
 
 
 def test_predict_names_the_model_the_width_and_the_classes(master: Path, data: Path) -> None:

@@ -10,8 +10,10 @@ from bitgear.bits import (
     as_plan,
     check_bits,
     descending,
+    is_plan_name,
     parse_bits,
     parse_widths,
+    plan_name,
     weight_range,
 )
 from bitgear.errors import PrecisionError, PrecisionNotOffered
@@ -76,10 +78,10 @@ def test_descending_sorts_and_drops_repeats() -> None:
     assert descending([]) == ()
 
 
-def test_a_width_not_offered_says_what_is() -> None:
-    error = PrecisionNotOffered(3, (2, 8, 4), "tiny")
-    assert (error.bits, error.offered) == (3, (2, 8, 4))
-    assert str(error) == "model 'tiny' does not offer 3 bits; it offers 8, 4, 2"
+def test_a_precision_not_offered_says_what_is() -> None:
+    error = PrecisionNotOffered("3", ("8", "4", "mixed-3.2"), "tiny")
+    assert (error.asked, error.offered) == ("3", ("8", "4", "mixed-3.2"))
+    assert str(error) == "model 'tiny' does not offer precision 3; it offers 8, 4, mixed-3.2"
     assert isinstance(error, PrecisionError)
 
 
@@ -114,6 +116,41 @@ def test_plans_of_the_same_widths_are_the_same_key() -> None:
     assert one == other
     assert {one: 1}[other] == 1
     assert one != Plan(LayerBits(4, 4), layers[:1]) != Plan.uniform(4)
+
+
+def test_layers_that_the_default_serves_do_not_make_another_plan() -> None:
+    layers = (("a", LayerBits(4, 4)), ("b", LayerBits(8, 4)))
+    assert Plan(LayerBits(4, 4), layers) == Plan(LayerBits(4, 4), layers[1:])
+    assert Plan(LayerBits(4, 4), layers[:1]) == Plan.uniform(4)
+    with pytest.raises(PrecisionError, match="twice"):
+        Plan(LayerBits(4, 4), (*layers, layers[0]))
+
+
+@pytest.mark.parametrize("name", ["mixed-3.2", "mixed-3.2-a", "a", "fast", "w8a9", "w8", "none-3", "a" * 32, "a..b"])
+def test_names_of_plans(name: str) -> None:
+    assert is_plan_name(name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "", "4", "8a", "w8a7", "w2a2", "auto", "none", "Mixed", "mixed_3", "-a", ".a", "a b", "a/b", "a,b", "a\n",
+        "\na", "ä", "a" * 33, "a\x00", "mixed-\u0663",
+    ],
+)  # fmt: skip
+def test_what_names_no_plan(name: str) -> None:
+    assert not is_plan_name(name)
+
+
+def test_a_plan_is_called_after_its_mean_width() -> None:
+    taken: list[str] = []
+    for _ in range(27):
+        taken.append(plan_name(3.16, taken))
+    assert taken[:3] == ["mixed-3.2", "mixed-3.2-a", "mixed-3.2-b"]
+    assert taken[-1] == "mixed-3.2-z"
+    assert all(map(is_plan_name, taken))
+    with pytest.raises(PrecisionError, match="taken"):
+        plan_name(3.2, taken)
 
 
 def test_a_plan_names_each_layer_once() -> None:

@@ -381,7 +381,7 @@ def test_an_engine_whose_library_is_missing_says_why(monkeypatch: pytest.MonkeyP
 def test_a_width_not_offered_is_refused_by_every_engine(name: str, precision: Precision) -> None:
     master = lively_master()
     object.__setattr__(master, "widths", (8, 4))
-    with pytest.raises(PrecisionNotOffered, match="does not offer 3 bits"):
+    with pytest.raises(PrecisionNotOffered, match="does not offer precision 3"):
         create_engine(name).derive(master, precision)
 
 

@@ -504,7 +504,7 @@ def test_a_width_not_offered_is_refused() -> None:
     q_image = random_codes(master, 1)
     own = Plan(LayerBits(8, 8), (("a.conv1", LayerBits(8, 2)),))
     for precision in (2, Plan.parse("w2a8"), Plan.parse("w8a2"), own):
-        with pytest.raises(PrecisionNotOffered, match="does not offer 2 bits; it offers 8, 4"):
+        with pytest.raises(PrecisionNotOffered, match="does not offer precision 2; it offers 8, 4"):
             reference.run(master, q_image, precision)
     reference.run(master, q_image, Plan.parse("w4a8"))
 
