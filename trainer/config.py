@@ -17,7 +17,7 @@ from pydantic import (
     model_validator,
 )
 
-from bitgear.bits import MASTER_BITS, WIDTHS
+from bitgear.bits import WIDTHS
 from bitgear.checkpoint import is_model_name
 from bitgear.errors import BitgearError
 from trainer.alrs import AlrsMode
@@ -183,11 +183,13 @@ class TrainConfig(_Frozen):
     """Joint training over ``widths``: Adam, cosine to zero, one step per width and batch.
 
     Each width learns from the next higher one by the share ``distill``; the highest learns from the teacher, where one
-    is given, or from the FP32 network that joint training started from, where ``start_teaches``.
+    is given, or from the FP32 network that joint training started from, where ``start_teaches``. An epoch shows
+    ``epoch_images`` training images, others each time, or all.
     """
 
     widths: tuple[int, ...] = (8, 6, 4, 2)
     epochs: int = Field(default=200, ge=1)
+    epoch_images: int | None = Field(default=None, ge=1)
     batch_size: int = Field(default=128, ge=2)
     lr: float = Field(default=5e-4, gt=0)
     weight_decay: float = Field(default=5e-5, ge=0)
@@ -215,13 +217,6 @@ class TrainConfig(_Frozen):
         if not widths or len(set(widths)) != len(widths):
             raise ValueError("widths must be given once each")
         return tuple(sorted(widths, reverse=True))
-
-    @field_validator("widths")
-    @classmethod
-    def _master_width(cls, widths: tuple[int, ...]) -> tuple[int, ...]:
-        if MASTER_BITS not in widths:
-            raise ValueError("the master's own width, 8, must be among the widths")
-        return widths
 
 
 class CalibrateConfig(_Frozen):

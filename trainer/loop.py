@@ -190,12 +190,13 @@ class Run:
         """Make every width ready for export: batch-norm statistics of the final weights, from training images.
 
         Widths that were not trained take the batch norm and the clipping ranges of the next higher trained one, which
-        measured better than searching for the scales of least error anew (docs/training.md).
+        measured better than searching for the scales of least error anew (docs/training.md); above the highest trained
+        one, its own.
         """
         trained = self.config.train.widths
         for bits in WIDTHS:
             if bits not in trained:
-                self.model.add_width(bits, min(b for b in trained if b > bits))
+                self.model.add_width(bits, min((b for b in trained if b > bits), default=max(trained)))
             self.model.calibrate_width(bits, self.calibration_batches(), scales=False)
 
     def calibration_batches(self) -> list[Tensor]:

@@ -105,3 +105,12 @@ def test_without_augmentation_pictures_are_left_alone() -> None:
     data = image_set(8)
     for codes, labels in batches(data, 8):
         assert torch.equal(codes, data.codes[labels])
+
+
+def test_a_limited_epoch_shows_that_many_images_and_others_each_time() -> None:
+    data = image_set(64)
+    first, second = (labels_of(batches(data, 8, epoch=epoch, limit=20)) for epoch in (0, 1))
+    assert len(set(first)) == len(first) == 16
+    assert set(first) != set(second)
+    assert labels_of(batches(data, 8, limit=100)) == labels_of(batches(data, 8))
+    assert len(batches(data, 8, limit=5)) == 1

@@ -57,6 +57,14 @@ def test_the_master_computes_what_the_network_computes(run: Run, tmp_path: Path)
         assert compare(master, run.model, images_of(run), bits, ENGINE) > 1000 * layers
 
 
+def test_a_network_trained_without_8_bits_serves_every_width_too(pictures: Path, tmp_path: Path) -> None:
+    run = tiny_run(pictures, tmp_path, tiny_config(train={"epochs": 1, "widths": (4, 3)}))
+    run.fit()
+    run.calibrate()
+    run.model.eval()
+    export(master_of(run), run.model, tmp_path / "tiny.safetensors", images_of(run), ENGINE)
+
+
 def test_weight_codes_in_training_are_derived_from_the_stored_ones(run: Run) -> None:
     master = master_of(run)
     for node, layer in run.model.quantised():

@@ -46,11 +46,12 @@ class Batches:
         epoch: int,
         rank: int = 0,
         processes: int = 1,
+        limit: int | None = None,
     ) -> None:
         self.data = data
         self.shift_px = shift_px
         self.mirror = mirror
-        self.order = Order(len(data), batch_size, seed=seed, epoch=epoch, rank=rank, processes=processes)
+        self.order = Order(len(data), batch_size, seed=seed, epoch=epoch, rank=rank, processes=processes, limit=limit)
         self.generator = self.order.generator
 
     def __len__(self) -> int:

@@ -11,12 +11,16 @@ from torch import Tensor
 class Order:
     """The items of one epoch: shuffled by (seed, epoch), in full batches, this process's share of each.
 
-    ``indices``: int64 (steps, batch). ``generator`` is left seeded for this process's augmentation.
+    ``limit``: how many of the items an epoch shows, other ones in every epoch; None is all. ``indices``: int64
+    (steps, batch). ``generator`` is left seeded for this process's augmentation.
     """
 
-    def __init__(self, count: int, batch_size: int, *, seed: int, epoch: int, rank: int, processes: int) -> None:
+    def __init__(
+        self, count: int, batch_size: int, *, seed: int, epoch: int, rank: int, processes: int, limit: int | None = None
+    ) -> None:  # fmt: skip
         self.generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
-        order = torch.randperm(count, generator=self.generator)
+        order = torch.randperm(count, generator=self.generator)[:limit]
+        count = len(order)
         per_step = min(batch_size, count) // processes
         steps = max(count // batch_size, 1)
         picked = order[: steps * batch_size].view(steps, -1) if count >= batch_size else order.view(1, -1)

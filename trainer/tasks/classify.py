@@ -84,18 +84,21 @@ class Classify:
         return teacher
 
     def batches(self, epoch: int, rank: int = 0, processes: int = 1) -> Batches:
-        return self._batches(self.config.train.batch_size, epoch, rank, processes)
+        train = self.config.train
+        return self._batches(train.batch_size, epoch, rank, processes, train.epoch_images)
 
     def calibration_batches(self) -> list[Tensor]:
         settings = self.config.calibrate
         batches = self._batches(settings.images, self.config.train.epochs)
         return [codes for codes, _ in islice(batches, settings.batches)]
 
-    def _batches(self, size: int, epoch: int, rank: int = 0, processes: int = 1) -> Batches:
+    def _batches(
+        self, size: int, epoch: int, rank: int = 0, processes: int = 1, limit: int | None = None
+    ) -> Batches:  # fmt: skip
         data = self.config.data
         return Batches(
             self.data.train, size, shift_px=data.shift_px, mirror=data.mirror, seed=self.config.train.seed, epoch=epoch,
-            rank=rank, processes=processes,
+            rank=rank, processes=processes, limit=limit,
         )  # fmt: skip
 
     def loss(self, output: Tensor, targets: Tensor) -> Tensor:

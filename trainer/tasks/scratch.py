@@ -47,14 +47,19 @@ class FromScratch(ABC):
         raise ConfigError(f"this task takes no teacher; {weights} cannot be used")
 
     def batches(self, epoch: int, rank: int = 0, processes: int = 1) -> Epoch:
-        return self._epoch(self.run.train.batch_size, epoch, rank, processes)
+        train = self.run.train
+        return self._epoch(train.batch_size, epoch, rank, processes, train.epoch_images)
 
     def calibration_batches(self) -> list[Tensor]:
         settings = self.run.calibrate
         epoch = self._epoch(settings.images, self.run.train.epochs)
         return [codes for codes, _ in islice(epoch, settings.batches)]
 
-    def _epoch(self, size: int, epoch: int, rank: int = 0, processes: int = 1) -> Epoch:
-        seed = self.run.train.seed
-        order = Order(self.training_images, size, seed=seed, epoch=epoch, rank=rank, processes=processes)
+    def _epoch(
+        self, size: int, epoch: int, rank: int = 0, processes: int = 1, limit: int | None = None
+    ) -> Epoch:  # fmt: skip
+        order = Order(
+            self.training_images, size, seed=self.run.train.seed, epoch=epoch, rank=rank, processes=processes,
+            limit=limit,
+        )  # fmt: skip
         return Epoch(self.show, order)

@@ -1,0 +1,74 @@
+"""The ablations: every arm is a valid run, cells come seed by seed, and tables say what the cells say."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.ablations import ARMS, cell_config, cells
+from benchmarks.ablations_report import accuracy_table, difference_table, draw_convergence, markdown, merged
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_every_arm_trains_on_the_same_images_with_its_seed(arm: str) -> None:
+    train, base = cell_config(ARMS[arm], 3).train, cell_config(ARMS["joint"], 3).train
+    assert train.seed == 3
+    same = ("epochs", "epoch_images", "batch_size", "lr")
+    assert [getattr(train, name) for name in same] == [getattr(base, name) for name in same]
+    assert arm == "joint" or cell_config(ARMS[arm], 3) != cell_config(ARMS["joint"], 3)
+
+
+def test_every_arm_gets_its_first_seed_before_any_gets_its_second() -> None:
+    assert cells(["a", "b"], [1, 2]) == [("a", 1), ("b", 1), ("a", 2), ("b", 2)]
+
+
+def cell(arm: str, seed: int, **top1: float) -> dict[str, Any]:
+    figures = {name.removeprefix("b"): value for name, value in top1.items()}
+    return {
+        "arm": arm,
+        "seed": seed,
+        "top1": figures,
+        "loss": {bits: [1.0, 0.5] for bits in figures},
+        "fp32_top1": 0.9,
+        "test_images": 4000,
+        "recipe": cell_config(ARMS[arm], seed).model_dump(mode="json"),
+    }
+
+
+def some_cells() -> list[dict[str, Any]]:
+    return [
+        cell("joint", 1, b8=0.9, b6=0.9, b4=0.88, b2=0.8),
+        cell("joint", 2, b8=0.9, b6=0.9, b4=0.88, b2=0.82),
+        cell("alrs-off", 1, b8=0.9, b6=0.9, b4=0.89, b2=0.81),
+        cell("only-8", 1, b8=0.91),
+        cell("only-6", 1, b6=0.91),
+        cell("only-4", 1, b4=0.9),
+        cell("only-2", 1, b2=0.7),
+        cell("only-8", 2, b8=0.91),
+    ]
+
+
+def test_networks_of_one_width_count_together_once_all_are_there() -> None:
+    joined = merged(some_cells())
+    assert [(each["arm"], each["seed"]) for each in joined] == [
+        ("joint", 1), ("joint", 2), ("alrs-off", 1), ("dedicated", 1),
+    ]  # fmt: skip
+    assert joined[-1]["top1"] == {"8": 0.91, "6": 0.91, "4": 0.9, "2": 0.7}
+
+
+def test_tables_give_mean_and_spread_and_differences_of_the_same_seed() -> None:
+    joined = merged(some_cells())
+    table = accuracy_table(joined).splitlines()
+    assert table[2].endswith("| 90.00 ± 0.00 | 90.00 ± 0.00 | 88.00 ± 0.00 | 81.00 ± 1.41 | 2 |")
+    assert table[4].endswith("| 91.00 | 91.00 | 90.00 | 70.00 | 1 |")
+    differences = difference_table(joined).splitlines()
+    assert differences[2] == "| `alrs-off` | 0.00 | 0.00 | 1.00 | 1.00 |"
+    assert len(differences) == 4
+
+
+def test_the_report_stands_with_what_is_there(tmp_path: Path) -> None:
+    draw_convergence(merged(some_cells()), tmp_path / "plot.png")
+    assert (tmp_path / "plot.png").stat().st_size > 1000
+    text = " ".join(markdown(some_cells()).split())
+    assert "first 4,000 test images" in text
+    assert "dedicated" in text
