@@ -373,6 +373,37 @@ def inspect(
     typer.echo(json.dumps(description, indent=2) if as_json else as_text(description))
 
 
+@app.command()
+def profile(
+    model: ModelArgument,
+    seconds: Annotated[float, typer.Option(min=0, help="How long to measure, about.")] = 5.0,
+    threads: ThreadsOption = 1,
+    json_file: JsonOption = None,
+) -> None:
+    """Measure what every layer takes on this device at each width, with single pictures: bitgear search reads it."""
+    from tqdm import tqdm
+
+    from bitgear.bits import Plan
+    from bitgear.checkpoint import read_master
+    from bitgear.engines.registry import create_native
+    from bitgear.files import write_atomically
+    from bitgear.models import find_master
+    from bitgear.search.timings import measure_timings
+
+    master = read_master(find_master(model))
+    with tqdm(unit="pass", leave=False) as bar:
+        timings = measure_timings(master, create_native(threads), seconds, bar.update)
+    typer.echo(f"{timings.model}, {timings.instruction_set}, threads {timings.threads}; milliseconds by bits")
+    typer.echo(f"{'layer':20}" + "".join(f"{bits:9}" for bits in master.widths))
+    for name, by_width in timings.layers.items():
+        typer.echo(f"{name:20}" + "".join(f"{ms:9.4f}" for ms in by_width.values()))
+    typer.echo(f"{'others':20}" + "".join(f"{timings.other_ms:9.4f}" for _ in master.widths))
+    totals = [timings.predict_ms(Plan.uniform(bits)) for bits in master.widths]
+    typer.echo(f"{'together':20}" + "".join(f"{ms:9.4f}" for ms in totals))
+    if json_file is not None:
+        write_atomically(json_file, (json.dumps(timings.to_json(), indent=2) + "\n").encode())
+
+
 @app.command("import")
 def import_(
     weights: Annotated[Path, typer.Argument(help="Float weights: a state dict in a safetensors file.")],

@@ -28,7 +28,8 @@
     ├── InputError                a tensor of the wrong shape or type
     ├── ModelNotFound
     ├── EngineUnavailable         the engine's library is not installed
-    └── DataError                 a data set that cannot be read
+    ├── DataError                 a data set that cannot be read
+    └── SearchError               a search for plans that cannot give any
 """
 
 from collections.abc import Iterable
@@ -224,3 +225,9 @@ class DataError(BitgearError):
     """A data set that cannot be read."""
 
     code = "data-invalid"
+
+
+class SearchError(BitgearError):
+    """A search for plans that cannot give any: nothing to choose, or limits that no plan keeps."""
+
+    code = "search-impossible"

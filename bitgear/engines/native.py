@@ -75,6 +75,17 @@ class NativeModel:
         self.core.run(np.ascontiguousarray(q_image), result, self.threads if threads is None else threads)
         return result
 
+    def profile(self, q_image: NDArray[np.int8], rounds: int) -> dict[str, float]:
+        """Return the seconds that every node takes, in order of execution, its steps' medians over ``rounds`` calls.
+
+        Nodes that were merged into others are missing. Calls use the model's threads; the time is the first one's.
+        """
+        check_image(self.master, q_image)
+        seconds: dict[str, float] = {}
+        for name, _, _, step_seconds in self.core.profile(np.ascontiguousarray(q_image), self.threads, rounds):
+            seconds[name] = seconds.get(name, 0.0) + step_seconds
+        return seconds
+
 
 class NativeEngine:
     """Packs masters for the instruction set named, or for the best of this processor (``""``).

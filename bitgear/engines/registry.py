@@ -2,9 +2,13 @@
 
 import os
 from functools import cache
+from typing import TYPE_CHECKING
 
 from bitgear.engines.base import Engine
 from bitgear.errors import EngineUnavailable
+
+if TYPE_CHECKING:
+    from bitgear.engines.native import NativeEngine
 
 AUTO = "auto"
 ENGINE_NAMES = ("native", "onnxruntime", "reference")
@@ -27,15 +31,7 @@ def create_engine(name: str = AUTO, threads: int = 1) -> Engine:
 
         return NumpyEngine()
     if name == "native":
-        failure = native_failure()
-        if failure is not None:
-            raise EngineUnavailable(
-                f"engine 'native' cannot be loaded: {failure}; "
-                "install bitgear where there is a C++ compiler, or choose the engine onnxruntime"
-            ) from failure
-        from bitgear.engines.native import NativeEngine
-
-        return NativeEngine(threads, os.environ.get(KERNEL_VARIABLE, ""))
+        return create_native(threads)
     if name == "onnxruntime":
         try:
             from bitgear.engines.onnxruntime import OnnxRuntimeEngine
@@ -45,6 +41,19 @@ def create_engine(name: str = AUTO, threads: int = 1) -> Engine:
             ) from error
         return OnnxRuntimeEngine(threads)
     raise EngineUnavailable(f"engine {name!r} is unknown; known are {AUTO}, {', '.join(ENGINE_NAMES)}")
+
+
+def create_native(threads: int = 1) -> "NativeEngine":
+    """Return the native engine, whose layers alone can be timed; raise what :func:`create_engine` does."""
+    failure = native_failure()
+    if failure is not None:
+        raise EngineUnavailable(
+            f"engine 'native' cannot be loaded: {failure}; "
+            "install bitgear where there is a C++ compiler, or choose the engine onnxruntime"
+        ) from failure
+    from bitgear.engines.native import NativeEngine
+
+    return NativeEngine(threads, os.environ.get(KERNEL_VARIABLE, ""))
 
 
 def native_failure() -> ImportError | None:

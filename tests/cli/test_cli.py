@@ -180,3 +180,12 @@ def test_a_mistake_is_one_line_with_a_stable_code(
     assert code in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "run").exists()
+
+
+def test_profile_shows_every_layer_and_writes_json(master: Path, tmp_path: Path) -> None:
+    pytest.importorskip("bitgear._native")
+    file = tmp_path / "timings.json"
+    result = bitgear("profile", str(master), "--seconds", "0", "--json", str(file))
+    assert result.returncode == 0, result.stderr
+    assert "a.conv2" in result.stdout
+    assert set(json.loads(file.read_text())["layers"]) == {"a.conv1", "a.conv2", "b.conv1", "b.conv2"}

@@ -14,7 +14,7 @@ ALLOWED = {"bitgear": {"bitgear"}, "server": {"bitgear", "server"}, "trainer": {
 
 ORDER = (
     "errors", "bits", "rounding", "packing", "graph", "inputs", "files", "plans", "checkpoint", "fold", "reference",
-    "engines", "doctor", "tasks", "evaluate", "describe", "models", "convert", "cli",
+    "engines", "doctor", "tasks", "evaluate", "describe", "models", "convert", "search", "cli",
 )  # fmt: skip
 """The modules and packages of the core: what stands left never imports what stands right."""
 

@@ -1,0 +1,1 @@
+"""A width for every layer of a master, found without training: docs/search.md."""

@@ -1,0 +1,69 @@
+"""Layer timings of the native engine, and the prediction made of them."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("bitgear._native")
+
+from bitgear.bits import WIDTHS, LayerBits, Plan
+from bitgear.engines.native import NativeEngine
+from bitgear.errors import SearchError
+from bitgear.search.space import Space
+from bitgear.search.timings import Timings, measure_timings, random_picture, read_timings
+from tests.masters import tiny_master
+
+
+def test_every_node_with_a_step_is_profiled() -> None:
+    master = tiny_master()
+    model = NativeEngine().derive(master, 4)
+    seconds = model.profile(random_picture(master), 3)
+    assert set(seconds) == {"image", *(node.name for node in master.graph.nodes)}
+    assert all(took > 0 for took in seconds.values())
+
+
+def test_timings_cover_every_open_layer_at_every_width() -> None:
+    master = tiny_master()
+    passes: list[int] = []
+    timings = measure_timings(master, NativeEngine(), 0, passes.append)
+    assert set(timings.layers) == {"a.conv1", "a.conv2", "b.conv1", "b.conv2"}
+    assert all(tuple(by_width) == WIDTHS for by_width in timings.layers.values())
+    assert all(ms > 0 for by_width in timings.layers.values() for ms in by_width.values())
+    assert timings.other_ms > 0
+    assert sum(passes) % len(WIDTHS) == 0
+    table = timings.table(Space(master, (8, 2)))
+    assert table.shape == (4, 2)
+    assert table[1, 1] == timings.layers["a.conv2"][2]
+
+
+def test_the_prediction_is_the_sum_of_the_layers(tmp_path: Path) -> None:
+    timings = Timings("tiny", "portable", 1, 0.5, {"a": {8: 2.0, 2: 1.0}, "b": {8: 4.0, 2: 3.0}})
+    assert timings.predict_ms(Plan.uniform(8)) == 6.5
+    assert timings.predict_ms(Plan(LayerBits(8, 8), (("b", LayerBits(2, 2)),))) == 5.5
+    file = tmp_path / "timings.json"
+    file.write_text(json.dumps(timings.to_json()))
+    assert read_timings(file) == timings
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"layers": 1}', '{"layers": {"a": {"x": 1}}}'])
+def test_a_file_that_holds_no_timings_is_named(tmp_path: Path, content: str) -> None:
+    file = tmp_path / "timings.json"
+    file.write_text(content)
+    with pytest.raises(SearchError, match="bitgear profile"):
+        read_timings(file)
+    with pytest.raises(SearchError, match="bitgear profile"):
+        read_timings(tmp_path / "none.json")
+
+
+def test_timings_of_another_network_are_refused() -> None:
+    timings = Timings("other", "portable", 1, 0.5, {"a": {8: 2.0}})
+    with pytest.raises(SearchError, match=r"'a\.conv1'"):
+        timings.table(Space(tiny_master(), (8, 2)))
+
+
+def test_a_picture_of_noise_has_the_input_size() -> None:
+    picture = random_picture(tiny_master())
+    assert picture.shape == (1, 3, 16, 16)
+    assert picture.dtype == np.int8
