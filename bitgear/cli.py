@@ -479,5 +479,27 @@ def train(
     train_master(path, data, out, weights=weights, teacher=teacher, from_epoch=from_epoch)
 
 
+@app.command()
+def hessian(
+    config: Annotated[Path, typer.Argument(help="TOML file of the run, or the name of a shipped configuration.")],
+    data: Annotated[Path, typer.Option(help="Folder of the data set.")],
+    out: Annotated[Path, typer.Option(help="Folder of the run; its FP32 network is taken, and traces are kept there.")],
+    weights: Annotated[Path | None, typer.Option(help="FP32 weights (safetensors) instead of the run's.")] = None,
+    master: Annotated[
+        Path | None,
+        typer.Option(help="Master to write the traces into; without FP32 weights, its own as floats are taken."),
+    ] = None,
+) -> None:
+    """Measure how sensitive each layer is: the trace of the Hessian of the loss, for each weight of the layer."""
+    with _needs_torch():
+        from trainer.pipeline import measure_sensitivities, shipped_config
+    path = config if config.is_file() else shipped_config(config.name)
+    traces = measure_sensitivities(path, data, out, weights=weights, master=master)
+    average, error = traces.average(), traces.error()
+    typer.echo(f"{traces.network}: {traces.count} estimates, relative error {traces.relative_error():.1%}")
+    for name, value in average.items():
+        typer.echo(f"{name:24} {value:12.4e} ± {error[name]:.1e}")
+
+
 if __name__ == "__main__":
     main()

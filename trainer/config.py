@@ -226,6 +226,19 @@ class CalibrateConfig(_Frozen):
     batches: int = Field(default=20, ge=1)
 
 
+class HessianConfig(_Frozen):
+    """Traces of the Hessian: ``images`` training images in batches of ``batch_size``, up to ``rounds`` times.
+
+    They end, after two rounds or more, once the largest standard error of a layer, relative to its trace, is at most
+    ``tolerance``.
+    """
+
+    images: int = Field(default=1000, ge=2)
+    batch_size: int = Field(default=50, ge=2)
+    rounds: int = Field(default=25, ge=1)
+    tolerance: float = Field(default=0.1, gt=0)
+
+
 class RunConfig(_Frozen):
     """What runs of every task have: all but the task itself, its network and its data."""
 
@@ -233,6 +246,7 @@ class RunConfig(_Frozen):
     fp32: Fp32Config = Fp32Config()
     train: TrainConfig = TrainConfig()
     calibrate: CalibrateConfig = CalibrateConfig()
+    hessian: HessianConfig = HessianConfig()
 
 
 class Config(RunConfig):

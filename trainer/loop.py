@@ -23,7 +23,7 @@ from trainer.config import ConfigError, Fp32Config, RunConfig
 from trainer.model import Pass, QuantNet, key
 from trainer.quantizers import Kernels, code_dtype
 from trainer.tasks import create_task
-from trainer.tasks.base import EpochBatches
+from trainer.tasks.base import EpochBatches, Task
 
 
 class NonFiniteLoss(BitgearError):
@@ -76,6 +76,16 @@ class History:
     teacher: dict[str, float] | None = None
 
 
+def create_network(graph: Graph, task: Task, config: RunConfig, kernels: Kernels) -> QuantNet:
+    """Return an untrained network of a graph for the images of a task; of its own graph, for all sizes of them."""
+    shape = (3, task.record.height_px, task.record.width_px)
+    model = QuantNet(graph, shape, task.record.scale, per_channel=config.network.per_channel, kernels=kernels)
+    if graph == task.graph:
+        for other, height_px, width_px in task.other_sizes():
+            model.add_size(other, height_px, width_px)
+    return model
+
+
 class Run:
     """One training run in the folder ``out``.
 
@@ -110,8 +120,6 @@ class Run:
         dtype = code_dtype(self.device)
         self.kernels = Kernels.compiled(dtype) if train.compile else Kernels(dtype)
         self.model = self._network(self.task.graph)
-        for graph, height_px, width_px in self.task.other_sizes():
-            self.model.add_size(graph, height_px, width_px)
         self.history = History()
         self.task.start(self.model, weights)
         self.teacher: QuantNet | None = None
@@ -123,10 +131,7 @@ class Run:
         self.fp32_next_epoch = 0
 
     def _network(self, graph: Graph) -> QuantNet:
-        shape = (3, self.record.height_px, self.record.width_px)
-        per_channel = self.config.network.per_channel
-        model = QuantNet(graph, shape, self.record.scale, per_channel=per_channel, kernels=self.kernels)
-        return model.to(self.device)
+        return create_network(graph, self.task, self.config, self.kernels).to(self.device)
 
     # -- the run --------------------------------------------------------------------------------------------------
 
@@ -201,7 +206,8 @@ class Run:
 
     def calibration_batches(self) -> list[Tensor]:
         """Return the configured number of batches of training images, augmented as in training, always the same."""
-        return self.task.calibration_batches()
+        settings = self.config.calibrate
+        return [codes for codes, _ in self.task.sample(settings.images, settings.batches)]
 
     def _batches(self, epoch: int) -> EpochBatches:
         return self.task.batches(epoch, self.process.rank, self.process.count)

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from bitgear.bits import MASTER_BITS, activation_range
+from bitgear.bits import MASTER_BITS, Plan, Precision, activation_range, as_plan
 from bitgear.errors import DataError, GraphError
 from bitgear.graph import IMAGE, Conv, Graph, Linear, Pool, Resize, Shortcut
 from bitgear.reference import nearest
@@ -94,16 +94,23 @@ Observer = Callable[[str, str, Tensor], None]
 class Pass:
     """How one forward pass treats its layers.
 
-    ``bits`` None runs the FP32 network. ``momentum`` None leaves running statistics alone. ``calibrate`` sets
+    ``precision`` None runs the FP32 network. ``momentum`` None leaves running statistics alone. ``calibrate`` sets
     activation scales on the way. ``exact`` sums in float64 what the engines sum in integers; evaluation only.
     """
 
-    bits: int | None
+    precision: Precision | None
     training: bool
     momentum: float | None = None
     calibrate: bool = False
     exact: bool = False
     observe: Observer | None = None
+
+    @property
+    def plan(self) -> Plan:
+        """The widths of every layer; raise ``ValueError`` for the FP32 network, which has none."""
+        if self.precision is None:
+            raise ValueError("the FP32 network has no widths")
+        return as_plan(self.precision)
 
     def show(self, name: str, what: str, integers: Tensor) -> None:
         """Tell the observer, if there is one."""
@@ -234,7 +241,7 @@ class QuantNet(nn.Module):
 
     def forward(self, q_image: Tensor, how: Pass) -> Tensor:
         """Return the output of the last node, float32 (N, classes) or (N, C, H', W'), of int8 codes (N, 3, H, W)."""
-        if how.bits is None:
+        if how.precision is None:
             return self._forward_fp32(q_image, how)
         values: dict[str, Tensor] = {IMAGE: q_image}
         for node in self._nodes_for(q_image):
@@ -265,14 +272,14 @@ class QuantNet(nn.Module):
 
     def _conv(self, node: Conv, values: Mapping[str, Tensor], how: Pass) -> Tensor:
         layer = self.layer(node.name)
-        bits = node.bits or require(how.bits)
-        which = key(how.bits)
+        asked = how.plan.of(node.name)  # rows of the master are those of the widths asked for, fixed nodes included
+        bits, act_bits, which = node.bits or asked.weight_bits, node.bits or asked.act_bits, key(asked.act_bits)
         weight, log_scale = require(layer.weight), require(layer.weight_log_scale)
         if node.input == IMAGE:
             q_x, act_scale = values[IMAGE].to(self.kernels.dtype), torch.tensor(self.image_scale)
         else:
             act_log_scale = layer.act_log_scale[which]
-            q_x = self._codes(values[node.input], node.input, act_log_scale, bits, how)
+            q_x = self._codes(values[node.input], node.input, act_log_scale, act_bits, how)
             act_scale = act_log_scale.detach().exp()
         q_w: Tensor = QuantizeWeight.apply(weight, log_scale, bits)
         dtype = torch.float64 if how.exact else self.kernels.dtype  # float64 makes the sums exact for evaluation
@@ -286,16 +293,15 @@ class QuantNet(nn.Module):
             q_residual = self._codes(values[node.residual], node.residual, residual_log_scale, MASTER_BITS, how)
             residual_scale = residual_log_scale.detach().exp()
             how.show(node.name, "residual", q_residual)
-        bn = layer.batch_norm(how.bits)
-        weight_scale = log_scale.detach().exp()
+        bn = layer.batch_norm(asked.weight_bits)
         if not how.training:
             gain, bias = bn.folded()
-            multiplier = epilogue_multiplier(act_scale, weight_scale, bits, gain)
+            multiplier = epilogue_multiplier(act_scale, log_scale.detach().exp(), bits, gain)
             y = acc.float() * multiplier.view(1, -1, 1, 1) + bias.float().view(1, -1, 1, 1)
             if q_residual is not None and residual_scale is not None:
                 y = y + q_residual.float() * residual_scale
             return torch.relu(y) if node.relu else y
-        multiplier = (act_scale * weight_scale * 2.0 ** (MASTER_BITS - bits)).expand(node.channels)
+        multiplier = self.unit(node, how.plan)
         if not node.relu:  # few and small: torch's own operators will do
             y = normalise(acc.float() * multiplier.view(1, -1, 1, 1), bn, how)
             if q_residual is None or residual_scale is None:
@@ -311,8 +317,19 @@ class QuantNet(nn.Module):
         out: Tensor = v
         return out
 
+    def unit(self, node: Conv, precision: Precision) -> Tensor:
+        """Return what one in the accumulators of a convolution amounts to, float32 (C,); no gradient goes through."""
+        layer, asked = self.layer(node.name), as_plan(precision).of(node.name)
+        weight_scale = require(layer.weight_log_scale).detach().exp()
+        if node.input == IMAGE:
+            act_scale = torch.tensor(self.image_scale)
+        else:
+            act_scale = layer.act_log_scale[key(asked.act_bits)].detach().exp()
+        steps = 2.0 ** (MASTER_BITS - (node.bits or asked.weight_bits))
+        return (act_scale * weight_scale * steps).expand(node.channels)
+
     def _pool(self, node: Pool, v: Tensor, how: Pass) -> Tensor:
-        log_scale = self.layer(node.name).act_log_scale[key(how.bits)]
+        log_scale = self.layer(node.name).act_log_scale[key(how.plan.of(node.name).act_bits)]
         codes = self._codes(v, node.input, log_scale, MASTER_BITS, how)
         how.show(node.name, "input", codes)
         area = v.shape[2] * v.shape[3]
@@ -324,7 +341,7 @@ class QuantNet(nn.Module):
     def _linear(self, node: Linear, v: Tensor, how: Pass) -> Tensor:
         layer = self.layer(node.name)
         weight, log_scale, bias = require(layer.weight), require(layer.weight_log_scale), require(layer.bias)
-        act_log_scale = layer.act_log_scale[key(how.bits)]
+        act_log_scale = layer.act_log_scale[key(how.plan.of(node.name).act_bits)]
         codes = self._codes(v, node.input, act_log_scale, MASTER_BITS, how)
         how.show(node.name, "input", codes)
         q_w: Tensor = QuantizeWeight.apply(weight, log_scale, MASTER_BITS)

@@ -1,6 +1,7 @@
 """From a configuration to a master and its report: what ``bitgear train`` does."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,14 +9,18 @@ import torch
 from tqdm import tqdm
 
 from bitgear.bits import WIDTHS
-from bitgear.checkpoint import Master
+from bitgear.checkpoint import Master, read_master, rewrite_master
 from bitgear.engines import create_engine
 from trainer import configs
 from trainer.config import ConfigError, read_config
 from trainer.export import build_master, export, versions
-from trainer.loop import Run, join_processes
+from trainer.hessian import Traces, measure_traces
+from trainer.loop import Run, create_network, join_processes
 from trainer.model import Pass
-from trainer.report import Sheet, write_report
+from trainer.quantizers import Kernels
+from trainer.report import Sheet, draw_traces, write_report
+from trainer.restore import load_master
+from trainer.tasks import create_task
 from trainer.tasks.base import Metrics, on_device
 
 SHEET_WIDTHS = (8, 4, 2)
@@ -52,6 +57,40 @@ def train_master(
     if not process.first:
         return None
     return finish(run, data, {"weights": _provenance(weights), "teacher": _provenance(teacher)})
+
+
+def measure_sensitivities(
+    config_path: Path, data: Path, out: Path, *, weights: Path | None, master: Path | None
+) -> Traces:  # fmt: skip
+    """Measure the traces of a float network into the folder ``out`` and, if given, a master; return them.
+
+    The network is that of ``weights``, or the FP32 start of the run in ``out``, or that of the master's 8-bit weights
+    as floats. Raises :class:`~trainer.config.ConfigError` if there is none.
+    """
+    config = read_config(config_path)
+    if config.train.threads is not None:
+        torch.set_num_threads(config.train.threads)
+    device = torch.device(config.train.device)
+    task = create_task(config, data, device)
+    model = create_network(task.graph, task, config, Kernels())
+    stored, start = None if master is None else read_master(master), out / "fp32.pt"
+    if weights is not None:
+        task.start(model, weights)
+        network = weights.name
+    elif start.is_file():
+        model.load_state_dict(torch.load(start, weights_only=True, map_location="cpu"))
+        network = f"the FP32 start of {config.network.name}"
+    elif stored is not None:
+        load_master(model, stored)
+        network = f"the 8-bit weights of {stored.name} as floats"
+    else:
+        raise ConfigError(f"no float network: {start} does not exist; give --weights or --master")
+    out.mkdir(parents=True, exist_ok=True)
+    traces = measure_traces(model.to(device), task, config, out / "traces.json", network=network)
+    draw_traces(traces, {}, out / "traces.png")
+    if master is not None:
+        rewrite_master(master, lambda held: replace(held, sensitivities=traces.average(), digest=""))
+    return traces
 
 
 def finish(run: Run, data: Path, sources: dict[str, Any]) -> Path:

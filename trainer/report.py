@@ -12,9 +12,11 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from bitgear.bits import Plan
 from bitgear.checkpoint import Master
 from bitgear.describe import describe
 from bitgear.files import write_atomically
+from trainer.hessian import Traces
 from trainer.loop import History
 
 mpl.use("agg")
@@ -114,6 +116,35 @@ def _occupancy(description: dict[str, Any], path: Path) -> None:
     axes.set_xlim(0, 100)
     axes.set_xlabel("share of weights (%), by 2-bit code")
     axes.legend(ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False)
+    figure.savefig(path, dpi=130)
+
+
+def draw_traces(traces: Traces, plans: Mapping[str, Plan], path: Path) -> None:
+    """Draw each layer's trace against its depth, with its standard error, and below it the widths of ``plans``."""
+    average, error = traces.average(), traces.error()
+    names = list(average)
+    figure = Figure(figsize=(max(7.0, 0.32 * len(names)), 4.5 + 1.5 * bool(plans)), layout="constrained")
+    upper, *lower = figure.subplots(
+        1 + bool(plans), 1, sharex=True, squeeze=False, height_ratios=(3, 1)[: 1 + bool(plans)]
+    )
+    axes, places = upper[0], np.arange(len(names))
+    shown = [max(average[name], 0.0) for name in names]
+    axes.bar(places, shown, yerr=[error[name] for name in names], color=COLORS[6], ecolor=COLORS[8], capsize=2)
+    axes.axhline(float(np.mean(shown)), color=COLORS[2], linestyle="--", linewidth=1, label="mean over layers")
+    axes.set_ylabel("Hessian trace / weights")
+    axes.legend(frameon=False)
+    last = axes
+    if plans:
+        last = lower[0][0]
+        for number, (name, plan) in enumerate(plans.items()):
+            widths = [plan.of(layer).weight_bits for layer in names]
+            last.plot(
+                places, widths, drawstyle="steps-mid", color=list(COLORS.values())[number % len(COLORS)], label=name
+            )
+        last.set_ylabel("bits")
+        last.set_yticks(sorted({bits for plan in plans.values() for bits in plan.widths}))
+        last.legend(frameon=False, fontsize=8, ncols=4)
+    last.set_xticks(places, names, rotation=90, fontsize=8)
     figure.savefig(path, dpi=130)
 
 

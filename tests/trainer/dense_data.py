@@ -69,6 +69,7 @@ def segment_config(**sections: Any) -> SegmentConfig:
         "fp32": FP32,
         "train": TRAIN,
         "calibrate": CALIBRATE,
+        "hessian": {},
     }
     return SegmentConfig.model_validate({name: entries | sections.get(name, {}) for name, entries in values.items()})
 
@@ -82,5 +83,6 @@ def detect_config(**sections: Any) -> DetectConfig:
         "fp32": FP32,
         "train": TRAIN,
         "calibrate": CALIBRATE,
+        "hessian": {},
     }
     return DetectConfig.model_validate({name: entries | sections.get(name, {}) for name, entries in values.items()})

@@ -75,8 +75,8 @@ class Task(Protocol):
         """Return one process's batches of an epoch."""
         ...
 
-    def calibration_batches(self) -> list[Tensor]:
-        """Return batches of training images as codes, augmented as in training, always the same."""
+    def sample(self, batch_size: int, count: int) -> Iterator[tuple[Tensor, Any]]:
+        """Yield up to ``count`` batches of training images with targets, augmented as in training, always the same."""
         ...
 
     def loss(self, output: Tensor, targets: Any) -> Tensor:

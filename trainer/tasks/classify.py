@@ -1,9 +1,10 @@
 """Training of classification: a CIFAR ResNet on labelled images."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -87,10 +88,8 @@ class Classify:
         train = self.config.train
         return self._batches(train.batch_size, epoch, rank, processes, train.epoch_images)
 
-    def calibration_batches(self) -> list[Tensor]:
-        settings = self.config.calibrate
-        batches = self._batches(settings.images, self.config.train.epochs)
-        return [codes for codes, _ in islice(batches, settings.batches)]
+    def sample(self, batch_size: int, count: int) -> Iterator[tuple[Tensor, Any]]:
+        return islice(self._batches(batch_size, self.config.train.epochs), count)
 
     def _batches(
         self, size: int, epoch: int, rank: int = 0, processes: int = 1, limit: int | None = None

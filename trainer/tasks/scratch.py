@@ -50,10 +50,8 @@ class FromScratch(ABC):
         train = self.run.train
         return self._epoch(train.batch_size, epoch, rank, processes, train.epoch_images)
 
-    def calibration_batches(self) -> list[Tensor]:
-        settings = self.run.calibrate
-        epoch = self._epoch(settings.images, self.run.train.epochs)
-        return [codes for codes, _ in islice(epoch, settings.batches)]
+    def sample(self, batch_size: int, count: int) -> Iterator[tuple[Tensor, Any]]:
+        return islice(self._epoch(batch_size, self.run.train.epochs), count)
 
     def _epoch(
         self, size: int, epoch: int, rank: int = 0, processes: int = 1, limit: int | None = None

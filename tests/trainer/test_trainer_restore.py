@@ -1,0 +1,76 @@
+"""A master back in the trainer's network."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from bitgear import reference
+from bitgear.bits import WIDTHS
+from bitgear.checkpoint import Master
+from tests.trainer.test_trainer_export import master_of
+from tests.trainer.tiny_runs import tiny_config, tiny_run
+from trainer.config import ConfigError
+from trainer.loop import Run
+from trainer.model import Pass
+from trainer.restore import load_master, restore_statistics
+
+
+@pytest.fixture
+def trained(pictures: Path, finished: Run) -> Run:
+    run = tiny_run(pictures, finished.out)
+    run.fit()
+    run.calibrate()
+    return run
+
+
+@pytest.fixture
+def master(trained: Run) -> Master:
+    return master_of(trained)
+
+
+def test_the_network_of_a_master_computes_what_the_master_does(pictures: Path, master: Master, tmp_path: Path) -> None:
+    run = tiny_run(pictures, tmp_path)
+    load_master(run.model, master)
+    codes = run.task.data.test.codes[:6]
+    for bits in WIDTHS:
+        expected = reference.run(master, codes.contiguous().numpy(), bits)
+        for _ in range(2):  # as loaded, then with statistics
+            with torch.no_grad():
+                found = run.model(codes, Pass(bits, training=False, exact=True)).numpy()
+            assert np.abs(found - expected).mean() < 0.02 * expected.std(), bits
+            restore_statistics(run.model, bits, run.calibration_batches())
+
+
+def test_statistics_are_close_to_those_of_training(
+    pictures: Path, trained: Run, master: Master, tmp_path: Path
+) -> None:
+    run = tiny_run(pictures, tmp_path)
+    load_master(run.model, master)
+    restore_statistics(run.model, 8, run.calibration_batches())
+    for conv in run.model.graph.convs:
+        ours, theirs = (each.model.layer(conv.name).batch_norm(8) for each in (run, trained))
+        spread = theirs.var.sqrt()
+        assert ((ours.mean - theirs.mean).abs() / spread).mean() < 0.1, conv.name
+        assert (ours.var.sqrt() / spread).log().abs().mean() < 0.1, conv.name
+        torch.testing.assert_close(ours.gamma, theirs.gamma, rtol=0.5, atol=0.05)
+
+
+def test_the_float_network_is_near_the_8_bit_one(pictures: Path, master: Master, tmp_path: Path) -> None:
+    run = tiny_run(pictures, tmp_path)
+    load_master(run.model, master)
+    codes = run.task.data.test.codes
+    with torch.no_grad():
+        floats, eight = (run.model(codes, Pass(bits, training=False)) for bits in (None, 8))
+    assert (floats - eight).abs().mean() < 0.1 * eight.std()
+
+
+def test_masters_of_other_networks_are_refused(pictures: Path, master: Master, tmp_path: Path) -> None:
+    deeper = tiny_run(pictures, tmp_path, tiny_config(network={"depth": 14}))
+    with pytest.raises(ConfigError, match="another network"):
+        load_master(deeper.model, master)
+    per_layer = tiny_run(pictures, tmp_path, tiny_config(network={"per_channel": False}))
+    with pytest.raises(ConfigError, match=r"network\.per_channel"):
+        load_master(per_layer.model, replace(master))
