@@ -183,24 +183,20 @@ def decisions(ladder: Ladder) -> list[dict[str, Any]]:
 
 
 def told(document: Mapping[str, Any], max_batch: int) -> Ladder:
-    """Return the ladder that a server told."""
-    rungs = tuple(
-        Rung(
-            str(rung["precision"]),
-            Plan.uniform(int(rung["precision"])),
-            next(iter(rung["accuracy"].values()), 0.0),
-            rung["batch_ms"]["fixed"],
-            rung["batch_ms"]["per_image"],
-        )
-        for rung in document["rungs"]
-    )
-    return Ladder.of(document["model"], rungs, max_batch)
+    """Return the ladder that a server told. Nothing is run at its rungs: of a plan the mean width will do."""
+    rungs = []
+    for rung in document["rungs"]:
+        bits = rung.get("mean_bits", rung["precision"])  # which servers before plans did not tell
+        accuracy, times_ms = next(iter(rung["accuracy"].values()), 0.0), rung["batch_ms"]
+        plan = Plan.uniform(round(bits))
+        rungs.append(Rung(str(rung["precision"]), plan, bits, accuracy, times_ms["fixed"], times_ms["per_image"]))
+    return Ladder.of(document["model"], tuple(rungs), max_batch)
 
 
 def made_up(name: str, times_ms: Mapping[int, float], fixed_share: float, max_batch: int) -> Ladder:
     """Return a ladder of these times of one image, ``fixed_share`` of them whatever the batch."""
     rungs = tuple(
-        Rung(str(bits), Plan.uniform(bits), ACCURACY[bits], time_ms * fixed_share, time_ms * (1 - fixed_share))
+        Rung(str(bits), Plan.uniform(bits), bits, ACCURACY[bits], time_ms * fixed_share, time_ms * (1 - fixed_share))
         for bits, time_ms in times_ms.items()
     )
     return Ladder.of(name, rungs, max_batch)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -216,10 +216,9 @@ def _predict_remotely(
         from bitgear_client.results import InferenceResult, PngMask
     except ImportError as error:
         raise EngineUnavailable(f"--url needs the client: install bitgear-client ({error})") from error
-    from bitgear.bits import parse_bits
     from bitgear.tasks.detect import Detection
 
-    wish: int | Literal["auto"] = "auto" if precision == "auto" else parse_bits(precision)
+    wish = precision.strip()
     painted: Callable[[], NDArray[np.uint8]] | None = None
     try:
         with Client(url) as client:
@@ -245,7 +244,7 @@ def _predict_remotely(
         raise BitgearError(str(error)) from error
     served = answer.precision
     typer.echo(
-        f"{image.name}  {answer.image_width_px}x{answer.image_height_px}  {answer.model} at {served.served} bits "
+        f"{image.name}  {answer.image_width_px}x{answer.image_height_px}  {answer.model} at {_spoken(served.served)} "
         f"({served.source}: {served.reason}), {answer.timing.total_ms:.1f} ms"
     )
     for line in lines:

@@ -17,6 +17,10 @@ class _Answer(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
+PrecisionName = Annotated[int, Field(ge=2, le=8)] | Annotated[str, Field(pattern="^[a-z][a-z0-9.-]{0,31}$")]
+"""A width in bits, or the name of a plan."""
+
+
 class ImageSize(_Answer):
     """Pixels of the upright image."""
 
@@ -28,7 +32,7 @@ class PrecisionServed(_Answer):
     """What was asked, what ran, and why."""
 
     requested: str
-    served: int = Field(ge=2, le=8)
+    served: PrecisionName
     source: str
     reason: str
 
@@ -157,7 +161,7 @@ class ModelSummary(_Answer):
     name: str
     version: str
     task: str
-    precisions: list[int]
+    precisions: list[PrecisionName]
     default_precision: int
     classes: int
     input: InputSize
@@ -193,9 +197,10 @@ class BatchMs(_Answer):
 
 
 class Rung(_Answer):
-    """One width on this device."""
+    """One precision on this device; ``mean_bits`` is the mean width of its layers."""
 
-    precision: int
+    precision: PrecisionName
+    mean_bits: float
     offered: bool
     reason: str | None
     pruned: str | None
@@ -208,7 +213,7 @@ class Rung(_Answer):
 
 
 class Ladder(_Answer):
-    """The widths of a model on this device, highest first."""
+    """The precisions of a model on this device: widths, highest first, and plans between them by their time."""
 
     model: str
     engine: str

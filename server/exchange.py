@@ -36,7 +36,7 @@ class ServedAt:
     @property
     def precision(self) -> int | str:
         """The rung's name as answers write it: a number for a width, a string for a plan."""
-        return int(self.rung.precision) if self.rung.precision.isdigit() else self.rung.precision
+        return self.rung.said
 
 
 class Step(NamedTuple):
@@ -52,10 +52,10 @@ class Exchange:
     """One request, from receipt to the answer.
 
     ``trace_id``: of the trace it is part of, 32 hexadecimal digits. ``task`` None: not an inference request. ``model``:
-    a served name, or ``unknown``. ``asked``: a digit, ``auto``, or None before it was read. ``target_s``: in what time
-    after receipt it should be answered; None: never known. ``served`` and ``steps`` stand once there is a result.
-    ``status`` None: nothing was answered. ``problem``: the name of the problem that was answered. ``started_s``,
-    ``answered_s``: on the monotonic clock.
+    a served name, or ``unknown``. ``asked``: a digit, the name of a plan, ``auto``, or None before it was read.
+    ``target_s``: in what time after receipt it should be answered; None: never known. ``served`` and ``steps`` stand
+    once there is a result. ``status`` None: nothing was answered. ``problem``: the name of the problem that was
+    answered. ``started_s``, ``answered_s``: on the monotonic clock.
     """
 
     request_id: str

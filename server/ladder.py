@@ -1,6 +1,7 @@
 """The ladder of a model on this device: what each precision costs in time here, and which of them are worth having."""
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -9,7 +10,6 @@ from bitgear.errors import BitgearError
 
 NOISE = 0.03
 """A rung must be faster than another by more than this share of its time to count as faster."""
-
 
 EFFICIENT = 1.02
 
@@ -22,21 +22,32 @@ class LadderError(BitgearError):
 
 @dataclass(frozen=True)
 class Rung:
-    """One precision of a model on this device.
+    """One precision of a model on this device: a width, or a named plan.
 
-    ``precision``: its name, as clients write it. ``accuracy``: the main metric of the model's task as the master
-    states it, 0..1; 0 if it states none. A batch of n occupies a worker for ``fixed_ms`` + ``per_image_ms`` * n, a
-    high percentile of what was measured. ``pruned``: ``auto`` never takes it, for another rung is as good in every
-    way; ``reason`` says which one. Whoever pins it gets it all the same.
+    ``precision``: its name, as clients write it. ``mean_bits``: of its layers, see :func:`bitgear.plans.mean_bits`; of
+    a width the width. ``accuracy``: the main metric of the model's task as the master states it, 0..1; 0 if it states
+    none. A batch of n occupies a worker for ``fixed_ms`` + ``per_image_ms`` * n, a high percentile of what was
+    measured. ``pruned``: ``auto`` never takes it; ``reason`` says why. Whoever pins it gets it all the same.
     """
 
     precision: str
     plan: Plan
+    mean_bits: float
     accuracy: float
     fixed_ms: float
     per_image_ms: float
     pruned: bool = False
     reason: str | None = None
+
+    @property
+    def said(self) -> int | str:
+        """Its name as JSON has it: a number for a width, a string for a plan."""
+        return self.precision if self.is_mixed else int(self.precision)
+
+    @property
+    def is_mixed(self) -> bool:
+        """Whether it is a named plan."""
+        return not self.precision.isdecimal()
 
     def latency_ms(self, count: int) -> float:
         """Return the milliseconds that a batch of ``count`` images occupies a worker."""
@@ -49,15 +60,17 @@ class Rung:
         return max(1, min(limit, int((time_ms - self.fixed_ms) / self.per_image_ms)))
 
     def within(self, floor_bits: int, ceiling_bits: int) -> bool:
-        """Return whether all its widths lie between the bounds, both included."""
-        return floor_bits <= min(self.plan.widths) and max(self.plan.widths) <= ceiling_bits
+        """Return whether its mean width lies between the bounds, both included."""
+        return floor_bits <= self.mean_bits <= ceiling_bits
 
 
 @dataclass(frozen=True, eq=False)
 class Ladder:
-    """The rungs of a model on this device, highest width first, and the largest batch of one engine call.
+    """The rungs of a model on this device, and the largest batch of one engine call.
 
-    Sets of rungs are bit masks: bit i stands for ``rungs[i]``. Made by :meth:`of`, which marks what is pruned. Two
+    The highest width is the first rung, and what stands later is meant to be faster: widths by falling bits, plans
+    between them by their time when the ladder was first made (:func:`by_time`). Sets of rungs are bit masks: bit i
+    stands for ``rungs[i]``, for as long as the model is served. Made by :meth:`of`, which marks what is pruned. Two
     ladders are the same only if they are the same object.
     """
 
@@ -84,12 +97,15 @@ class Ladder:
         bare = cls(model, tuple(replace(rung, pruned=False, reason=None) for rung in rungs), max_batch)
         better = bare._better(bare.all_rungs)
         marked = [
-            replace(rung, pruned=True, reason=f"{rungs[better[index]].precision} is as fast and as accurate")
-            if index in better
-            else rung
+            replace(rung, pruned=True, reason=bare._why(index, better[index])) if index in better else rung
             for index, rung in enumerate(bare.rungs)
         ]
         return cls(model, tuple(marked), max_batch)
+
+    def _why(self, index: int, other: int) -> str:
+        if self._is_blind(index):
+            return "its accuracy is not known"
+        return f"{self.rungs[other].precision} is as fast and as accurate"
 
     @cached_property
     def efficient_batches(self) -> tuple[int, ...]:
@@ -123,10 +139,11 @@ class Ladder:
         return {rung.precision: index for index, rung in enumerate(self.rungs)}
 
     def useful(self, mask: int) -> int:
-        """Return those rungs of a mask that are worth having if there are no others than these.
+        """Return those rungs of a mask that are worth having if there are no others than these: one at least.
 
-        The first one always is: the model at its best, whatever noise says of its accuracy. Any other is not if a wider
-        one is as fast, give or take :data:`NOISE`, or a narrower one both as fast and as accurate, at any batch.
+        A rung is not if another one is as fast at any batch, give or take :data:`NOISE`, and as accurate; nor is a plan
+        of unknown accuracy. Of the first rung nothing is: it is the model at its best, and passes for the most accurate
+        whatever noise says. Likewise the highest width of a mask passes for as accurate as any other width in it.
         """
         return mask & ~sum(1 << index for index in self._better(mask))
 
@@ -149,20 +166,35 @@ class Ladder:
         return better
 
     def _compare(self, mask: int) -> dict[int, int]:
+        highest = next((index for index in positions(mask) if not self.rungs[index].is_mixed), None)
+        accuracy = self._accuracies(mask, highest)
+
+        def rank(index: int) -> tuple[float, bool, float, int]:
+            return -accuracy[index], index != highest, self.rungs[index].latency_ms(1), index
+
         better: dict[int, int] = {}
         kept: list[int] = []
-        for index in positions(mask):
-            wider = next((other for other in reversed(kept) if self._as_fast(other, index, NOISE)), None)
-            if wider is None:
+        for index in sorted(accuracy, key=rank):
+            blind = self._is_blind(index)
+            other = next((each for each in kept if blind or self._as_fast(each, index, NOISE)), None)
+            if other is None:
                 kept.append(index)
             else:
-                better[index] = wider
-        for place, index in enumerate(kept[1:], 1):
-            accuracy = self.rungs[index].accuracy
-            for narrower in kept[place + 1 :]:
-                if self.rungs[narrower].accuracy >= accuracy and self._as_fast(narrower, index, 0):
-                    better[index] = narrower
+                better[index] = other
         return better
+
+    def _accuracies(self, mask: int, highest: int | None) -> dict[int, float]:
+        """Return the accuracy that each rung of a mask passes for, ``highest`` being its highest width."""
+        accuracy = {
+            index: -math.inf if self._is_blind(index) else self.rungs[index].accuracy for index in positions(mask)
+        }
+        if highest is not None:
+            widths = (accuracy[index] for index in accuracy if not self.rungs[index].is_mixed)
+            accuracy[highest] = math.inf if highest == 0 else max(widths)
+        return accuracy
+
+    def _is_blind(self, index: int) -> bool:
+        return self.rungs[index].is_mixed and self.rungs[index].accuracy == 0
 
     def _as_fast(self, one: int, other: int, noise: float) -> bool:
         """Return whether ``one`` takes no more time than ``other`` at any batch, give or take a share of it."""
@@ -171,6 +203,20 @@ class Ladder:
             self.rungs[one].latency_ms(count) * (1 - noise) <= self.rungs[other].latency_ms(count)
             for count in (1, self.max_batch)
         )
+
+
+def by_time(rungs: Iterable[Rung]) -> tuple[Rung, ...]:
+    """Return rungs in the order of a ladder: widths by falling bits, each plan before the first width that is faster.
+
+    That is judged by the time of one image. The highest width is the first in any case.
+    """
+    given = sorted(rungs, key=lambda rung: (-rung.latency_ms(1), rung.precision))
+    plans = [rung for rung in given if rung.is_mixed]
+    ordered = sorted((rung for rung in given if not rung.is_mixed), key=lambda rung: -rung.mean_bits)
+    for plan in plans:  # the slowest first, so that none gets before a slower one at the same place
+        faster = (place for place, rung in enumerate(ordered[1:], 1) if rung.latency_ms(1) < plan.latency_ms(1))
+        ordered.insert(next(faster, len(ordered)), plan)
+    return tuple(ordered)
 
 
 def positions(mask: int) -> Iterator[int]:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol
 
-from server.errors import WidthNotOffered
+from server.errors import BadParameter, WidthNotOffered
 from server.ladder import Ladder, Rung, positions
 from server.precision import Wish
 from server.profiles import Profile
@@ -108,24 +108,27 @@ class Policy(Protocol):
 def admit(wish: Wish, ladder: Ladder, profile: Profile) -> Admission:
     """Return which rungs may serve a wish under a profile.
 
-    A pinned precision allows its own rung alone, unless the wish is lenient: then narrower ones within the profile's
-    bounds too. ``auto`` prefers the profile's default, or the widest rung; a bound that excludes it moves it to
-    the nearest rung inside, one that is not on the ladder gives way to the widest inside, one that is pruned to the
-    rung that is as good. It allows what is useful from there down to the floor.
+    A pinned precision allows its own rung alone, unless the wish is lenient: then useful ones further down within the
+    profile's bounds too. ``auto`` prefers the profile's default, or the widest rung; a bound that excludes it moves it
+    to the nearest rung inside, one that is not on the ladder gives way to the widest inside, one that is pruned to the
+    rung that is as good. It allows what is useful from there down to the floor. Bounds are of mean widths.
 
     Raises :class:`~server.errors.WidthNotOffered` for a pinned precision that is not on the ladder within the profile's
-    bounds, and for bounds with no rung between them.
+    bounds, and for bounds with no rung between them; :class:`~server.errors.BadParameter` for a pinned precision
+    outside the wish's own bounds.
     """
     rungs = ladder.rungs
     within = _between(ladder, profile.floor, profile.ceiling)
-    if wish.bits is not None:
-        pinned = ladder.index(wish.asked)
+    if wish.precision is not None:
+        pinned = ladder.index(wish.precision)
+        if pinned is not None:
+            _check_bounds(wish, rungs[pinned])
         if pinned is None or not within >> pinned & 1:
-            raise WidthNotOffered(f"precision {wish.asked}", _names(ladder, within))
+            raise WidthNotOffered(f"precision {wish.precision}", _names(ladder, within))
         allowed = 1 << pinned
         if wish.lenient:
             floor = profile.floor if wish.floor is None else max(wish.floor, profile.floor)
-            allowed = ladder.useful(_between(ladder, floor, profile.ceiling) & -allowed)
+            allowed |= ladder.useful(_between(ladder, floor, profile.ceiling) & -allowed)
         return Admission(allowed, pinned, "request", "asked", pinned=True)
 
     floor, ceiling = profile.floor, profile.ceiling
@@ -141,14 +144,14 @@ def admit(wish: Wish, ladder: Ladder, profile: Profile) -> Admission:
 
     source: Source = "default" if profile.default is None else "profile"
     reason: Reason = "default"
-    default = max(rungs[0].plan.widths) if profile.default is None else profile.default
-    preferred = ladder.index(str(default))
+    default = rungs[0].mean_bits if profile.default is None else profile.default
+    preferred = 0 if profile.default is None else ladder.index(str(default))
     if default < floor:
-        preferred, source, reason = inside.bit_length() - 1, floor_source, "floor"
+        preferred, source, reason = _least(ladder, inside), floor_source, "floor"
     elif default > ceiling:
-        preferred, source, reason = next(positions(inside)), ceiling_source, "ceiling"
+        preferred, source, reason = _greatest(ladder, inside), ceiling_source, "ceiling"
     elif preferred is None or not inside >> preferred & 1:
-        preferred, reason = next(positions(inside)), "pruned"
+        preferred, reason = _greatest(ladder, inside), "pruned"
     if ladder.instead(preferred, inside) != preferred:
         preferred, reason = ladder.instead(preferred, inside), "pruned"
     return Admission(ladder.useful(inside) & -(1 << preferred), preferred, source, reason, pinned=False)
@@ -165,9 +168,21 @@ def _between(ladder: Ladder, floor: int, ceiling: int) -> int:
     return sum(1 << index for index, rung in enumerate(ladder.rungs) if rung.within(floor, ceiling))
 
 
+def _least(ladder: Ladder, mask: int) -> int:
+    return min(positions(mask), key=lambda index: ladder.rungs[index].mean_bits)
+
+
+def _greatest(ladder: Ladder, mask: int) -> int:
+    return max(positions(mask), key=lambda index: ladder.rungs[index].mean_bits)
+
+
+def _check_bounds(wish: Wish, rung: Rung) -> None:
+    mean = f", {rung.mean_bits:.2f} bits in the mean," if rung.is_mixed else ""
+    if wish.floor is not None and rung.mean_bits < wish.floor:
+        raise BadParameter(f"precision {rung.precision}{mean} is below precision_min {wish.floor}", "precision_min")
+    if wish.ceiling is not None and rung.mean_bits > wish.ceiling:
+        raise BadParameter(f"precision {rung.precision}{mean} is above precision_max {wish.ceiling}", "precision_max")
+
+
 def _names(ladder: Ladder, mask: int) -> list[int | str]:
-    return [_name(ladder.rungs[index]) for index in positions(mask)]
-
-
-def _name(rung: Rung) -> int | str:
-    return int(rung.precision) if rung.precision.isdigit() else rung.precision
+    return [ladder.rungs[index].said for index in positions(mask)]

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from bitgear.bits import parse_bits
+from bitgear.bits import is_plan_name, parse_bits
 from bitgear.errors import PrecisionError
 from server.controls import Control, Controls, by_name, milliseconds, whole, whole_or_text, yes_or_no
 from server.errors import BadParameter
@@ -18,13 +18,14 @@ MAX_PRIORITY = 1
 
 @dataclass(frozen=True)
 class Wish:
-    """What one request asks for. ``bits`` None is ``auto``; ``floor`` and ``ceiling`` are widths; None: not asked.
+    """What one request asks for.
 
-    ``lenient``: a pinned width may be lowered to save the deadline. ``deadline_ms``: from receipt of the request, above
-    0. ``priority``: 0 or, sooner, 1.
+    ``precision``: the name of a width or a plan; None is ``auto``. ``floor`` and ``ceiling``: widths, bounds of the
+    mean width of what serves; None: not asked. ``lenient``: what was pinned may be lowered to save the deadline.
+    ``deadline_ms``: from receipt of the request, above 0. ``priority``: 0 or, sooner, 1.
     """
 
-    bits: int | None = None
+    precision: str | None = None
     floor: int | None = None
     ceiling: int | None = None
     profile: str | None = None
@@ -34,8 +35,8 @@ class Wish:
 
     @property
     def asked(self) -> str:
-        """The precision as a client writes it: a digit or ``auto``."""
-        return AUTO if self.bits is None else str(self.bits)
+        """The precision as a client writes it: a digit, the name of a plan, or ``auto``."""
+        return AUTO if self.precision is None else self.precision
 
 
 def _width(raw: object) -> int:
@@ -45,13 +46,14 @@ def _width(raw: object) -> int:
         raise ValueError("not a width; expected one digit from 2 to 8") from error
 
 
-def _precision(raw: object) -> int | str:
-    if whole_or_text(raw) == AUTO:
-        return AUTO
+def _precision(raw: object) -> str:
+    text = whole_or_text(raw)
+    if text == AUTO or is_plan_name(text):  # whether the model has the plan is seen where its ladder is
+        return text
     try:
-        return _width(raw)
+        return str(_width(raw))
     except ValueError as error:
-        raise ValueError(f"{error} or {AUTO!r}") from error
+        raise ValueError(f"{error}, the name of a plan, or {AUTO!r}") from error
 
 
 def _handling(value: str) -> str | None:
@@ -70,11 +72,11 @@ PRECISION_CONTROLS = by_name(
         "precision",
         PRECISION_HEADER,
         _precision,
-        {"type": "string", "pattern": "^([2-8]|auto)$", "default": AUTO},
-        "Width in bits, or auto. A digit is a contract: served exactly or refused.",
+        {"type": "string", "pattern": "^([2-8]|(?!(none|w[2-8]a[2-8])$)[a-z][a-z0-9.-]{0,31})$", "default": AUTO},
+        "Width in bits, name of a plan, or auto. All but auto are a contract: served exactly or refused.",
     ),
-    Control("precision_min", "Precision-Min", _width, _WIDTH_SCHEMA, "Least width for auto."),
-    Control("precision_max", "Precision-Max", _width, _WIDTH_SCHEMA, "Greatest width for auto."),
+    Control("precision_min", "Precision-Min", _width, _WIDTH_SCHEMA, "Least mean width for auto."),
+    Control("precision_max", "Precision-Max", _width, _WIDTH_SCHEMA, "Greatest mean width for auto."),
     Control(
         "device_profile",
         "Device-Profile",
@@ -112,10 +114,10 @@ VARY = ", ".join(["Accept", *(control.header for control in PRECISION_CONTROLS.v
 
 
 def to_wish(controls: Controls) -> Wish:
-    """Return the wish; raise :class:`~server.errors.BadParameter` if its own bounds exclude each other or its width."""
+    """Return the wish; raise :class:`~server.errors.BadParameter` if its own bounds exclude each other."""
     precision = controls.get("precision", AUTO)
     wish = Wish(
-        bits=None if precision == AUTO else precision,
+        precision=None if precision == AUTO else precision,
         floor=controls.get("precision_min"),
         ceiling=controls.get("precision_max"),
         profile=controls.get("device_profile"),
@@ -127,8 +129,4 @@ def to_wish(controls: Controls) -> Wish:
         raise BadParameter(
             f"precision_min {wish.floor} is above precision_max {wish.ceiling}; no width lies between", "precision_min"
         )
-    if wish.bits is not None and wish.floor is not None and wish.bits < wish.floor:
-        raise BadParameter(f"precision {wish.bits} is below precision_min {wish.floor}", "precision_min")
-    if wish.bits is not None and wish.ceiling is not None and wish.bits > wish.ceiling:
-        raise BadParameter(f"precision {wish.bits} is above precision_max {wish.ceiling}", "precision_max")
     return wish

@@ -13,7 +13,7 @@ from bitgear.checkpoint import is_model_name
 from server.settings import SettingsError
 
 SLO_FACTOR = 5
-PolicyName = Annotated[str, Field(pattern="^(look-ahead|slackfit|fixed(-[2-8])?)$")]
+PolicyName = Annotated[str, Field(pattern=r"^(look-ahead|slackfit|fixed(-([2-8]|[a-z][a-z0-9.-]{0,31}))?)$")]
 Width = Annotated[StrictInt, Field(ge=MIN_BITS, le=MASTER_BITS)]
 
 
@@ -21,10 +21,11 @@ class Profile(BaseModel):
     """What a kind of device is set to.
 
     Widths in bits, ``floor`` <= ``default`` <= ``ceiling``: the width that ``auto`` prefers (None: the model's own),
-    and the bounds of ``auto`` and pinned widths alike. ``threads``: for one engine call (None: one). ``memory_bytes``:
-    for derived models. ``slo_ms``: the time in which a request without a deadline of its own should be answered (None:
-    :data:`SLO_FACTOR` times what one image takes at the widest rung). ``policy``: by name, see
-    :func:`server.policies.create_policy`; ``margin``: by what share it takes latencies to be longer than measured.
+    and the bounds of ``auto`` and pinned precisions alike, of a plan those of its mean width. ``threads``: for one
+    engine call (None: one). ``memory_bytes``: for derived models. ``slo_ms``: the time in which a request without a
+    deadline of its own should be answered (None: :data:`SLO_FACTOR` times what one image takes at the widest rung).
+    ``policy``: by name, see :func:`server.policies.create_policy`; ``margin``: by what share it takes latencies to be
+    longer than measured.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -47,8 +48,8 @@ class Profile(BaseModel):
             raise ValueError("floor, default and ceiling must not decrease in this order")
         return self
 
-    def excludes(self, bits: int) -> Literal["floor", "ceiling"] | None:
-        """Return which bound excludes a width; None: it is inside."""
+    def excludes(self, bits: float) -> Literal["floor", "ceiling"] | None:
+        """Return which bound excludes a width or mean width; None: it is inside."""
         if bits < self.floor:
             return "floor"
         return "ceiling" if bits > self.ceiling else None

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from starlette.types import Receive
 
-from bitgear.bits import MASTER_BITS, Plan, as_plan
+from bitgear.bits import Plan
 from bitgear.checkpoint import Master
 from bitgear.engines import Engine, ModelCache
 from bitgear.tasks.pictures import decode_picture
@@ -23,10 +23,10 @@ from server.calls import Pending
 from server.conduct import Conduct, first_conduct
 from server.errors import BadParameter, Draining, ModelUnusable, NotReady, shown
 from server.exchange import Exchange, ServedAt, Step
-from server.ladder import Ladder, Rung, positions
+from server.ladder import positions
 from server.latencies import Latencies
 from server.layout import Layout, available_cores
-from server.measurement import measure, measured_ladder
+from server.measurement import assumed_ladder, measure, measured_ladder
 from server.metrics import Metrics
 from server.policies import create_policy
 from server.policy import Admission, Waiting, admit, explain
@@ -415,7 +415,7 @@ class Runtime:
         model.ladder = ladder
         for rung in ladder.rungs:
             said = f"pruned, for {rung.reason}" if rung.pruned else f"{rung.latency_ms(1):.2f} ms"
-            _logger.info("%s at %s bits: %s", model.name, rung.precision, said)
+            _logger.info("%s at precision %s: %s", model.name, rung.precision, said)
 
 
 @dataclass(eq=False, slots=True)
@@ -446,19 +446,3 @@ class _Done(Generic[T]):
 def _cache_bytes(settings: Settings, profile: Profile) -> int:
     given = profile.memory_bytes if settings.cache_bytes is None else settings.cache_bytes
     return DEFAULT_CACHE_BYTES if given is None else given
-
-
-def assumed_ladder(master: Master, max_batch: int) -> Ladder:
-    """Return the ladder of a master that was not measured: a millisecond for an image at 8 bits, half of it fixed."""
-    metric = TASKS[master.task].metrics[0]
-    rungs = tuple(
-        Rung(
-            precision=str(bits),
-            plan=as_plan(bits),
-            accuracy=master.accuracy.get(bits, {}).get(metric, 0.0),
-            fixed_ms=0.5 * bits / MASTER_BITS,
-            per_image_ms=0.5 * bits / MASTER_BITS,
-        )
-        for bits in sorted(master.widths, reverse=True)
-    )
-    return Ladder.of(master.name, rungs, max_batch)

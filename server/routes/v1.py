@@ -55,7 +55,7 @@ def v1_routes(runtime: Runtime, endpoints: Mapping[tuple[str, str], Endpoint]) -
             {
                 **_summary(model),
                 "labels": list(master.labels),
-                "accuracy": {str(bits): dict(metrics) for bits, metrics in master.accuracy.items()},
+                "accuracy": {name: dict(found) for name in master.precisions if (found := master.metrics(name))},
                 "provenance": dict(master.provenance),
             }
         )
@@ -67,7 +67,7 @@ def v1_routes(runtime: Runtime, endpoints: Mapping[tuple[str, str], Endpoint]) -
         openapi_extra=model_request(),
     )
     async def describe_ladder(request: Request) -> Response:
-        """Describe the widths of one model on this device: accuracy, memory and latency as measured."""
+        """Describe the precisions of one model on this device: accuracy, memory and latency as measured."""
         return _json(_ladder(runtime, runtime.models.get(request.path_params["model"])))
 
     return router
@@ -171,7 +171,7 @@ def _summary(model: ServedModel) -> dict[str, Any]:
         "name": model.name,
         "version": model.version,
         "task": master.task,
-        "precisions": list(master.widths),
+        "precisions": [rung.said for rung in model.ladder.rungs],
         "default_precision": max(master.widths),
         "classes": len(master.labels),
         "input": {"height": master.input.height_px, "width": master.input.width_px},
@@ -189,12 +189,12 @@ def _ladder(runtime: Runtime, model: ServedModel) -> dict[str, Any]:
 
 
 def _rung(runtime: Runtime, model: ServedModel, rung: Rung, resident_bytes: int | None) -> dict[str, Any]:
-    precision = int(rung.precision) if rung.precision.isdigit() else rung.precision
-    measured = model.master.accuracy.get(rung.plan.default.weight_bits, {})
+    measured = model.master.metrics(rung.precision)
     latency = runtime.latencies.of(model.name, rung.precision).get(1)
-    reason = runtime.profile.excludes(rung.plan.default.weight_bits)
+    reason = runtime.profile.excludes(rung.mean_bits)
     return {
-        "precision": precision,
+        "precision": rung.said,
+        "mean_bits": round(rung.mean_bits, 4),
         "offered": reason is None,
         "reason": reason,
         "pruned": rung.reason,

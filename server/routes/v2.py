@@ -141,7 +141,7 @@ def _metadata(model: ServedModel) -> dict[str, Any]:
         **describe_tensors(model.master),
         "parameters": {
             "task": model.master.task,
-            "precisions": ",".join(map(str, model.master.widths)),
+            "precisions": ",".join(rung.precision for rung in model.ladder.rungs),
             "max_images": model.ladder.max_batch,
         },
     }

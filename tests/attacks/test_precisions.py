@@ -11,9 +11,17 @@ PNG = {"Content-Type": "image/png"}
 
 
 @pytest.mark.parametrize("place", ["header", "query", "multipart", "json"])
-@pytest.mark.parametrize("value", ["0", "1", "9", "-4", "4.0", "int4", "0x4", "", "8 bits", "4;8", "null", "True"])
+@pytest.mark.parametrize("value", ["0", "1", "9", "-4", "4.0", "0x4", "", "8 bits", "4;8", "w8a7", "none", "True"])
 def test_precisions_that_are_none(server: Running, place: str, value: str) -> None:
     server.refused(_send(server, place, {"precision": value}), 400, "bad-parameter", parameter="precision")
+
+
+@pytest.mark.parametrize("place", ["header", "query", "multipart", "json"])
+@pytest.mark.parametrize("value", ["int4", "null", "mixed-3.2", "x" * 32])
+def test_plans_that_the_model_does_not_have(server: Running, place: str, value: str) -> None:
+    answer = _send(server, place, {"precision": value})
+    document = server.refused(answer, 422, "width-not-offered", offered_precisions=[8, 7, 6, 5, 4, 3, 2])
+    assert f"precision {value} is not offered" in document["detail"]
 
 
 @pytest.mark.parametrize("place", ["header", "query", "multipart", "json"])

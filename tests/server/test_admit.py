@@ -24,16 +24,16 @@ def names(ladder: Ladder, mask: int) -> str:
     ("wish", "ladder", "profile", "expected"),
     [
         # pinned
-        (Wish(bits=4), ALL, PLAIN, ("4", "request", "asked")),
-        (Wish(bits=8), SOME, PLAIN, ("8", "request", "asked")),
-        (Wish(bits=4, floor=4, ceiling=4), ALL, PLAIN, ("4", "request", "asked")),
-        (Wish(bits=2), ALL, SMALL, ("2", "request", "asked")),
-        (Wish(bits=2), flat(8, 2), PLAIN, ("2", "request", "asked")),
+        (Wish("4"), ALL, PLAIN, ("4", "request", "asked")),
+        (Wish("8"), SOME, PLAIN, ("8", "request", "asked")),
+        (Wish("4", floor=4, ceiling=4), ALL, PLAIN, ("4", "request", "asked")),
+        (Wish("2"), ALL, SMALL, ("2", "request", "asked")),
+        (Wish("2"), flat(8, 2), PLAIN, ("2", "request", "asked")),
         # pinned, but lenient
-        (Wish(bits=4, lenient=True), ALL, PLAIN, ("432", "request", "asked")),
-        (Wish(bits=7, lenient=True), ALL, MIDDLE, ("76543", "request", "asked")),
-        (Wish(bits=8, floor=6, lenient=True), ALL, PLAIN, ("876", "request", "asked")),
-        (Wish(bits=8, lenient=True), flat(8, 2), PLAIN, ("8", "request", "asked")),
+        (Wish("4", lenient=True), ALL, PLAIN, ("432", "request", "asked")),
+        (Wish("7", lenient=True), ALL, MIDDLE, ("76543", "request", "asked")),
+        (Wish("8", floor=6, lenient=True), ALL, PLAIN, ("876", "request", "asked")),
+        (Wish("8", lenient=True), flat(8, 2), PLAIN, ("8", "request", "asked")),
         # nothing moves the default
         (Wish(), ALL, PLAIN, ("8765432", "default", "default")),
         (Wish(), ALL, SMALL, ("432", "profile", "default")),
@@ -64,16 +64,16 @@ def test_the_rungs_their_source_and_reason(
     admission = admit(wish, ladder, profile)
     assert (names(ladder, admission.allowed), admission.source, admission.reason) == expected
     assert ladder.rungs[admission.preferred].precision == expected[0][0]
-    assert admission.pinned == (wish.bits is not None)
+    assert admission.pinned == (wish.precision is not None)
 
 
 @pytest.mark.parametrize(
     ("wish", "ladder", "profile", "within"),
     [
-        (Wish(bits=5), SOME, PLAIN, [8, 4, 2]),
-        (Wish(bits=8), ALL, SMALL, [4, 3, 2]),
-        (Wish(bits=8, lenient=True), ALL, SMALL, [4, 3, 2]),
-        (Wish(bits=2), ALL, MIDDLE, [7, 6, 5, 4, 3]),
+        (Wish("5"), SOME, PLAIN, [8, 4, 2]),
+        (Wish("8"), ALL, SMALL, [4, 3, 2]),
+        (Wish("8", lenient=True), ALL, SMALL, [4, 3, 2]),
+        (Wish("2"), ALL, MIDDLE, [7, 6, 5, 4, 3]),
         (Wish(floor=5), ALL, SMALL, [4, 3, 2]),
         (Wish(floor=5, ceiling=7), SOME, PLAIN, [8, 4, 2]),
         (Wish(), ladder_of({8: FAST[8], 2: FAST[2]}), Profile(name="p", floor=3, ceiling=5), []),
@@ -114,7 +114,7 @@ def test_every_wish_is_served_inside_its_bounds_or_refused(
 
 
 def test_what_is_said_of_an_answer() -> None:
-    auto, lenient = admit(Wish(), ALL, SMALL), admit(Wish(bits=6, lenient=True), ALL, PLAIN)
+    auto, lenient = admit(Wish(), ALL, SMALL), admit(Wish("6", lenient=True), ALL, PLAIN)
     assert explain(auto, auto.preferred, "backlog") == Choice(4, "profile", "default")
     assert explain(auto, 6, "backlog") == Choice(6, "policy", "backlog")
     assert explain(lenient, 2, "slack") == Choice(2, "request", "asked")

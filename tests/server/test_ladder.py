@@ -1,8 +1,10 @@
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from bitgear.bits import LayerBits, Plan
-from server.ladder import Ladder, LadderError, Rung, positions
-from tests.server.ladders import FAST, flat, ladder_of
+from bitgear.bits import Plan
+from server.ladder import Ladder, LadderError, Rung, by_time, positions
+from tests.server.ladders import FAST, flat, ladder_of, plan_rung, with_plans
 
 
 def pruned(ladder: Ladder) -> dict[str, str | None]:
@@ -27,8 +29,8 @@ def test_a_width_that_is_not_faster_than_a_wider_one_is_pruned() -> None:
 
 
 def test_a_width_that_is_faster_at_some_batch_is_kept() -> None:
-    wide = Rung("8", Plan.uniform(8), 0.9, 1.0, 9.0)
-    slow_alone = Rung("4", Plan.uniform(4), 0.8, 9.0, 3.0)
+    wide = Rung("8", Plan.uniform(8), 8, 0.9, 1.0, 9.0)
+    slow_alone = Rung("4", Plan.uniform(4), 4, 0.8, 9.0, 3.0)
     assert pruned(Ladder.of("m", (wide, slow_alone), 8)) == {}
     assert list(pruned(Ladder.of("m", (wide, slow_alone), 1))) == ["4"]
 
@@ -66,8 +68,9 @@ def test_names_masks_and_bounds() -> None:
     ladder = ladder_of()
     assert [ladder.index(name) for name in ("8", "2", "9", "")] == [0, 6, None, None]
     assert list(positions(0)) == []
-    mixed = Rung("mixed", Plan(LayerBits(4, 4), (("a", LayerBits(8, 6)),)), 0.9, 1, 1)
-    assert [mixed.within(*bounds) for bounds in ((4, 8), (5, 8), (4, 7))] == [True, False, False]
+    mixed = plan_rung("mixed", 4.5, 10, 0.9)
+    assert [mixed.within(*bounds) for bounds in ((4, 8), (5, 8), (2, 4), (4, 5))] == [True, False, False, True]
+    assert (mixed.said, ladder.rungs[0].said) == ("mixed", 8)
     assert ladder.rungs[0].latency_ms(3) == pytest.approx(20)
     assert len(FAST) == len(ladder.rungs)
 
@@ -75,11 +78,114 @@ def test_names_masks_and_bounds() -> None:
 @pytest.mark.parametrize(("fixed_ms", "per_image_ms"), [(0, 0), (-1, 2), (2, -1), (float("nan"), 1), (1, float("inf"))])
 def test_impossible_times(fixed_ms: float, per_image_ms: float) -> None:
     with pytest.raises(LadderError, match="precision 8 takes"):
-        Ladder.of("m", (Rung("8", Plan.uniform(8), 0.9, fixed_ms, per_image_ms),), 8)
+        Ladder.of("m", (Rung("8", Plan.uniform(8), 8, 0.9, fixed_ms, per_image_ms),), 8)
 
 
 def test_impossible_ladders() -> None:
-    rung = Rung("8", Plan.uniform(8), 0.9, 1, 1)
+    rung = Rung("8", Plan.uniform(8), 8, 0.9, 1, 1)
     for rungs, max_batch in (((), 8), ((rung, rung), 8), ((rung,), 0)):
         with pytest.raises(LadderError, match="expected rungs"):
             Ladder.of("m", rungs, max_batch)
+
+
+# -- plans ------------------------------------------------------------------------------------------------------------
+
+
+def order(ladder: Ladder) -> list[str]:
+    return [rung.precision for rung in ladder.rungs]
+
+
+def test_plans_stand_where_their_time_puts_them() -> None:
+    plans = [
+        plan_rung("slow", 6.5, 20, 0.9),
+        plan_rung("b", 5.5, 6.5, 0.91),
+        plan_rung("a", 3.2, 6.6, 0.915),
+        plan_rung("last", 2.2, 3, 0.85),
+        plan_rung("as-4", 3.9, 6, 0.915),
+    ]
+    ladder = with_plans(ladder_of(), *plans)
+    assert order(ladder) == ["8", "slow", "7", "6", "5", "a", "b", "4", "as-4", "3", "2", "last"]
+    assert by_time(reversed(ladder.rungs)) == by_time(ladder.rungs)
+
+
+def test_widths_keep_their_order_whatever_was_measured() -> None:
+    ladder = with_plans(ladder_of({8: (1.0, 0.9), 4: (1.1, 0.8), 2: (0.9, 0.7)}), plan_rung("p", 3, 0.95, 0.85))
+    assert order(ladder) == ["8", "4", "p", "2"]
+
+
+def test_a_plan_is_pruned_for_a_width_and_a_width_for_a_plan() -> None:
+    better, worse = plan_rung("better", 3.4, 5.9, 0.912), plan_rung("worse", 3.6, 5.5, 0.899)
+    ladder = with_plans(ladder_of(), better, worse)
+    # 3 bits take 5 ms at 0.9: as fast as "worse" and better; "better" takes no longer than 4 bits and is better
+    assert pruned(ladder) == {
+        "4": "better is as fast and as accurate",
+        "worse": "3 is as fast and as accurate",
+    }
+    assert order(ladder) == ["8", "7", "6", "5", "4", "better", "worse", "3", "2"]
+
+
+def test_within_noise_the_more_accurate_one_stays() -> None:
+    slower = with_plans(ladder_of(), plan_rung("p", 3.9, 6.1, 0.915))
+    assert pruned(slower) == {"4": "p is as fast and as accurate"}
+    faster = with_plans(ladder_of(), plan_rung("p", 3.9, 5.9, 0.905))
+    assert pruned(faster) == {"p": "4 is as fast and as accurate"}
+
+
+def test_no_plan_prunes_the_model_at_its_best() -> None:
+    ladder = with_plans(ladder_of(), plan_rung("lucky", 7.5, 9.9, 0.99), plan_rung("slow", 7.9, 11, 0.99))
+    assert pruned(ladder) == {
+        "lucky": "8 is as fast and as accurate",
+        "slow": "8 is as fast and as accurate",
+    }
+
+
+def test_where_the_widest_is_not_offered_a_plan_may_be_better_than_the_next() -> None:
+    ladder = with_plans(ladder_of(), plan_rung("p", 3.9, 6.1, 0.915))
+    below = sum(1 << index for index, rung in enumerate(ladder.rungs) if rung.mean_bits <= 4)
+    four, plan = ladder.index("4"), ladder.index("p")
+    assert four is not None
+    assert plan is not None
+    assert ladder.instead(four, below) == plan
+    assert ladder.useful(below) & 1 << plan
+
+
+def test_a_plan_of_unknown_accuracy_is_never_taken_but_alone() -> None:
+    ladder = with_plans(ladder_of(), plan_rung("blind", 2.2, 1.0, 0.0), plan_rung("dark", 2.1, 2.0, 0.0))
+    assert pruned(ladder) == dict.fromkeys(("dark", "blind"), "its accuracy is not known")
+    alone = 1 << len(ladder.rungs) - 1
+    assert ladder.useful(alone) == alone
+    both = alone | alone >> 1
+    assert ladder.useful(both) == alone  # neither is known: the faster one
+
+
+def test_a_ladder_of_unknown_accuracies_is_that_of_its_widths() -> None:
+    times = {bits: (time_ms, 0.0) for bits, (time_ms, _) in FAST.items()}
+    ladder = with_plans(ladder_of(times), plan_rung("p", 3.4, 5.5, 0.0))
+    assert ladder.useful(ladder.all_rungs) == 1 | 1 << len(ladder.rungs) - 1
+
+
+RUNGS = st.lists(st.tuples(st.floats(0.1, 50), st.floats(0, 1), st.floats(2, 8)), max_size=6)
+
+
+@given(st.dictionaries(st.integers(2, 8), st.tuples(st.floats(0.1, 50), st.floats(0, 1)), min_size=1), RUNGS, st.data())
+def test_whatever_is_left_out_has_one_that_is_as_good(
+    times: dict[int, tuple[float, float]], plans: list[tuple[float, float, float]], data: st.DataObject
+) -> None:
+    widths = ladder_of(dict(sorted(times.items(), reverse=True)))
+    made = [plan_rung(f"p{i}", bits, time_ms, accuracy) for i, (time_ms, accuracy, bits) in enumerate(plans)]
+    ladder = with_plans(widths, *made)
+    assert [name for name in order(ladder) if name.isdigit()] == [rung.precision for rung in widths.rungs]
+    mask = data.draw(st.integers(1, ladder.all_rungs))
+    useful = ladder.useful(mask)
+    assert useful
+    assert useful & ~mask == 0
+    if mask & 1:
+        assert useful & 1
+    for index in positions(mask):
+        other = ladder.instead(index, mask)
+        assert useful >> other & 1
+        if other != index and not (ladder.rungs[index].is_mixed and ladder.rungs[index].accuracy == 0):
+            one, instead = ladder.rungs[index], ladder.rungs[other]
+            assert all(0.97 * instead.latency_ms(n) <= one.latency_ms(n) * (1 + 1e-9) for n in (1, ladder.max_batch))
+            first = next((each for each in positions(mask) if not ladder.rungs[each].is_mixed), None)
+            assert instead.accuracy >= one.accuracy or other == 0 or other == first

@@ -13,11 +13,11 @@ from bitgear.bits import Plan, as_plan
 from bitgear.engines import DerivedModel, ModelCache, create_engine
 from server.errors import DeadlineExceeded, Draining
 from server.ladder import Ladder, Rung
+from server.measurement import assumed_ladder
 from server.policies import create_policy
 from server.policies.fixed import Fixed
 from server.policy import Dispatch, Load, Policy, Waiting
 from server.registry import ServedModel
-from server.runtime import assumed_ladder
 from server.scheduler import BatchReport, Job, Scheduler, Served
 from tests.masters import random_codes, tiny_master
 from tests.serving import DEADLINE_S, wait_until

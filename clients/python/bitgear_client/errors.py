@@ -197,9 +197,9 @@ class PrecisionNotOffered(ServerProblem):
     """422: the pinned precision is not one that this model offers under this profile."""
 
     @property
-    def offered_precisions(self) -> tuple[int, ...]:
-        """Widths in bits, 2..8, that are offered; empty if the server gave none."""
-        return tuple(bits for bits in self._list("offered_precisions") if isinstance(bits, int))
+    def offered_precisions(self) -> tuple[int | str, ...]:
+        """Widths in bits, 2..8, and names of plans that are offered; empty if the server gave none."""
+        return tuple(each for each in self._list("offered_precisions") if isinstance(each, int | str))
 
 
 class TaskMismatch(ServerProblem):

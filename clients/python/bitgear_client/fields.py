@@ -75,6 +75,11 @@ class Fields:
         """Return an integer, or ``None`` for ``null`` or a missing member."""
         return None if self._members.get(name) is None else self.integer(name)
 
+    def precision(self, name: str) -> int | str:
+        """Return a precision: an integer for a width, a string for a plan."""
+        value = self._member(name)
+        return value if isinstance(value, str) and value else self.integer(name)
+
     def number(self, name: str) -> float:
         """Return a finite number."""
         value = self._member(name)
@@ -109,6 +114,11 @@ class Fields:
             return tuple(values)  # type: ignore[arg-type]
         items = self._indexed(name)
         return tuple(items.integer(index) for index in items.names())
+
+    def precisions(self, name: str) -> tuple[int | str, ...]:
+        """Return an array of precisions."""
+        items = self._indexed(name)
+        return tuple(items.precision(index) for index in items.names())
 
     def numbers(self, name: str) -> tuple[float, ...]:
         """Return an array of finite numbers."""

@@ -40,8 +40,8 @@ from bitgear_client.results import (
 
 DEFAULT_MODEL = "resnet20-cifar10"
 
-PrecisionWish: TypeAlias = int | Literal["auto"]
-"""A width in bits, 2..8, served exactly or refused; or ``"auto"``, and the server chooses."""
+PrecisionWish: TypeAlias = int | str
+"""A width in bits, 2..8, or the name of a plan, served exactly or refused; or ``"auto"``, and the server chooses."""
 
 ClassFilter: TypeAlias = str | Sequence[str | int]
 """Names or ids of classes: a sequence of them, or one string in which commas separate them."""
@@ -174,7 +174,7 @@ def model_call(name: str) -> Call[ModelDetails]:
 
 
 def ladder_call(name: str) -> Call[Ladder]:
-    """Return the call that lists the widths of one model."""
+    """Return the call that lists the precisions of one model."""
     return Call(Request("GET", f"{_model_path(name)}/ladder"), parse_ladder)
 
 
@@ -248,7 +248,7 @@ def parse_model(answer: Answer) -> ModelDetails:
 
 
 def parse_ladder(answer: Answer) -> Ladder:
-    """Return the widths of one model, in the server's order; raises as ``parse_classify``."""
+    """Return the precisions of one model, in the server's order; raises as ``parse_classify``."""
     fields = _fields(answer)
     return Ladder(
         model=fields.text("model"),
@@ -340,7 +340,7 @@ def _inference(fields: Fields) -> _Inference:
         "image_height_px": image.integer("height"),
         "precision": Precision(
             requested=precision.text("requested"),
-            served=precision.integer("served"),
+            served=precision.precision("served"),
             source=precision.text("source"),
             reason=precision.text("reason"),
         ),
@@ -390,7 +390,7 @@ def _model_info(fields: Fields) -> ModelInfo:
         name=fields.text("name"),
         version=fields.text("version"),
         task=fields.text("task"),
-        precisions=fields.integers("precisions"),
+        precisions=fields.precisions("precisions"),
         default_precision=fields.integer("default_precision"),
         classes=fields.integer("classes"),
         input_width_px=size.integer("width"),
@@ -398,23 +398,26 @@ def _model_info(fields: Fields) -> ModelInfo:
     )
 
 
-def _accuracy(fields: Fields) -> dict[int, dict[str, float]]:
-    accuracy = {}
-    for width in fields.names():
-        if not (width.isascii() and width.isdigit()):
-            raise ProtocolError(f"answer.accuracy: expected widths as names, got {width!r}")
-        metrics = fields.fields(width)
-        accuracy[int(width)] = {name: metrics.number(name) for name in metrics.names()}
+def _accuracy(fields: Fields) -> dict[int | str, dict[str, float]]:
+    accuracy: dict[int | str, dict[str, float]] = {}
+    for precision in fields.names():
+        metrics = fields.fields(precision)
+        key = int(precision) if precision.isascii() and precision.isdigit() else precision
+        accuracy[key] = {name: metrics.number(name) for name in metrics.names()}
     return accuracy
 
 
 def _rung(fields: Fields) -> Rung:
     latency = fields.fields_or_none("latency_ms")
-    accuracy = fields.fields("accuracy")
+    accuracy, batch = fields.fields("accuracy"), fields.fields("batch_ms")
     return Rung(
-        precision=fields.integer("precision"),
+        precision=fields.precision("precision"),
+        mean_bits=fields.number("mean_bits"),
         offered=fields.flag("offered"),
         reason=fields.text_or_none("reason"),
+        pruned=fields.text_or_none("pruned"),
+        batch_fixed_ms=batch.number("fixed"),
+        batch_image_ms=batch.number("per_image"),
         accuracy={name: accuracy.number(name) for name in accuracy.names()},
         top1=fields.number_or_none("top1"),
         resident=fields.flag("resident"),

@@ -17,13 +17,14 @@ class Prediction:
 class Precision:
     """Which precision ran and why.
 
-    ``requested`` is ``"2"``..``"8"`` or ``"auto"``; ``served`` the width in bits, 2..8; ``source`` who decided:
-    ``request``, ``profile`` or ``default``; ``reason`` why: ``asked``, ``default``, ``floor``, ``ceiling`` or
-    ``pruned``. A newer server may use further words.
+    ``requested`` is ``"2"``..``"8"``, the name of a plan, or ``"auto"``; ``served`` the width in bits, 2..8, or the
+    plan's name; ``source`` who decided: ``request``, ``policy``, ``profile`` or ``default``; ``reason`` why: ``asked``,
+    ``default``, ``floor``, ``ceiling``, ``pruned``, ``slack``, ``backlog`` or ``lenient``. A newer server may use
+    further words.
     """
 
     requested: str
-    served: int
+    served: int | str
     source: str
     reason: str
 
@@ -161,14 +162,14 @@ class SegmentResult(InferenceResult):
 class ModelInfo:
     """A model that the server has.
 
-    ``precisions`` are the widths it offers and ``default_precision`` the one served unasked, in bits, 2..8;
-    ``classes`` how many it tells apart; the input size is what the network sees, in pixels.
+    ``precisions`` are the widths in bits, 2..8, and the plans by name that it offers; ``default_precision`` is the
+    width served unasked; ``classes`` how many it tells apart; the input size is what the network sees, in pixels.
     """
 
     name: str
     version: str
     task: str
-    precisions: tuple[int, ...]
+    precisions: tuple[int | str, ...]
     default_precision: int
     classes: int
     input_width_px: int
@@ -179,17 +180,17 @@ class ModelInfo:
 class ModelDetails(ModelInfo):
     """A model with its ``labels`` by class id, its measured ``accuracy`` and its ``provenance``.
 
-    ``accuracy`` maps a width in bits to metrics by name, such as ``{8: {"top1": 0.917}}``.
+    ``accuracy`` maps a precision to metrics by name, such as ``{8: {"top1": 0.917}, "mixed-3.2": {"top1": 0.912}}``.
     """
 
     labels: tuple[str, ...]
-    accuracy: Mapping[int, Mapping[str, float]]
+    accuracy: Mapping[int | str, Mapping[str, float]]
     provenance: Mapping[str, object]
 
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """Median and 99th percentile of the last ``count`` engine calls at one width, in milliseconds."""
+    """Median and 99th percentile of the last ``count`` engine calls at one precision, in milliseconds."""
 
     p50_ms: float
     p99_ms: float
@@ -198,16 +199,23 @@ class Latency:
 
 @dataclass(frozen=True, slots=True)
 class Rung:
-    """One width of a ladder.
+    """One precision of a ladder.
 
-    ``precision`` in bits, 2..8; ``reason`` why it is not offered, ``None`` if it is; ``accuracy`` what is known of the
-    metrics of the model's task, 0..1, such as ``{"map50_95": 0.41, "map50": 0.63}``; ``top1`` that one metric and
-    ``resident_bytes`` its memory, ``None`` where unknown; ``latency`` is ``None`` before its first call.
+    ``precision``: a width in bits, 2..8, or the name of a plan; ``mean_bits``: of its layers; ``reason`` why it is not
+    offered, ``None`` if it is; ``pruned`` why ``auto`` never takes it, ``None`` if it may. A batch of n images is
+    expected to take ``batch_fixed_ms`` + n * ``batch_image_ms``, as measured on the server's device; ``latency`` is
+    what calls with one image took, ``None`` before the first. ``accuracy`` is what is known of the metrics of the
+    model's task, 0..1, such as ``{"map50_95": 0.41, "map50": 0.63}``; ``top1`` that one metric and ``resident_bytes``
+    its memory, ``None`` where unknown.
     """
 
-    precision: int
+    precision: int | str
+    mean_bits: float
     offered: bool
     reason: str | None
+    pruned: str | None
+    batch_fixed_ms: float
+    batch_image_ms: float
     accuracy: Mapping[str, float]
     top1: float | None
     resident: bool
@@ -217,7 +225,7 @@ class Rung:
 
 @dataclass(frozen=True, slots=True)
 class Ladder:
-    """The widths of one model on this server, under the ``profile`` in force and with the ``engine`` in use."""
+    """The precisions of one model on this server, under the ``profile`` in force and with the ``engine`` in use."""
 
     model: str
     engine: str

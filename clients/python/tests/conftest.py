@@ -66,8 +66,11 @@ LADDER = {
     "rungs": [
         {
             "precision": 8,
+            "mean_bits": 8,
             "offered": True,
             "reason": None,
+            "pruned": None,
+            "batch_ms": {"fixed": 0.1, "per_image": 1.1},
             "accuracy": {"top1": 0.917},
             "top1": 0.917,
             "resident": True,
@@ -75,9 +78,12 @@ LADDER = {
             "latency_ms": {"p50": 1.2, "p99": 1.9, "count": 1000},
         },
         {
-            "precision": 2,
+            "precision": "mixed-2.6",
+            "mean_bits": 2.625,
             "offered": False,
             "reason": "floor",
+            "pruned": "2 is as fast and as accurate",
+            "batch_ms": {"fixed": 0.1, "per_image": 0.6},
             "accuracy": {},
             "top1": None,
             "resident": False,

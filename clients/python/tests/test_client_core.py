@@ -396,13 +396,28 @@ def test_model_answer(details_json):
     assert model.provenance == {"seed": 1, "commit": "abc"}
 
 
+def test_a_model_with_plans(details_json):
+    details_json["precisions"].append("mixed-3.2")
+    details_json["accuracy"]["mixed-3.2"] = {"top1": 0.912}
+    model = parse_model(_ok(details_json))
+    assert model.precisions == (8, 4, 2, "mixed-3.2")
+    assert model.accuracy == {8: {"top1": 0.917}, 2: {"top1": 1.0}, "mixed-3.2": {"top1": 0.912}}
+
+
+def test_a_plan_is_asked_for_and_served(classify_json):
+    call = classify_call(b"x", precision="mixed-3.2")
+    assert call.request.headers["Precision"] == "mixed-3.2"
+    classify_json["precision"] |= {"requested": "mixed-3.2", "served": "mixed-3.2"}
+    assert call.parse(_ok(classify_json)).precision.served == "mixed-3.2"
+
+
 @pytest.mark.parametrize(
     ("member", "value", "message"),
     [
         ("labels", ["a", 1], r"answer\.labels\.1"),
         ("labels", "ab", "array"),
-        ("precisions", [8, "4"], r"answer\.precisions\.1"),
-        ("accuracy", {"eight": {}}, "widths"),
+        ("precisions", [8, 4.5], r"answer\.precisions\.1"),
+        ("precisions", [8, None], r"answer\.precisions\.1"),
         ("accuracy", {"8": 0.9}, r"answer\.accuracy\.8"),
         ("accuracy", {"8": {"top1": "0.9"}}, r"answer\.accuracy\.8\.top1"),
         ("provenance", None, "object"),
@@ -420,7 +435,10 @@ def test_ladder_answer(ladder_json):
     first, last = ladder.rungs
     assert (first.precision, first.offered, first.reason, first.top1) == (8, True, None, 0.917)
     assert (first.accuracy, last.accuracy) == ({"top1": 0.917}, {})
+    assert (first.mean_bits, first.pruned, first.batch_fixed_ms, first.batch_image_ms) == (8, None, 0.1, 1.1)
     assert (first.resident, first.resident_bytes) == (True, 1100000)
+    assert (last.precision, last.mean_bits) == ("mixed-2.6", 2.625)
+    assert (last.pruned, last.batch_image_ms) == ("2 is as fast and as accurate", 0.6)
     assert first.latency == Latency(p50_ms=1.2, p99_ms=1.9, count=1000)
     assert (last.offered, last.reason, last.top1, last.resident_bytes, last.latency) == (
         False,
@@ -431,7 +449,10 @@ def test_ladder_answer(ladder_json):
     )
 
 
-@pytest.mark.parametrize("member", ["reason", "accuracy", "top1", "resident_bytes", "latency_ms"])
+@pytest.mark.parametrize(
+    "member",
+    ["reason", "accuracy", "top1", "resident_bytes", "latency_ms", "precision", "mean_bits", "pruned", "batch_ms"],
+)
 def test_a_malformed_rung(ladder_json, member):
     ladder_json["rungs"][0][member] = []
     with pytest.raises(ProtocolError, match=rf"answer\.rungs\[0\]\.{member}"):

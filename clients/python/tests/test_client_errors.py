@@ -57,7 +57,12 @@ def test_the_tree_is_drawn_completely():
         (errors.TooLarge, {"limit_pixels": 20}, "limit_pixels", 20),
         (errors.UnsupportedMediaType, {"allowed": ["image/png"]}, "allowed", ("image/png",)),
         (errors.UndecodableImage, {"reason": "image-corrupt"}, "reason", "image-corrupt"),
-        (errors.PrecisionNotOffered, {"offered_precisions": [8, "7", 4]}, "offered_precisions", (8, 4)),
+        (
+            errors.PrecisionNotOffered,
+            {"offered_precisions": [8, "mixed-3.2", None]},
+            "offered_precisions",
+            (8, "mixed-3.2"),
+        ),
         (errors.TaskMismatch, {"task": "detect"}, "task", "detect"),
         (errors.TaskMismatch, {"route": "/v1/models/m/detect"}, "route", "/v1/models/m/detect"),
     ],
