@@ -69,6 +69,10 @@ def _report(name: str) -> dict[str, Any]:
     return report
 
 
+def _said(precision: str) -> str:
+    return f"{precision} bit" if precision.isdecimal() else precision
+
+
 def _accuracy(report: dict[str, Any]) -> str:
     path = find_master(MODEL)
     fp32 = read_master(path).provenance["fp32_top1"]
@@ -76,7 +80,7 @@ def _accuracy(report: dict[str, Any]) -> str:
     images = next(iter(widths.values()))["images"]
     return "\n".join(
         [
-            f"| {report['model']} | FP32 start | " + " | ".join(f"{bits} bit" for bits in widths) + " |",
+            f"| {report['model']} | FP32 start | " + " | ".join(map(_said, widths)) + " |",
             "|---|---|" + "---|" * len(widths),
             f"| top-1, {images:,} test images | {100 * fp32:.2f} | "
             + " | ".join(f"**{100 * row['top1']:.2f}**" for row in widths.values())
@@ -192,15 +196,16 @@ def _provenance() -> str:
 def _trained(model: str, metrics: Sequence[str]) -> str:
     path = find_master(model)
     master = read_master(path)
+    measured = {name: figures for name in master.precisions if (figures := master.metrics(name))}
     lines = [
-        f"| {model} | FP32 start | " + " | ".join(f"{bits} bit" for bits in master.widths) + " |",
-        "|---|---|" + "---|" * len(master.widths),
+        f"| {model} | FP32 start | " + " | ".join(map(_said, measured)) + " |",
+        "|---|---|" + "---|" * len(measured),
     ]
     for name in metrics:
         images = master.accuracy[MASTER_BITS]["images"]
         lines.append(
             f"| {SAID[name]}, {images:,} test images | {100 * master.provenance[f'fp32_{name}']:.1f} | "
-            + " | ".join(f"**{100 * master.accuracy[bits][name]:.1f}**" for bits in master.widths)
+            + " | ".join(f"**{100 * figures[name]:.1f}**" for figures in measured.values())
             + " |"
         )
     return "\n".join([*lines, "", f"One file of {path.stat().st_size:,} bytes serves all of them."])

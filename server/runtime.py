@@ -406,7 +406,7 @@ class Runtime:
         folder = ladder_cache.default_folder() if settings.ladders is None else settings.ladders
         key = ladder_cache.device_key(master, engine, self.layout.threads, settings.max_batch, available_cores())
         times = ladder_cache.read(folder, key)
-        if times is None:
+        if times is None or times.lines.keys() != master.precisions.keys():
             times = measure(master, lambda plan: engine.derive(master, plan), settings.max_batch, settings.measure_s)
             if not self._warm:  # what was measured beside the traffic of other models is for this time alone
                 ladder_cache.write(folder, key, times)

@@ -12,7 +12,7 @@ from bitgear.checkpoint import read_master, write_master
 from bitgear.engines import create_engine
 from bitgear.evaluate import evaluate_master, read_data
 from tests.cli.test_cli import bitgear
-from tests.masters import tiny_master
+from tests.masters import named_plan, tiny_master
 from tests.serving import running
 from tests.task_masters import AREA_LABELS, BOX_LABELS, areas_master, boxes_master
 
@@ -140,11 +140,14 @@ def test_what_cannot_be_drawn_is_refused(arguments: list[str], boxes: Path, phot
     assert not list(tmp_path.glob("x.*"))
 
 
+@pytest.mark.parametrize("precision", ["4", "mixed-3.2"])
 @pytest.mark.parametrize("kind", ["tiny", "boxes", "areas"])
-def test_a_server_tells_the_same(kind: str, photo: Path, tmp_path: Path) -> None:
+def test_a_server_tells_the_same(kind: str, precision: str, photo: Path, tmp_path: Path) -> None:
     masters = {"tiny": tiny_master(), "boxes": boxes_master(), "areas": areas_master()}
+    masters = {name: master.with_plans([named_plan(master)]) for name, master in masters.items()}
+    write_master(masters["tiny"], tmp_path / "tiny.safetensors")
     write_master(masters[kind], tmp_path / "local.safetensors")
-    options = ("--precision", "4", "--confidence", "0.05")
+    options = ("--precision", precision, "--confidence", "0.05")
     with running(tmp_path, further=(masters["boxes"], masters["areas"])) as server:
         asked = ("predict", photo, "--model", kind, "--url", f"http://127.0.0.1:{server.port}", *options)
         remote, drawn = bitgear(*asked), bitgear(*asked, "--draw", tmp_path / "remote.png")
@@ -152,7 +155,7 @@ def test_a_server_tells_the_same(kind: str, photo: Path, tmp_path: Path) -> None
     assert remote.returncode == 0, remote.stderr
     here = ("predict", photo, "--model", tmp_path / "local.safetensors", *options)
     assert remote.stdout.splitlines()[1:] == bitgear(*here).stdout.splitlines()[1:]
-    assert "(request: asked)" in remote.stdout
+    assert f" at {precision}{' bits' if precision == '4' else ''} (request: asked)" in remote.stdout
     assert undrawable.returncode == 2
     assert not (tmp_path / "remote.tiff").exists()
     if kind == "tiny":  # nothing to paint

@@ -17,6 +17,7 @@ from bitgear import reference
 from bitgear.checkpoint import Master, rewrite_master, write_master
 from bitgear.plans import mean_bits
 from bitgear.tasks.classify import predictions
+from server import answers
 from server.errors import BadParameter as BoundsContradict
 from server.errors import WidthNotOffered
 from server.ladder import Ladder, positions
@@ -86,6 +87,7 @@ def test_a_plan_is_served_wherever_it_is_asked_for(server: Running, name: str, p
     answer = asked(server, place, name)
     assert answer.status_code == 200, answer.text
     body = answer.json()
+    answers.ClassifyAnswer.model_validate(body)
     assert body["precision"] == {"requested": name, "served": name, "source": "request", "reason": "asked"}
     assert (answer.headers["precision"], answer.headers["precision-source"]) == (name, "request")
     expected = predictions(logits(MASTER, name)[0], MASTER.labels, 5)
@@ -137,6 +139,8 @@ def test_no_label_is_made_of_what_a_client_asks_for(server: Running) -> None:
 def test_models_and_ladders_tell_of_plans(server: Running) -> None:
     asked(server, "header", "mixed-b")
     model = server.client.get("/v1/models/planned").json()
+    answers.ModelDetail.model_validate(model)
+    answers.Ladder.model_validate(server.client.get("/v1/models/planned/ladder").json())
     assert set(model["precisions"]) == {*MASTER.widths, *NAMES}
     assert model["default_precision"] == 8
     assert model["accuracy"]["mixed-a"] == {"top1": 0.6, "images": 100}
@@ -222,6 +226,12 @@ def test_plans_that_are_added_are_measured_and_served(tmp_path: Path) -> None:
     with running(tmp_path, files=(path,), **settings) as server:
         rungs = server.client.get("/v1/models/planned/ladder").json()["rungs"]
         assert {rung["precision"]: rung["batch_ms"]["per_image"] for rung in rungs} == stored
+    (file,) = set(ladders.rglob("*.json")) - kept
+    del new["lines"]["mixed-a"]  # a file that lacks one is no ladder of this master
+    file.write_text(json.dumps(new))
+    with running(tmp_path, files=(path,), **settings) as server:
+        assert asked(server, "header", "mixed-a").status_code == 200
+    assert "mixed-a" in json.loads(file.read_text())["lines"]
 
 
 def test_one_plan_may_be_what_is_served_without_asking(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from server.policy import PRIORITY_HEAD_START_S, Dispatch, Load, Policy, Waiting
 from server.precision import Wish
 from server.profiles import Profile
 from server.settings import SettingsError
-from tests.server.ladders import FAST, flat, ladder_of
+from tests.server.ladders import FAST, flat, ladder_of, plan_rung, with_plans
 
 NAMES = ["look-ahead", "slackfit", "fixed", "fixed-8", "fixed-4", "fixed-2"]
 THREE = ladder_of({bits: FAST[bits] for bits in (8, 4, 2)})  # 10, 6 and 4 ms alone, half of it for each further image
@@ -36,7 +36,11 @@ TIMES = st.floats(0.1, 50)
 def ladders(draw: st.DrawFn) -> Ladder:
     widths = sorted(draw(st.sets(st.sampled_from(range(2, 9)), min_size=1)), reverse=True)
     times = {bits: (draw(TIMES), draw(st.floats(0, 1))) for bits in widths}
-    return ladder_of(times, max_batch=draw(st.integers(1, 9)), fixed_share=draw(st.floats(0, 1)))
+    bare = ladder_of(times, max_batch=draw(st.integers(1, 9)), fixed_share=draw(st.floats(0, 1)))
+    shares = st.floats(0, 1)
+    return with_plans(
+        bare, *(plan_rung(f"p{i}", 4, draw(TIMES), draw(shares), draw(shares)) for i in range(draw(st.integers(0, 5))))
+    )
 
 
 @st.composite
