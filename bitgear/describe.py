@@ -21,6 +21,7 @@ WIDEST = 12
 def describe(master: Master, file_bytes: int) -> dict[str, Any]:
     """Return what there is to know about a master as a JSON-ready object. Sizes in bytes, accuracy in 0..1."""
     count = master.parameter_count
+    plans = {each.name: each for each in master.plans}
     return {
         "name": master.name,
         "task": master.task,
@@ -33,7 +34,7 @@ def describe(master: Master, file_bytes: int) -> dict[str, Any]:
             name: {**master.metrics(name), "packed_weight_bytes": _packed_bytes(master, plan)}
             for name, plan in master.precisions.items()
         },
-        "plans": {each.name: _plan(master, each) for each in master.plans},
+        "plans": {name: _plan(master, plans[name]) for name in master.precisions if name in plans},
         "layers": [_layer(master, node) for node in master.graph.nodes if isinstance(node, Conv | Linear)],
         "provenance": dict(master.provenance),
     }
