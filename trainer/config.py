@@ -17,7 +17,7 @@ from pydantic import (
     model_validator,
 )
 
-from bitgear.bits import WIDTHS
+from bitgear.bits import WIDTHS, Plan
 from bitgear.checkpoint import is_model_name
 from bitgear.errors import BitgearError
 from trainer.alrs import AlrsMode
@@ -188,7 +188,7 @@ class TrainConfig(_Frozen):
     """
 
     widths: tuple[int, ...] = (8, 6, 4, 2)
-    epochs: int = Field(default=200, ge=1)
+    epochs: int = Field(default=200, ge=0)
     epoch_images: int | None = Field(default=None, ge=1)
     batch_size: int = Field(default=128, ge=2)
     lr: float = Field(default=5e-4, gt=0)
@@ -239,6 +239,49 @@ class HessianConfig(_Frozen):
     tolerance: float = Field(default=0.1, gt=0)
 
 
+class HasbConfig(_Frozen):
+    """The super-network stage after joint training: every layer's width is drawn anew in every step.
+
+    ``sampling``: ``hasb`` gives layers of more than the mean trace the higher widths more often, ``uniform`` all layers
+    all widths alike. ``switch``: the probability, at the end, that a layer leaves the width that the step is
+    based on; it grows evenly over the epochs. ``batch_norm``: one for each width, re-estimated for each plan
+    (``width``), or one for each pair of neighbouring widths (``pair``, the paper's "transitional"). Every
+    ``uniform_every``-th batch keeps to uniform widths, as joint training does; None: no batch does.
+    """
+
+    epochs: int = Field(default=30, ge=1)
+    epoch_images: int | None = Field(default=None, ge=1)
+    lr: float = Field(default=2e-4, gt=0)
+    sampling: Literal["hasb", "uniform"] = "hasb"
+    switch: float = Field(default=1.0, gt=0, le=1)
+    batch_norm: Literal["width", "pair"] = "width"
+    uniform_every: int | None = Field(default=2, ge=2)
+
+
+def _plan(text: str) -> str:
+    try:
+        Plan.parse(text)
+    except BitgearError as error:
+        raise ValueError(str(error)) from error
+    return text
+
+
+PlanWidths = Annotated[str, AfterValidator(_plan)]
+
+
+class PlanConfig(_Frozen):
+    """A plan that the master is to offer: widths, written ``4`` or ``w8a4``, of all ``layers`` that have their own."""
+
+    default: PlanWidths
+    layers: dict[str, PlanWidths] = Field(min_length=1)
+
+    @property
+    def plan(self) -> Plan:
+        """The widths of every layer."""
+        layers = ((name, Plan.parse(text).default) for name, text in self.layers.items())
+        return Plan(Plan.parse(self.default).default, tuple(layers))
+
+
 class RunConfig(_Frozen):
     """What runs of every task have: all but the task itself, its network and its data."""
 
@@ -247,6 +290,8 @@ class RunConfig(_Frozen):
     train: TrainConfig = TrainConfig()
     calibrate: CalibrateConfig = CalibrateConfig()
     hessian: HessianConfig = HessianConfig()
+    hasb: HasbConfig | None = None
+    plans: dict[str, PlanConfig] = Field(default_factory=dict)
 
 
 class Config(RunConfig):

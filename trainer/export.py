@@ -1,7 +1,8 @@
 """From a trained network to the master checkpoint, proven equal to it before anyone gets to see it."""
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,14 @@ from numpy.typing import NDArray
 
 import bitgear
 from bitgear import reference
-from bitgear.bits import MASTER_BITS, WIDTHS
+from bitgear.bits import MASTER_BITS, WIDTHS, Precision
 from bitgear.checkpoint import Master, read_master, write_master
 from bitgear.engines import Engine
 from bitgear.errors import BitgearError
 from bitgear.graph import IMAGE, Conv, Linear
 from bitgear.inputs import InputRecord
-from trainer.model import Pass, QuantNet, key, require
+from bitgear.plans import BatchNorm, NamedPlan
+from trainer.model import OWN, Norms, Pass, QuantNet, key, require
 from trainer.quantizers import derive_codes
 
 
@@ -29,7 +31,7 @@ class ExportMismatch(BitgearError):
 
 def build_master(
     model: QuantNet, record: InputRecord, name: str, labels: tuple[str, ...], *, task: str,
-    accuracy: Mapping[int, Mapping[str, float]], provenance: Mapping[str, Any],
+    accuracy: Mapping[int, Mapping[str, float]], provenance: Mapping[str, Any], sensitivities: Mapping[str, float],
 ) -> Master:  # fmt: skip
     """Return the master of a network that has scales and batch norm for every width."""
     tensors: dict[str, NDArray[Any]] = {}
@@ -53,7 +55,7 @@ def build_master(
                     tensors[f"{node.name}.residual_scale"] = _rows(scales)
     return Master(
         name=name, task=task, graph=model.graph, input=record, labels=labels, widths=WIDTHS, tensors=tensors,
-        accuracy=accuracy, provenance=provenance,
+        accuracy=accuracy, provenance=provenance, sensitivities=sensitivities,
     )  # fmt: skip
 
 
@@ -85,7 +87,29 @@ def export(master: Master, model: QuantNet, path: Path, q_images: NDArray[np.int
     return stored
 
 
-def compare(master: Master, model: QuantNet, q_images: NDArray[np.int8], bits: int, engine: Engine) -> int:
+def export_plan(
+    path: Path, model: QuantNet, plan: NamedPlan, batches: Sequence[torch.Tensor], norms: Norms,
+    q_images: NDArray[np.int8], engine: Engine,
+) -> Master:  # fmt: skip
+    """Add a plan to the master of a network, with a batch norm of its own; return the master as it is read back.
+
+    The statistics are those of ``batches`` at the plan's widths; gain and bias begin as ``norms`` says. The plan is
+    compared as :func:`export` compares widths; on a mismatch the file stays as it was. Raises what
+    :meth:`~bitgear.checkpoint.Master.with_plans` raises.
+    """
+    model.calibrate_plan(plan.plan, batches, norms)
+    folded = {conv.name: model.layer(conv.name).norm(OWN).folded() for conv in model.graph.convs}
+    own = {name: BatchNorm(gain.detach().numpy(), bias.detach().numpy()) for name, (gain, bias) in folded.items()}
+    master = read_master(path).with_plans([replace(plan, batch_norm=own)])
+    compare(master, model, q_images, plan.plan, engine, OWN)
+    write_master(master, path)
+    return read_master(path)
+
+
+def compare(
+    master: Master, model: QuantNet, q_images: NDArray[np.int8], precision: Precision, engine: Engine,
+    norms: Norms = "width",
+) -> int:  # fmt: skip
     """Return how many integers were compared and found equal; raise :class:`ExportMismatch` otherwise."""
     ours: dict[tuple[str, str], NDArray[Any]] = {}
     theirs: dict[tuple[str, str], NDArray[Any]] = {}
@@ -94,22 +118,27 @@ def compare(master: Master, model: QuantNet, q_images: NDArray[np.int8], bits: i
         ours[name, what] = integers.double().numpy()
 
     with torch.no_grad():
-        how = Pass(bits, training=False, exact=True, observe=keep)
+        how = Pass(precision, training=False, exact=True, norms=norms, observe=keep)
         trained = model(torch.from_numpy(q_images), how).numpy()
-    logits = reference.run(master, q_images, bits, lambda name, what, integers: theirs.update({(name, what): integers}))
+    logits = reference.run(
+        master, q_images, precision, lambda name, what, integers: theirs.update({(name, what): integers})
+    )
     compared = 0
     for place, integers in ours.items():
         wrong = int((integers != theirs[place]).sum())
         if wrong:
             raise ExportMismatch(
-                f"{wrong} of {integers.size} integers differ at {bits} bits in the {place[1]} of node {place[0]!r}"
+                f"{wrong} of {integers.size} integers differ at precision {precision} in the {place[1]} of node "
+                f"{place[0]!r}"
             )
         compared += integers.size
     for who, other in (
         ("the trained network", trained),
-        (f"engine {engine.name}", engine.derive(master, bits).run(q_images)),
+        (f"engine {engine.name}", engine.derive(master, precision).run(q_images)),
     ):
         if not np.array_equal(logits, other):
             worst = float(np.abs(logits - other).max())
-            raise ExportMismatch(f"logits of {who} differ from the reference at {bits} bits by up to {worst:.3g}")
+            raise ExportMismatch(
+                f"logits of {who} differ from the reference at precision {precision} by up to {worst:.3g}"
+            )
     return compared

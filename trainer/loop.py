@@ -14,14 +14,16 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from bitgear.bits import WIDTHS
+from bitgear.bits import WIDTHS, Precision
+from bitgear.checkpoint import read_master
 from bitgear.errors import BitgearError
 from bitgear.files import write_atomically
 from bitgear.graph import Graph, Linear
 from trainer.alrs import mean_clipped_gradient, scale_lr
 from trainer.config import ConfigError, Fp32Config, RunConfig
-from trainer.model import Pass, QuantNet, key
+from trainer.model import Norms, Pass, QuantNet, key
 from trainer.quantizers import Kernels, code_dtype
+from trainer.restore import load_floats, load_master, restore_statistics
 from trainer.tasks import create_task
 from trainer.tasks.base import EpochBatches, Task
 
@@ -43,6 +45,11 @@ class Process:
     def first(self) -> bool:
         """Whether this process reports and writes."""
         return self.rank == 0
+
+    def wait(self) -> None:
+        """Return once every process has come here."""
+        if self.count > 1:
+            dist.barrier()
 
     def average(self, tensors: list[Tensor]) -> None:
         """Replace each tensor by its mean over all processes."""
@@ -67,10 +74,14 @@ def join_processes(device: str) -> Process:
 
 @dataclass
 class History:
-    """What a run records: a row for each epoch of both stages, seconds spent, metrics of the FP32 start and teacher."""
+    """What a run records: a row for each epoch of its stages, seconds spent, metrics of the FP32 start and teacher.
+
+    ``seconds`` are those of joint training and of the super-network stage.
+    """
 
     fp32_epochs: list[dict[str, Any]] = field(default_factory=list)
     epochs: list[dict[str, Any]] = field(default_factory=list)
+    hasb_epochs: list[dict[str, Any]] = field(default_factory=list)
     seconds: float = 0.0
     fp32: dict[str, float] | None = None
     teacher: dict[str, float] | None = None
@@ -91,6 +102,9 @@ class Run:
 
     It holds ``state.pt``, the newest state, copies of it after epochs of joint training in ``epochs/NNNN.pt``,
     ``fp32.pt``, the network that joint training started from, ``history.json`` and the configuration.
+
+    With a ``master`` joint training goes on from what that holds; without ``weights`` the float network is that of its
+    8-bit weights.
     """
 
     def __init__(
@@ -101,6 +115,7 @@ class Run:
         *,
         weights: Path | None = None,
         teacher: Path | None = None,
+        master: Path | None = None,
         process: Process | None = None,
         progress: bool = True,
     ) -> None:
@@ -121,7 +136,11 @@ class Run:
         self.kernels = Kernels.compiled(dtype) if train.compile else Kernels(dtype)
         self.model = self._network(self.task.graph)
         self.history = History()
-        self.task.start(self.model, weights)
+        self.master = None if master is None else read_master(master)
+        if self.master is None or weights is not None:
+            self.task.start(self.model, weights)
+        else:
+            load_floats(self.model, self.master)
         self.teacher: QuantNet | None = None
         if teacher is not None:
             if train.start_teaches:
@@ -169,8 +188,8 @@ class Run:
         for epoch in range(self.next_epoch, self.config.train.epochs):
             started = time.perf_counter()
             row = self._epoch(epoch, weight_optimizer, scale_optimizers)
-            self._average_statistics()
-            if self._evaluates(epoch, self.config.train.epochs):
+            self.average_statistics()
+            if self.evaluates(epoch, self.config.train.epochs):
                 metric = self.task.metric
                 row[metric] = {str(b): self.evaluate(self.model, b)[metric] for b in self.config.train.widths}
             row["seconds"] = time.perf_counter() - started
@@ -185,11 +204,17 @@ class Run:
             )
 
     def _start_widths(self) -> None:
-        for bits in self.config.train.widths:
+        train, batches = self.config.train, self.calibration_batches()
+        if self.master is not None:
+            load_master(self.model, self.master, train.widths)
+            for bits in train.widths:
+                restore_statistics(self.model, bits, batches)
+            return
+        for bits in train.widths:
             self.model.add_width(bits, None)
-        self.model.start_weight_scales(self.config.train.scale_start_widths)
-        for bits in self.config.train.widths:
-            self.model.calibrate_width(bits, self.calibration_batches(), scales=True)
+        self.model.start_weight_scales(train.scale_start_widths)
+        for bits in train.widths:
+            self.model.calibrate_width(bits, batches, scales=True)
 
     def calibrate(self) -> None:
         """Make every width ready for export: batch-norm statistics of the final weights, from training images.
@@ -209,10 +234,11 @@ class Run:
         settings = self.config.calibrate
         return [codes for codes, _ in self.task.sample(settings.images, settings.batches)]
 
-    def _batches(self, epoch: int) -> EpochBatches:
-        return self.task.batches(epoch, self.process.rank, self.process.count)
+    def batches(self, epoch: int) -> EpochBatches:
+        """Return this process's batches of an epoch."""
+        return self.task.batches(epoch, self.process.rank, self.process.count, self.config.train.epoch_images)
 
-    def _evaluates(self, epoch: int, epochs: int) -> bool:
+    def evaluates(self, epoch: int, epochs: int) -> bool:
         """Return whether the epoch (from 0) ends with an evaluation: every so many, and the last."""
         return (epoch + 1) % self.config.train.evaluate_every == 0 or epoch + 1 == epochs
 
@@ -226,7 +252,7 @@ class Run:
             self.history, self.fp32_next_epoch = History(**json.loads(state["history"])), state["epoch"]
         for epoch in range(self.fp32_next_epoch, settings.epochs):
             started, total = time.perf_counter(), 0.0
-            batches = self._batches(epoch)
+            batches = self.batches(epoch)
             bar = tqdm(batches, desc=f"fp32 {epoch + 1}/{settings.epochs}", disable=not self.progress, leave=False)
             for step, (codes, targets) in enumerate(bar):
                 passed = epoch + step / len(batches)
@@ -237,15 +263,15 @@ class Run:
                     group["lr"] = lr
                 output = self.model(codes, Pass(None, training=True, momentum=0.1))
                 loss = self.task.loss(output, targets)
-                self._check_finite(loss, f"FP32 epoch {epoch + 1}, step {step + 1}")
+                self.check_finite(loss, f"FP32 epoch {epoch + 1}, step {step + 1}")
                 loss.backward()
                 self.process.average([p.grad for p in parameters if p.grad is not None])
                 optimizer.step()
                 optimizer.zero_grad()
                 total += loss.item()
-            self._average_statistics()
+            self.average_statistics()
             row: dict[str, Any] = {"epoch": epoch + 1, "lr": lr, "loss": total / len(batches)}
-            if epoch + 1 < settings.epochs and self._evaluates(epoch, settings.epochs):
+            if epoch + 1 < settings.epochs and self.evaluates(epoch, settings.epochs):
                 row |= self.evaluate(self.model, None)
             row["seconds"] = time.perf_counter() - started
             self.history.fp32_epochs.append(row)
@@ -286,7 +312,7 @@ class Run:
         self, epoch: int, weight_optimizer: torch.optim.Adam, scale_optimizers: dict[int, torch.optim.Adam]
     ) -> dict[str, Any]:
         train = self.config.train
-        batches = self._batches(epoch)
+        batches = self.batches(epoch)
         losses = dict.fromkeys(train.widths, 0.0)
         gradients: dict[int, list[tuple[float, float]]] = {bits: [] for bits in train.widths}
         weights = [p for group in weight_optimizer.param_groups for p in group["params"]]
@@ -294,12 +320,12 @@ class Run:
         for step, (codes, targets) in enumerate(bar):
             done = (epoch + step / len(batches)) / train.epochs
             lr = 0.5 * train.lr * (1 + math.cos(math.pi * done))
-            taught = self._teacher_output(codes)
+            taught = self.teacher_output(codes)
             for bits in train.widths:  # the highest first: each width teaches the next lower one
                 output = self.model(codes, Pass(bits, training=True, momentum=train.bn_momentum))
-                loss = self._loss(output, targets, taught)
-                self._check_finite(loss, f"epoch {epoch + 1}, step {step + 1}, {bits} bits")
-                (loss + self._shape_penalty()).backward()
+                loss = self.loss(output, targets, taught)
+                self.check_finite(loss, f"epoch {epoch + 1}, step {step + 1}, {bits} bits")
+                (loss + self.shape_penalty()).backward()
                 taught = output.detach()
                 weight_scales, act_scales = self._scales(bits)
                 self.process.average([p.grad for p in (*weights, *weight_scales, *act_scales) if p.grad is not None])
@@ -325,7 +351,8 @@ class Run:
             "act_scale_gradient": {str(b): sum(g[1] for g in gradients[b]) / len(batches) for b in train.widths},
         }
 
-    def _teacher_output(self, codes: Tensor) -> Tensor | None:
+    def teacher_output(self, codes: Tensor) -> Tensor | None:
+        """Return what the teacher makes of a batch; None without a teacher or distillation."""
         if self.teacher is None or not self.config.train.distill:
             return None
         fast = self.kernels.dtype == torch.bfloat16
@@ -333,7 +360,7 @@ class Run:
             output: Tensor = self.teacher(codes, Pass(None, training=False))
             return output.float()
 
-    def _loss(self, output: Tensor, targets: Any, taught: Tensor | None) -> Tensor:
+    def loss(self, output: Tensor, targets: Any, taught: Tensor | None) -> Tensor:
         """Return the loss by the targets, mixed with the distance from the output ``taught`` by a better network."""
         share = self.config.train.distill
         loss = self.task.loss(output, targets)
@@ -341,7 +368,7 @@ class Run:
             return loss
         return (1 - share) * loss + share * self.task.distillation(output, taught)
 
-    def _shape_penalty(self) -> Tensor:
+    def shape_penalty(self) -> Tensor:
         """Return the pull of weight distributions to the uniform one: kurtosis to 1.8, skewness to 0 (EQ-Net, KURE)."""
         kurtosis, skewness = self.config.train.kurtosis, self.config.train.skewness
         total = torch.zeros((), device=self.device)
@@ -355,19 +382,23 @@ class Run:
             total = total + kurtosis * (z.pow(4).mean() - 1.8).square() + skewness * z.pow(3).mean().square()
         return total
 
-    def _check_finite(self, loss: Tensor, where: str) -> None:
+    def check_finite(self, loss: Tensor, where: str) -> None:
+        """Raise :class:`NonFiniteLoss` if a loss is none."""
         if not math.isfinite(loss.item()):
             raise NonFiniteLoss(
                 f"loss is {loss.item()} at {where}; the last good state is in {self.out / 'state.pt'}; lower train.lr"
             )
 
-    def _average_statistics(self) -> None:
+    def average_statistics(self) -> None:
+        """Make the running statistics those of all processes."""
         self.process.average([b for b in self.model.buffers() if b.dim() == 1])
 
     @torch.no_grad()
-    def evaluate(self, model: QuantNet, bits: int | None) -> dict[str, float]:
+    def evaluate(
+        self, model: QuantNet, precision: Precision | None, norms: Norms = "width"
+    ) -> dict[str, float]:  # fmt: skip
         """Return the metrics on the images watched during training; with convolutions in bfloat16, to a few images."""
-        how = Pass(bits, training=False)
+        how = Pass(precision, training=False, norms=norms)
         return self.task.evaluate(lambda codes: model(codes, how))
 
     def fp32_network(self) -> QuantNet:

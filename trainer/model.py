@@ -6,7 +6,7 @@ The evaluation form obeys docs/format.md operation by operation, so its activati
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Final, Literal, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -36,10 +36,22 @@ EPS = 1e-5
 FP32 = "fp32"
 """Key of the batch norm that belongs to the unquantised network."""
 
+OWN: Final = "own"
+"""Key of the batch norm that was calibrated for one plan: see :meth:`QuantNet.calibrate_plan`."""
+
+Norms = Literal["width", "pair", "own"]
+"""Which batch norm a layer takes: that of the width of its weights; that of this width and the width of the weights of
+the layer before, "transitional"; or that of the plan calibrated last."""
+
 
 def key(bits: int | None) -> str:
     """Return the name of a width in parameter dictionaries: torch does not allow bare digits everywhere."""
     return FP32 if bits is None else f"w{bits}"
+
+
+def pair_key(before: int, bits: int) -> str:
+    """Return the name of the transitional batch norm of two widths; of equal ones it is that of the width."""
+    return key(bits) if before == bits else f"w{before}w{bits}"
 
 
 class BatchNorm(nn.Module):
@@ -80,10 +92,21 @@ class Layer(nn.Module):
 
     def batch_norm(self, bits: int | None) -> BatchNorm:
         """Return the batch norm of a width; None is the FP32 network's."""
-        bn = self.bn[key(bits)]
+        return self.norm(key(bits))
+
+    def norm(self, name: str) -> BatchNorm:
+        """Return the batch norm of a key."""
+        bn = self.bn[name]
         if not isinstance(bn, BatchNorm):  # pragma: no cover - nothing else is put there
-            raise TypeError(key(bits))
+            raise TypeError(name)
         return bn
+
+    def copy_norm(self, source: str, name: str) -> None:
+        """Make or replace the batch norm ``name`` by a copy of another."""
+        held = self.norm(source)
+        bn = BatchNorm(len(held.gamma)).to(held.gamma.device)
+        bn.load_state_dict(held.state_dict())
+        self.bn[name] = bn
 
 
 Observer = Callable[[str, str, Tensor], None]
@@ -96,6 +119,7 @@ class Pass:
 
     ``precision`` None runs the FP32 network. ``momentum`` None leaves running statistics alone. ``calibrate`` sets
     activation scales on the way. ``exact`` sums in float64 what the engines sum in integers; evaluation only.
+    ``norms``: which batch norm each layer takes.
     """
 
     precision: Precision | None
@@ -103,6 +127,7 @@ class Pass:
     momentum: float | None = None
     calibrate: bool = False
     exact: bool = False
+    norms: Norms = "width"
     observe: Observer | None = None
 
     @property
@@ -134,6 +159,7 @@ class QuantNet(nn.Module):
         self.other_sizes: dict[tuple[int, int], tuple[TrainableNode, ...]] = {}
         self.image_scale = image_scale
         self.kernels = kernels
+        self.before = convolutions_before(graph)
         shapes = graph.shapes(image)
         self.layers = nn.ModuleDict()
         for node in self.nodes:
@@ -210,11 +236,31 @@ class QuantNet(nn.Module):
                 pinned = not isinstance(node, Conv) or node.bits is not None
                 layer.act_log_scale[key(bits)] = start(layer.act_log_scale, pinned)
             if isinstance(node, Conv):
-                bn = BatchNorm(node.channels).to(device)
-                bn.load_state_dict(layer.batch_norm(source).state_dict())
-                layer.bn[key(bits)] = bn
+                layer.copy_norm(key(source), key(bits))
                 if node.residual is not None:
                     layer.residual_log_scale[key(bits)] = start(layer.residual_log_scale, pinned=True)
+
+    def add_transitions(self, widths: Sequence[int]) -> None:
+        """Give every convolution a batch norm for each pair of different widths, a copy of that of its own width."""
+        for conv in self.graph.convs:
+            layer = self.layer(conv.name)
+            for before in widths:
+                for bits in widths:
+                    if before != bits:
+                        layer.copy_norm(key(bits), pair_key(before, bits))
+
+    def norm(self, conv: Conv, how: Pass) -> BatchNorm:
+        """Return the batch norm that a convolution takes in a pass of widths."""
+        bits = how.plan.of(conv.name).weight_bits
+        match how.norms:
+            case "width":
+                name = key(bits)
+            case "pair":
+                before = self.before.get(conv.name)
+                name = pair_key(bits if before is None else how.plan.of(before).weight_bits, bits)
+            case "own":
+                name = OWN
+        return self.layer(conv.name).norm(name)
 
     @torch.no_grad()
     def start_weight_scales(self, bits: Sequence[int]) -> None:
@@ -234,8 +280,24 @@ class QuantNet(nn.Module):
         """
         if scales:
             self.forward(batches[0], Pass(bits, training=True, calibrate=True))
+        self._calibrate(Pass(bits, training=True), batches)
+
+    @torch.no_grad()
+    def calibrate_plan(self, plan: Plan, batches: Sequence[Tensor], norms: Norms = "width") -> None:
+        """Give every convolution a batch norm of the plan's own, in place of that of the plan before.
+
+        It begins as the one that ``norms`` says, and takes its statistics from the batches as in
+        :meth:`calibrate_width`.
+        """
+        for conv in self.graph.convs:
+            chosen = self.norm(conv, Pass(plan, training=False, norms=norms)).state_dict()
+            self.layer(conv.name).bn[OWN] = bn = BatchNorm(conv.channels).to(batches[0].device)
+            bn.load_state_dict(chosen)
+        self._calibrate(Pass(plan, training=True, norms=OWN), batches)
+
+    def _calibrate(self, how: Pass, batches: Sequence[Tensor]) -> None:
         for i, batch in enumerate(batches):
-            self.forward(batch, Pass(bits, training=True, momentum=1.0 / (i + 1)))
+            self.forward(batch, replace(how, momentum=1.0 / (i + 1)))
 
     # -- forward --------------------------------------------------------------------------------------------------
 
@@ -293,7 +355,7 @@ class QuantNet(nn.Module):
             q_residual = self._codes(values[node.residual], node.residual, residual_log_scale, MASTER_BITS, how)
             residual_scale = residual_log_scale.detach().exp()
             how.show(node.name, "residual", q_residual)
-        bn = layer.batch_norm(asked.weight_bits)
+        bn = self.norm(node, how)
         if not how.training:
             gain, bias = bn.folded()
             multiplier = epilogue_multiplier(act_scale, log_scale.detach().exp(), bits, gain)
@@ -445,6 +507,21 @@ def trainable_nodes(graph: Graph) -> tuple[TrainableNode, ...]:
             )
         nodes.append(node)
     return tuple(nodes)
+
+
+def convolutions_before(graph: Graph) -> dict[str, str]:
+    """Return by convolution the one whose output it reads, maybe through selections; the first reads no other."""
+    made_by: dict[str, str] = {}
+    before: dict[str, str] = {}
+    for node in graph.nodes:
+        source = made_by.get(graph.inputs(node)[0])
+        if isinstance(node, Conv):
+            if source is not None:
+                before[node.name] = source
+            made_by[node.name] = node.name
+        elif source is not None:
+            made_by[node.name] = source
+    return before
 
 
 def slug(name: str) -> str:

@@ -1,6 +1,7 @@
 """From a configuration to a master and its report: what ``bitgear train`` does."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,17 +10,20 @@ import torch
 from tqdm import tqdm
 
 from bitgear.bits import WIDTHS
-from bitgear.checkpoint import Master, read_master, rewrite_master
+from bitgear.checkpoint import Master, read_master, rewrite_master, write_master
 from bitgear.engines import create_engine
+from bitgear.plans import NamedPlan, check_plans
 from trainer import configs
-from trainer.config import ConfigError, read_config
-from trainer.export import build_master, export, versions
+from trainer.config import ConfigError, HasbConfig, RunConfig, read_config
+from trainer.export import build_master, export, export_plan, versions
+from trainer.hasb import sensitive_layers
 from trainer.hessian import Traces, measure_traces
 from trainer.loop import Run, create_network, join_processes
 from trainer.model import Pass
 from trainer.quantizers import Kernels
 from trainer.report import Sheet, draw_traces, write_report
-from trainer.restore import load_master
+from trainer.restore import load_floats
+from trainer.supernet import SuperNetwork
 from trainer.tasks import create_task
 from trainer.tasks.base import Metrics, on_device
 
@@ -44,19 +48,52 @@ def train_master(
     *,
     weights: Path | None,
     teacher: Path | None,
+    master: Path | None = None,
     from_epoch: int | None = None,
 ) -> Path | None:
     """Train to the end (resuming what is in ``out``), export, measure, report; return the master's path.
+
+    ``master``: one to go on from.
 
     Under ``torchrun`` only the first process exports; the others return None.
     """
     config = read_config(config_path)
     process = join_processes(config.train.device)
-    run = Run(config, data, out, weights=weights, teacher=teacher, process=process)
+    run = Run(config, data, out, weights=weights, teacher=teacher, master=master, process=process)
+    check_plans([NamedPlan(name, entry.plan) for name, entry in config.plans.items()], run.task.graph, WIDTHS)
     run.fit(from_epoch)
+    if config.hasb is not None:
+        fit_supernet(run, config.hasb, anew=from_epoch is not None)
     if not process.first:
         return None
-    return finish(run, data, {"weights": _provenance(weights), "teacher": _provenance(teacher)})
+    sources = {"weights": _provenance(weights), "teacher": _provenance(teacher)}
+    if run.master is not None:
+        sources["master"] = {"name": run.master.name, "sha256": run.master.digest}
+    return finish(run, data, sources)
+
+
+def fit_supernet(run: Run, settings: HasbConfig, *, anew: bool = False) -> None:
+    """Train the super-network stage of a run, after the traces that it needs unless its master knows them."""
+    layers = {conv.name: False for conv in run.model.graph.searchable}
+    if settings.sampling == "hasb":
+        layers = sensitive_layers(_sensitivities(run))
+    SuperNetwork(run, settings, layers).fit(anew=anew)
+
+
+def _sensitivities(run: Run) -> Mapping[str, float]:
+    """Return the traces by layer: of the run's folder, of the master that it goes on from, or measured now."""
+    path = run.out / "traces.json"
+    if run.master is not None and run.master.sensitivities and not path.is_file():
+        return run.master.sensitivities
+    if run.process.first:
+        network = _start_name(run.config)
+        measure_traces(run.fp32_network(), run.task, run.config, path, network=network, progress=run.progress)
+    run.process.wait()
+    return Traces.read(path).average()
+
+
+def _start_name(config: RunConfig) -> str:
+    return f"the FP32 start of {config.network.name}"
 
 
 def measure_sensitivities(
@@ -76,12 +113,12 @@ def measure_sensitivities(
     stored, start = None if master is None else read_master(master), out / "fp32.pt"
     if weights is not None:
         task.start(model, weights)
-        network = weights.name
+        network = _start_name(config)
     elif start.is_file():
         model.load_state_dict(torch.load(start, weights_only=True, map_location="cpu"))
-        network = f"the FP32 start of {config.network.name}"
+        network = _start_name(config)
     elif stored is not None:
-        load_master(model, stored)
+        load_floats(model, stored)
         network = f"the 8-bit weights of {stored.name} as floats"
     else:
         raise ConfigError(f"no float network: {start} does not exist; give --weights or --master")
@@ -94,7 +131,7 @@ def measure_sensitivities(
 
 
 def finish(run: Run, data: Path, sources: dict[str, Any]) -> Path:
-    """Calibrate, export and prove the master, measure every width through the serving engine, and report.
+    """Calibrate, export and prove the master with its plans, measure all through the serving engine, and report.
 
     The test split is opened here and nowhere before. The FP32 network that joint training started from is measured by
     the same code.
@@ -108,6 +145,10 @@ def finish(run: Run, data: Path, sources: dict[str, Any]) -> Path:
     examined = task.examine()
     path = run.out / f"{config.network.name}.safetensors"
     q_images = examined.codes(task.compared_images)
+    traces = Traces.read(run.out / "traces.json") if (run.out / "traces.json").is_file() else None
+    sensitivities = {} if run.master is None else run.master.sensitivities
+    if traces is not None:
+        sensitivities = traces.average()
     provenance: dict[str, Any] = {
         "data": f"{task.training_images} training images of {data.name}",
         "recipe": config.model_dump(mode="json"),
@@ -120,7 +161,7 @@ def finish(run: Run, data: Path, sources: dict[str, Any]) -> Path:
     def built(accuracy: dict[int, Metrics]) -> Master:
         return build_master(
             run.model, run.record, config.network.name, task.labels, task=task.name, accuracy=accuracy,
-            provenance=provenance,
+            provenance=provenance, sensitivities=sensitivities,
         )  # fmt: skip
 
     master = export(built({}), run.model, path, q_images, engine)
@@ -130,6 +171,15 @@ def finish(run: Run, data: Path, sources: dict[str, Any]) -> Path:
         accuracy = {bits: examined.measure(engine.derive(master, bits).run, bar.update) for bits in WIDTHS}
     provenance |= _named("fp32", float_metrics) | _named("teacher", run.history.teacher or {})
     master = export(built(accuracy), run.model, path, q_images, engine)
+    batches = [batch.cpu() for batch in run.calibration_batches()]
+    for name, entry in config.plans.items():
+        norms = "width" if config.hasb is None else config.hasb.batch_norm
+        master = export_plan(path, run.model, NamedPlan(name, entry.plan), batches, norms, q_images, engine)
+        measured = examined.measure(engine.derive(master, entry.plan).run, lambda _: None)
+        write_master(master.with_accuracy({name: measured}), path)
+        master = read_master(path)
+    if traces is not None:
+        draw_traces(traces, {each.name: each.plan for each in master.plans}, run.out / "traces.png")
     columns = {"FP32": run_float} | {f"{b} bit": engine.derive(master, b).run for b in SHEET_WIDTHS}
     sheet = Sheet(("truth", *columns), examined.sheet(columns))
     write_report(run.out, master, run.history, path.stat().st_size, metric=task.metric, fp32=float_metrics, sheet=sheet)

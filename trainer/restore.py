@@ -1,61 +1,73 @@
 """A master's weights, scales and batch norm back in a network that can be trained."""
 
+import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from bitgear.bits import MASTER_BITS
 from bitgear.checkpoint import Master
-from bitgear.graph import IMAGE, Conv, Linear
+from bitgear.graph import Conv, Linear
 from trainer.config import ConfigError
 from trainer.model import EPS, BatchNorm, Pass, QuantNet, key, require
 
 
 @torch.no_grad()
-def load_master(model: QuantNet, master: Master) -> None:
-    """Give a network what the master holds: weights as its 8-bit codes say, and every width of it.
+def load_floats(model: QuantNet, master: Master) -> None:
+    """Give the float network a master's 8-bit weights and, as :func:`load_master` does, the batch norm of 8 bits.
 
-    The float network takes the batch norm of 8 bits. A folded batch norm says nothing of the statistics behind it, so
-    each one is as if they were 0 and 1; :func:`restore_statistics` finds them. Raises
-    :class:`~trainer.config.ConfigError` for the master of another network.
+    Raises :class:`~trainer.config.ConfigError` for the master of another network.
     """
     if master.graph != model.graph:
         raise ConfigError(f"master {master.name!r} is of another network than the configuration says")
-    for bits in master.widths:
+    for node, layer in model.quantised():
+        if layer.weight is not None:
+            weight = torch.from_numpy(master.tensors[f"{node.name}.weight"].astype(np.float32))
+            scale = torch.from_numpy(master.tensors[f"{node.name}.weight_scale"].copy())
+            layer.weight.copy_(weight * scale.view(-1, *[1] * (weight.dim() - 1)))
+        if isinstance(node, Linear):
+            require(layer.bias).copy_(torch.from_numpy(master.tensors[f"{node.name}.bias"].copy()))
+        if isinstance(node, Conv):
+            _set_folded(layer.batch_norm(None), master, node, MASTER_BITS)
+
+
+@torch.no_grad()
+def load_master(model: QuantNet, master: Master, widths: Sequence[int]) -> None:
+    """Give a network what a master holds for some of its widths.
+
+    A folded batch norm says nothing of the statistics behind it, so each one is as if they were 0 and 1;
+    :func:`restore_statistics` finds them. Raises :class:`~trainer.config.ConfigError` for the master of another
+    network or without a width.
+    """
+    load_floats(model, master)
+    missing = [bits for bits in widths if bits not in master.widths]
+    if missing:
+        raise ConfigError(f"master {master.name!r} has no {missing[0]} bits; leave it out of train.widths")
+    for bits in widths:
         model.add_width(bits, None)
     for node, layer in model.quantised():
-        tensors = {
-            part: torch.from_numpy(master.tensors[f"{node.name}.{part}"].copy())
-            for part in ("weight", "weight_scale", "act_scale", "residual_scale", "gain", "bias")
-            if f"{node.name}.{part}" in master.tensors
-        }
-        if layer.weight is not None:
-            scale, held = tensors["weight_scale"], require(layer.weight_log_scale)
-            if scale.shape != held.shape:
+        if layer.weight_log_scale is not None:
+            scale = torch.from_numpy(master.tensors[f"{node.name}.weight_scale"].copy())
+            if scale.shape != layer.weight_log_scale.shape:
                 raise ConfigError(
                     f"master {master.name!r} has {len(scale)} weight scales in {node.name!r}, the configuration "
-                    f"{len(held)}; change network.per_channel"
+                    f"{len(layer.weight_log_scale)}; change network.per_channel"
                 )
-            layer.weight.copy_(tensors["weight"].float() * scale.view(-1, *[1] * (layer.weight.dim() - 1)))
-            held.copy_(scale.log())
-        if isinstance(node, Linear):
-            require(layer.bias).copy_(tensors["bias"])
-        for bits in master.widths:
-            row = master.row(bits)
-            if node.input != IMAGE:
-                layer.act_log_scale[key(bits)].copy_(tensors["act_scale"][row].log())
+            layer.weight_log_scale.copy_(scale.log())
+        for bits in widths:
+            for part, scales in (("act_scale", layer.act_log_scale), ("residual_scale", layer.residual_log_scale)):
+                if key(bits) in scales:
+                    scales[key(bits)].fill_(math.log(master.tensors[f"{node.name}.{part}"][master.row(bits)]))
             if isinstance(node, Conv):
-                _set_folded(layer.batch_norm(bits), tensors["gain"][row], tensors["bias"][row])
-                if node.residual is not None:
-                    layer.residual_log_scale[key(bits)].copy_(tensors["residual_scale"][row].log())
-        if isinstance(node, Conv):
-            layer.batch_norm(None).load_state_dict(layer.batch_norm(MASTER_BITS).state_dict())
+                _set_folded(layer.batch_norm(bits), master, node, bits)
 
 
-def _set_folded(bn: BatchNorm, gain: Tensor, bias: Tensor) -> None:
-    bn.gamma.copy_(gain)
-    bn.beta.copy_(bias)
+def _set_folded(bn: BatchNorm, master: Master, node: Conv, bits: int) -> None:
+    for parameter, part in ((bn.gamma, "gain"), (bn.beta, "bias")):
+        row = master.tensors[f"{node.name}.{part}"][master.row(bits)]
+        parameter.copy_(torch.from_numpy(row.astype(np.float32)))
     bn.mean.zero_()
     bn.var.fill_(1 - EPS)
 

@@ -16,7 +16,7 @@ def main() -> None:
     process = join_processes("cpu")
     run = tiny_run(pictures, out / "run", tiny_config(train={"epochs": 1, "widths": (8, 2)}), process=process)
     run.fit()
-    seen = [labels.tolist() for _, labels in run._batches(0)]
+    seen = [labels.tolist() for _, labels in run.batches(0)]
     torch.save({"model": run.model.state_dict(), "seen": seen}, out / f"rank{process.rank}.pt")
     dist.barrier()
     dist.destroy_process_group()

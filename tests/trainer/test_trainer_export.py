@@ -39,7 +39,14 @@ def run(pictures: Path, finished: Run) -> Run:
 
 def master_of(run: Run) -> Master:
     return build_master(
-        run.model, run.record, "tiny", run.task.data.classes, accuracy={}, task="classify", provenance={"by": "a test"}
+        run.model,
+        run.record,
+        "tiny",
+        run.task.data.classes,
+        accuracy={},
+        task="classify",
+        provenance={"by": "a test"},
+        sensitivities={},
     )
 
 
@@ -110,14 +117,14 @@ def test_a_network_changed_after_the_export_is_found_where_it_differs(
     nudged(run, change)
     with pytest.raises(ExportMismatch, match=re.escape(place)) as caught:
         export(master, run.model, tmp_path / "tiny.safetensors", images_of(run), ENGINE)
-    assert "8 bits" in str(caught.value)
+    assert "precision 8" in str(caught.value)
     assert not list(tmp_path.iterdir())
 
 
 def test_a_width_that_differs_alone_is_named(run: Run, tmp_path: Path) -> None:
     master = master_of(run)
     nudged(run, lambda m: m.layer("layer1.0.conv1").act_log_scale["w3"].add_(0.3))
-    with pytest.raises(ExportMismatch, match=r"at 3 bits in the input of node 'layer1.0.conv1'"):
+    with pytest.raises(ExportMismatch, match=r"at precision 3 in the input of node 'layer1.0.conv1'"):
         export(master, run.model, tmp_path / "tiny.safetensors", images_of(run), ENGINE)
 
 
@@ -152,7 +159,7 @@ def test_an_engine_that_computes_something_else_is_found(run: Run, tmp_path: Pat
             logits[-1, -1] = np.nextafter(logits[-1, -1], np.float32(np.inf))
             return logits
 
-    with pytest.raises(ExportMismatch, match="engine wrong differ from the reference at 8 bits"):
+    with pytest.raises(ExportMismatch, match="engine wrong differ from the reference at precision 8"):
         export(master_of(run), run.model, tmp_path / "tiny.safetensors", images_of(run), Wrong())
 
 

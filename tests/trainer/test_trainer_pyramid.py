@@ -92,17 +92,21 @@ def test_the_named_parts_stay_at_8_bits(eight: frozenset[Part]) -> None:
 @pytest.mark.parametrize("engine", ["native", "onnxruntime"])
 def test_the_master_computes_what_the_network_computes(eight: frozenset[Part], engine: str) -> None:
     model = trained(eight)
-    master = build_master(model, RECORD, "p", tuple("abcde"), task="segment", accuracy={}, provenance={})
+    master = build_master(
+        model, RECORD, "p", tuple("abcde"), task="segment", accuracy={}, provenance={}, sensitivities={}
+    )
     for bits in WIDTHS:
         assert compare(master, model, codes(2).numpy(), bits, create_engine(engine)) > 10_000
 
 
 def test_a_change_after_a_resize_is_found() -> None:
     model = trained()
-    master = build_master(model, RECORD, "p", tuple("abcde"), task="segment", accuracy={}, provenance={})
+    master = build_master(
+        model, RECORD, "p", tuple("abcde"), task="segment", accuracy={}, provenance={}, sensitivities={}
+    )
     with torch.no_grad():
         model.layer("lateral4").residual_log_scale["w4"].add_(0.1)
-    with pytest.raises(ExportMismatch, match="at 4 bits in the residual of node 'lateral4'"):
+    with pytest.raises(ExportMismatch, match="at precision 4 in the residual of node 'lateral4'"):
         compare(master, model, codes(2).numpy(), 4, create_engine())
 
 

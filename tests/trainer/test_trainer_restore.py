@@ -9,7 +9,7 @@ import torch
 
 from bitgear import reference
 from bitgear.bits import WIDTHS
-from bitgear.checkpoint import Master
+from bitgear.checkpoint import Master, write_master
 from tests.trainer.test_trainer_export import master_of
 from tests.trainer.tiny_runs import tiny_config, tiny_run
 from trainer.config import ConfigError
@@ -33,7 +33,7 @@ def master(trained: Run) -> Master:
 
 def test_the_network_of_a_master_computes_what_the_master_does(pictures: Path, master: Master, tmp_path: Path) -> None:
     run = tiny_run(pictures, tmp_path)
-    load_master(run.model, master)
+    load_master(run.model, master, WIDTHS)
     codes = run.task.data.test.codes[:6]
     for bits in WIDTHS:
         expected = reference.run(master, codes.contiguous().numpy(), bits)
@@ -48,7 +48,7 @@ def test_statistics_are_close_to_those_of_training(
     pictures: Path, trained: Run, master: Master, tmp_path: Path
 ) -> None:
     run = tiny_run(pictures, tmp_path)
-    load_master(run.model, master)
+    load_master(run.model, master, WIDTHS)
     restore_statistics(run.model, 8, run.calibration_batches())
     for conv in run.model.graph.convs:
         ours, theirs = (each.model.layer(conv.name).batch_norm(8) for each in (run, trained))
@@ -60,7 +60,7 @@ def test_statistics_are_close_to_those_of_training(
 
 def test_the_float_network_is_near_the_8_bit_one(pictures: Path, master: Master, tmp_path: Path) -> None:
     run = tiny_run(pictures, tmp_path)
-    load_master(run.model, master)
+    load_master(run.model, master, WIDTHS)
     codes = run.task.data.test.codes
     with torch.no_grad():
         floats, eight = (run.model(codes, Pass(bits, training=False)) for bits in (None, 8))
@@ -70,7 +70,24 @@ def test_the_float_network_is_near_the_8_bit_one(pictures: Path, master: Master,
 def test_masters_of_other_networks_are_refused(pictures: Path, master: Master, tmp_path: Path) -> None:
     deeper = tiny_run(pictures, tmp_path, tiny_config(network={"depth": 14}))
     with pytest.raises(ConfigError, match="another network"):
-        load_master(deeper.model, master)
+        load_master(deeper.model, master, WIDTHS)
     per_layer = tiny_run(pictures, tmp_path, tiny_config(network={"per_channel": False}))
     with pytest.raises(ConfigError, match=r"network\.per_channel"):
-        load_master(per_layer.model, replace(master))
+        load_master(per_layer.model, master, WIDTHS)
+
+
+def test_training_goes_on_from_a_master(pictures: Path, trained: Run, master: Master, tmp_path: Path) -> None:
+    write_master(master, tmp_path / "tiny.safetensors")
+    config = tiny_config(fp32={"epochs": 0}, train={"epochs": 1, "lr": 1e-4})
+    run = tiny_run(pictures, tmp_path / "run", config, master=tmp_path / "tiny.safetensors")
+    run.fit()
+    assert run.history.epochs[0]["loss"]["8"] < trained.history.epochs[0]["loss"]["8"]
+    again = tiny_run(pictures, tmp_path / "run", config, master=tmp_path / "tiny.safetensors")
+    again.fit()
+    assert again.history.epochs == run.history.epochs
+
+
+def test_a_width_that_a_master_lacks_is_named(pictures: Path, master: Master, tmp_path: Path) -> None:
+    run = tiny_run(pictures, tmp_path)
+    with pytest.raises(ConfigError, match="no 3 bits"):
+        load_master(run.model, replace(master, widths=(8, 4, 2)), (8, 3))

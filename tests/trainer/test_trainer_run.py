@@ -148,14 +148,14 @@ def test_a_loss_that_is_not_finite_stops_with_step_and_width(
 ) -> None:
     run = tiny_run(pictures, tmp_path)
     calls = 0
-    loss = Run._loss
+    loss = Run.loss
 
     def spoilt(self: Run, *args: Any) -> torch.Tensor:
         nonlocal calls
         calls += 1
         return loss(self, *args) * (value if calls == 5 else 1)
 
-    monkeypatch.setattr(Run, "_loss", spoilt)
+    monkeypatch.setattr(Run, "loss", spoilt)
     with pytest.raises(NonFiniteLoss, match=r"epoch 1, step 2, 4 bits") as caught:
         run.fit()
     assert str(tmp_path / "state.pt") in str(caught.value)

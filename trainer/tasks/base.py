@@ -71,8 +71,10 @@ class Task(Protocol):
         """Return the FP32 network in a file; raise :class:`~trainer.config.ConfigError` where the task takes none."""
         ...
 
-    def batches(self, epoch: int, rank: int = 0, processes: int = 1) -> EpochBatches:
-        """Return one process's batches of an epoch."""
+    def batches(
+        self, epoch: int, rank: int = 0, processes: int = 1, limit: int | None = None
+    ) -> EpochBatches:  # fmt: skip
+        """Return one process's batches of an epoch, of at most ``limit`` images, others each time."""
         ...
 
     def sample(self, batch_size: int, count: int) -> Iterator[tuple[Tensor, Any]]:

@@ -84,9 +84,8 @@ class Classify:
         teacher.import_resnet(str(weights), settings.mean, settings.std, self.config.data.offset)
         return teacher
 
-    def batches(self, epoch: int, rank: int = 0, processes: int = 1) -> Batches:
-        train = self.config.train
-        return self._batches(train.batch_size, epoch, rank, processes, train.epoch_images)
+    def batches(self, epoch: int, rank: int = 0, processes: int = 1, limit: int | None = None) -> Batches:
+        return self._batches(self.config.train.batch_size, epoch, rank, processes, limit)
 
     def sample(self, batch_size: int, count: int) -> Iterator[tuple[Tensor, Any]]:
         return islice(self._batches(batch_size, self.config.train.epochs), count)

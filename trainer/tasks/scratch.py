@@ -46,9 +46,8 @@ class FromScratch(ABC):
     def teacher(self, weights: Path, network: Callable[[Graph], QuantNet]) -> QuantNet:  # noqa: ARG002
         raise ConfigError(f"this task takes no teacher; {weights} cannot be used")
 
-    def batches(self, epoch: int, rank: int = 0, processes: int = 1) -> Epoch:
-        train = self.run.train
-        return self._epoch(train.batch_size, epoch, rank, processes, train.epoch_images)
+    def batches(self, epoch: int, rank: int = 0, processes: int = 1, limit: int | None = None) -> Epoch:
+        return self._epoch(self.run.train.batch_size, epoch, rank, processes, limit)
 
     def sample(self, batch_size: int, count: int) -> Iterator[tuple[Tensor, Any]]:
         return islice(self._epoch(batch_size, self.run.train.epochs), count)
