@@ -141,10 +141,13 @@ class Master:
         return plan
 
     def metrics(self, precision: str) -> Mapping[str, float]:
-        """Return what was measured at one of :attr:`precisions`, by metric; empty if nothing was."""
+        """Return what was measured at one of :attr:`precisions`, by metric; empty if nothing was.
+
+        Raises ``KeyError`` for any other name.
+        """
         if precision.isdecimal():
             return self.accuracy.get(int(precision), {})
-        return next(each.accuracy for each in self.plans if each.name == precision)
+        return {each.name: each.accuracy for each in self.plans}[precision]
 
     def batch_norm(self, plan: Plan) -> Mapping[str, BatchNorm] | None:
         """Return the batch norm that a named plan of these widths brings, by convolution; None: the rows serve."""
