@@ -1,13 +1,13 @@
 """The master checkpoint: one safetensors file that holds everything a model needs at every width.
 
-``docs/format.md`` defines the file. Reading validates everything before any tensor is allocated, then maps the file:
-the weights exist once, in the page cache. Writing goes to a temporary sibling that replaces the target at the end.
+``docs/format.md`` defines the file. Reading validates everything before any tensor is allocated, then reads them
+into memory: what becomes of the file afterwards does not matter. Writing goes to a temporary sibling that replaces the
+target at the end.
 """
 
 import hashlib
 import json
 import math
-import mmap
 import os
 import struct
 from collections.abc import Callable, Iterable, Mapping
@@ -227,7 +227,7 @@ def tensor_specs(graph: Graph, record: InputRecord, width_count: int) -> dict[st
 
 
 def read_master(path: str | os.PathLike[str]) -> Master:
-    """Return the master in a file, validated in full, its tensors mapped from the file.
+    """Return the master in a file, validated in full, its tensors in memory of this process.
 
     Raises a subclass of :class:`~bitgear.errors.CheckpointError` or :class:`~bitgear.errors.GraphError` for whatever
     is wrong; the message begins with the path.
@@ -242,17 +242,25 @@ def read_master(path: str | os.PathLike[str]) -> Master:
 def _read(path: Path) -> Master:
     try:
         with path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
+            before = os.fstat(file.fileno())
+            size = before.st_size
             header = _read_header(file.read(8), file, size)
             metadata, entries = _split_header(header)
             data_start = 8 + int(header["__length__"])
             master, specs = _describe(metadata)
             _check_entries(entries, specs, len(master["widths"]), size - data_start)
-            view = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+            # Not mapped: whoever writes over the file in place would change or end a server that has it open.
+            content = bytearray(size)
+            file.seek(0)
+            read_bytes = file.readinto(content)
+            after = os.fstat(file.fileno())
     except OSError as error:
         raise CheckpointNotFound(
             f"cannot be opened: {error.strerror}; give the path of a .safetensors master"
         ) from error
+    if read_bytes < size or (after.st_size, after.st_mtime_ns) != (size, before.st_mtime_ns):
+        raise CheckpointTruncated("was written to while it was read; rename a whole file to this name instead")
+    view = memoryview(content).toreadonly()
     tensors: dict[str, NDArray[Any]] = {}
     for name, entry in entries.items():
         begin, end = entry["data_offsets"]
@@ -543,7 +551,7 @@ def write_master(master: Master, path: str | os.PathLike[str]) -> None:
 def rewrite_master(path: str | os.PathLike[str], change: Callable[[Master], Master]) -> Master:
     """Put what ``change`` makes of the master in a file in its place, and return it as it is read back.
 
-    Readers see the old file or the new one; whoever has the old one mapped keeps it. Raises what :func:`read_master`,
+    Readers see the old file or the new one. Raises what :func:`read_master`,
     ``change`` and :func:`write_master` raise, and the file is as it was then.
     """
     write_master(change(read_master(path)), path)

@@ -247,7 +247,7 @@ def test_adding_plans_to_a_file_leaves_all_else_as_it_was(tmp_path: Path) -> Non
             now_begin, now_end = header[name]["data_offsets"]
             assert data[now_begin:now_end] == old_data[begin:end], name
     q_images = random_codes(old, 1)
-    np.testing.assert_array_equal(reference.run(old, q_images, 4), reference.run(after, q_images, 4))  # still mapped
+    np.testing.assert_array_equal(reference.run(old, q_images, 4), reference.run(after, q_images, 4))  # still as it was
     rewrite_master(path, lambda master: dataclasses.replace(master, plans=()))
     assert path.read_bytes() == before
 

@@ -87,7 +87,7 @@ def test_an_empty_folder(tmp_path: Path) -> None:
 
 
 def _replace(path: Path, content: bytes) -> None:
-    """Exchange a file as it should be: a server may have the old one mapped."""
+    """Exchange a file as it should be: whole."""
     partial = path.with_suffix(".partial")
     partial.write_bytes(content)
     partial.replace(path)
