@@ -32,15 +32,17 @@ class Key(BaseModel):
 
 
 class Permits:
-    """A bounded number of requests at a time. Used on the event loop alone.
+    """A bounded number of requests at a time, and of bytes in their bodies. Used on the event loop alone.
 
     ``drain_per_s`` gives how many requests are answered per second while there is work, 0 if that is not known yet.
     """
 
-    def __init__(self, limit: int, drain_per_s: Callable[[], float]) -> None:
+    def __init__(self, limit: int, limit_bytes: int, drain_per_s: Callable[[], float]) -> None:
         self.limit = limit
+        self._limit_bytes = limit_bytes
         self._drain_per_s = drain_per_s
         self._taken = 0
+        self._taken_bytes = 0
 
     @property
     def taken(self) -> int:
@@ -48,21 +50,45 @@ class Permits:
         return self._taken
 
     @contextmanager
-    def one(self) -> Iterator[None]:
+    def one(self) -> Iterator["Permit"]:
         """Hold a permit; raise :class:`~server.errors.Overloaded` if there is none left."""
         if self._taken >= self.limit:
-            raise Overloaded(self._retry_after_s(), self._taken)
+            raise self._overloaded()
         self._taken += 1
+        permit = Permit(self._hold)
         try:
-            yield
+            yield permit
         finally:
             self._taken -= 1
+            self._taken_bytes -= permit.size_bytes
+
+    def _hold(self, size_bytes: int) -> None:
+        # A body that is alone may have any size that a body may have.
+        if self._taken > 1 and self._taken_bytes + size_bytes > self._limit_bytes:
+            raise self._overloaded()
+        self._taken_bytes += size_bytes
+
+    def _overloaded(self) -> Overloaded:
+        return Overloaded(self._retry_after_s(), self._taken)
 
     def _retry_after_s(self) -> int:
         """Return when what waits now will be done, in whole seconds."""
         drain_per_s = self._drain_per_s()
         wait_s = self._taken / drain_per_s if drain_per_s > 0 else 0.0
         return max(1, min(math.ceil(wait_s), MAX_RETRY_AFTER_S))
+
+
+class Permit:
+    """That of one request, whose body has ``size_bytes`` so far."""
+
+    def __init__(self, hold: Callable[[int], None]) -> None:
+        self._hold = hold
+        self.size_bytes = 0
+
+    def add(self, size_bytes: int) -> None:
+        """Note that so many bytes more have come; raise :class:`~server.errors.Overloaded` if they are too many."""
+        self._hold(size_bytes)
+        self.size_bytes += size_bytes
 
 
 class Keys:

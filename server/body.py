@@ -1,7 +1,7 @@
 """Request bodies, read to their end within limits of bytes and time."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from python_multipart.multipart import parse_options_header
@@ -30,7 +30,11 @@ class Upload:
 
 
 async def receive_upload(
-    headers: Iterable[tuple[bytes, bytes]], receive: Receive, limit_bytes: int, timeout_s: float
+    headers: Iterable[tuple[bytes, bytes]],
+    receive: Receive,
+    limit_bytes: int,
+    timeout_s: float,
+    note: Callable[[int], None] = lambda _: None,
 ) -> Upload:
     """Return the body of an ASGI request that holds an image, read to its end.
 
@@ -38,19 +42,23 @@ async def receive_upload(
     :class:`~server.errors.BadRequest` for no body, and what :func:`receive_body` raises.
     """
     media_type, boundary = _judge_type(headers)
-    data = await receive_body(headers, receive, limit_bytes, timeout_s)
+    data = await receive_body(headers, receive, limit_bytes, timeout_s, note)
     if not data:
         raise BadRequest("the body is empty; send an image")
     return Upload(media_type, boundary, data)
 
 
 async def receive_body(
-    headers: Iterable[tuple[bytes, bytes]], receive: Receive, limit_bytes: int, timeout_s: float
+    headers: Iterable[tuple[bytes, bytes]],
+    receive: Receive,
+    limit_bytes: int,
+    timeout_s: float,
+    note: Callable[[int], None] = lambda _: None,
 ) -> bytes:
     """Return the body of an ASGI request, read to its end, whatever its content type.
 
-    The encoding and the declared length are judged before anything is read. Raises
-    :class:`~server.errors.MediaTypeNotAccepted`, :class:`~server.errors.BodyTooLarge` or
+    ``note`` is told of bytes as they come, and may raise. The encoding and the declared length are judged before
+    anything is read. Raises :class:`~server.errors.MediaTypeNotAccepted`, :class:`~server.errors.BodyTooLarge` or
     :class:`~server.errors.BodyTimeout`, and :class:`ClientGone`.
     """
     for name, value in headers:
@@ -60,7 +68,7 @@ async def receive_body(
             raise BodyTooLarge(limit_bytes)
     try:
         async with asyncio.timeout(timeout_s):
-            return await _read(receive, limit_bytes)
+            return await _read(receive, limit_bytes, note)
     except TimeoutError as error:
         raise BodyTimeout(timeout_s) from error
 
@@ -80,7 +88,7 @@ def _judge_type(headers: Iterable[tuple[bytes, bytes]]) -> tuple[str, bytes]:
     return media_type, boundary
 
 
-async def _read(receive: Receive, limit_bytes: int) -> bytes:
+async def _read(receive: Receive, limit_bytes: int, note: Callable[[int], None]) -> bytes:
     chunks: list[bytes] = []
     size_bytes = 0
     while True:
@@ -91,6 +99,7 @@ async def _read(receive: Receive, limit_bytes: int) -> bytes:
         size_bytes += len(chunk)
         if size_bytes > limit_bytes:
             raise BodyTooLarge(limit_bytes)
+        note(len(chunk))
         chunks.append(chunk)
         if not message.get("more_body", False):
             return b"".join(chunks)

@@ -185,13 +185,14 @@ class Forbidden(RequestError):
 
 
 class Overloaded(RequestError):
-    """As many requests are being worked on as the server takes."""
+    """As many requests are being worked on, or bytes of bodies held, as the server takes."""
 
     code = "overloaded"
 
     def __init__(self, retry_after_s: int, queue_depth: int) -> None:
         super().__init__(
-            f"{queue_depth} requests are waiting, which is all that the server takes; try again in {retry_after_s} s",
+            f"{queue_depth} requests are waiting, which is all that the server has room for; try again in "
+            f"{retry_after_s} s",
             retry_after_s=retry_after_s,
             queue_depth=queue_depth,
         )

@@ -119,7 +119,9 @@ class Runtime:
             layout.workers,
             self._note_batch,
         )
-        self.permits = Permits(self.conduct.max_requests, lambda: self.scheduler.drain_per_s)
+        self.permits = Permits(
+            self.conduct.max_requests, settings.max_bodies_bytes, lambda: self.scheduler.drain_per_s
+        )
         self.keys = Keys(load_keys(settings.keys))
 
     @property

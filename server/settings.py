@@ -75,6 +75,9 @@ class Settings(BaseSettings):
     profiles: Path | None = Field(None, description="folder of further profiles; one of a shipped name replaces it")
     cache_bytes: int | None = Field(None, ge=0, description="memory for derived models; none: the profile, or 256 MiB")
     max_body_bytes: int = Field(10 << 20, ge=1, description="limit of a request's body")
+    max_bodies_bytes: int = Field(
+        256 << 20, ge=1, description="bytes of all bodies in flight, beyond which requests get 429; one always may come"
+    )
     max_pixels: int = Field(50_000_000, ge=1, description="limit of an image's declared pixels")
     body_timeout_s: float = Field(10, gt=0, le=3600, description="time in which a body must have arrived")
     drain_delay_s: float = Field(0, ge=0, le=3600, description="time between SIGTERM and the end of accepting")

@@ -54,22 +54,23 @@ async def serve(
     runtime: Runtime,
     model: ServedModel,
     task: Task[Any, Any],
-    receive: Callable[[], Awaitable[Body]],
+    receive: Callable[[Callable[[int], None]], Awaitable[Body]],
     prepare: Callable[[Body, Controls], Work[T]],
 ) -> Inference[T]:
     """Return the answer to a request that was begun.
 
-    What is wrong in headers and query is refused before ``receive`` reads the body. ``prepare`` makes work of the body
+    What is wrong in headers and query is refused before ``receive`` reads the body, which tells its argument how many
+    bytes have come. ``prepare`` makes work of the body
     and of the controls so far, in a thread.
     """
     exchange = exchange_of(request.scope)
     exchange.target_s = runtime.slo_s(model, runtime.profile)
-    with runtime.permits.one():
+    with runtime.permits.one() as permit:
         controls = read_controls(task.controls, request.scope["headers"], request.scope["query_string"])
         wish = to_wish(controls)
         exchange.asked = wish.asked
         task.options(controls, model.master.labels)
-        body = await receive()
+        body = await receive(permit.add)
         return await runtime.infer(model, wish, lambda: prepare(body, controls), exchange, request.receive)
 
 

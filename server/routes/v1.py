@@ -1,6 +1,6 @@
 """Images in, JSON out; and what is known about the models."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,9 +88,9 @@ def _inference(task: Task[Any, Any], runtime: Runtime, metrics: Metrics) -> Endp
             )
         settings = runtime.settings
 
-        async def receive() -> Upload:
+        async def receive(note: Callable[[int], None]) -> Upload:
             return await receive_upload(
-                request.scope["headers"], request.receive, settings.max_body_bytes, settings.body_timeout_s
+                request.scope["headers"], request.receive, settings.max_body_bytes, settings.body_timeout_s, note
             )
 
         def prepare(upload: Upload, controls: Controls) -> Work[_Finding]:

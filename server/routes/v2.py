@@ -1,6 +1,6 @@
 """The Open Inference Protocol v2 over REST: what the server and its models are, and inference on tensors."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -111,9 +111,9 @@ def infer_endpoint(runtime: Runtime, metrics: Metrics) -> Endpoint:
         task, settings = TASKS[model.master.task], runtime.settings
         json_bytes = header_length(request.scope["headers"])
 
-        async def receive() -> bytes:
+        async def receive(note: Callable[[int], None]) -> bytes:
             return await receive_body(
-                request.scope["headers"], request.receive, settings.max_body_bytes, settings.body_timeout_s
+                request.scope["headers"], request.receive, settings.max_body_bytes, settings.body_timeout_s, note
             )
 
         def prepare(body: bytes, controls: Controls) -> Work[_Answer]:

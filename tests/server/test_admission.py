@@ -14,7 +14,7 @@ SECRET = "correct horse"
     ("drain_per_s", "retry_after_s"), [(0, 1), (100, 1), (2, 5), (3, 4), (0.001, MAX_RETRY_AFTER_S)]
 )
 def test_as_many_as_there_are_permits_and_then_when_to_come_back(drain_per_s: float, retry_after_s: int) -> None:
-    permits = Permits(10, lambda: drain_per_s)
+    permits = Permits(10, 1, lambda: drain_per_s)
     held = [permits.one() for _ in range(10)]
     for permit in held:
         permit.__enter__()
@@ -28,11 +28,27 @@ def test_as_many_as_there_are_permits_and_then_when_to_come_back(drain_per_s: fl
 
 
 def test_a_permit_comes_back_whatever_happens() -> None:
-    permits = Permits(1, lambda: 1)
+    permits = Permits(1, 1, lambda: 1)
     for _ in range(3):
         with pytest.raises(ZeroDivisionError), permits.one():
             raise ZeroDivisionError
     assert permits.taken == 0
+
+
+def test_bodies_have_a_bound_together_but_one_may_always_come() -> None:
+    permits = Permits(10, 100, lambda: 0)
+    with permits.one() as alone:
+        alone.add(500)
+        with permits.one() as another:
+            with pytest.raises(Overloaded) as caught:
+                another.add(1)
+            assert caught.value.members == {"retry_after_s": 1, "queue_depth": 2}
+            assert another.size_bytes == 0
+    with permits.one() as first, permits.one() as second:
+        first.add(60)
+        second.add(40)
+        with pytest.raises(Overloaded):
+            second.add(1)
 
 
 def test_without_keys_everybody_may() -> None:
