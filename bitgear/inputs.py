@@ -1,6 +1,7 @@
 """From pixels to the integers the first layer reads."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -24,11 +25,8 @@ class InputRecord:
     scale: float
 
     def table(self) -> NDArray[np.int8]:
-        """Return the codes, int8 (3, 256), by channel and pixel value."""
-        pixels = np.arange(256, dtype=np.float64) / 255
-        mean, std = np.asarray(self.mean)[:, None], np.asarray(self.std)[:, None]
-        codes: NDArray[np.int8] = np.clip(np.rint((pixels - mean) / std / self.scale), -128, 127).astype(np.int8)
-        return codes
+        """Return the codes, int8 (3, 256), by channel and pixel value; not to be written to."""
+        return _table(self.mean, self.std, self.scale)
 
     def encode(self, pixels: NDArray[np.uint8]) -> NDArray[np.int8]:
         """Return the codes, int8 (N, 3, H, W), of uint8 RGB pixels (N, H, W, 3)."""
@@ -82,6 +80,16 @@ class InputRecord:
     def centred(cls, side_px: int, offset: int) -> "InputRecord":
         """Return the record of square pictures whose codes are exactly ``pixel - offset``, in real units / 128."""
         return cls(side_px, side_px, (offset / 255,) * 3, (128 / 255,) * 3, 1 / 128)
+
+
+@lru_cache(maxsize=64)
+def _table(mean: tuple[float, float, float], std: tuple[float, float, float], scale: float) -> NDArray[np.int8]:
+    pixels = np.arange(256, dtype=np.float64) / 255
+    codes: NDArray[np.int8] = np.clip(
+        np.rint((pixels - np.asarray(mean)[:, None]) / np.asarray(std)[:, None] / scale), -128, 127
+    ).astype(np.int8)
+    codes.flags.writeable = False
+    return codes
 
 
 def _finite(value: Any) -> bool:

@@ -68,6 +68,8 @@ class Rung:
 class Ladder:
     """The rungs of a model on this device, and the largest batch of one engine call.
 
+    ``noise``: by what factor the rungs' times, a high percentile, exceed the median.
+
     The highest width is the first rung, and what stands later is meant to be faster: widths by falling bits, plans
     between them by their time when the ladder was first made (:func:`by_time`). Sets of rungs are bit masks: bit i
     stands for ``rungs[i]``, for as long as the model is served. Made by :meth:`of`, which marks what is pruned. Two
@@ -77,9 +79,10 @@ class Ladder:
     model: str
     rungs: tuple[Rung, ...]
     max_batch: int
+    noise: float = 1.0
 
     @classmethod
-    def of(cls, model: str, rungs: tuple[Rung, ...], max_batch: int) -> "Ladder":
+    def of(cls, model: str, rungs: tuple[Rung, ...], max_batch: int, noise: float = 1.0) -> "Ladder":
         """Return the ladder of these rungs, in their order, with those marked as pruned that buy nothing.
 
         Raises :class:`LadderError` for no rungs, a precision given twice, a batch below 1, or a time that is negative
@@ -94,13 +97,13 @@ class Ladder:
                     f"ladder of {model}: precision {rung.precision} takes {rung.fixed_ms} ms and {rung.per_image_ms} ms"
                     " an image; expected times that are not negative, nor both zero"
                 )
-        bare = cls(model, tuple(replace(rung, pruned=False, reason=None) for rung in rungs), max_batch)
+        bare = cls(model, tuple(replace(rung, pruned=False, reason=None) for rung in rungs), max_batch, noise)
         better = bare._better(bare.all_rungs)
         marked = [
             replace(rung, pruned=True, reason=bare._why(index, better[index])) if index in better else rung
             for index, rung in enumerate(bare.rungs)
         ]
-        return cls(model, tuple(marked), max_batch)
+        return cls(model, tuple(marked), max_batch, noise)
 
     def _why(self, index: int, other: int) -> str:
         if self._is_blind(index):

@@ -145,4 +145,4 @@ def _ladder(master: Master, lines: Mapping[str, Line], max_batch: int) -> Ladder
         )
         for name, plan in master.precisions.items()
     )
-    return Ladder.of(master.name, rungs, max_batch)
+    return Ladder.of(master.name, rungs, max_batch, times.noise)

@@ -124,7 +124,7 @@ class Refresh:
         for rung in self._ladder.rungs:
             line = self._tracks[rung.precision].line.scaled(self._noise)
             rungs.append(replace(rung, fixed_ms=line.fixed_ms, per_image_ms=line.per_image_ms))
-        self._ladder = Ladder.of(self._ladder.model, tuple(rungs), max_batch)
+        self._ladder = Ladder.of(self._ladder.model, tuple(rungs), max_batch, self._noise)
 
 
 def _prior(line: Line, max_batch: int) -> Sums:

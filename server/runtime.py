@@ -21,6 +21,7 @@ from server import ladder_cache
 from server.admission import Keys, Permits, load_keys
 from server.calls import Pending
 from server.conduct import Conduct, first_conduct
+from server.cores import Cores
 from server.errors import BadParameter, Draining, ModelUnusable, NotReady, shown
 from server.exchange import Exchange, ServedAt, Step
 from server.ladder import positions
@@ -77,8 +78,8 @@ class Inference(Generic[T]):
 class Runtime:
     """Serves models: made ready by :meth:`warm`, taken out of service by :meth:`drain`, ended by :meth:`close`.
 
-    A request is prepared by a thread of one pool, run by a worker of the scheduler, and finished by that worker if
-    nothing else waits for it, else by a thread of another pool; the event loop does none of that.
+    A request is prepared by a thread of a pool, run and finished by a worker of the scheduler; the event loop does none
+    of that. All of them together compute on no more cores than there are, or than the layout asks for.
 
     Construction raises what is wrong with the settings, and
     :class:`~server.errors.WidthNotOffered` for a profile that leaves a master no width.
@@ -110,18 +111,16 @@ class Runtime:
         self._repository = repository
         for master in masters:
             self._serve(self._model_of(master))
-        # Apart, so that an answer that is all but done does not stand behind images that are not decoded yet.
+        self._cores = Cores(max(available_cores(), layout.workers * layout.threads))
         self._preparing = ThreadPoolExecutor(settings.workers, "bitgear-prepare")
-        self._finishing = ThreadPoolExecutor(settings.workers, "bitgear-finish")
         self.scheduler = Scheduler(
             self.cache,
             create_policy(self.conduct.policy, self.conduct.margin),
             layout.workers,
             self._note_batch,
+            turn=lambda: self._cores.call(layout.threads),
         )
-        self.permits = Permits(
-            self.conduct.max_requests, settings.max_bodies_bytes, lambda: self.scheduler.drain_per_s
-        )
+        self.permits = Permits(self.conduct.max_requests, settings.max_bodies_bytes, lambda: self.scheduler.drain_per_s)
         self.keys = Keys(load_keys(settings.keys))
 
     @property
@@ -184,7 +183,6 @@ class Runtime:
         """Take no more work; a batch that runs is finished by its worker."""
         self._preparing.shutdown(wait=False, cancel_futures=True)
         self.scheduler.close(CLOSE_TIMEOUT_S)
-        self._finishing.shutdown(wait=False, cancel_futures=True)
 
     async def load(self, name: str) -> ServedModel:
         """Serve a model as its file is now, ready before it takes the place of the one of its name, and return it.
@@ -273,6 +271,10 @@ class Runtime:
 
     def _prepare(self, request: "_Request[T]", wish: Wish) -> None:
         """Make a request ready and queue it. Runs in the pool."""
+        with self._cores.errand():
+            self._prepare_now(request, wish)
+
+    def _prepare_now(self, request: "_Request[T]", wish: Wish) -> None:
         pending, model, exchange = request.pending, request.model, request.exchange
         if pending.gone:
             return
@@ -323,20 +325,17 @@ class Runtime:
         return (SLO_FACTOR * model.ladder.rungs[0].latency_ms(1) if slo_ms is None else slo_ms) / 1000
 
     def _deliver(self, request: "_Request[T]", prepared: "_Prepared[T]", outcome: Served | Exception) -> None:
-        """Pass on what became of a job. Runs on an engine worker's thread, which has better to do if others wait."""
+        """Pass on what became of a job. Runs on an engine worker's thread."""
         if isinstance(outcome, Exception):
             request.pending.fail(outcome)
             return
-        delivered_s = time.monotonic()
-        if outcome.batch_images == 1 and self.scheduler.depth(request.model) == 0:
-            self._finish(request, prepared, outcome, delivered_s)
-        else:
-            self._finishing.submit(self._finish, request, prepared, outcome, delivered_s)
+        self._finish(request, prepared, outcome)
 
-    def _finish(self, request: "_Request[T]", prepared: "_Prepared[T]", served: Served, delivered_s: float) -> None:
+    def _finish(self, request: "_Request[T]", prepared: "_Prepared[T]", served: Served) -> None:
         """Make the answer of what the network gave."""
         if request.pending.gone:
             return
+        delivered_s = time.monotonic()
         try:
             answer = prepared.work.finish(served.output)
         except Exception as error:

@@ -18,6 +18,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -134,7 +135,8 @@ class Scheduler:
     """``workers`` threads that run what is submitted, in batches that ``policy`` forms.
 
     ``policy`` may be replaced at any time. ``report`` is called after every engine call, on the worker's thread.
-    ``clock`` gives monotonic seconds.
+    ``clock`` gives monotonic seconds. ``turn`` is entered before a batch is formed, and left when its answers are
+    delivered.
     """
 
     def __init__(
@@ -144,10 +146,12 @@ class Scheduler:
         workers: int,
         report: Callable[[BatchReport], None] = lambda _: None,
         clock: Callable[[], float] = time.monotonic,
+        turn: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         self.policy = policy
         self._cache = cache
         self._report = report
+        self._turn = turn
         self._clock = clock
         self._changed = threading.Condition()
         # Lanes go with the last who holds their model: a job that waits, or the registry.
@@ -203,9 +207,9 @@ class Scheduler:
 
     def _work(self, slot: int) -> None:
         try:
-            while (batch := self._take(slot)) is not None:
-                self._run(batch)
-                self._running[slot] = None
+            while self._await_jobs():
+                with self._turn():
+                    self._work_once(slot)
         except BaseException as error:  # nothing that ends a worker may leave its callers waiting
             _logger.exception("an engine worker died; another takes its place")
             self._bury(slot, error)
@@ -219,30 +223,33 @@ class Scheduler:
             if not self._closing:
                 self._threads[slot] = self._start(slot)
 
-    def _take(self, slot: int) -> _Batch | None:
-        """Return the next batch for a worker, waiting for one; None: the scheduler closes."""
-        while True:
-            expired: list[Job] = []
-            with self._changed:
-                while not self._closing and not any(lane.jobs for lane in self._lanes.values()):
-                    self._changed.wait()
-                if self._closing:
-                    return None
-                batch = self._form(slot, expired)
-            for job in expired:
-                job.settle(DeadlineExceeded("queue"))
-            if batch is not None:
-                return batch
+    def _await_jobs(self) -> bool:
+        """Return once something waits; False: the scheduler closes."""
+        with self._changed:
+            while not self._closing and not any(lane.jobs for lane in self._lanes.values()):
+                self._changed.wait()
+            return not self._closing
+
+    def _work_once(self, slot: int) -> None:
+        """Form a batch of what waits, if anything does still, and run it."""
+        expired: list[Job] = []
+        with self._changed:
+            batch = None if self._closing else self._form(slot, expired)
+        for job in expired:
+            job.settle(DeadlineExceeded("queue"))
+        if batch is not None:
+            self._run(batch)
+            self._running[slot] = None
 
     def _form(self, slot: int, expired: list[Job]) -> _Batch | None:
-        """Take a batch out of the lane with the most urgent head. None: that left nothing to run, but the lane shorter.
+        """Take a batch out of the lane with the most urgent head; None: there is nothing to run.
 
         What must not be run any more goes to ``expired``.
         """
-        model, lane = min(
-            ((model, lane) for model, lane in self._lanes.items() if lane.jobs),
-            key=lambda item: item[1].jobs[0].waiting.order_s,
-        )
+        waiting = [(model, lane) for model, lane in self._lanes.items() if lane.jobs]
+        if not waiting:
+            return None
+        model, lane = min(waiting, key=lambda item: item[1].jobs[0].waiting.order_s)
         now_s = self._clock()
         if any(job.gone or job.expires_s <= now_s for job in lane.jobs):
             expired += [job for job in lane.jobs if job.expires_s <= now_s]

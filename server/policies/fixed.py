@@ -11,8 +11,8 @@ from server.policy import Dispatch, Load
 class Fixed:
     """Serves each request at ``precision``, or at the nearest it allows: the next narrower one, else the next wider.
 
-    ``precision`` None: at what each request prefers. Batches are as large as the deadline of the first request allows,
-    or as possible if that one is late in any case.
+    ``precision`` None: at what each request prefers. Batches are as large as makes an image faster, and as the deadline
+    of the first request allows, unless that one is late in any case.
     """
 
     precision: str | None = None
@@ -30,7 +30,7 @@ class Fixed:
         head = load.queue[left[0]]
         rung = nearest(head.allowed, aim)
         left_ms = 1000 * (head.deadline_s - load.now_s)
-        limit = ladder.max_batch  # also where the first request is late whatever is done
+        limit = ladder.efficient_batches[rung]  # also where the first request is late whatever is done
         if left_ms >= ladder.rungs[rung].latency_ms(1):
             limit = ladder.rungs[rung].images_within(left_ms, limit)
         # Not at a rung that these do not aim at, even if they allow it.
