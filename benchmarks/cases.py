@@ -1,8 +1,9 @@
 """Which runs make a measurement under load: policies, arrivals, objectives and seeds."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -41,6 +42,10 @@ class Scene:
     load: float
     cv2: float | None = None
     slo_factor: float = SLO_FACTOR
+
+    def described(self, slo_ms: float) -> dict[str, Any]:
+        """Return what a row of a report says of it; ``slo_ms``: the objective that its factor comes to."""
+        return {**asdict(self), "slo_ms": slo_ms}
 
     @property
     def name(self) -> str:

@@ -7,6 +7,7 @@ No number in a document is typed by hand.
 """
 
 import argparse
+import itertools
 import json
 import re
 from collections.abc import Sequence
@@ -43,6 +44,7 @@ def blocks() -> dict[str, str]:
         "engine_details": engine_tables.details(_report("engine")),
         "engine_ready": engine_tables.ready(_report("engine")),
         "engine_avx2": engine_tables.overview(_report("engine-avx2")),
+        "bounds": _bounds(_report("bounds")),
         "policies": _policies(_report("simulate")),
         "policy_decisions": _policy_decisions(_report("simulate")),
         "phases": _phases(_report("phases")),
@@ -247,6 +249,20 @@ def _policies(report: dict[str, Any]) -> str:
             lines.append(f"| {what} | {load:.4g} | {' | '.join(cells)} |")
         lines.append("")
     lines.append("Cells: attainment, effective accuracy in %.")
+    return "\n".join(lines)
+
+
+def _bounds(report: dict[str, Any]) -> str:
+    """Return what share of requests can be in time at most, by cores and by what the narrowest width gains."""
+    rows = {(row["cores"], row["load"], row["gain"]): row["ceiling"] for row in report["rows"]}
+    cores, loads, gains = (sorted({key[part] for key in rows}) for part in range(3))
+    lines = [
+        "| cores | load | " + " | ".join(f"{gain:g} x" for gain in gains) + " |",
+        "|---|---|" + "---|" * len(gains),
+    ]
+    for count, load in itertools.product(cores, loads):
+        cells = " | ".join(f"{rows[count, load, gain]:.4f}" for gain in gains)
+        lines.append(f"| {count} | {load:g} | {cells} |")
     return "\n".join(lines)
 
 

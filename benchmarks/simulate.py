@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from benchmarks.attainment import EXPIRED, OK, Outcomes, score
+from benchmarks.attainment import EXPIRED, OK, Outcomes, ceiling, score
 from benchmarks.cases import ADAPTIVE, Scene, all_scenes, bar_scenes, fixed
 from benchmarks.measure import write_report
 from bitgear.bits import Plan
@@ -46,8 +46,17 @@ NINETY_PERCENT = 1.2816
 QUEUED = 1000
 DECISIONS = 500
 MEASURE_SECONDS = 3.0
-MEASURES = ("submitted", "attainment", "served_accuracy", "effective_accuracy", "p50_ms", "p95_ms", "p99_ms")
-MEASURES += ("goodput_per_s", "share")
+MEASURES = (
+    "submitted",
+    "attainment",
+    "served_accuracy",
+    "effective_accuracy",
+    "p50_ms",
+    "p95_ms",
+    "p99_ms",
+    "goodput_per_s",
+    "share",
+)
 ACCURACY = {8: 0.707, 6: 0.706, 5: 0.705, 4: 0.700, 3: 0.685, 2: 0.664}
 """Made up, of the usual shape."""
 
@@ -71,7 +80,11 @@ class Device:
     @property
     def capacity_per_s(self) -> float:
         """Requests per second that the widest rung serves at most."""
-        rung, sizes = self.ladder.rungs[0], range(1, self.ladder.max_batch + 1)
+        return self.at_most_per_s(self.ladder.rungs[0])
+
+    def at_most_per_s(self, rung: Rung) -> float:
+        """Return the requests per second that a rung serves at most."""
+        sizes = range(1, self.ladder.max_batch + 1)
         return 1000 * self.workers * max(size / self._mean_ms(rung, size) for size in sizes)
 
     def _mean_ms(self, rung: Rung, size: int) -> float:
@@ -131,12 +144,14 @@ def rows(
     """Yield a row for each scene and policy: all seeds together."""
     accuracy = {rung.precision: rung.accuracy for rung in device.ladder.rungs}
     capacity_per_s = arguments.capacity or device.capacity_per_s
+    narrowest_per_s = arguments.narrowest or device.at_most_per_s(device.ladder.rungs[-1])
     alone_ms = arguments.alone_ms or device.ladder.rungs[0].latency_ms(1)
     for scene in tqdm(scenes, desc=name, unit="scene", leave=False):
         slo_ms = scene.slo_factor * alone_ms
         due_s = [
             scene.moments(capacity_per_s, arguments.seconds, seed, arguments.data) for seed in range(arguments.seeds)
         ]
+        most = float(np.mean([ceiling(due, narrowest_per_s, slo_ms) for due in due_s]))
         for policy in policies:
             decides = create_policy(policy)
             runs = [simulate(decides, device, due, slo_ms, seed) for seed, due in enumerate(due_s)]
@@ -145,14 +160,11 @@ def rows(
             yield {
                 "ladder": name,
                 "policy": policy,
-                "arrivals": scene.arrivals,
-                "cv2": scene.cv2,
-                "load": scene.load,
-                "slo_factor": scene.slo_factor,
-                "slo_ms": slo_ms,
+                **scene.described(slo_ms),
                 "workers": device.workers,
                 **{name: scores[name] for name in MEASURES},
                 "attainment_by_seed": [float(run.attained(slo_ms).mean()) for run in runs],
+                "ceiling": most,
             }
 
 
@@ -222,12 +234,13 @@ def main() -> None:
     parser.add_argument("--noise", type=float, default=0.05)
     parser.add_argument("--json", type=Path, help="the report, instead of benchmarks/results/simulate.json")
     arguments = parser.parse_args()
-    arguments.capacity = arguments.alone_ms = None
+    arguments.capacity = arguments.narrowest = arguments.alone_ms = None
     overhead_ms = 0.0
     if arguments.slo is not None:
         report = json.loads(arguments.slo.read_text(encoding="utf-8"))
         ladders = [told(report["ladder"], arguments.max_batch)]
         arguments.capacity, arguments.alone_ms = report["capacity_per_s"], report["round_trip_ms"]
+        arguments.narrowest = report["capacity_narrowest_per_s"]
         overhead_ms = report["round_trip_ms"] - report["engine_ms"]
     else:
         ladders = [made_up("steep", STEEP, 0.5, 16), made_up("shallow", SHALLOW, 0.05, 16)]

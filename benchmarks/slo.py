@@ -1,6 +1,6 @@
 """Policies under load: what a real server keeps of its promises when requests come in bursts, over real HTTP.
 
-    python -m benchmarks.slo [--data FOLDER] [--quick] [--json FILE] [--resume]
+    python -m benchmarks.slo [--data FOLDER] [--quick | --short] [--kernel avx2] [--minutes 8] [--resume] [--json FILE]
 
 Starts a server of its own and measures it at rest: the latency of one request at a time at 8 bits, as the client sees
 it, of which the objective is a multiple, and how many requests per second it answers at 8 bits, which is load 1. Then
@@ -8,13 +8,15 @@ every policy and every fixed width gets the same arrivals, one after the other i
 several seeds. All requests carry the objective as their deadline, so any policy may refuse what cannot be met. A fixed
 width is one that every request pins.
 
-What became of each request is kept in build/slo, so ``--resume`` goes on after a stop; and the report is written anew
-whenever a scene is complete. Those that there are bars for come first. Without ``--data`` there are neither labels nor
-traces, and the pictures are those in examples/.
+What became of each request is kept in build/slo, so ``--resume`` goes on after a stop, or after the ``--minutes`` that
+one piece of the whole may take; and the report is written anew whenever a scene is complete. Those that there are bars
+for come first. ``--kernel`` holds the server to an instruction set, for what an ordinary processor does. Without
+``--data`` there are neither labels nor traces, and the pictures are those in examples/.
 """
 
 import argparse
 import json
+import math
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -37,11 +39,13 @@ from benchmarks.pictures import Grades, Pictures, examples, miou, photographs, s
 from benchmarks.subject import Subject, body_of, subject
 from bitgear.bits import MASTER_BITS
 from bitgear.checkpoint import Master, read_master
+from bitgear.engines.registry import native_instruction_set
 
 WORK = Path("build/slo")
 BAR_WIDTHS = (8, 6, 4, 2)
 BAR_SECONDS, BAR_SEEDS = 10.0, 3
 SECONDS, SEEDS = 10.0, 1
+SHORT_SECONDS = 3.0
 RUN_COST_SECONDS = 1.5
 SETTLE_SECONDS = 0.3
 """Before a run: the queue of the one before is empty, but not all threads rest."""
@@ -138,11 +142,8 @@ class Bench:
         decisions = sum((run.decisions for run in runs), Histogram())
         return {
             "policy": policy,
-            "arrivals": scene.arrivals,
-            "cv2": scene.cv2,
-            "load": scene.load,
-            "slo_factor": scene.slo_factor,
-            "slo_ms": slo_ms,
+            "kernel": self.rest["kernel"],
+            **scene.described(slo_ms),
             "offered_per_s": len(outcomes.status) / (seconds * len(runs)),
             **score(outcomes, slo_ms, self.rest["accuracy"], seconds * len(runs)),
             "served_miou": miou([run.confusion for run in runs]),
@@ -209,38 +210,49 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--data", type=Path, help="folder of camvid.tar, imagenet1000.tar and traces")
     parser.add_argument("--model", default="camvid-resnet", help=f"a shipped master, a file, or {', '.join(RANDOM)}")
-    parser.add_argument("--quick", action="store_true", help="what there are bars for, in less than 8 minutes")
+    extent = parser.add_mutually_exclusive_group()
+    extent.add_argument("--quick", action="store_true", help="what there are bars for, in less than 8 minutes")
+    extent.add_argument("--short", action="store_true", help="everything, but few seconds and widths, in 11 minutes")
+    parser.add_argument("--kernel", help="instruction set to hold the server to, such as avx2, instead of the best one")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="stop in order after them; --resume goes on")
     parser.add_argument("--policies", nargs="+", help="instead of all: look-ahead, slackfit, fixed-WIDTH")
     parser.add_argument("--seconds", type=float, help="of load in each run")
     parser.add_argument("--seeds", type=int, help="runs of each row")
     parser.add_argument(
-        "--json", type=Path, help="the report, instead of benchmarks/results/slo.json or slo-quick.json"
+        "--json", type=Path, help="the report, instead of benchmarks/results/slo.json, slo-quick.json or slo-short.json"
     )
     parser.add_argument("--resume", action="store_true", help="keep what was measured, and measure what is missing")
     parser.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", help="settings of the server")
     arguments = parser.parse_args()
+    end_s = time.monotonic() + 60 * arguments.minutes
+    extent_name = "quick" if arguments.quick else "short" if arguments.short else "full"
     path = master_file(arguments.model)
     master = read_master(path)
-    folder = WORK / arguments.model
+    folder = WORK / "-".join([arguments.model, *filter(None, [arguments.kernel]), extent_name])
     if not arguments.resume:
         shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
-    widths = BAR_WIDTHS if arguments.quick else master.widths
+    widths = master.widths if extent_name == "full" else BAR_WIDTHS
     policies = arguments.policies or [*ADAPTIVE, *map(fixed, widths)]
     seeds = arguments.seeds or (BAR_SEEDS if arguments.quick else SEEDS)
-    seconds = arguments.seconds or (BAR_SECONDS if arguments.quick else SECONDS)
+    seconds = arguments.seconds or {"quick": BAR_SECONDS, "short": SHORT_SECONDS, "full": SECONDS}[extent_name]
     scenes = bar_scenes() if arguments.quick else all_scenes(traces=arguments.data is not None)
     pictures = _pictures(master, arguments.data)
     cases = list(planned(scenes, policies, seeds))
     print(f"{len(cases)} runs of {seconds:g} s: about {len(cases) * (seconds + RUN_COST_SECONDS) / 60:.0f} minutes")
 
-    report_name = "slo-quick" if arguments.quick else "slo"
+    report_name = "-".join(
+        ["slo", *([] if extent_name == "full" else [extent_name]), *filter(None, [arguments.kernel])]
+    )
     # A ladder of its own: one that was measured earlier may be of another state of the machine.
     settings = {"ladders": str(folder.resolve() / "ladders"), **dict(item.split("=", 1) for item in arguments.set)}
+    if arguments.kernel:
+        settings["kernel"] = arguments.kernel
     with subject(path, pictures, folder / "server.log", settings) as server:
         rest_file = folder / "rest.json"
         if not rest_file.is_file():
-            rest_file.write_text(json.dumps(at_rest(server, seconds)))
+            kernel = arguments.kernel or native_instruction_set() or "none"
+            rest_file.write_text(json.dumps({"kernel": kernel, **at_rest(server, seconds)}))
         bench = Bench(server, json.loads(rest_file.read_text()), folder, arguments.data)
         known = {
             "model": master.name,
@@ -248,12 +260,17 @@ def main() -> None:
             "pictures": pictures.name,
             "seeds": seeds,
             "settings": arguments.set,
+            "extent": extent_name,
             **bench.rest,
         }
         rows: list[dict[str, Any]] = []
         for scene, together in groupby(tqdm(cases, unit="run"), key=lambda case: case.scene):
             for case in together:
                 if not bench.measured(case):
+                    if time.monotonic() + seconds + RUN_COST_SECONDS > end_s:
+                        done = sum(map(bench.measured, cases))
+                        print(f"{done} of {len(cases)} runs are measured; go on with --resume")
+                        return
                     bench.run(case)
             rows += [bench.row(policy, scene, seeds) for policy in policies]
             write_report(report_name, {**known, "rows": rows}, arguments.json)

@@ -58,11 +58,14 @@ def conditions(report: Mapping[str, Any]) -> str:
     late = any(row["client_too_busy"] for row in report["rows"])
     different = sum(row["different_answers"] for row in report["rows"])
     settings = ", ".join(report["settings"]) or "as they come"
+    kernel = f"kernels {report['kernel']}; " if "kernel" in report else ""
+    short = f"Runs of {report['seconds']:g} s only. " if report.get("extent") == "short" else ""
     answers = f"{different} answers differed from earlier ones about the same picture at the same precision!"
     if not different:
         answers = "Equal pictures at equal precisions got equal answers throughout."
     return (
-        f"{report['machine']['cpu']}; {report['model']} (weights: {report['weights']}), {report['pictures']}. "
+        f"{short}{report['machine']['cpu']}; {kernel}{report['model']} (weights: {report['weights']}), "
+        f"{report['pictures']}. "
         "At rest, at 8 bits: "
         f"{report['round_trip_ms']:.1f} ms over HTTP, {report['engine_ms']:.1f} ms of it in the engine; "
         f"{report['capacity_per_s']:.0f} requests a second at 8 bits, which is load 1, and "
