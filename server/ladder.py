@@ -11,7 +11,8 @@ from bitgear.errors import BitgearError
 NOISE = 0.03
 """A rung must be faster than another by more than this share of its time to count as faster."""
 
-EFFICIENT = 1.02
+EFFICIENT = 1.05
+"""An image in an efficient batch takes no more than so many times what it takes in the best one."""
 
 
 class LadderError(BitgearError):
@@ -112,7 +113,7 @@ class Ladder:
 
     @cached_property
     def efficient_batches(self) -> tuple[int, ...]:
-        """For each rung the smallest batch in which an image takes no more than 2 % longer than in the best one."""
+        """For each rung the smallest batch in which an image takes little longer than in the best one."""
         return tuple(
             next(
                 count

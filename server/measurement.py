@@ -123,7 +123,7 @@ def measure(
 def measured_ladder(master: Master, times: Times, max_batch: int) -> Ladder:
     """Return the ladder of a master whose precisions take these times."""
     lines = {name: times.lines[name].scaled(times.noise) for name in master.precisions}
-    return _ladder(master, lines, max_batch)
+    return _ladder(master, lines, max_batch, times.noise)
 
 
 def assumed_ladder(master: Master, max_batch: int) -> Ladder:
@@ -132,7 +132,7 @@ def assumed_ladder(master: Master, max_batch: int) -> Ladder:
     return _ladder(master, {name: Line(0.5, 0.5).scaled(bits[name] / MASTER_BITS) for name in bits}, max_batch)
 
 
-def _ladder(master: Master, lines: Mapping[str, Line], max_batch: int) -> Ladder:
+def _ladder(master: Master, lines: Mapping[str, Line], max_batch: int, noise: float = 1.0) -> Ladder:
     metric = TASKS[master.task].metrics[0]
     rungs = by_time(
         Rung(
@@ -145,4 +145,4 @@ def _ladder(master: Master, lines: Mapping[str, Line], max_batch: int) -> Ladder
         )
         for name, plan in master.precisions.items()
     )
-    return Ladder.of(master.name, rungs, max_batch, times.noise)
+    return Ladder.of(master.name, rungs, max_batch, noise)

@@ -44,10 +44,9 @@ class Choice:
 class Waiting(NamedTuple):
     """One queued request.
 
-    ``deadline_s``: when its engine call must have ended, on the monotonic clock; what is still to be done after that
-    call has been subtracted. ``allowed``: the mask of :class:`Admission`. ``hard``: the client set the deadline, and an
-    answer after it is worth nothing; otherwise it is the aim of the profile, and a late answer is still an answer.
-    ``priority``: 0 or higher. ``images``: how many it has, 1 or more.
+    ``deadline_s``: when its answer must be made, on the monotonic clock. ``allowed``: the mask of :class:`Admission`.
+    ``hard``: the client set the deadline, and an answer after it is worth nothing; otherwise it is the aim of the
+    profile, and a late answer is still an answer. ``priority``: 0 or higher. ``images``: how many it has, 1 or more.
     """
 
     deadline_s: float

@@ -9,9 +9,6 @@ from server.refresh import Refresh
 
 VERSION_DIGITS = 12
 
-TAIL_WEIGHT = 0.1
-"""Weight of the newest request in the running mean of what follows an engine call."""
-
 
 class ServedModel:
     """A master with its ladder on this device. Requests hold on to theirs while a name gets another one.
@@ -24,7 +21,6 @@ class ServedModel:
         self.master = master
         self.ladder = ladder
         self.refresh: Refresh | None = None
-        self.tail_s = 0.0
 
     @property
     def name(self) -> str:
@@ -35,10 +31,6 @@ class ServedModel:
     def version(self) -> str:
         """Which file it was read from: the first hexadecimal digits of its SHA-256."""
         return self.master.digest[:VERSION_DIGITS]
-
-    def note_tail(self, duration_s: float) -> None:
-        """Note what the work after an engine call took; ``tail_s`` is its running mean."""
-        self.tail_s += TAIL_WEIGHT * (duration_s - self.tail_s)
 
 
 class Registry:

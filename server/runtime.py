@@ -307,7 +307,7 @@ class Runtime:
         within_s = self.slo_s(request.model, profile) if wish.deadline_ms is None else wish.deadline_ms / 1000
         request.exchange.target_s = within_s
         return Waiting(
-            deadline_s=request.exchange.started_s + within_s - request.model.tail_s,
+            deadline_s=request.exchange.started_s + within_s,
             allowed=prepared.admission.allowed,
             hard=wish.deadline_ms is not None,
             priority=wish.priority,
@@ -342,7 +342,6 @@ class Runtime:
             request.pending.fail(error)
             return
         post_s = time.monotonic() - delivered_s
-        request.model.note_tail(post_s)
         choice = explain(prepared.admission, served.position, served.reason)
         at = ServedAt(served.rung, choice.source, choice.reason, served.batch_images)
         began_s, queued_s = prepared.began_s, prepared.ended_s
@@ -364,7 +363,7 @@ class Runtime:
         self.latencies.note(model.name, precision, report.images, report.infer_ms)
         self.metrics.finish_batch(report)
         if model.refresh is not None:
-            if model.refresh.observe(precision, report.images, report.infer_ms):
+            if model.refresh.observe(precision, report.images, report.occupied_ms):
                 model.ladder = model.refresh.ladder
             self.metrics.note_ladder_error(model.name, precision, model.refresh.error(precision))
 

@@ -93,7 +93,11 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class BatchReport:
-    """One engine call, for metrics and ladder. ``decision_s``: what the policy took."""
+    """One engine call, for metrics and ladder.
+
+    ``decision_s``: what the policy took. ``occupied_ms``: how long it kept a worker, from the decision to the last of
+    its answers; deriving a rung is not part of that.
+    """
 
     model: ServedModel
     rung: Rung
@@ -101,11 +105,12 @@ class BatchReport:
     decision_s: float
     switch_ms: float
     infer_ms: float
+    occupied_ms: float
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class _Batch:
-    """Jobs that run together. ``expected_s``: when their engine call should end, as the ladder says."""
+    """Jobs that run together. ``expected_s``: when their worker should be free, as the ladder says."""
 
     model: ServedModel
     position: int
@@ -335,10 +340,11 @@ class Scheduler:
         return [job for job in jobs if not job.settled and not job.gone]
 
     def _call(self, batch: _Batch, derived: DerivedModel, jobs: Sequence[Job], switch_ms: float) -> None:
+        began_s = self._clock()
         q_image = jobs[0].q_image if len(jobs) == 1 else np.concatenate([job.q_image for job in jobs])
         started_s = self._clock()
         output = derived.run(q_image)
-        infer_s = self._clock() - started_s
+        infer_ms = (self._clock() - started_s) * 1000
         first = 0
         for job in jobs:
             last = first + len(job.q_image)
@@ -352,12 +358,14 @@ class Scheduler:
                     len(q_image),
                     queue_ms,
                     switch_ms,
-                    infer_s * 1000,
+                    infer_ms,
                 )
             )
             first = last
-        self._image_s += (infer_s / len(q_image) - self._image_s) * (SERVICE_WEIGHT if self._image_s > 0 else 1.0)
-        self._report(BatchReport(batch.model, batch.rung, len(q_image), batch.decision_s, switch_ms, infer_s * 1000))
+        images, occupied_s = len(q_image), batch.decision_s + self._clock() - began_s
+        self._image_s += (occupied_s / images - self._image_s) * (SERVICE_WEIGHT if self._image_s > 0 else 1.0)
+        occupied_ms = occupied_s * 1000
+        self._report(BatchReport(batch.model, batch.rung, images, batch.decision_s, switch_ms, infer_ms, occupied_ms))
 
 
 def _order(job: Job) -> float:

@@ -23,15 +23,14 @@ def nearest(mask: int, rung: int) -> int:
     return rung + (rest & -rest).bit_length() - 1 if rest else mask.bit_length() - 1
 
 
-def lost(ladder: Ladder, load: Load, soonest_s: float, rung_of: Callable[[int], int] = narrowest) -> tuple[int, ...]:
+def lost(ladder: Ladder, load: Load, rung_of: Callable[[int], int] = narrowest) -> tuple[int, ...]:
     """Return the positions of requests whose hard deadline is likely missed even if they run now and alone.
 
     Likely is what happens at the median, which ``ladder`` states with its noise: to refuse what is met every other time
-    would lose more. ``soonest_s``: the earliest deadline in the queue. ``rung_of``: at which rung of its mask a request
-    would run.
+    would lose more. ``rung_of``: at which rung of its mask a request would run.
     """
     alone_s = [rung.latency_ms(1) / ladder.noise / 1000 for rung in ladder.rungs]
-    if soonest_s >= load.now_s + max(alone_s):
+    if load.queue[0].order_s >= load.now_s + max(alone_s):  # no deadline is before what the queue is sorted by
         return ()
     return tuple(
         position

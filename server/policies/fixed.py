@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from server.ladder import Ladder
-from server.policies.batches import deadline_of, fill, lost, nearest, others
+from server.policies.batches import fill, lost, nearest, others
 from server.policy import Dispatch, Load
 
 
@@ -23,7 +23,7 @@ class Fixed:
 
     def dispatch(self, ladder: Ladder, load: Load) -> Dispatch:
         aim = 0 if self.precision is None else ladder.index(self.precision) or 0
-        drop = lost(ladder, load, min(map(deadline_of, load.queue)), lambda allowed: nearest(allowed, aim))
+        drop = lost(ladder, load, lambda allowed: nearest(allowed, aim))
         left = others(len(load.queue), drop)
         if not left:
             return Dispatch(aim, (), drop, "default")

@@ -16,6 +16,10 @@ BURSTINESS = 8.0
 PIECES = 16
 """A long queue is looked at in about so many pieces."""
 
+LOOKED_AT = 200
+"""Of a queue of twice this or more, every second request is looked at, every third of three times this, and so on: each
+stands for those behind it."""
+
 
 @dataclass(frozen=True)
 class LookAhead:
@@ -42,41 +46,36 @@ class LookAhead:
         return "look-ahead"
 
     def dispatch(self, ladder: Ladder, load: Load) -> Dispatch:
-        deadlines_s = list(map(deadline_of, load.queue))
-        first_s = min(deadlines_s)
-        drop = lost(ladder, load, first_s)
+        drop = lost(ladder, load)
         if not drop:
-            rung, members, reason = _Outlook(ladder, load, load.queue, deadlines_s, first_s, self.margin).best()
+            rung, members, reason = _Outlook(ladder, load, load.queue, self.margin).best()
             return Dispatch(rung, members, drop, reason)
         left = others(len(load.queue), drop)
         if not left:
             return Dispatch(0, (), drop, "backlog")
         queue = [load.queue[position] for position in left]
-        deadlines_s = [deadlines_s[position] for position in left]
-        rung, members, reason = _Outlook(ladder, load, queue, deadlines_s, min(deadlines_s), self.margin).best()
+        rung, members, reason = _Outlook(ladder, load, queue, self.margin).best()
         return Dispatch(rung, tuple(left[position] for position in members), drop, reason)
 
 
 class _Outlook:
-    """One look at a queue that is not empty, what is lost for certain left out. Times are in seconds from now."""
+    """One look at a queue that is not empty, what is lost for certain left out. Times are in seconds from now.
 
-    def __init__(
-        self,
-        ladder: Ladder,
-        load: Load,
-        queue: Sequence[Waiting],
-        deadlines_s: list[float],
-        first_s: float,
-        margin: float,
-    ) -> None:
+    ``masks``, ``deadlines_s``: of the requests looked at, each of which stands for ``each`` of the queue.
+    """
+
+    def __init__(self, ladder: Ladder, load: Load, queue: Sequence[Waiting], margin: float) -> None:
         self.ladder = ladder
         self.queue = queue
         self.longer = 1 + margin
         self.count = len(queue)
-        self.masks = list(map(allowed_of, queue))
-        self.kinds = {self.masks[0]} if self.masks.count(self.masks[0]) == self.count else set(self.masks)
-        images = list(map(images_of, queue))
-        self.images: float = 1.0 if images.count(1) == self.count else sum(images) / self.count
+        self.step = max(1, self.count // LOOKED_AT)
+        looked_at = queue[:: self.step]
+        self.each = self.count / len(looked_at)
+        self.masks = list(map(allowed_of, looked_at))
+        self.kinds = {self.masks[0]} if self.masks.count(self.masks[0]) == len(looked_at) else set(self.masks)
+        images = list(map(images_of, looked_at))
+        self.images: float = 1.0 if images.count(1) == len(looked_at) else sum(images) / len(looked_at)
         self.workers = load.workers
         self.arrivals_per_s = load.arrivals_per_s
         busy_s = [until_s - load.now_s for until_s in load.busy_until_s if until_s > load.now_s]
@@ -84,15 +83,16 @@ class _Outlook:
         self.others_s = (busy_s + [0.0] * load.workers)[: load.workers - 1]
 
         self.now_s = load.now_s
-        self.deadlines_s = deadlines_s
         # How much time newcomers have, judging by those who came last.
-        self.room_s = self.deadlines_s[self.count - 1 - self.count // 4] - self.now_s
-        soonest_s = load.now_s + ladder.rungs[max(map(narrowest, self.kinds))].latency_ms(1) / 1000
-        if first_s < soonest_s:  # aims that are missed: nothing is to be gained from them
-            self.deadlines_s = [due_s if due_s >= soonest_s else math.inf for due_s in self.deadlines_s]
+        self.room_s = queue[self.count - 1 - self.count // 4].deadline_s - self.now_s
+        self.deadlines_s = list(map(deadline_of, looked_at))
+        alone_s = ladder.rungs[max(map(narrowest, self.kinds))].latency_ms(1) / ladder.noise / 1000
+        self.soonest_s = load.now_s + alone_s
+        if queue[0].order_s < self.soonest_s:  # aims that are missed: nothing is to be gained from them
+            self.deadlines_s = [due_s if due_s >= self.soonest_s else math.inf for due_s in self.deadlines_s]
         self.head_s = self.deadlines_s[0] - self.now_s
         # The queue is at least so much work: each request at the narrowest that it allows.
-        self.least_s = sum(self._request_s(narrowest(mask)) * self.masks.count(mask) for mask in self.kinds)
+        self.least_s = self.each * sum(self._request_s(narrowest(mask)) * self.masks.count(mask) for mask in self.kinds)
 
     def best(self) -> tuple[int, tuple[int, ...], Reason]:
         """Return the rung, the members, and why it is not a wider one."""
@@ -149,15 +149,20 @@ class _Outlook:
         return seconds
 
     def _members(self, rung: int, batch: int) -> tuple[int, ...]:
-        if len(self.kinds) == 1 and self.images == 1:
+        if self.step == 1 and len(self.kinds) == 1 and self.images == 1:
             return tuple(range(min(batch, self.count)))
         return fill(self.queue, range(self.count), rung, batch)
 
     def _feasible(self, rung: int, members: tuple[int, ...]) -> bool:
         """Return whether all is in time if ``members`` run at a rung, and then the rest as near to it as it allows."""
-        images = len(members) if self.images == 1 else sum(self.queue[position].images for position in members)
+        images = sum(self.queue[position].images for position in members)
         first_s = self.longer * self.ladder.rungs[rung].latency_ms(images) / 1000
-        if first_s > min(self.deadlines_s[position] for position in members) - self.now_s:
+        due = [
+            due_s
+            for due_s in map(deadline_of, (self.queue[position] for position in members))
+            if due_s >= self.soonest_s
+        ]
+        if first_s > min(due, default=math.inf) - self.now_s:
             return False
         free_s = [first_s, *self.others_s]
         heapq.heapify(free_s)
@@ -169,11 +174,11 @@ class _Outlook:
         for start in range(0, len(masks), piece):
             due_s = min(deadlines_s[start : start + piece]) - self.now_s
             if alike is not None:
-                work_s = _work_s(min(piece, len(masks) - start), alike)
+                work_s = _work_s(self.each * min(piece, len(masks) - start), alike)
             else:
                 part = masks[start : start + piece]
-                work_s = sum(_work_s(part.count(mask), each) for mask, each in times.items())
-            if piece <= batch:
+                work_s = sum(_work_s(self.each * part.count(mask), each) for mask, each in times.items())
+            if self.each * piece <= batch:
                 done_s = free_s[0] + work_s
                 heapq.heapreplace(free_s, done_s)
             else:  # several batches, shared by all
@@ -184,7 +189,9 @@ class _Outlook:
         return True
 
     def _rest(self, members: tuple[int, ...]) -> tuple[list[float], list[int]]:
-        if members[-1] == len(members) - 1:
+        """Return what was looked at and is not among the members."""
+        members = tuple(position // self.step for position in members if position % self.step == 0)
+        if not members or members[-1] == len(members) - 1:
             return self.deadlines_s[len(members) :], self.masks[len(members) :]
         deadlines_s, masks = self.deadlines_s.copy(), self.masks.copy()
         for position in reversed(members):
@@ -198,10 +205,10 @@ class _Outlook:
         return scale * chosen.fixed_ms, scale * chosen.per_image_ms * self.images, max(1.0, batch / self.images)
 
 
-def _work_s(count: int, times: tuple[float, float, float]) -> float:
+def _work_s(count: float, times: tuple[float, float, float]) -> float:
     """Return the time that so many requests of a kind take, in efficient batches."""
     batch_s, request_s, batch = times
-    return request_s * count + batch_s * -(-count // batch)
+    return request_s * count + batch_s * math.ceil(count / batch)
 
 
 def _overwhelmed(work_s: float, room_s: float, arrivals_per_s: float, image_s: float) -> float:

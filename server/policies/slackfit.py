@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from server.ladder import Ladder, positions
-from server.policies.batches import deadline_of, fill, lost, narrowest, others
+from server.policies.batches import fill, lost, narrowest, others
 from server.policy import Dispatch, Load
 
 BUCKETS = 16
@@ -29,7 +29,7 @@ class SlackFit:
         return "slackfit"
 
     def dispatch(self, ladder: Ladder, load: Load) -> Dispatch:
-        drop = lost(ladder, load, min(map(deadline_of, load.queue)))
+        drop = lost(ladder, load)
         left = others(len(load.queue), drop)
         if not left:
             return Dispatch(0, (), drop, "slack")

@@ -142,7 +142,7 @@ def test_look_ahead_narrows_for_the_first_request() -> None:
 
 def test_look_ahead_narrows_for_those_behind() -> None:
     # the first alone has all the time in the world
-    queue = queue_of(*[65] * 16)
+    queue = queue_of(*[67] * 16)
     dispatch = LookAhead().dispatch(THREE, load_of(queue))
     assert (dispatch.rung, dispatch.reason) == (1, "backlog")
     assert LookAhead().dispatch(THREE, load_of(queue_of(*[45] * 16))).rung == 2
