@@ -70,6 +70,21 @@ def what(arm: str) -> str:
     return "a network for each width, trained alone" if arm == "dedicated" else ARMS[arm].what
 
 
+def joint_cells(cells: Iterable[Cell]) -> list[Cell]:
+    """Return the cells of joint training of the ResNet."""
+    return [cell for cell in cells if "loss" in cell and cell["recipe"]["network"]["kind"] == "resnet"]
+
+
+def mobile_cells(cells: Iterable[Cell]) -> list[Cell]:
+    """Return the cells of depthwise convolutions."""
+    return [cell for cell in cells if cell["recipe"]["network"]["kind"] == "mobilenet-v2"]
+
+
+def stage_cells(cells: Iterable[Cell]) -> list[Cell]:
+    """Return the cells of the super-network stage."""
+    return [cell for cell in cells if "plans_kept" in cell]
+
+
 def accuracy_table(cells: Sequence[Cell]) -> str:
     """Return mean and spread of top-1 in per cent by arm and width."""
     lines = [f"| top-1, % | {' | '.join(f'{b} bit' for b in WIDTHS)} | seeds |", "|---|" + "---|" * (len(WIDTHS) + 1)]
@@ -93,6 +108,36 @@ def difference_table(cells: Sequence[Cell]) -> str:
     return "\n".join(lines)
 
 
+def plan_table(cells: Sequence[Cell]) -> str:
+    """Return mean and spread of the top-1 of plans in per cent, with kept and with re-calibrated batch norms."""
+    plans = list(cells[0]["plans_kept"])
+    lines = [f"| top-1 of plans, % | batch norm | {' | '.join(plans)} |", "|---|---|" + "---|" * len(plans)]
+    for arm in names(cells):
+        for said, part in (("kept from training", "plans_kept"), ("re-calibrated", "plans_calibrated")):
+            values = (spread([cell[part][plan] for cell in of_arm(cells, arm)]) for plan in plans)
+            lines.append(f"| `{arm}` | {said} | {' | '.join(values)} |")
+    return "\n".join(lines)
+
+
+def draw_plans(cells: Sequence[Cell], path: Path) -> None:
+    """Draw top-1 against mean width: lines of uniform widths and points of re-calibrated plans, by arm."""
+    figure = Figure(figsize=(7.5, 4.6), layout="constrained", dpi=120)
+    axes: Axes = figure.add_subplot()
+    for number, arm in enumerate(names(cells)):
+        own, color = of_arm(cells, arm), ARM_COLORS[number % len(ARM_COLORS)]
+        uniform = [100 * float(np.mean([cell["top1"][b] for cell in own])) for b in WIDTHS]
+        axes.plot([int(b) for b in WIDTHS], uniform, color=color, marker=".", label=arm)
+        for plan in own[0]["plans_calibrated"]:
+            mean = 100 * float(np.mean([cell["plans_calibrated"][plan] for cell in own]))
+            marker = "^" if plan.endswith("first") else "v"
+            axes.plot(int(plan.split()[1].strip(",")), mean, marker, color=color, alpha=0.8)
+    axes.set_xlabel("mean width, bits (up: more bits for sensitive layers, down: fewer)")
+    axes.set_ylabel("top-1, %")
+    axes.legend(frameon=False, fontsize=8)
+    axes.grid(alpha=0.3)
+    figure.savefig(path, metadata={"Software": None})
+
+
 def draw_convergence(cells: Sequence[Cell], path: Path) -> None:
     """Write the training loss by epoch, one panel for each width, a line and the spread of its seeds for each arm."""
     figure = Figure(figsize=(10, 6.4), layout="constrained", dpi=120)
@@ -114,18 +159,34 @@ def draw_convergence(cells: Sequence[Cell], path: Path) -> None:
 
 
 def markdown(cells: Sequence[Cell]) -> str:
-    """Return the report."""
-    first = cells[0]
-    train = first["recipe"]["train"]
-    start = 100 * float(np.mean([cell["fp32_top1"] for cell in cells]))
-    joint = merged(cells)
-    return f"""# Ablations
+    """Return the report of what has been run."""
+    parts = [
+        "# Ablations",
+        """ResNet-20 on CIFAR-10, **short equal schedules**: they say which part of the recipe matters early and how far
+seeds differ, not what a full run reaches. Mean ± standard deviation over seeds; a seed decides the images and their
+order, which are the same for every arm. Accuracy is the trainer's own evaluation.""",
+    ]
+    joint, stage = merged(joint_cells(cells)), stage_cells(cells)
+    if joint:
+        parts.append(_joint_markdown(joint, joint_cells(cells)[0]))
+    if stage:
+        parts.append(_stage_markdown(stage))
+    if mobile_cells(cells):
+        parts.append(_mobile_markdown(mobile_cells(cells)))
+    parts.append(
+        """`python -m benchmarks.ablations` ran the cells, `python -m benchmarks.ablations_report` wrote this page from
+[benchmarks/results/ablations.json](../../../benchmarks/results/ablations.json)."""
+    )
+    return "\n\n".join(parts) + "\n"
 
-ResNet-20 on CIFAR-10 from imported FP32 weights, **short equal schedules**: {train["epochs"]} epochs of
-{train["epoch_images"]:,} images, batch {train["batch_size"]}, Adam at {train["lr"]}, cosine to zero. They say which
-part of the recipe matters early and how far seeds differ, not what a full run reaches. Top-1 of the first
-{first["test_images"]:,} test images by the trainer's own evaluation; the FP32 start has {start:.2f} % of them.
-Mean ± standard deviation over seeds. A seed decides the images and their order, which are the same for every arm.
+
+def _joint_markdown(joint: Sequence[Cell], first: Cell) -> str:
+    train = first["recipe"]["train"]
+    return f"""## Joint training
+
+From imported FP32 weights: {train["epochs"]} epochs of {train["epoch_images"]:,} images, batch {train["batch_size"]},
+Adam at {train["lr"]}, cosine to zero. Measured on the first {first["test_images"]:,} test images, of which the FP32
+network has {100 * first["fp32_top1"]:.2f} %.
 
 {accuracy_table(joint)}
 
@@ -137,11 +198,40 @@ A network trained alone takes one step for each batch, joint training one for ea
 
 Training loss; bands span the seeds. An arm with distillation has another loss than one without.
 
-![convergence](convergence.png)
+![convergence](convergence.png)"""
 
-`python -m benchmarks.ablations` ran the cells, `python -m benchmarks.ablations_report` wrote this page from
-[benchmarks/results/ablations.json](../../../benchmarks/results/ablations.json).
-"""
+
+def _stage_markdown(stage: Sequence[Cell]) -> str:
+    recipe = next((cell["recipe"] for cell in stage if cell["recipe"]["hasb"]), None)
+    hasb = None if recipe is None else recipe["hasb"]
+    schedule = (
+        "" if hasb is None else f"{hasb['epochs']} epochs of {hasb['epoch_images']:,} images, Adam at {hasb['lr']}. "
+    )
+    return f"""## Super-network stage
+
+From the shipped master. {schedule}Every other batch keeps to uniform widths.
+Top-1 of uniform widths on the first {stage[0]["test_images"]:,} test images, statistics re-calibrated:
+
+{accuracy_table(stage)}
+
+Plans of a mean width with the higher widths in the layers of the largest Hessian traces ("sensitive first") or of the
+smallest ("sensitive last"). Batch norms as training left them, or re-calibrated for the plan on training images:
+
+{plan_table(stage)}
+
+![accuracy against mean width](plans.png)"""
+
+
+def _mobile_markdown(mobile: Sequence[Cell]) -> str:
+    recipe = mobile[0]["recipe"]
+    train, fp32 = recipe["train"], spread([cell["fp32_top1"] for cell in mobile])
+    return f"""## Depthwise convolutions
+
+MobileNetV2 with {recipe["network"]["width"]} of its channels, from scratch: {recipe["fp32"]["epochs"]} epochs of
+{train["epoch_images"]:,} images in FP32, which reach {fp32} % of the first {mobile[0]["test_images"]:,} test images,
+then {train["epochs"]} at all widths. Far from trained: what the arms differ by counts, not what they reach.
+
+{accuracy_table(mobile)}"""
 
 
 def main() -> None:
@@ -153,7 +243,10 @@ def main() -> None:
         write_report("ablations", {"cells": gather(arguments.cells)})
     cells = json.loads((RESULTS / "ablations.json").read_text(encoding="utf-8"))["cells"]
     REPORT.mkdir(parents=True, exist_ok=True)
-    draw_convergence(merged(cells), REPORT / "convergence.png")
+    if joint_cells(cells):
+        draw_convergence(merged(joint_cells(cells)), REPORT / "convergence.png")
+    if stage_cells(cells):
+        draw_plans(stage_cells(cells), REPORT / "plans.png")
     write_atomically(REPORT / "report.md", markdown(cells).encode())
 
 

@@ -8,6 +8,9 @@ from numpy.typing import ArrayLike
 
 AlrsMode = Literal["off", "eta", "mult", "literal"]
 
+AlrsScope = Literal["network", "layer", "channel"]
+"""Whose gradients decide a rate: the mean over layers, as in the paper, a layer's own, or each channel's own."""
+
 
 def eta(bits: int, master_bits: int = 8) -> float:
     """Return the width factor of Eq. 7: 1 at the master's width, then 0.5, 0.1, 0.05, 0.01, 0.005, 0.001."""

@@ -20,7 +20,7 @@ from pydantic import (
 from bitgear.bits import WIDTHS, Plan
 from bitgear.checkpoint import is_model_name
 from bitgear.errors import BitgearError
-from trainer.alrs import AlrsMode
+from trainer.alrs import AlrsMode, AlrsScope
 from trainer.networks.pyramid import Part
 
 
@@ -58,9 +58,11 @@ class NamedConfig(_Frozen):
 
 
 class NetworkConfig(NamedConfig):
-    """``depth`` of the CIFAR ResNet."""
+    """A network for 32x32 images: a ResNet of ``depth``, or a MobileNetV2 of ``width`` times the customary channels."""
 
+    kind: Literal["resnet", "mobilenet-v2"] = "resnet"
     depth: Depth = 20
+    width: float = Field(default=1.0, gt=0, le=4)
 
 
 class PyramidConfig(NamedConfig):
@@ -184,7 +186,9 @@ class TrainConfig(_Frozen):
 
     Each width learns from the next higher one by the share ``distill``; the highest learns from the teacher, where one
     is given, or from the FP32 network that joint training started from, where ``start_teaches``. An epoch shows
-    ``epoch_images`` training images, others each time, or all.
+    ``epoch_images`` training images, others each time, or all. ``alrs_scope``: whether the rate of weight scales
+    depends on the gradients of the network, or each layer's or channel's on its own. ``dampening``: pull of weights to
+    the codes that they round to, at the end; it grows from zero (Nagel et al. 2022, section 4.1).
     """
 
     widths: tuple[int, ...] = (8, 6, 4, 2)
@@ -196,11 +200,13 @@ class TrainConfig(_Frozen):
     scale_start_widths: tuple[int, ...] = (4, 2)
     alrs: AlrsMode = "mult"
     alrs_activations: AlrsMode = "off"
+    alrs_scope: AlrsScope = "network"
     distill: float = Field(default=0.5, ge=0, le=1)
     start_teaches: bool = False
     temperature: float = Field(default=4.0, gt=0)
     kurtosis: float = Field(default=0.0, ge=0)
     skewness: float = Field(default=0.0, ge=0)
+    dampening: float = Field(default=0.0, ge=0)
     bn_momentum: float = Field(default=0.1, gt=0, le=1)
     evaluate_every: int = Field(default=1, ge=1)
     keep_every: int = Field(default=1, ge=1)
@@ -208,6 +214,12 @@ class TrainConfig(_Frozen):
     compile: bool = True
     threads: int | None = Field(default=None, ge=1)
     device: Literal["cpu", "cuda"] = "cpu"
+
+    @model_validator(mode="after")
+    def _scoped(self) -> "TrainConfig":
+        if self.alrs_scope != "network" and self.alrs != "mult":
+            raise ValueError("alrs_scope needs alrs = 'mult', the mode whose rate depends on gradients evenly")
+        return self
 
     @field_validator("widths", "scale_start_widths")
     @classmethod

@@ -21,8 +21,8 @@ from bitgear.files import write_atomically
 from bitgear.graph import Graph, Linear
 from trainer.alrs import mean_clipped_gradient, scale_lr
 from trainer.config import ConfigError, Fp32Config, RunConfig
-from trainer.model import Norms, Pass, QuantNet, key
-from trainer.quantizers import Kernels, code_dtype
+from trainer.model import Norms, Pass, QuantNet, key, require
+from trainer.quantizers import Kernels, code_dtype, distance_from_codes
 from trainer.restore import load_floats, load_master, restore_statistics
 from trainer.tasks import create_task
 from trainer.tasks.base import EpochBatches, Task
@@ -325,7 +325,7 @@ class Run:
                 output = self.model(codes, Pass(bits, training=True, momentum=train.bn_momentum))
                 loss = self.loss(output, targets, taught)
                 self.check_finite(loss, f"epoch {epoch + 1}, step {step + 1}, {bits} bits")
-                (loss + self.shape_penalty()).backward()
+                (loss + self.shape_penalty() + self.damping_penalty(bits, done)).backward()
                 taught = output.detach()
                 weight_scales, act_scales = self._scales(bits)
                 self.process.average([p.grad for p in (*weights, *weight_scales, *act_scales) if p.grad is not None])
@@ -334,9 +334,13 @@ class Run:
                 weight_optimizer.step()
                 measured = (_raw_gradient(weight_scales), _raw_gradient(act_scales))
                 optimizer = scale_optimizers[bits]
-                optimizer.param_groups[0]["lr"] = scale_lr(lr, measured[0], bits, train.alrs)
+                scoped = train.alrs_scope != "network"
+                optimizer.param_groups[0]["lr"] = scale_lr(lr, 0.0 if scoped else measured[0], bits, train.alrs)
                 optimizer.param_groups[1]["lr"] = scale_lr(lr, measured[1], bits, train.alrs_activations)
-                optimizer.step()
+                if scoped:
+                    step_by_own_gradients(optimizer, weight_scales, by_channel=train.alrs_scope == "channel")
+                else:
+                    optimizer.step()
                 weight_optimizer.zero_grad()
                 optimizer.zero_grad()
                 gradients[bits].append(measured)
@@ -381,6 +385,17 @@ class Run:
             z = (w - w.mean()) / w.std().clamp_min(1e-8)
             total = total + kurtosis * (z.pow(4).mean() - 1.8).square() + skewness * z.pow(3).mean().square()
         return total
+
+    def damping_penalty(self, bits: int, done: float) -> Tensor:
+        """Return the pull of weights to their codes at a width, against their swinging between two; ``done``: 0..1."""
+        weight = 0.5 * self.config.train.dampening * (1 - math.cos(math.pi * done))
+        total = torch.zeros((), device=self.device)
+        if not weight:
+            return total
+        for conv in self.model.graph.searchable:
+            layer = self.model.layer(conv.name)
+            total = total + distance_from_codes(require(layer.weight), require(layer.weight_log_scale), bits)
+        return weight * total
 
     def check_finite(self, loss: Tensor, where: str) -> None:
         """Raise :class:`NonFiniteLoss` if a loss is none."""
@@ -437,6 +452,21 @@ class Run:
 def _raw_gradient(log_scales: list[nn.Parameter]) -> float:
     """Return ALRS's G of one width: gradients of log s divided by s are gradients of s."""
     return mean_clipped_gradient(p.grad.div(p.detach().exp()).cpu() for p in log_scales if p.grad is not None)
+
+
+@torch.no_grad()
+def step_by_own_gradients(
+    optimizer: torch.optim.Optimizer, log_scales: list[nn.Parameter], *, by_channel: bool
+) -> None:
+    """Step, but let each scale go only 1 - G of its way, with the G of ALRS of its own layer, or of its own channel."""
+    before = [p.clone() for p in log_scales]
+    shares = []
+    for p in log_scales:
+        own = torch.zeros_like(p) if p.grad is None else p.grad.div(p.exp()).abs().clamp(max=1.0)
+        shares.append(1 - (own if by_channel else own.max()))
+    optimizer.step()
+    for p, start, share in zip(log_scales, before, shares, strict=True):
+        p.copy_(start + share * (p - start))
 
 
 def fp32_optimizer(parameters: list[nn.Parameter], settings: Fp32Config) -> torch.optim.Optimizer:

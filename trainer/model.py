@@ -167,9 +167,9 @@ class QuantNet(nn.Module):
                 continue
             weight = None
             if isinstance(node, Conv):
-                fan_in = shapes[node.input][0] * node.kernel**2
-                weight = torch.randn(node.channels, shapes[node.input][0], node.kernel, node.kernel)
-                weight *= math.sqrt(2.0 / fan_in)
+                inputs = shapes[node.input][0] // node.groups
+                weight = torch.randn(node.channels, inputs, node.kernel, node.kernel)
+                weight *= math.sqrt(2.0 / (inputs * node.kernel**2))
             elif isinstance(node, Linear):
                 weight = torch.randn(node.channels, shapes[node.input][0]) / math.sqrt(shapes[node.input][0])
             layer = Layer(weight, per_channel)
@@ -346,7 +346,7 @@ class QuantNet(nn.Module):
         q_w: Tensor = QuantizeWeight.apply(weight, log_scale, bits)
         dtype = torch.float64 if how.exact else self.kernels.dtype  # float64 makes the sums exact for evaluation
         q_w = q_w.to(dtype, memory_format=torch.channels_last)
-        acc = F.conv2d(q_x.to(dtype), q_w, None, node.stride, node.padding)
+        acc = F.conv2d(q_x.to(dtype), q_w, None, node.stride, node.padding, groups=node.groups)
         how.show(node.name, "input", q_x)
         how.show(node.name, "accumulator", acc)
         q_residual, residual_scale = None, None
@@ -362,7 +362,7 @@ class QuantNet(nn.Module):
             y = acc.float() * multiplier.view(1, -1, 1, 1) + bias.float().view(1, -1, 1, 1)
             if q_residual is not None and residual_scale is not None:
                 y = y + q_residual.float() * residual_scale
-            return torch.relu(y) if node.relu else y
+            return activate(y, node)
         multiplier = self.unit(node, how.plan)
         if not node.relu:  # few and small: torch's own operators will do
             y = normalise(acc.float() * multiplier.view(1, -1, 1, 1), bn, how)
@@ -376,8 +376,7 @@ class QuantNet(nn.Module):
             count = acc.numel() // acc.shape[1]
             bn.mean.lerp_(mean, how.momentum)
             bn.var.lerp_(var * (count / (count - 1)), how.momentum)
-        out: Tensor = v
-        return out
+        return clipped(v, node)
 
     def unit(self, node: Conv, precision: Precision) -> Tensor:
         """Return what one in the accumulators of a convolution amounts to, float32 (C,); no gradient goes through."""
@@ -426,10 +425,11 @@ class QuantNet(nn.Module):
                     layer = self.layer(node.name)
                     bn = layer.batch_norm(None)
                     weight = require(layer.weight)
-                    y = normalise(F.conv2d(x, weight, None, node.stride, node.padding), bn, how)
+                    y = F.conv2d(x, weight, None, node.stride, node.padding, groups=node.groups)
+                    y = normalise(y, bn, how)
                     if node.residual is not None:
                         y = y + values[node.residual]
-                    y = torch.relu(y) if node.relu else y
+                    y = activate(y, node)
                 case Pool():
                     y = x.mean((2, 3))
                 case Linear():
@@ -495,9 +495,9 @@ def trainable_nodes(graph: Graph) -> tuple[TrainableNode, ...]:
     for node in graph.nodes:
         if not isinstance(node, TrainableNode):
             raise GraphError(f"node {node.name!r} is a {node.op}, which cannot be trained yet; import trained weights")
-        if isinstance(node, Conv) and (node.groups, node.dilation, node.padding_end, node.clip) != (1, 1, None, None):
+        if isinstance(node, Conv) and (node.dilation, node.padding_end) != (1, None):
             raise GraphError(
-                f"node {node.name!r} has groups, a dilation, uneven padding or a clip, which cannot be trained yet; "
+                f"node {node.name!r} has a dilation or uneven padding, which cannot be trained yet; "
                 "import trained weights"
             )
         if isinstance(node, Resize) and node.mode != "nearest":
@@ -542,6 +542,16 @@ def resize(v: Tensor, node: Resize) -> Tensor:
         for size, out_size in ((v.shape[2], node.height), (v.shape[3], node.width))
     )
     return v.index_select(2, rows).index_select(3, columns)
+
+
+def activate(y: Tensor, node: Conv) -> Tensor:
+    """Return a convolution's ReLU of ``y``, bounded by its clip; without a ReLU ``y`` itself."""
+    return clipped(torch.relu(y), node) if node.relu else y
+
+
+def clipped(y: Tensor, node: Conv) -> Tensor:
+    """Return ``y`` bounded from above by a convolution's clip, if it has one."""
+    return y if node.clip is None else y.clamp(max=node.clip)
 
 
 def normalise(y: Tensor, bn: BatchNorm, how: Pass) -> Tensor:

@@ -56,6 +56,17 @@ class QuantizeWeight(torch.autograd.Function):
         return grad_hat * inside, per_scale, None
 
 
+def distance_from_codes(weight: Tensor, log_scale: Tensor, bits: int) -> Tensor:
+    """Return the sum of squared distances, in steps, of the weights from what they round to, but for clipped ones.
+
+    Gradients go to the weights alone.
+    """
+    step = log_scale.detach().exp().reshape(-1, *[1] * (weight.dim() - 1)) * 2.0 ** (8 - bits)
+    low, high = -(1 << (bits - 1)), (1 << (bits - 1)) - 1
+    codes = derive_codes(weight.detach() / step * 2.0 ** (8 - bits), bits)
+    return (torch.clamp(weight / step, low, high) - codes).square().sum()
+
+
 def code_dtype(device: torch.device) -> torch.dtype:
     """Return the element type of convolutions: bfloat16 where the device multiplies it natively, else float32.
 

@@ -5,16 +5,27 @@ from typing import Any
 
 import pytest
 
-from benchmarks.ablations import ARMS, cell_config, cells
-from benchmarks.ablations_report import accuracy_table, difference_table, draw_convergence, markdown, merged
+from benchmarks.ablations import ARMS, cell_config, cells, probe_plans
+from benchmarks.ablations_report import (
+    accuracy_table,
+    difference_table,
+    draw_convergence,
+    draw_plans,
+    markdown,
+    merged,
+    plan_table,
+)
+
+STAGE_ARMS = ("no-stage", "hasb", "uniform-sampling", "transitional")
 
 
 @pytest.mark.parametrize("arm", ARMS)
 def test_every_arm_trains_on_the_same_images_with_its_seed(arm: str) -> None:
     train, base = cell_config(ARMS[arm], 3).train, cell_config(ARMS["joint"], 3).train
     assert train.seed == 3
-    same = ("epochs", "epoch_images", "batch_size", "lr")
+    same = ("epoch_images", "batch_size", "lr")
     assert [getattr(train, name) for name in same] == [getattr(base, name) for name in same]
+    assert train.epochs == (4 if arm.startswith("mobile") else 8) or arm in STAGE_ARMS
     assert arm == "joint" or cell_config(ARMS[arm], 3) != cell_config(ARMS["joint"], 3)
 
 
@@ -33,6 +44,12 @@ def cell(arm: str, seed: int, **top1: float) -> dict[str, Any]:
         "test_images": 4000,
         "recipe": cell_config(ARMS[arm], seed).model_dump(mode="json"),
     }
+
+
+def test_depthwise_convolutions_have_a_section_of_their_own() -> None:
+    text = markdown([cell("mobile", 1, b8=0.5, b6=0.5, b4=0.4, b2=0.2)])
+    assert "Depthwise" in text
+    assert "Joint training" not in text
 
 
 def some_cells() -> list[dict[str, Any]]:
@@ -64,6 +81,32 @@ def test_tables_give_mean_and_spread_and_differences_of_the_same_seed() -> None:
     differences = difference_table(joined).splitlines()
     assert differences[2] == "| `alrs-off` | 0.00 | 0.00 | 1.00 | 1.00 |"
     assert len(differences) == 4
+
+
+def stage_cell(arm: str, seed: int, **plans: float) -> dict[str, Any]:
+    base = cell(arm, seed, b8=0.92, b6=0.92, b4=0.91, b2=0.88)
+    del base["loss"]
+    named = {f"mean {name[-1]}, sensitive first": value for name, value in plans.items()}
+    return {**base, "plans_kept": named, "plans_calibrated": named}
+
+
+def test_plans_have_a_table_and_a_plot_of_their_own(tmp_path: Path) -> None:
+    stage = [stage_cell("hasb", 1, mean3=0.9), stage_cell("hasb", 2, mean3=0.91)]
+    assert plan_table(stage).splitlines()[2] == "| `hasb` | kept from training | 90.50 ± 0.71 |"
+    draw_plans(stage, tmp_path / "plot.png")
+    assert (tmp_path / "plot.png").stat().st_size > 1000
+    assert "Super-network stage" in markdown(stage)
+    assert "Joint training" not in markdown(stage)
+
+
+def test_probe_plans_give_the_higher_widths_to_either_end() -> None:
+    traces = {f"l{i}": float(i) for i in range(18)}
+    plans = probe_plans(traces)
+    first, last = plans["mean 4, sensitive first"], plans["mean 4, sensitive last"]
+    assert [first.of(f"l{i}").weight_bits for i in (17, 12, 11, 6, 5, 0)] == [6, 6, 4, 4, 2, 2]
+    assert [last.of(f"l{i}").weight_bits for i in (17, 0)] == [2, 6]
+    halves = [plans["mean 3, sensitive first"].of(name).weight_bits for name in traces]
+    assert sum(halves) == 3 * 18
 
 
 def test_the_report_stands_with_what_is_there(tmp_path: Path) -> None:

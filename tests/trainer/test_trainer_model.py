@@ -89,8 +89,7 @@ def test_widths_do_not_touch_each_other(pictures: Path, finished: Run) -> None:
     "node",
     [
         MaxPool("m", "c", 2), AvgPool("m", "c", 2), Resize("m", "c", 4, 4, "bilinear"), Concat("m", ("c", "c")),
-        Conv("m", "c", 4, 1, groups=2), Conv("m", "c", 4, 1, dilation=2), Conv("m", "c", 4, 1, padding_end=0),
-        Conv("m", "c", 4, 1, clip=6.0),
+        Conv("m", "c", 4, 1, dilation=2), Conv("m", "c", 4, 1, padding_end=0),
     ],
 )  # fmt: skip
 def test_what_cannot_be_trained_is_refused(node: Node) -> None:

@@ -17,10 +17,10 @@ from bitgear.graph import Graph
 from bitgear.inputs import InputRecord
 from bitgear.tasks.classify import measure
 from bitgear.tasks.datasets import LabelledImages, read_labelled_images, subset
-from trainer.config import Config, ConfigError
+from trainer.config import Config, ConfigError, NetworkConfig
 from trainer.data import Batches, ImageSet, read_images
 from trainer.model import QuantNet
-from trainer.networks import resnet_cifar
+from trainer.networks import mobilenet_cifar, resnet_cifar
 from trainer.tasks.base import Engine, Forward, Metrics
 
 EVALUATED_IMAGES = 500
@@ -66,13 +66,15 @@ class Classify:
         self.data = load_data(config, folder, self.record, device)
         self.labels = self.data.classes
         self.training_images = len(self.data.train)
-        self.graph = resnet_cifar(config.network.depth, len(self.labels))
+        self.graph = network(config.network, len(self.labels))
 
     def other_sizes(self) -> Sequence[tuple[Graph, int, int]]:
         return ()
 
     def start(self, model: QuantNet, weights: Path | None) -> None:
         if weights is not None:
+            if self.config.network.kind != "resnet":
+                raise ConfigError(f"only weights of ResNets are imported; {weights} cannot be used")
             start = self.config.start
             model.import_resnet(str(weights), start.mean, start.std, self.config.data.offset)
         elif not self.config.fp32.epochs:
@@ -119,6 +121,15 @@ class Classify:
 
     def examine(self) -> "ExaminedImages":
         return ExaminedImages(read_split(self.config, self.folder, "test"), self.record)
+
+
+def network(config: NetworkConfig, classes: int) -> Graph:
+    """Return the graph of a configuration."""
+    match config.kind:
+        case "resnet":
+            return resnet_cifar(config.depth, classes)
+        case "mobilenet-v2":
+            return mobilenet_cifar(config.width, classes)
 
 
 class ExaminedImages:
