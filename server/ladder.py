@@ -146,8 +146,8 @@ class Ladder:
         """Return those rungs of a mask that are worth having if there are no others than these: one at least.
 
         A rung is not if another one is as fast at any batch, give or take :data:`NOISE`, and as accurate; nor is a plan
-        of unknown accuracy. Of the first rung nothing is: it is the model at its best, and passes for the most accurate
-        whatever noise says. Likewise the highest width of a mask passes for as accurate as any other width in it.
+        of unknown accuracy. Among widths a wider one passes for as accurate as any narrower one, whatever noise says;
+        the first rung, the model at its best, for the most accurate of all.
         """
         return mask & ~sum(1 << index for index in self._better(mask))
 
@@ -170,8 +170,8 @@ class Ladder:
         return better
 
     def _compare(self, mask: int) -> dict[int, int]:
+        accuracy = self._accuracies(mask)
         highest = next((index for index in positions(mask) if not self.rungs[index].is_mixed), None)
-        accuracy = self._accuracies(mask, highest)
 
         def rank(index: int) -> tuple[float, bool, float, int]:
             return -accuracy[index], index != highest, self.rungs[index].latency_ms(1), index
@@ -179,23 +179,32 @@ class Ladder:
         better: dict[int, int] = {}
         kept: list[int] = []
         for index in sorted(accuracy, key=rank):
-            blind = self._is_blind(index)
-            other = next((each for each in kept if blind or self._as_fast(each, index, NOISE)), None)
+            other = next((each for each in kept if self._replaces(each, index)), None)
             if other is None:
                 kept.append(index)
             else:
                 better[index] = other
         return better
 
-    def _accuracies(self, mask: int, highest: int | None) -> dict[int, float]:
-        """Return the accuracy that each rung of a mask passes for, ``highest`` being its highest width."""
-        accuracy = {
-            index: -math.inf if self._is_blind(index) else self.rungs[index].accuracy for index in positions(mask)
-        }
-        if highest is not None:
-            widths = (accuracy[index] for index in accuracy if not self.rungs[index].is_mixed)
-            accuracy[highest] = math.inf if highest == 0 else max(widths)
+    def _accuracies(self, mask: int) -> dict[int, float]:
+        """Return the accuracy that each rung of a mask passes for: a width for that of any narrower one at least."""
+        accuracy: dict[int, float] = {}
+        narrower = 0.0
+        for index in sorted(positions(mask), reverse=True):
+            rung = self.rungs[index]
+            if rung.is_mixed:
+                accuracy[index] = -math.inf if self._is_blind(index) else rung.accuracy
+            else:
+                accuracy[index] = narrower = math.inf if index == 0 else max(narrower, rung.accuracy)
         return accuracy
+
+    def _replaces(self, one: int, other: int) -> bool:
+        """Return whether ``one``, which passes for as accurate as ``other``, makes it worthless."""
+        if self._is_blind(other):
+            return True
+        if self.rungs[other].is_mixed and one != 0 and self.rungs[one].accuracy < self.rungs[other].accuracy:
+            return False  # that a wider width is better is no matter of a plan
+        return self._as_fast(one, other, NOISE)
 
     def _is_blind(self, index: int) -> bool:
         return self.rungs[index].is_mixed and self.rungs[index].accuracy == 0
