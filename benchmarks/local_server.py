@@ -35,8 +35,8 @@ def _connect(port: int) -> http.client.HTTPConnection:
             connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
             connection.request("GET", "/v2/health/ready")
             response = connection.getresponse()
-            response.read()
-            if response.status == 200:
+            content = response.read()
+            if response.status == 200 and not json.loads(content)["measuring"]:
                 return connection
         except OSError:
             pass

@@ -62,7 +62,10 @@ def bitgear(models: Sequence[Path], log: Path, settings: Mapping[str, str] | Non
     }
     port = free_port()
     command = [sys.executable, "-m", "bitgear.cli", "serve", "--port", str(port)]
-    with run(command, port, "/v2/health/ready", log, environment) as server:
+    ready = "/v2/health/ready"
+    with run(command, port, ready, log, environment) as server:
+        while httpx.get(f"http://127.0.0.1:{port}{ready}").json()["measuring"]:
+            time.sleep(0.1)
         yield server
 
 

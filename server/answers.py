@@ -218,6 +218,7 @@ class Ladder(_Answer):
     model: str
     engine: str
     profile: str
+    times: Literal["assumed", "measuring", "measured"]
     rungs: list[Rung]
 
 
@@ -306,6 +307,7 @@ class UnloadedModel(_Answer):
 
 
 class Health(_Answer):
-    """A probe's answer."""
+    """A probe's answer. ``measuring``: times of this device are not all known yet, with those who are ready."""
 
     status: str
+    measuring: bool | None = None

@@ -6,10 +6,10 @@ import logging
 import os
 import platform
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -18,13 +18,16 @@ from bitgear.checkpoint import Master
 from bitgear.doctor import processor
 from bitgear.engines.base import Engine
 from bitgear.files import write_atomically
+from server.layout import Layout
 from server.measurement import MAX_NOISE, Line, Times
 
 FORMAT = "bitgear-ladder"
+LAYOUT_FORMAT = "bitgear-layout"
 
 _logger = logging.getLogger(__name__)
 
 Key = Mapping[str, str | int]
+T = TypeVar("T")
 
 
 def device_key(master: Master, engine: Engine, threads: int, max_batch: int, cores: int) -> Key:
@@ -54,39 +57,63 @@ def default_folder() -> Path:
 
 def read(folder: Path, key: Key) -> Times | None:
     """Return the times kept under a key; None if there are none, or none that can be used, which is logged."""
-    path = _path(folder, key)
-    try:
-        content = json.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, RecursionError) as error:
-        _logger.warning("the measured ladder %s cannot be read and is made anew: %s", path, error)
-        return None
-    times = _times(content, key)
-    if times is None:
-        _logger.warning("the measured ladder %s is broken or of another device and is made anew", path)
-    return times
+    return _read(_path(folder, "ladders", key), lambda content: _times(content, key))
 
 
 def write(folder: Path, key: Key, times: Times) -> None:
     """Keep times under a key. That they cannot be written is logged, and no error."""
-    path = _path(folder, key)
     content = {
         "format": FORMAT,
         "key": dict(key),
         "noise": times.noise,
         "lines": {name: asdict(line) for name, line in times.lines.items()},
     }
+    _write(_path(folder, "ladders", key), content)
+
+
+def read_layout(folder: Path, key: Key) -> Layout | None:
+    """Return the layout kept under a key; None if there is none, or none that can be used, which is logged."""
+    return _read(_path(folder, "layouts", key), lambda content: _layout(content, key))
+
+
+def write_layout(folder: Path, key: Key, layout: Layout) -> None:
+    """Keep a layout under a key. That it cannot be written is logged, and no error."""
+    _write(_path(folder, "layouts", key), {"format": LAYOUT_FORMAT, "key": dict(key), **asdict(layout)})
+
+
+def _read(path: Path, parse: Callable[[object], T | None]) -> T | None:
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, RecursionError) as error:
+        _logger.warning("what was measured, %s, cannot be read and is measured anew: %s", path, error)
+        return None
+    found = parse(content)
+    if found is None:
+        _logger.warning("what was measured, %s, is broken or of another device and is measured anew", path)
+    return found
+
+
+def _write(path: Path, content: Mapping[str, object]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())
     except OSError as error:
-        _logger.info("the measured ladder is not kept: %s", error)
+        _logger.info("what was measured is not kept: %s", error)
 
 
-def _path(folder: Path, key: Key) -> Path:
+def _path(folder: Path, kind: str, key: Key) -> Path:
     digest = hashlib.sha256(json.dumps(dict(key), sort_keys=True).encode()).hexdigest()
-    return folder / "ladders" / f"{digest[:24]}.json"
+    return folder / kind / f"{digest[:24]}.json"
+
+
+def _layout(content: object, key: Key) -> Layout | None:
+    try:
+        kept = _LayoutContent.model_validate(content)
+    except ValidationError:
+        return None
+    return Layout(kept.workers, kept.threads) if kept.key == dict(key) else None
 
 
 def _times(content: object, key: Key) -> Times | None:
@@ -109,6 +136,15 @@ class _Line(BaseModel):
 
     fixed_ms: _Time
     per_image_ms: _Time
+
+
+class _LayoutContent(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    format: Literal["bitgear-layout"]
+    key: dict[str, str | int]
+    workers: Annotated[int, Field(ge=1)]
+    threads: Annotated[int, Field(ge=1)]
 
 
 class _Content(BaseModel):

@@ -49,6 +49,11 @@ def layouts(cores: int) -> list[Layout]:
     return [Layout(cores // threads, threads) for threads in range(1, cores + 1) if cores % threads == 0]
 
 
+def first_layout(cores: int, aim: Aim) -> Layout:
+    """Return the layout to begin with on a device of which nothing is known yet: what is mostly best for the aim."""
+    return layouts(cores)[0 if aim == "throughput" else -1]
+
+
 def choose_layout(candidates: list[Layout], measure: Callable[[Layout], Figures], aim: Aim) -> Layout:
     """Return the layout with the most images per second, or the one with the lowest latency."""
     if len(candidates) == 1:

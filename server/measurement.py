@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -83,12 +84,13 @@ def measure(
     max_batch: int,
     budget_s: float,
     clock: Callable[[], float] = time.perf_counter,
+    turn: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> Times:
     """Return what the precisions of a master take, from calls of batches of 1, 2, 4, ... up to ``max_batch``.
 
     Rounds go through all precisions in turn, so that a slow moment hits all alike; the batch that has had least time so
     far is next. After ``budget_s``, and as much longer as there are plans beside the widths, no call begins, but each
-    precision is called twice, the first time to warm up.
+    precision is called twice, the first time to warm up. ``turn`` is entered for each call.
     """
     models = {name: derive(plan) for name, plan in master.precisions.items()}
     budget_s *= len(models) / len(master.widths)
@@ -99,7 +101,8 @@ def measure(
     codes = record.encode(pixels)
     started_s = clock()
     for model in models.values():
-        model.run(codes[:1])
+        with turn():
+            model.run(codes[:1])
     spent_s = dict.fromkeys(batches, 0.0)
     samples: dict[str, dict[int, list[float]]] = {name: {} for name in models}
     while not spent_s[1] or clock() - started_s < budget_s:
@@ -107,9 +110,10 @@ def measure(
         for name, model in models.items():
             if spent_s[1] and clock() - started_s >= budget_s and all(1 in calls for calls in samples.values()):
                 break
-            begun_s = clock()
-            model.run(codes[:batch])
-            taken_s = max(clock() - begun_s, 1e-9)
+            with turn():
+                begun_s = clock()
+                model.run(codes[:batch])
+                taken_s = max(clock() - begun_s, 1e-9)
             spent_s[batch] += taken_s
             samples[name].setdefault(batch, []).append(1000 * taken_s)
     lines: dict[str, Line] = {}
@@ -124,6 +128,11 @@ def measured_ladder(master: Master, times: Times, max_batch: int) -> Ladder:
     """Return the ladder of a master whose precisions take these times."""
     lines = {name: times.lines[name].scaled(times.noise) for name in master.precisions}
     return _ladder(master, lines, max_batch, times.noise)
+
+
+def unmeasured_ladder(master: Master, alone_ms: float, max_batch: int) -> Ladder:
+    """Return the ladder of a master of which one call of one image is known: as if no precision were any faster."""
+    return _ladder(master, dict.fromkeys(master.precisions, Line(0.0, alone_ms)), max_batch)
 
 
 def assumed_ladder(master: Master, max_batch: int) -> Ladder:

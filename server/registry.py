@@ -1,6 +1,7 @@
 """The models of one server by name: what each of them needs to be served, in one place where they can be exchanged."""
 
 from collections.abc import Iterator
+from typing import Literal
 
 from bitgear.checkpoint import Master
 from server.errors import UnknownModel
@@ -9,17 +10,21 @@ from server.refresh import Refresh
 
 VERSION_DIGITS = 12
 
+Times = Literal["assumed", "measuring", "measured"]
+"""Where the times of a ladder come from; those that are still to be measured are alike for all precisions."""
+
 
 class ServedModel:
     """A master with its ladder on this device. Requests hold on to theirs while a name gets another one.
 
-    ``ladder`` may be replaced by one with the same rungs and fresher times. ``refresh`` makes it follow the device;
-    None if it was not measured.
+    ``ladder`` may be replaced by one with the same rungs and fresher times; ``times`` says where they come from.
+    ``refresh`` makes it follow the device; None if it was not measured.
     """
 
-    def __init__(self, master: Master, ladder: Ladder) -> None:
+    def __init__(self, master: Master, ladder: Ladder, times: Times = "assumed") -> None:
         self.master = master
         self.ladder = ladder
+        self.times: Times = times
         self.refresh: Refresh | None = None
 
     @property

@@ -2,11 +2,14 @@
 
 import asyncio
 import logging
+import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -27,7 +30,7 @@ from server.exchange import Exchange, ServedAt, Step
 from server.ladder import positions
 from server.latencies import Latencies
 from server.layout import Layout, available_cores
-from server.measurement import assumed_ladder, measure, measured_ladder
+from server.measurement import Times, assumed_ladder, measure, measured_ladder, unmeasured_ladder
 from server.metrics import Metrics
 from server.policies import create_policy
 from server.policy import Admission, Waiting, admit, explain
@@ -42,6 +45,10 @@ from server.settings import Settings, SettingsError
 from server.tasks import TASKS
 
 CLOSE_TIMEOUT_S = 5.0
+
+ASIDE_S, ASIDE_STEP_S = 0.05, 0.002
+"""How long a call that only measures waits for others to be done, and how often it looks."""
+
 DEFAULT_CACHE_BYTES = 256 << 20
 
 _ONE_PIXEL_PNG = bytes.fromhex(
@@ -50,6 +57,9 @@ _ONE_PIXEL_PNG = bytes.fromhex(
 )
 
 T = TypeVar("T")
+
+Learn = Callable[[Callable[[], bool]], None]
+"""Measures something of the device, and keeps it if what it is given says that nothing has disturbed it."""
 
 _logger = logging.getLogger(__name__)
 
@@ -106,7 +116,11 @@ class Runtime:
         self.latencies = Latencies()
         self.failure: Exception | None = None
         self.draining = False
+        self.measuring = True
+        """Whether something of this device is not known yet."""
         self._warm = False
+        self._closed = threading.Event()
+        self._batches = 0
         self._changing = asyncio.Lock()
         self._repository = repository
         for master in masters:
@@ -163,8 +177,11 @@ class Runtime:
         if not self._warm:
             raise NotReady(RETRY_AFTER_S)
 
-    async def warm(self) -> None:
-        """Make every model ready, one after the other; ready afterwards. A failure is kept in ``failure``."""
+    async def warm(self, learn: Learn | None = None) -> None:
+        """Make every model ready, one after the other; ready afterwards. A failure is kept in ``failure``.
+
+        Then measure what is not known of this device yet, while the server serves: each model, and at last ``learn``.
+        """
         loop = asyncio.get_running_loop()
         try:
             for model in self.models:
@@ -172,8 +189,39 @@ class Runtime:
         except Exception as error:
             _logger.exception("a model cannot be made ready")
             self.failure = error
-        else:
-            self._warm = True
+            return
+        self._warm = True
+        for model in self.models:
+            await self._learn(model)
+        if learn is not None and not self._closed.is_set():
+            await asyncio.to_thread(self._learn_aside, learn)
+        self.measuring = False
+
+    def _learn_aside(self, learn: Learn) -> None:
+        try:
+            with self._aside():
+                before = self._batches
+            learn(lambda: self._batches == before)
+        except Draining:
+            return
+        except Exception:
+            _logger.exception("the layout of engine workers and threads cannot be measured")
+
+    async def _learn(self, model: ServedModel) -> None:
+        """Measure a model whose times are not known, beside what it serves, and derive what a policy may choose."""
+        try:
+            if model.times == "measuring":
+                times = await asyncio.to_thread(self._take_times, model.master)
+                async with self._changing:
+                    if model.name not in self.models or self.models.get(model.name) is not model:
+                        return  # it was loaded anew, or unloaded
+                    model = self._measured(model.master, times)
+                    self._serve(model)
+            await asyncio.to_thread(self._derive, model)
+        except Draining:
+            return
+        except Exception:
+            _logger.exception("the precisions of %s cannot be measured; it serves at the widest one", model.name)
 
     def drain(self) -> None:
         """Declare the server not ready for good; it goes on serving. Does not block: signal handlers may call it."""
@@ -181,6 +229,7 @@ class Runtime:
 
     def close(self) -> None:
         """Take no more work; a batch that runs is finished by its worker."""
+        self._closed.set()
         self._preparing.shutdown(wait=False, cancel_futures=True)
         self.scheduler.close(CLOSE_TIMEOUT_S)
 
@@ -223,6 +272,9 @@ class Runtime:
         model = self._model_of(master)
         try:
             self._warm_model(model)
+            if model.times == "measuring":
+                model = self._measured(master, self._take_times(master))
+            self._derive(model)
         except Exception as error:
             _logger.exception("model %s cannot be made ready", name)
             self.cache.discard(master)
@@ -359,6 +411,7 @@ class Runtime:
 
     def _note_batch(self, report: BatchReport) -> None:
         """Record an engine call. Runs on the thread of its worker."""
+        self._batches += 1
         model, precision = report.model, report.rung.precision
         self.latencies.note(model.name, precision, report.images, report.infer_ms)
         self.metrics.finish_batch(report)
@@ -386,36 +439,85 @@ class Runtime:
         )
 
     def _warm_model(self, model: ServedModel) -> None:
-        """Measure the ladder, then do once all that a request does, at the rung of requests that ask for nothing."""
-        if self.settings.measure_s > 0:
-            self._measure(model)
+        """Do once all that a request does, at the rung of requests that ask for nothing.
+
+        The ladder gets the times of an earlier start on this device. Without them it is as if no precision were any
+        faster, so that nothing is degraded for times that nobody knows, until they are measured.
+        """
         master, task = model.master, TASKS[model.master.task]
-        admission = admit(Wish(), model.ladder, self.profile)
-        if not self.conduct.policy.startswith("fixed"):  # a change of precision must not wait for a derivation
-            for index in positions(admission.allowed):
-                self.cache.get(master, model.ladder.rungs[index].plan)
-        rung = model.ladder.rungs[admission.preferred]
+        rung = model.ladder.rungs[admit(Wish(), model.ladder, self.profile).preferred]
         picture = decode_picture(_ONE_PIXEL_PNG)  # loads the codecs too
         q_image, place = task.preprocess(picture, master.input)
-        output = self.cache.get(master, rung.plan).run(q_image)
+        derived = self.cache.get(master, rung.plan)
+        output = derived.run(q_image)
         task.postprocess(output[0], place, master.labels, master.input, task.options({}, master.labels))
+        if self.settings.measure_s > 0:
+            times = ladder_cache.read(self._kept, self._ladder_key(master))
+            if times is not None and times.lines.keys() == master.precisions.keys():
+                self._give(model, times)
+                return
+            began_s = time.perf_counter()
+            derived.run(q_image)
+            alone_ms = (time.perf_counter() - began_s) * 1000
+            model.ladder = unmeasured_ladder(master, alone_ms, self.settings.max_batch)
+            model.times = "measuring"
 
-    def _measure(self, model: ServedModel) -> None:
-        """Replace the assumed times of a model by measured ones, of this start or of an earlier one on this device."""
-        settings, master, engine = self.settings, model.master, self.cache.engine
-        folder = ladder_cache.default_folder() if settings.ladders is None else settings.ladders
-        key = ladder_cache.device_key(master, engine, self.layout.threads, settings.max_batch, available_cores())
-        times = ladder_cache.read(folder, key)
-        if times is None or times.lines.keys() != master.precisions.keys():
-            times = measure(master, lambda plan: engine.derive(master, plan), settings.max_batch, settings.measure_s)
-            if not self._warm:  # what was measured beside the traffic of other models is for this time alone
-                ladder_cache.write(folder, key, times)
-        ladder = measured_ladder(master, times, settings.max_batch)
-        model.refresh = Refresh(ladder, times)
-        model.ladder = ladder
-        for rung in ladder.rungs:
+    def _derive(self, model: ServedModel) -> None:
+        """Have resident what a policy may choose: a change of precision must not wait for a derivation."""
+        if not self.conduct.policy.startswith("fixed"):
+            for index in positions(admit(Wish(), model.ladder, self.profile).allowed):
+                self.cache.get(model.master, model.ladder.rungs[index].plan)
+
+    def _take_times(self, master: Master) -> Times:
+        """Measure what the precisions of a master take, and keep it unless other work disturbed it."""
+        settings, engine, before = self.settings, self.cache.engine, self._batches
+        times = measure(
+            master,
+            lambda plan: engine.derive(master, plan),
+            settings.max_batch,
+            settings.measure_s,
+            turn=self._aside,
+        )
+        if self._batches == before:
+            ladder_cache.write(self._kept, self._ladder_key(master), times)
+        return times
+
+    @contextmanager
+    def _aside(self) -> Iterator[None]:
+        """Hold cores for a call that nobody waits for, when nothing else wants them, or after a moment all the same.
+
+        Raises :class:`~server.errors.Draining` once the server is closed.
+        """
+        until_s = time.monotonic() + ASIDE_S
+        while self.scheduler.busy and time.monotonic() < until_s:
+            self._closed.wait(ASIDE_STEP_S)
+        if self._closed.is_set():
+            raise Draining(RETRY_AFTER_S)
+        with self._cores.call(self.layout.threads):
+            yield
+
+    def _measured(self, master: Master, times: Times) -> ServedModel:
+        model = ServedModel(master, measured_ladder(master, times, self.settings.max_batch))
+        self._give(model, times)
+        return model
+
+    def _give(self, model: ServedModel, times: Times) -> None:
+        """Put measured times in the place of others. Not once requests of the model may wait."""
+        model.ladder = measured_ladder(model.master, times, self.settings.max_batch)
+        model.refresh = Refresh(model.ladder, times)
+        model.times = "measured"
+        for rung in model.ladder.rungs:
             said = f"pruned, for {rung.reason}" if rung.pruned else f"{rung.latency_ms(1):.2f} ms"
             _logger.info("%s at precision %s: %s", model.name, rung.precision, said)
+
+    @property
+    def _kept(self) -> Path:
+        return self.settings.ladders or ladder_cache.default_folder()
+
+    def _ladder_key(self, master: Master) -> ladder_cache.Key:
+        return ladder_cache.device_key(
+            master, self.cache.engine, self.layout.threads, self.settings.max_batch, available_cores()
+        )
 
 
 @dataclass(eq=False, slots=True)

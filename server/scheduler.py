@@ -176,6 +176,11 @@ class Scheduler:
         """Images per second that the workers get done, as measured of recent batches; 0 before the first."""
         return len(self._threads) / self._image_s if self._image_s > 0 else 0.0
 
+    @property
+    def busy(self) -> bool:
+        """Whether anything waits or runs."""
+        return any(self._running) or any(lane.jobs for lane in list(self._lanes.values()))
+
     def depth(self, model: ServedModel) -> int:
         """Return how many jobs wait for a model."""
         lane = self._lanes.get(model)

@@ -127,7 +127,7 @@ def running(
     thread.start()
     client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=DEADLINE_S, trust_env=False)
     try:
-        wait_until(lambda: client.get("/v2/health/ready").status_code == 200, "ready")
+        wait_until(lambda: client.get("/v2/health/ready").json().get("measuring") is False, "ready, and all measured")
         yield Running(app, port, master, client)
     finally:
         client.close()

@@ -27,7 +27,7 @@ def operations_routes(runtime: Runtime, metrics: Metrics) -> APIRouter:
     async def ready() -> Response:
         """Answer 200 once all models are loaded and warm, until the server begins to stop."""
         runtime.check_ready()
-        return JSONResponse({"status": "ready"})
+        return JSONResponse({"status": "ready", "measuring": runtime.measuring})
 
     @router.get(
         "/metrics",

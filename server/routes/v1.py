@@ -184,6 +184,7 @@ def _ladder(runtime: Runtime, model: ServedModel) -> dict[str, Any]:
         "model": model.name,
         "engine": runtime.cache.engine.name,
         "profile": runtime.profile.name,
+        "times": model.times,
         "rungs": [_rung(runtime, model, rung, resident_bytes.get(rung.plan)) for rung in model.ladder.rungs],
     }
 

@@ -6,6 +6,7 @@ import pytest
 
 from bitgear.engines.numpy import NumpyEngine
 from server import ladder_cache
+from server.layout import Layout
 from server.measurement import Line, Times
 from tests.masters import tiny_master
 
@@ -52,7 +53,7 @@ def test_a_broken_file_is_ignored(tmp_path: Path, change: dict[str, object], cap
     path = kept(tmp_path)
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     assert ladder_cache.read(tmp_path, KEY) is None
-    assert "made anew" in caplog.text
+    assert "measured anew" in caplog.text
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff", b"[]", b"null", b"[" * 100_000])
@@ -61,7 +62,7 @@ def test_a_file_that_is_none_of_ours_is_ignored(
 ) -> None:
     kept(tmp_path).write_bytes(content)
     assert ladder_cache.read(tmp_path, KEY) is None
-    assert "made anew" in caplog.text
+    assert "measured anew" in caplog.text
 
 
 def test_a_folder_that_cannot_be_written_is_no_error(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -85,3 +86,14 @@ def test_the_default_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     monkeypatch.setattr("sys.platform", "win32")
     monkeypatch.setenv("LOCALAPPDATA", "/local")
     assert ladder_cache.default_folder() == Path("/local/bitgear/Cache")
+
+
+def test_a_layout_is_kept_like_a_ladder(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert ladder_cache.read_layout(tmp_path, KEY) is None
+    ladder_cache.write_layout(tmp_path, KEY, Layout(2, 1))
+    assert ladder_cache.read_layout(tmp_path, KEY) == Layout(2, 1)
+    assert ladder_cache.read_layout(tmp_path, {**KEY, "cores": 8}) is None
+    (path,) = tmp_path.glob("layouts/*.json")
+    path.write_text(path.read_text().replace('"threads": 1', '"threads": 0'))
+    assert ladder_cache.read_layout(tmp_path, KEY) is None
+    assert "measured anew" in caplog.text

@@ -1,7 +1,7 @@
 import pytest
 
 from bitgear.engines import create_engine
-from server.layout import Figures, Layout, choose_layout, layouts, measure_layout
+from server.layout import Figures, Layout, choose_layout, first_layout, layouts, measure_layout
 from tests.masters import tiny_master
 
 
@@ -43,3 +43,8 @@ def test_figures_come_from_calls_of_all_workers() -> None:
     figures = measure_layout(model, master, Layout(2, 1), budget_s=0)  # one call each
     assert figures.images_per_s > 0
     assert figures.latency_ms > 0
+
+
+def test_what_a_device_begins_with() -> None:
+    assert first_layout(4, "throughput") == Layout(4, 1)
+    assert first_layout(4, "latency") == Layout(1, 4)

@@ -203,7 +203,6 @@ def test_plans_that_are_added_are_measured_and_served(tmp_path: Path) -> None:
     write_master(dataclasses.replace(MASTER, plans=()), path)
     settings = {"measure_s": 0.01, "ladders": ladders, "admin_key": ADMIN["X-Api-Key"]}
     with running(tmp_path, files=(path,), **settings) as server:
-        kept = set(ladders.rglob("*.json"))
         before = server.client.get("/v1/models/planned").json()
         assert before["precisions"] == list(MASTER.widths)
         rewrite_master(path, lambda stored: stored.with_plans(MASTER.plans[:1]))
@@ -216,6 +215,7 @@ def test_plans_that_are_added_are_measured_and_served(tmp_path: Path) -> None:
         server.client.post("/v2/repository/models/planned/load", headers=ADMIN)
         assert asked(server, "header", "mixed-a").status_code == 422
     rewrite_master(path, lambda stored: stored.with_plans(MASTER.plans))
+    kept = set(ladders.rglob("*.json"))
     with running(tmp_path, files=(path,), **settings) as server:
         rungs = server.client.get("/v1/models/planned/ladder").json()["rungs"]
         assert {rung["precision"] for rung in rungs} == {*MASTER.widths, *NAMES}

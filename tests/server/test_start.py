@@ -1,10 +1,14 @@
 import asyncio
+import contextlib
 import threading
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import httpx
 import pytest
+from fastapi import FastAPI
 
+from bitgear.bits import Precision
 from bitgear.checkpoint import Master, write_master
 from bitgear.engines import DerivedModel, create_engine
 from bitgear.errors import BitgearError, CheckpointError, EngineUnavailable
@@ -120,6 +124,72 @@ def test_not_ready_before_it_is_warm_and_when_it_drains(master_path: Path) -> No
             assert (await client.post(PATH, content=png())).status_code == 200
 
     asyncio.run(scenario())
+
+
+class HeldEngine:
+    """Derives one model; all others when it is let go."""
+
+    name = "held"
+
+    def __init__(self) -> None:
+        self.go = threading.Event()
+        self._first = True
+
+    def derive(self, master: Master, precision: Precision) -> DerivedModel:
+        first, self._first = self._first, False
+        assert first or self.go.wait(DEADLINE_S)
+        return create_engine("reference").derive(master, precision)
+
+
+def test_a_first_start_serves_while_it_measures_and_later_ones_know(master_path: Path, tmp_path: Path) -> None:
+    settings = Settings(models=(master_path,), ladders=tmp_path / "kept", measure_s=0.01)
+    path = "/v1/models/tiny/ladder"
+
+    async def scenario() -> None:
+        engine = HeldEngine()
+        async with serving(create_app(settings, engine=engine)) as client:
+            assert (await client.get("/v2/health/ready")).json() == {"status": "ready", "measuring": True}
+            ladder = (await client.get(path)).json()
+            assert ladder["times"] == "measuring"
+            assert [rung["precision"] for rung in ladder["rungs"] if rung["pruned"] is None] == [8]
+            answer = await client.post(PATH, content=png(), headers={"Deadline-Ms": "60000"})
+            assert answer.json()["precision"]["served"] == 8
+            engine.go.set()
+            await measured(client)
+            assert (await client.get(path)).json()["times"] == "measured"
+            assert (await client.post(PATH, content=png())).status_code == 200
+        assert not (tmp_path / "kept").exists()  # a request disturbed what was measured
+        async with serving(create_app(settings, engine=create_engine("reference"))) as client:
+            await measured(client)
+        engine = HeldEngine()
+        async with serving(create_app(settings, engine=engine)) as client:
+            ladder = (await client.get(path)).json()
+            engine.go.set()
+        assert ladder["times"] == "measuring"  # that was another engine
+        async with serving(create_app(settings, engine=create_engine("reference"))) as client:
+            assert (await client.get(path)).json()["times"] == "measured"
+
+    asyncio.run(scenario())
+
+
+async def measured(client: httpx.AsyncClient) -> None:
+    async with asyncio.timeout(DEADLINE_S):
+        while (await client.get("/v2/health/ready")).json()["measuring"]:
+            await asyncio.sleep(0)
+
+
+@contextlib.asynccontextmanager
+async def serving(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of an application that is ready."""
+    transport = httpx.ASGITransport(app)
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=transport, base_url="http://x") as client,
+        asyncio.timeout(DEADLINE_S),
+    ):
+        while (await client.get("/v2/health/ready")).status_code != 200:
+            await asyncio.sleep(0)
+        yield client
 
 
 def test_a_model_that_cannot_be_warmed_keeps_the_server_not_ready(master_path: Path) -> None:
