@@ -26,7 +26,7 @@ def labels_of(made: Batches) -> list[int]:
 def test_images_are_read_through_the_input_table() -> None:
     record = InputRecord(5, 5, (0.4, 0.5, 0.6), (0.2, 0.25, 0.3), 0.02)
     pixels = np.random.default_rng(0).integers(0, 256, (4, 5, 5, 3)).astype(np.uint8)
-    images = read_images(LabelledImages(pixels, np.arange(4), ("a",)), torch.from_numpy(record.table()))
+    images = read_images(LabelledImages(pixels, np.arange(4), ("a",)), torch.tensor(record.table()))
     np.testing.assert_array_equal(images.codes.numpy(), record.encode(pixels))
     assert images.labels.tolist() == [0, 1, 2, 3]
     assert len(images) == 4

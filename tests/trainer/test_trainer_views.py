@@ -12,7 +12,7 @@ from trainer.data.views import Views, encode, random_views, recolour, show, show
 
 CPU = torch.device("cpu")
 PLAIN = ViewsConfig(scale=(1.0, 1.0), mirror=False, brightness=0.0, contrast=0.0, saturation=0.0)
-TABLE = torch.from_numpy(InputRecord.centred(8, 128).table())
+TABLE = torch.tensor(InputRecord.centred(8, 128).table())
 
 
 def generator(seed: int = 0) -> torch.Generator:

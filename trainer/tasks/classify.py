@@ -45,7 +45,7 @@ def read_split(config: Config, folder: Path, split: str) -> LabelledImages:
 
 def load_data(config: Config, folder: Path, record: InputRecord, device: torch.device) -> Data:
     """Return both splits on ``device``; raise :class:`~bitgear.errors.DataError` if their classes differ."""
-    table = torch.from_numpy(record.table())
+    table = torch.tensor(record.table())
     train, test = (read_split(config, folder, split) for split in ("train", "test"))
     if test.classes != train.classes:
         raise DataError(f"{folder} has other classes for testing ({', '.join(test.classes)}) than for training")

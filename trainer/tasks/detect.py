@@ -56,7 +56,7 @@ class Detect(FromScratch):
             raise DataError(f"{folder} has other classes for validation than for training")
         self.training_images = len(train.items)
         self.graph = pyramid(config.network).graph(data.height_px, data.width_px, len(self.labels) + SIDES)
-        table = torch.from_numpy(self.record.table()).to(device)
+        table = torch.tensor(self.record.table()).to(device)
         self.views = BoxViews(box_set(train, self.record, device), data.views, table, data.offset)
 
     def show(self, order: Order) -> Iterator[tuple[Tensor, Any]]:

@@ -48,7 +48,7 @@ class Segment(FromScratch):
         self.graph = self.network.graph(data.height_px, data.width_px, len(self.labels))
         self.crop = (data.crop_height_px or data.height_px, data.crop_width_px or data.width_px)
         self.weights = class_weights(train.maps, len(self.labels), config.task.class_balance).to(device)
-        table = torch.from_numpy(self.record.table()).to(device)
+        table = torch.tensor(self.record.table()).to(device)
         self.views = MapViews(MapSet.of(train.images, train.maps, device), *self.crop, data.views, table, data.offset)
 
     def _read(self, split: str) -> LabelledMaps:
