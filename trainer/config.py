@@ -258,7 +258,7 @@ class HasbConfig(_Frozen):
     all widths alike. ``switch``: the probability, at the end, that a layer leaves the width that the step is
     based on; it grows evenly over the epochs. ``batch_norm``: one for each width, re-estimated for each plan
     (``width``), or one for each pair of neighbouring widths (``pair``, the paper's "transitional"). Every
-    ``uniform_every``-th batch keeps to uniform widths, as joint training does; None: no batch does.
+    ``uniform_every``-th batch keeps to uniform widths, as joint training does; 0: no batch does.
     """
 
     epochs: int = Field(default=30, ge=1)
@@ -267,7 +267,14 @@ class HasbConfig(_Frozen):
     sampling: Literal["hasb", "uniform"] = "hasb"
     switch: float = Field(default=1.0, gt=0, le=1)
     batch_norm: Literal["width", "pair"] = "width"
-    uniform_every: int | None = Field(default=2, ge=2)
+    uniform_every: int = Field(default=2, ge=0)
+
+    @field_validator("uniform_every")
+    @classmethod
+    def _not_all(cls, every: int) -> int:
+        if every == 1:
+            raise ValueError("every batch at uniform widths is joint training; expected 0 or at least 2")
+        return every
 
 
 def _plan(text: str) -> str:

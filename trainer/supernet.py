@@ -83,7 +83,7 @@ class SuperNetwork:
             done = (epoch + step / len(batches)) / settings.epochs
             for group in self.optimizer.param_groups:
                 group["lr"] = 0.5 * settings.lr * (1 + math.cos(math.pi * done))
-            uniform = settings.uniform_every is not None and step % settings.uniform_every == 0
+            uniform = settings.uniform_every > 0 and step % settings.uniform_every == 0
             taught = run.teacher_output(codes)
             for base in widths:
                 plan = Plan.uniform(base) if uniform else draw_plan(base, self.layers, widths, switch, rng)
