@@ -196,7 +196,8 @@ Differences between runs of the same seed:
 
 A network trained alone takes one step for each batch, joint training one for each width; both see the same images.
 
-Training loss; bands span the seeds. An arm with distillation has another loss than one without.
+Training loss; bands span the seeds. Losses with and without distillation do not compare, nor do those of networks
+trained alone with the others: alone, every width learns from the FP32 network, together, from the next higher width.
 
 ![convergence](convergence.png)"""
 

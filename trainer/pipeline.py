@@ -101,6 +101,8 @@ def measure_sensitivities(
 ) -> Traces:  # fmt: skip
     """Measure the traces of a float network into the folder ``out`` and, if given, a master; return them.
 
+    They are drawn with the widths of the master's plans.
+
     The network is that of ``weights``, or the FP32 start of the run in ``out``, or that of the master's 8-bit weights
     as floats. Raises :class:`~trainer.config.ConfigError` if there is none.
     """
@@ -124,7 +126,8 @@ def measure_sensitivities(
         raise ConfigError(f"no float network: {start} does not exist; give --weights or --master")
     out.mkdir(parents=True, exist_ok=True)
     traces = measure_traces(model.to(device), task, config, out / "traces.json", network=network)
-    draw_traces(traces, {}, out / "traces.png")
+    plans = {} if stored is None else {each.name: each.plan for each in stored.plans}
+    draw_traces(traces, plans, out / "traces.png")
     if master is not None:
         rewrite_master(master, lambda held: replace(held, sensitivities=traces.average(), digest=""))
     return traces
