@@ -22,13 +22,14 @@ def local_server(port: int, **settings: object) -> Iterator[http.client.HTTPConn
     environment = {**os.environ, "BITGEAR_LOG_LEVEL": "warning", **given}
     server = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
     try:
-        yield _connect(port)
+        yield connect(port)
     finally:
         server.terminate()
         server.wait(READY_WITHIN_S)
 
 
-def _connect(port: int) -> http.client.HTTPConnection:
+def connect(port: int) -> http.client.HTTPConnection:
+    """Return a connection to a server on this machine once it is ready and has measured all, or end the program."""
     deadline = time.monotonic() + READY_WITHIN_S
     while time.monotonic() < deadline:
         try:

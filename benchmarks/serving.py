@@ -1,12 +1,15 @@
 """How many pictures a second: our server at fixed widths, the engine alone on the same cores, and other servers.
 
-    python -m benchmarks.serving --data FOLDER [--rounds 5] [--json FILE]
+    python -m benchmarks.serving --data FOLDER [--rounds 5] [--json FILE] [--tune-only | --tuned] [--resume]
 
 All get the same JPEGs of 224x224 and run the same ResNet-18 of random weights: bitgear its master, LitServe and
 MLServer ONNX Runtime with the network quantised to int8. The others are tuned first (workers, threads of each, batches,
 format of quantisation) and get what gave them most. Then all are measured in turn, in an order drawn anew in every
 round, while the processes of those whose turn it is not stand still: first as many requests as they can answer, then
 all at the same offered load, for their latency.
+
+In pieces: ``--tune-only``, some 3 minutes, then ``--tuned``, some 6. Whole rounds are kept in build/serving, and
+``--resume`` goes on after them.
 
 "The engine alone" runs codes that were made before, in a process of its own, with one thread for each core or all of
 them on one call, whichever gives more: what the server lacks to that is what HTTP, JPEG and JSON cost.
@@ -192,36 +195,33 @@ def engine_alone(path: Path, bits: int, threads: int, calls: int) -> float:
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
-def contest(contestants: Sequence[Contestant], path: Path, rounds: int, cores: int) -> dict[str, Any]:
-    """Measure all in turn; return what the report says of throughput, of the engine alone, and of latency."""
-    rng = np.random.default_rng(0)
+def contest(contestants: Sequence[Contestant], path: Path, rounds: int, cores: int, notes: Path) -> dict[str, Any]:
+    """Measure all in turn; return what the report says of throughput, of the engine alone, and of latency.
+
+    Whole rounds are kept in the file ``notes``; those that are there are not measured again.
+    """
+    kept: dict[str, list[list[dict[str, Any]]]] = {"saturation": [], "latency": []}
+    if notes.is_file():
+        kept = json.loads(notes.read_text())
+    for number in tqdm(range(len(kept["saturation"]), rounds), desc="saturation", unit="round"):
+        kept["saturation"].append(_saturation_round(contestants, path, cores, number))
+        notes.write_text(json.dumps(kept))
+    turns = [turn for turns in kept["saturation"] for turn in turns]
     rates: dict[tuple[str, str], list[float]] = {}
-    cpu_shares: list[float] = []
-    turns = [*contestants, *WIDTHS]
-    for _ in tqdm(range(rounds), desc="saturation", unit="round"):
-        for index in rng.permutation(len(turns)):
-            turn = turns[index]
-            if isinstance(turn, int):
-                with _paused(contestants):
-                    rates.setdefault((ENGINE, str(turn)), []).append(engine_alone(path, turn, 1, cores))
-            else:
-                with _paused(contestants, but=turn):
-                    record = turn.saturate(SATURATION_SECONDS)
-                rates.setdefault((turn.name, turn.precision), []).append(loadgen.throughput(record))
-                cpu_shares.append(record.cpu_s / record.wall_s)
+    for turn in turns:
+        rates.setdefault((turn["server"], turn["precision"]), []).append(turn["per_s"])
     full = [float(np.median(values)) for (name, bits), values in rates.items() if name != ENGINE and bits in FULL]
     offered_per_s = LATENCY_SHARE * min(full)
-    latencies: dict[tuple[str, str], list[Record]] = {}
-    for seed in tqdm(range(LATENCY_ROUNDS), desc="latency", unit="round"):
-        due_s = arrivals.gamma(offered_per_s, 1.0, LATENCY_SECONDS, np.random.default_rng(seed))
-        for index in rng.permutation(len(contestants)):
-            with _paused(contestants, but=contestants[index]):
-                record = contestants[index].offer(due_s)
-            latencies.setdefault((contestants[index].name, contestants[index].precision), []).append(record)
+    for seed in tqdm(range(len(kept["latency"]), LATENCY_ROUNDS), desc="latency", unit="round"):
+        kept["latency"].append(_latency_round(contestants, offered_per_s, seed))
+        notes.write_text(json.dumps(kept))
+    latencies: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for turn in (turn for turns in kept["latency"] for turn in turns):
+        latencies.setdefault((turn["server"], turn["precision"]), []).append(turn)
     return {
         "callers": CALLERS,
         "rounds": rounds,
-        "client_cpu_share": float(np.mean(cpu_shares)),
+        "client_cpu_share": float(np.mean([turn["cpu_share"] for turn in turns if "cpu_share" in turn])),
         "offered_per_s": offered_per_s,
         "rows": [
             {
@@ -235,23 +235,63 @@ def contest(contestants: Sequence[Contestant], path: Path, rounds: int, cores: i
     }
 
 
+def _saturation_round(contestants: Sequence[Contestant], path: Path, cores: int, number: int) -> list[dict[str, Any]]:
+    """Return pictures a second of all contestants and of the engine alone, each once, in an order drawn anew."""
+    turns = [*contestants, *WIDTHS]
+    found: list[dict[str, Any]] = []
+    for index in np.random.default_rng(number).permutation(len(turns)):
+        turn = turns[index]
+        if isinstance(turn, int):
+            with _paused(contestants):
+                per_s = engine_alone(path, turn, 1, cores)
+            found.append({"server": ENGINE, "precision": str(turn), "per_s": per_s})
+        else:
+            with _paused(contestants, but=turn):
+                record = turn.saturate(SATURATION_SECONDS)
+            row = {"server": turn.name, "precision": turn.precision, "per_s": loadgen.throughput(record)}
+            found.append({**row, "cpu_share": record.cpu_s / record.wall_s})
+    return found
+
+
+def _latency_round(contestants: Sequence[Contestant], offered_per_s: float, seed: int) -> list[dict[str, Any]]:
+    """Return what became of the same requests with each contestant, in an order drawn anew."""
+    rng = np.random.default_rng(seed)
+    due_s = arrivals.gamma(offered_per_s, 1.0, LATENCY_SECONDS, rng)
+    found: list[dict[str, Any]] = []
+    for index in rng.permutation(len(contestants)):
+        contestant = contestants[index]
+        with _paused(contestants, but=contestant):
+            record = contestant.offer(due_s)
+        answered = record.status == 200
+        found.append(
+            {
+                "server": contestant.name,
+                "precision": contestant.precision,
+                "latency_ms": record.latency_ms[answered].tolist(),
+                "lag_ms": record.lag_ms.tolist(),
+                "unanswered": int((~answered).sum()),
+            }
+        )
+    return found
+
+
 def throughputs(rates: Sequence[float]) -> dict[str, Any]:
     """Return the median and the spread of rates over the rounds."""
     low, median, high = (float(value) for value in np.percentile(rates, [10, 50, 90]))
     return {"per_s": median, "per_s_p10": low, "per_s_p90": high, "per_s_by_round": list(rates)}
 
 
-def percentiles(records: Sequence[Record]) -> dict[str, Any]:
+def percentiles(turns: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return percentiles of latency over all rounds, the 99th of each round, and how late the client sent."""
-    latency_ms = [record.latency_ms[record.status == 200] for record in records]
+    latency_ms = [turn["latency_ms"] for turn in turns]
     p50, p95, p99 = (float(value) for value in np.percentile(np.concatenate(latency_ms), [50, 95, 99]))
     return {
         "p50_ms": p50,
         "p95_ms": p95,
         "p99_ms": p99,
         "p99_ms_by_round": [float(np.percentile(values, 99)) for values in latency_ms],
-        "unanswered": sum(int((record.status != 200).sum()) for record in records),
-        "client_lag_p99_ms": float(np.percentile(np.concatenate([record.lag_ms for record in records]), 99)),
+        "unanswered": sum(turn["unanswered"] for turn in turns),
+        "client_lag_p99_ms": float(np.percentile(np.concatenate([turn["lag_ms"] for turn in turns]), 99)),
     }
 
 
@@ -273,7 +313,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", type=Path, help="the report, instead of benchmarks/results/serving.json")
     parser.add_argument("--peers", nargs="*", default=[LITSERVE.package, MLSERVER.package])
-    parser.add_argument("--tuned", action="store_true", help="take the set-ups that an earlier run found best")
+    tuning_is = parser.add_mutually_exclusive_group()
+    tuning_is.add_argument("--tuned", action="store_true", help="take the set-ups that an earlier run found best")
+    tuning_is.add_argument("--tune-only", action="store_true", help="find the best set-ups for a later run, no more")
+    parser.add_argument("--resume", action="store_true", help="keep the rounds of an earlier run that was stopped")
     arguments = parser.parse_args()
     WORK.mkdir(parents=True, exist_ok=True)
     cores = os.cpu_count() or 1
@@ -288,13 +331,19 @@ def main() -> None:
         calibration = np.random.default_rng(0).integers(0, 256, (4, 224, 224, 3)).astype(np.uint8)
         Peers(model, WORK, model.normalise(calibration))
     tuning_file = WORK / "tuning.json"
-    tuning: dict[str, Any] = json.loads(tuning_file.read_text()) if arguments.tuned else {}
+    tuned = arguments.tuned or (arguments.resume and tuning_file.is_file())
+    tuning: dict[str, Any] = json.loads(tuning_file.read_text()) if tuned else {}
     for peer in peers:
         if peer.package not in tuning:
             layout, tried = tune(peer, pictures, cores)
             tuning[peer.package] = {"layout": asdict(layout), "tried": tried}
             tuning_file.write_text(json.dumps(tuning))
+    if arguments.tune_only:
+        return
 
+    notes = WORK / "rounds.json"
+    if not arguments.resume:
+        notes.unlink(missing_ok=True)
     with contextlib.ExitStack() as stack:
         ours = stack.enter_context(servers.bitgear([path], WORK / "bitgear.log"))
         name = read_master(path).name
@@ -305,7 +354,7 @@ def main() -> None:
             contestants.append(Contestant(peer.name, "int8", server, [peer.request(body) for body in pictures.bodies]))
         for contestant in contestants:
             contestant.saturate(2.0)
-        report = contest(contestants, path, arguments.rounds, cores)
+        report = contest(contestants, path, arguments.rounds, cores, notes)
     _print(report)
     report["peers"] = {peer.name: {"version": peer.version, **tuning[peer.package]} for peer in peers}
     print(f"wrote {write_report('serving', {'network': NETWORK, 'pictures': pictures.name, **report}, arguments.json)}")

@@ -20,8 +20,9 @@ import time
 from collections import Counter
 from pathlib import Path
 
+from benchmarks.local_server import connect
 from benchmarks.measure import write_report
-from benchmarks.overhead import _connect, _png
+from benchmarks.overhead import _png
 
 PORT = 18124
 SAMPLES = 30
@@ -41,7 +42,7 @@ def main() -> None:
     seen: Counter[str] = Counter()
     samples: list[dict[str, int]] = []
     try:
-        connection = _connect(PORT)
+        connection = connect(PORT)
         connection.request("GET", "/v1/models")
         paths = [f"/v1/models/{m['name']}/{m['task']}" for m in json.loads(connection.getresponse().read())["models"]]
         connection.close()
@@ -119,7 +120,7 @@ def _growth(values: list[int]) -> float:
 
 
 def _counted() -> dict[str, float]:
-    connection = _connect(PORT)
+    connection = connect(PORT)
     connection.request("GET", "/metrics")
     text = connection.getresponse().read().decode()
     return {
