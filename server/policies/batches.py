@@ -23,6 +23,20 @@ def nearest(mask: int, rung: int) -> int:
     return rung + (rest & -rest).bit_length() - 1 if rest else mask.bit_length() - 1
 
 
+CROWD = 4
+"""Images of a batch, at least, when the queue is long."""
+
+
+def worthwhile(ladder: Ladder, rung: int, images: float, workers: int) -> int:
+    """Return how many images a batch should have of a queue of so many.
+
+    As many as make an image faster, as far as the ladder tells. When many wait, a few more: the interpreter has work
+    with every batch, other threads want it as well then, and only batches that are larger would show what that costs.
+    """
+    crowd = min(CROWD, ladder.max_batch, int(images / (2 * workers)))
+    return max(ladder.efficient_batches[rung], crowd)
+
+
 def lost(ladder: Ladder, load: Load, rung_of: Callable[[int], int] = narrowest) -> tuple[int, ...]:
     """Return the positions of requests whose hard deadline is likely missed even if they run now and alone.
 

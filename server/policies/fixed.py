@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from server.ladder import Ladder
-from server.policies.batches import fill, lost, nearest, others
+from server.policies.batches import fill, lost, nearest, others, worthwhile
 from server.policy import Dispatch, Load
 
 
@@ -30,7 +30,7 @@ class Fixed:
         head = load.queue[left[0]]
         rung = nearest(head.allowed, aim)
         left_ms = 1000 * (head.deadline_s - load.now_s)
-        limit = ladder.efficient_batches[rung]  # also where the first request is late whatever is done
+        limit = worthwhile(ladder, rung, len(left), load.workers)  # also where the first is late whatever is done
         if left_ms >= ladder.rungs[rung].latency_ms(1):
             limit = ladder.rungs[rung].images_within(left_ms, limit)
         # Not at a rung that these do not aim at, even if they allow it.

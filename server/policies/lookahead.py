@@ -7,7 +7,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from server.ladder import Ladder, positions
-from server.policies.batches import allowed_of, deadline_of, fill, images_of, lost, narrowest, nearest, others
+from server.policies.batches import (
+    allowed_of,
+    deadline_of,
+    fill,
+    images_of,
+    lost,
+    narrowest,
+    nearest,
+    others,
+    worthwhile,
+)
 from server.policy import Dispatch, Load, Reason, Waiting
 
 BURSTINESS = 8.0
@@ -108,7 +118,7 @@ class _Outlook:
             if rung == rungs[0] or self._feasible(rung, plans[rung]):
                 return rung, plans[rung], self._reason(rung)
         rung = narrowest(allowed)
-        chosen, batch = self.ladder.rungs[rung], self._fair(self.ladder.efficient_batches[rung])
+        chosen, batch = self.ladder.rungs[rung], self._batch(rung)
         if self.head_s < math.inf:
             batch = chosen.images_within(1000 * self.head_s, batch)
         return rung, self._members(rung, batch), self._reason(rung)
@@ -125,14 +135,15 @@ class _Outlook:
         """Return what a request is worth at a rung, less the price of its time, and how many images to run at once."""
         chosen = self.ladder.rungs[rung]
         price = self._price(chosen.latency_ms(1) / 1000)
-        batch = self._fair(self.ladder.efficient_batches[rung])
+        batch = self._batch(rung)
         if self.head_s < math.inf:
             batch = chosen.images_within(1000 * self.head_s / self.longer, batch)
         return chosen.accuracy - price * self.images * chosen.latency_ms(batch) / batch / 1000, batch
 
-    def _fair(self, batch: int) -> int:
-        """Return a batch that leaves something for the other workers that are idle."""
-        return min(batch, max(1, math.ceil(self.count * self.images / self.idle)))
+    def _batch(self, rung: int) -> int:
+        """Return a worthwhile batch that leaves something for the other workers that are idle."""
+        images = self.count * self.images
+        return min(worthwhile(self.ladder, rung, images, self.workers), max(1, math.ceil(images / self.idle)))
 
     def _price(self, first_s: float) -> float:
         """Return what a second of a worker is worth, in accuracy of answers, if a batch of ``first_s`` runs next."""
