@@ -1,13 +1,15 @@
 """The command ``bitgear``. Each verb imports what it needs, so that none waits for the others' libraries."""
 
 import json
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from enum import StrEnum
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 
 import typer
 
@@ -401,6 +403,106 @@ def profile(
     typer.echo(f"{'together':20}" + "".join(f"{ms:9.4f}" for ms in totals))
     if json_file is not None:
         write_atomically(json_file, (json.dumps(timings.to_json(), indent=2) + "\n").encode())
+
+
+@contextmanager
+def _stdout_for_json() -> Iterator[Callable[[str], object]]:
+    """Give what writes to the standard output; to all others it is the standard error from now on.
+
+    HiGHS, which solves the programme, prints remarks there past Python, some when the process ends.
+    """
+    with os.fdopen(os.dup(1), "w") as stdout:
+        os.dup2(2, 1)
+        yield stdout.write
+
+
+E = TypeVar("E", bound=StrEnum)
+
+
+def _one_of(kind: type[E], text: str, option: str) -> E:
+    try:
+        return kind(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"{text!r} is none of {', '.join(kind)}", param_hint=option) from error
+
+
+@app.command()
+def search(
+    model: ModelArgument,
+    data: Annotated[Path, typer.Option(help="The data set: a folder, or for boxes and label maps also a tar archive.")],
+    latency_ms: Annotated[
+        list[float] | None, typer.Option(help="Add the best plan whose picture takes at most so long here. Repeatable.")
+    ] = None,
+    mean_width: Annotated[
+        list[float] | None,
+        typer.Option(help="Add the best plan of at most so many bits, the mean over layers. Repeatable."),
+    ] = None,
+    weight_bytes: Annotated[
+        list[float] | None, typer.Option("--bytes", help="Likewise, for bytes of packed weights. Repeatable.")
+    ] = None,
+    bit_operations: Annotated[
+        list[float] | None, typer.Option(help="Likewise, for multiply-accumulates times both widths. Repeatable.")
+    ] = None,
+    front: Annotated[
+        int | None, typer.Option(min=0, help="Add so many plans that nothing dominates. Default: 4, with a limit none.")
+    ] = None,
+    method: Annotated[str, typer.Option(help="ilp or evolution, which begins with the programme's solutions.")] = "ilp",
+    cost: Annotated[str, typer.Option(help="What the programme minimises: weights or hessian.")] = "weights",
+    widths: Annotated[
+        str | None, typer.Option(help="Widths to choose from, comma-separated. Default: all of the model's.")
+    ] = None,
+    trials: Annotated[int, typer.Option(min=1, help="Plans to try for each limit, and for the front.")] = 48,
+    split: Annotated[
+        str | None, typer.Option(help="Pictures to choose by. Default: val; to classify, some of train held out.")
+    ] = None,
+    test_split: Annotated[str, typer.Option(help="Pictures to state the accuracy by.")] = "test",
+    validate: Annotated[int, typer.Option(min=1, help="Pictures to choose by, at most.")] = 2500,
+    calibrate: Annotated[
+        int | None, typer.Option(min=1, help="Pictures to fit batch norm on. Default: by their size, 16 to 128.")
+    ] = None,
+    timings: Annotated[
+        Path | None, typer.Option(help="What bitgear profile wrote, on this device. Default: measured first.")
+    ] = None,
+    replace: Annotated[bool, typer.Option("--replace", help="Drop the plans that the master has.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Write the master here. Default: in place.")] = None,
+    report: Annotated[
+        Path | None, typer.Option(help="Write a page, its plots and plans.json into this folder.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    threads: ThreadsOption = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Draws the pictures, and what evolves.")] = 0,
+) -> None:
+    """Add plans, which give every layer a width of its own, that are best for this device. Nothing is trained."""
+    from bitgear.bits import parse_widths
+    from bitgear.search.command import SearchRequest, search_and_write
+    from bitgear.search.costs import Cost
+    from bitgear.search.report import as_json as result_as_json
+    from bitgear.search.run import Goal, Method, Quantity, SearchOptions
+
+    limits = {
+        Quantity.LATENCY_MS: latency_ms, Quantity.MEAN_WIDTH: mean_width, Quantity.BYTES: weight_bytes,
+        Quantity.BIT_OPERATIONS: bit_operations,
+    }  # fmt: skip
+    goals = tuple(Goal(quantity, most) for quantity, values in limits.items() for most in values or ())
+    options = SearchOptions(
+        goals=goals, front=(0 if goals else 4) if front is None else front,
+        widths=parse_widths(widths) if widths else (),
+        method=_one_of(Method, method, "--method"), cost=_one_of(Cost, cost, "--cost"), trials=trials, seed=seed,
+    )  # fmt: skip
+    request = SearchRequest(
+        model=model, data=data, options=options, split=split, test_split=test_split, validate=validate,
+        calibrate=calibrate, timings=timings, replace=replace, out=out, report=report, threads=threads,
+    )  # fmt: skip
+    if as_json:
+        with _stdout_for_json() as write:
+            write(json.dumps(result_as_json(search_and_write(request)), indent=2) + "\n")
+        return
+    result = search_and_write(request)
+    for line in result.told:
+        typer.echo(line)
+    for each in result.found:
+        test = ", ".join(f"{name} {value:.2%}" for name, value in each.test.items() if value <= 1)
+        typer.echo(f"{each.name:16}{each.trial.use:9.4g} ms  {test}  ({each.reason})")
 
 
 @app.command("import")

@@ -32,10 +32,10 @@ class Unit:
 
 
 class Space:
-    """The units of a master, in order of the graph, and the widths they choose from, highest first.
+    """The units of a master, in order of the graph, and the widths: all of the master's, highest first.
 
-    Raises :class:`~bitgear.errors.PrecisionNotOffered` for a width that the master lacks and
-    :class:`~bitgear.errors.SearchError` where there is nothing to choose.
+    ``open``: those that units choose from, highest first. Raises :class:`~bitgear.errors.PrecisionNotOffered` for a
+    width that the master lacks and :class:`~bitgear.errors.SearchError` where there is nothing to choose.
     """
 
     def __init__(self, master: Master, widths: Sequence[int]) -> None:
@@ -43,14 +43,15 @@ class Space:
             if bits not in master.widths:
                 raise PrecisionNotOffered(str(bits), master.precisions, master.name)
         self.master = master
-        self.widths = descending(widths)
+        self.widths = master.widths
+        self.open = descending(widths)
         self.units = tuple(self._unit(names) for names in tied(master.graph))
         if not self.units:
             raise SearchError(
                 f"the graph of model {master.name!r} fixes the width of every layer; nothing is to choose"
             )
-        if len(self.widths) < 2:
-            raise SearchError(f"a search needs two widths or more to choose from, got {list(self.widths)}")
+        if len(self.open) < 2:
+            raise SearchError(f"a search needs two widths or more to choose from, got {list(self.open)}")
 
     def _unit(self, names: tuple[str, ...]) -> Unit:
         weights = sum(self.master.tensors[f"{name}.weight"].size for name in names)
@@ -71,11 +72,13 @@ class Space:
 
         What has no width of its own, such as scales of poolings, takes the rows of the width nearest to the mean.
         """
-        nearest = min(self.widths, key=lambda bits: abs(bits - self.mean_width(choice)))
+        if len(set(choice)) == 1:
+            return Plan.uniform(choice[0])
+        nearest = min(self.open, key=lambda bits: abs(bits - self.mean_width(choice)))
         layers = tuple(
             (name, LayerBits(bits, bits)) for unit, bits in zip(self.units, choice, strict=True) for name in unit.names
         )
-        return Plan.uniform(nearest) if len(set(choice)) == 1 else Plan(LayerBits(nearest, nearest), layers)
+        return Plan(LayerBits(nearest, nearest), layers)
 
     def uniform(self, bits: int) -> Choice:
         """Return the choice of one width everywhere."""

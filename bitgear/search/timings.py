@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bitgear.bits import Plan, Precision
+from bitgear.bits import Plan
 from bitgear.checkpoint import Master
-from bitgear.engines.native import NativeEngine
+from bitgear.engines.native import NativeEngine, NativeModel
 from bitgear.errors import SearchError
 from bitgear.search.space import Space, Table
 
@@ -87,7 +87,8 @@ def measure_timings(
 
     All widths take turns, so that none has the quiet moments for itself.
     """
-    measured = dict(zip(master.widths, step_times(master, engine, master.widths, seconds, progress), strict=True))
+    models = [engine.derive(master, bits) for bits in master.widths]
+    measured = dict(zip(master.widths, step_times(models, seconds, progress), strict=True))
     layers = {
         conv.name: {bits: 1e3 * measured[bits][conv.name] for bits in master.widths} for conv in master.graph.searchable
     }
@@ -96,21 +97,26 @@ def measure_timings(
 
 
 def step_times(
-    master: Master, engine: NativeEngine, precisions: Sequence[Precision], seconds: float,
-    progress: Callable[[int], object] = lambda _: None,
-) -> list[dict[str, float]]:  # fmt: skip
-    """Return seconds by node for each precision, which take turns; ``progress`` gets passes done, a precision each."""
-    models = [engine.derive(master, precision) for precision in precisions]
-    q_image = random_picture(master)
+    models: Sequence[NativeModel], seconds: float, progress: Callable[[int], object] = lambda _: None
+) -> list[dict[str, float]]:
+    """Return seconds by node for models of one input size, which take turns; ``progress`` gets passes done."""
+    q_image = random_picture(models[0].master)
     least: list[dict[str, float]] = [{} for _ in models]
     started, passes = time.perf_counter(), 0
     while passes < MIN_PASSES or time.perf_counter() - started < seconds:
         for model, known in zip(models, least, strict=True):
             for name, took in model.profile(q_image, ROUNDS).items():
                 known[name] = min(took, known.get(name, took))
-            progress(1)
+        progress(1)
         passes += 1
     return least
+
+
+def least_ms(
+    models: Sequence[NativeModel], seconds: float, progress: Callable[[int], object] = lambda _: None
+) -> list[float]:
+    """Return what models take, the sum of their nodes, in milliseconds for one picture: see :func:`step_times`."""
+    return [1e3 * sum(steps.values()) for steps in step_times(models, seconds, progress)]
 
 
 def random_picture(master: Master) -> NDArray[np.int8]:

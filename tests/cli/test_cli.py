@@ -189,3 +189,21 @@ def test_profile_shows_every_layer_and_writes_json(master: Path, tmp_path: Path)
     assert result.returncode == 0, result.stderr
     assert "a.conv2" in result.stdout
     assert set(json.loads(file.read_text())["layers"]) == {"a.conv1", "a.conv2", "b.conv1", "b.conv2"}
+
+
+def test_search_adds_a_plan_and_prints_json(master: Path, data: Path, tmp_path: Path) -> None:
+    pytest.importorskip("bitgear._native")
+    pytest.importorskip("scipy.optimize")
+    train = data / "train"
+    train.symlink_to(data / "test", target_is_directory=True)
+    out = tmp_path / "plans.safetensors"
+    options = ("--mean-width", "7.5", "--trials", "4", "--calibrate", "8", "--out", out, "--json")
+    result = bitgear("search", master, "--data", data, *options)
+    assert result.returncode == 0, result.stderr
+    told = json.loads(result.stdout)
+    assert told["goals"] == ["mean width 7.5"]
+    assert {plan.name for plan in read_master(out).plans} == set(told["plans"])
+    assert not read_master(master).plans
+    wrong = bitgear("search", master, "--data", data, "--method", "luck")
+    assert wrong.returncode == 2
+    assert "ilp, evolution" in wrong.stderr

@@ -64,6 +64,7 @@ def test_a_choice_becomes_a_plan_and_is_counted() -> None:
 def test_one_width_everywhere_is_the_plan_of_that_width() -> None:
     space = Space(tiny_master(), (8, 4))
     assert space.plan(space.uniform(4)) == Plan.uniform(4)
+    assert space.plan(space.uniform(5)) == Plan.uniform(5)  # not one of those to choose from
 
 
 def test_a_search_needs_layers_and_widths() -> None:

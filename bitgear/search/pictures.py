@@ -1,0 +1,68 @@
+"""The pictures of a search: some to fit batch norm on, some to choose plans by, and some to say how good they are."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bitgear.checkpoint import Master
+from bitgear.errors import DataError
+from bitgear.evaluate import Data, read_data
+from bitgear.inputs import InputRecord
+from bitgear.tasks.annotations import BoxedPictures, LabelledMaps
+from bitgear.tasks.datasets import LabelledImages, subset
+from bitgear.tasks.detect import preprocess
+
+CALIBRATION_SPLIT = "train"
+
+
+@dataclass(frozen=True, eq=False)
+class Pictures:
+    """``calibration``: codes int8 (N, 3, H, W). ``validation``: what plans are chosen by, from ``split``."""
+
+    calibration: NDArray[np.int8]
+    validation: Data
+    split: str
+
+
+def read_pictures(
+    master: Master, source: Path, *, split: str | None, calibration: int, validation: int, rng: np.random.Generator
+) -> Pictures:
+    """Return pictures drawn from a data set, up to so many of each kind; calibration takes those of ``train``.
+
+    Plans are chosen by ``split``: by default ``val``, and for classification, whose data sets have none, pictures of
+    ``train`` that calibration does not see. Raises :class:`~bitgear.errors.DataError`.
+    """
+    trained = read_data(master, source, CALIBRATION_SPLIT)
+    order = rng.permutation(len(trained))
+    codes = _codes(_taken(trained, order[:calibration]), master.input)
+    if split is None and master.task != "classify":
+        split = "val"
+    if split is None or split == CALIBRATION_SPLIT:
+        if len(order) <= calibration:
+            raise DataError(
+                f"{source} has {len(order)} pictures in {CALIBRATION_SPLIT!r}, all wanted to fit batch norm: none is "
+                "left to choose plans by; give fewer of them (--calibrate), or another split to choose by (--split)"
+            )
+        others = _taken(trained, order[calibration:][:validation])
+        return Pictures(codes, others, f"{CALIBRATION_SPLIT}, held out")
+    others = read_data(master, source, split)
+    return Pictures(codes, _taken(others, rng.permutation(len(others))[:validation]), split)
+
+
+def _taken(data: Data, indices: NDArray[np.int64]) -> Data:
+    match data:
+        case LabelledImages():
+            return subset(data, indices)
+        case BoxedPictures():
+            return replace(data, items=[data.items[i] for i in indices])
+        case LabelledMaps():
+            names = tuple(data.names[i] for i in indices)
+            return replace(data, names=names, images=data.images[indices], maps=data.maps[indices])
+
+
+def _codes(data: Data, record: InputRecord) -> NDArray[np.int8]:
+    if isinstance(data, BoxedPictures):
+        return np.concatenate([preprocess(data.read(item), record)[0] for item in data.items])
+    return record.encode(data.images)

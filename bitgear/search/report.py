@@ -1,0 +1,211 @@
+"""What a search found, for scripts and for people: a JSON object, a page, and three plots."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from bitgear.describe import METRICS
+from bitgear.errors import EngineUnavailable
+from bitgear.evaluate import Metrics
+from bitgear.files import write_atomically
+from bitgear.search.run import Found, Result
+from bitgear.search.space import Choice
+from bitgear.search.trials import MAIN_METRIC, Trial
+
+_WIDTHS, _TRIALS, _PLANS = "#1b3a6b", "#b9c4d0", "#b8323c"
+
+
+def as_json(result: Result) -> dict[str, Any]:
+    """Return everything as a JSON object: milliseconds of one picture, accuracy in 0..1, sizes in bytes."""
+    space, options = result.space, result.options
+    return {
+        "model": result.master.name,
+        "metric": MAIN_METRIC[result.master.task],
+        "method": options.method.value,
+        "cost": options.cost.value,
+        "widths": list(space.open),
+        "goals": [str(goal) for goal in options.goals],
+        "pictures": {
+            "calibration": len(result.pictures.calibration),
+            "validation": len(result.pictures.validation),
+            "validation_split": result.pictures.split,
+        },
+        "instruction_set": result.timings.instruction_set,
+        "threads": result.timings.threads,
+        "seconds": result.seconds,
+        "uniform": {
+            str(trial.plan): {
+                **_reached(result, trial),
+                "test": dict(result.master.metrics(str(trial.plan))),
+            }
+            for trial in result.uniform
+        },
+        "plans": {each.name: _plan(result, each) for each in result.found},
+        "not_found": result.told,
+        "trials": [_reached(result, trial) for trial in result.trials],
+        "layers": {
+            name: {
+                "trace": result.master.sensitivities.get(name),
+                "ms": {str(bits): ms for bits, ms in result.timings.layers[name].items()},
+            }
+            for name in space.names
+        },
+    }
+
+
+def _reached(result: Result, trial: Trial) -> dict[str, Any]:
+    return {
+        "mean_width": result.space.mean_width(trial.choice),
+        "latency_ms": trial.use,
+        "predicted_ms": result.timings.predict_ms(trial.plan),
+        "cost": result.space.total(result.costs, trial.choice),
+        "score": trial.score,
+    }
+
+
+def _plan(result: Result, found: Found) -> dict[str, Any]:
+    space, trial = result.space, found.trial
+    weights = [unit.weights for unit in space.units]
+    return {
+        **_reached(result, trial),
+        "reason": found.reason,
+        "layers": layer_bits(result, trial.choice),
+        "mean_width_of_weights": sum(n * bits for n, bits in zip(weights, trial.choice, strict=True)) / sum(weights),
+        "bytes": space.fixed_bytes + space.total(space.weight_bytes, trial.choice),
+        "bit_operations": space.fixed_bit_operations + space.total(space.bit_operations, trial.choice),
+        "validation": trial.metrics,
+        "validation_with_rows_of_widths": found.rows,
+        "test": found.test,
+    }
+
+
+def layer_bits(result: Result, choice: Choice) -> dict[str, int]:
+    """Return the width of every layer that was chosen, by name."""
+    return {
+        name: bits for unit, bits in zip(result.space.units, choice, strict=True) for name in unit.names
+    }  # fmt: skip
+
+
+def write_report(result: Result, folder: Path) -> None:
+    """Write ``plans.json``, ``plans.md`` and the plots into a folder.
+
+    Raises :class:`~bitgear.errors.EngineUnavailable` if matplotlib is not installed.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    _plots(result, folder)
+    write_atomically(folder / "plans.json", (json.dumps(as_json(result), indent=1) + "\n").encode())
+    write_atomically(folder / "plans.md", _page(result).encode())
+
+
+def _page(result: Result) -> str:
+    metric = MAIN_METRIC[result.master.task]
+    shown = METRICS[metric]
+    validation, options = result.pictures, result.options
+    lines = [
+        f"# Plans of {result.master.name}",
+        "",
+        f"Method {options.method.value}, cost {options.cost.value}, widths {', '.join(map(str, result.space.open))}; "
+        f"{len(result.trials)} plans tried. Batch norm fitted on {len(validation.calibration)} training pictures; "
+        f"plans chosen by {len(validation.validation)} pictures ({validation.split}); the test pictures chose nothing. "
+        f"Milliseconds of one picture, {result.timings.instruction_set}, threads {result.timings.threads}.",
+        "",
+        f"| | mean width | ms | predicted | {shown}, choosing | with the widths' batch norm | {shown}, test |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    rows: list[tuple[float, str]] = []
+    for trial in result.uniform:
+        test = result.master.metrics(str(trial.plan))
+        rows.append((trial.use, _row(result, f"{trial.plan} bit", trial, None, test.get(metric))))
+    for each in result.found:
+        name = f"**{each.name}**"
+        rows.append((each.trial.use, _row(result, name, each.trial, each.rows, each.test[metric])))
+    lines += [text for _, text in sorted(rows, reverse=True)]
+    lines += ["", *(f"{text}." for text in result.told), ""]
+    lines += ["| layer | " + " | ".join(each.name for each in result.found) + " |"]
+    lines += ["|---|" + "---|" * len(result.found)]
+    widths = [layer_bits(result, each.trial.choice) for each in result.found]
+    lines += [f"| {name} | " + " | ".join(str(of[name]) for of in widths) + " |" for name in result.space.names]
+    lines += [
+        "",
+        "![accuracy against time](plans_latency.png)",
+        "",
+        "![accuracy against mean width](plans_width.png)",
+        "",
+        "![widths by layer](plans_layers.png)",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _row(result: Result, name: str, trial: Trial, rows: Metrics | None, test: float | None) -> str:
+    metric = MAIN_METRIC[result.master.task]
+    cells = [
+        name,
+        f"{result.space.mean_width(trial.choice):.2f}",
+        f"{trial.use:.4g}",
+        f"{result.timings.predict_ms(trial.plan):.4g}",
+        f"{trial.score:.2%}",
+        "" if rows is None else f"{rows[metric]:.2%}",
+        "" if test is None else f"{test:.2%}",
+    ]
+    return "| " + " | ".join(cells) + " |"
+
+
+def _plots(result: Result, folder: Path) -> None:
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise EngineUnavailable(
+            f"the plots of a report need the extra 'search': pip install 'bitgear[search]' ({error})"
+        ) from error
+
+    def page(name: str, height: float, draw: Callable[[Any], None], rows: int = 1) -> None:
+        figure = Figure(figsize=(7, height), layout="constrained")
+        draw(figure.subplots(rows, 1, sharex=True))
+        figure.savefig(folder / name, dpi=130)
+
+    page("plans_latency.png", 4, lambda axes: _scatter(result, axes, lambda trial: trial.use, "ms of one picture"))
+    page(
+        "plans_width.png", 4,
+        lambda axes: _scatter(result, axes, lambda trial: result.space.mean_width(trial.choice), "mean width, bits"),
+    )  # fmt: skip
+    traced = bool(result.master.sensitivities)
+    page("plans_layers.png", 6 if traced else 4, lambda axes: _layers(result, axes), 2 if traced else 1)
+
+
+def _scatter(result: Result, axes: Any, x: Callable[[Trial], float], label: str) -> None:
+    def points(trials: list[Trial]) -> tuple[list[float], list[float]]:
+        return [x(trial) for trial in trials], [100 * trial.score for trial in trials]
+
+    axes.plot(*points(result.trials), ".", color=_TRIALS, label="plans tried")
+    axes.plot(*points(sorted(result.uniform, key=x)), "o-", color=_WIDTHS, label="one width everywhere")
+    for trial in result.uniform:
+        axes.annotate(str(trial.plan), (x(trial), 100 * trial.score), (4, -10), textcoords="offset points", fontsize=8)
+    axes.plot(*points([each.trial for each in result.found]), "D", color=_PLANS, label="plans kept")
+    worst = min(trial.score for trial in result.uniform)
+    best = max(trial.score for trial in [*result.uniform, *result.trials])
+    margin = 8 * (best - worst) + 1
+    axes.set_ylim(100 * worst - margin, 100 * best + margin)
+    axes.set_xlabel(label)
+    axes.set_ylabel(f"{METRICS[MAIN_METRIC[result.master.task]]} (%), choosing")
+    axes.legend(frameon=False)
+    axes.grid(alpha=0.3)
+
+
+def _layers(result: Result, axes: Any) -> None:
+    names = result.space.names
+    widths = axes
+    if result.master.sensitivities:
+        traces, widths = axes
+        traces.bar(names, [max(result.master.sensitivities[name], 0) for name in names], color=_WIDTHS)
+        traces.set_ylabel("average trace")
+        traces.set_yscale("log")
+    for each in result.found:
+        of = layer_bits(result, each.trial.choice)
+        widths.step(names, [of[name] for name in names], where="mid", label=each.name, linewidth=1.2)
+    widths.set_ylabel("bits")
+    widths.tick_params(axis="x", rotation=90, labelsize=7)
+    widths.grid(alpha=0.3)
+    if result.found:
+        widths.legend(frameon=False, fontsize=8)

@@ -1,0 +1,266 @@
+"""A search from a master to the same master with plans: docs/search.md."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+
+from bitgear.bits import plan_name
+from bitgear.checkpoint import Master
+from bitgear.engines.base import Engine
+from bitgear.engines.native import NativeEngine
+from bitgear.errors import SearchError
+from bitgear.evaluate import Data, Metrics, evaluate_master
+from bitgear.search.costs import Cost, cost_table
+from bitgear.search.evolution import best, evolve, undominated
+from bitgear.search.front import worthwhile
+from bitgear.search.pictures import Pictures
+from bitgear.search.programme import Limit, candidates
+from bitgear.search.space import Choice, Space, Table
+from bitgear.search.statistics import Statistics
+from bitgear.search.timings import Timings, least_ms
+from bitgear.search.trials import Trial, Trials, alone
+
+FRONT_LEVELS = 8
+"""Limits of time, evenly between the fastest choice and the slowest width, that a front is sought at."""
+SEED_SHARE = 4
+"""One trial in so many of an evolution is a seed from the programme."""
+FINALISTS = 3
+"""So many times the plans wanted of a front are timed."""
+
+
+class Method(StrEnum):
+    """``ilp``: the programme's candidates, all of them. ``evolution``: its best, and what evolves from them."""
+
+    ILP = "ilp"
+    EVOLUTION = "evolution"
+
+
+class Quantity(StrEnum):
+    """What can be limited: milliseconds of one picture, mean width, bytes of packed weights, bit operations."""
+
+    LATENCY_MS = "latency_ms"
+    MEAN_WIDTH = "mean_width"
+    BYTES = "bytes"
+    BIT_OPERATIONS = "bit_operations"
+
+
+@dataclass(frozen=True)
+class Goal:
+    """The best plan is wanted that takes at most so much of a quantity, the whole network counted."""
+
+    quantity: Quantity
+    most: float
+
+    def __str__(self) -> str:
+        return f"{self.quantity.value.replace('_', ' ')} {self.most:g}"
+
+
+@dataclass(frozen=True)
+class SearchOptions:
+    """What is wanted: a plan for each of ``goals``, and the ``front`` of so many; and how it is sought.
+
+    ``trials``: for each goal, and for the front. ``seconds``: of measuring plans against each other.
+    """
+
+    goals: tuple[Goal, ...] = ()
+    front: int = 0
+    widths: tuple[int, ...] = ()
+    method: Method = Method.ILP
+    cost: Cost = Cost.WEIGHTS
+    trials: int = 48
+    seconds: float = 5.0
+    seed: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """A plan that was chosen, under its name, and why. ``rows``: its metrics with the rows of the widths instead."""
+
+    name: str
+    reason: str
+    trial: Trial
+    rows: Metrics
+    test: Metrics
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """What a search found. ``uniform`` and ``trials``: all that was run; ``told``: what goals gave nothing, and why."""
+
+    master: Master
+    space: Space
+    timings: Timings
+    pictures: Pictures
+    options: SearchOptions
+    costs: Table
+    uniform: list[Trial]
+    trials: list[Trial]
+    found: list[Found]
+    told: list[str]
+    seconds: dict[str, float]
+
+
+Stage = Callable[[str, int], Callable[[int], object]]
+"""Told what begins and of how many parts it is; returns what gets parts done."""
+
+
+def search(
+    master: Master, engine: NativeEngine, runner: Engine, timings: Timings, pictures: Pictures, test: Data,
+    options: SearchOptions, stage: Stage = lambda _, __: lambda _: None,
+) -> Result:  # fmt: skip
+    """Return a master with the plans that were found beside those that it has.
+
+    ``engine`` is what plans are timed on, ``runner`` what they are tried on: any, of as many threads as there are.
+    Raises :class:`~bitgear.errors.SearchError` if a goal cannot be reached by any choice.
+    """
+    return _Search(master, engine, runner, timings, pictures, options, stage).run(test)
+
+
+class _Search:
+    def __init__(
+        self, master: Master, engine: NativeEngine, runner: Engine, timings: Timings, pictures: Pictures,
+        options: SearchOptions, stage: Stage,
+    ) -> None:  # fmt: skip
+        self.master = master
+        self.engine = engine
+        self.runner = runner
+        self.timings = timings
+        self.pictures = pictures
+        self.options = options
+        self.stage = stage
+        self.space = Space(master, options.widths or master.widths)
+        self.costs = cost_table(self.space, options.cost)
+        statistics = Statistics(master, runner, pictures.calibration)
+        self.trials = Trials(self.space, runner, timings, statistics, pictures.validation)
+        self.rng = np.random.default_rng(options.seed)
+        self.seconds = {"programme": 0.0, "trials": 0.0}
+        self.told: list[str] = []
+
+    def run(self, test: Data) -> Result:
+        goals = {goal: self._limit(goal) for goal in self.options.goals}
+        levels = self._levels() if self.options.front else []
+        count = self.options.trials * (len(goals) + bool(levels)) + len(self.master.widths)
+        self.trials.progress = self.stage("trials", count)
+        uniform = [self.trials.run(self.space.uniform(bits)) for bits in self.master.widths]
+        for limit in goals.values():
+            self._seek([limit])
+        if levels:
+            self._seek(levels)
+        finalists = self._finalists(uniform)
+        picked = [(str(goal), self._best(goal, limit)) for goal, limit in goals.items()]
+        timed_widths, timed = self._timed(uniform, [*finalists, *(trial for _, trial in picked if trial)])
+        chosen = {trial.choice: ("front of time and accuracy", trial) for trial in worthwhile(
+            [timed[trial.choice] for trial in finalists], timed_widths, self.options.front
+        )}  # fmt: skip
+        for reason, trial in picked:
+            if trial is not None:
+                chosen[trial.choice] = (reason, timed[trial.choice])
+        found = self._named(list(chosen.values()), test)
+        plans = [replace(each.trial.named(each.name), accuracy=_stored(each.test)) for each in found]
+        return Result(
+            self.master.with_plans(plans), self.space, self.timings, self.pictures, self.options, self.costs,
+            timed_widths, self.trials.chosen(), found, self.told, self.seconds,
+        )  # fmt: skip
+
+    def _limit(self, goal: Goal) -> Limit:
+        match goal.quantity:
+            case Quantity.LATENCY_MS:
+                limit = Limit(self.timings.table(self.space), goal.most - self.timings.other_ms)
+            case Quantity.MEAN_WIDTH:
+                limit = Limit(self.space.mean_widths, goal.most)
+            case Quantity.BYTES:
+                limit = Limit(self.space.weight_bytes, goal.most - self.space.fixed_bytes)
+            case Quantity.BIT_OPERATIONS:
+                limit = Limit(self.space.bit_operations, goal.most - self.space.fixed_bit_operations)
+        least = float(self._open(limit.table).min(axis=1).sum())
+        if least > limit.most:
+            raise SearchError(
+                f"no choice of widths {', '.join(map(str, self.space.open))} keeps {goal}: the least is "
+                f"{goal.most - limit.most + least:g}"
+            )
+        return limit
+
+    def _levels(self) -> list[Limit]:
+        """Return limits of time from the fastest choice to the slowest width."""
+        table = self.timings.table(self.space)
+        fastest = float(self._open(table).min(axis=1).sum())
+        slowest = float(self._open(table).sum(axis=0).max())
+        return [Limit(table, most) for most in np.linspace(fastest, slowest, FRONT_LEVELS + 2)[1:-1]]
+
+    def _open(self, table: Table) -> Table:
+        return table[:, [self.space.widths.index(bits) for bits in self.space.open]]
+
+    def _seek(self, limits: Sequence[Limit]) -> None:
+        """Try choices at one limit, or at each of several."""
+        count = self.options.trials
+        evolving = self.options.method is Method.EVOLUTION
+        wanted = max(1, count // (SEED_SHARE if evolving else 1) // len(limits))
+        started = time.perf_counter()
+        seeds = list(
+            dict.fromkeys(
+                choice
+                for limit in limits
+                for choice in candidates(self.space, self.costs, [limit], wanted)
+                if len(set(choice)) > 1
+            )
+        )
+        self.seconds["programme"] += time.perf_counter() - started
+        started = time.perf_counter()
+        if evolving:
+            loosest = max(limits, key=lambda limit: limit.most)
+            evolve(
+                self.space, seeds, self.trials.run, count, lambda choice: self._keeps(choice, loosest),
+                best if len(limits) == 1 else undominated, self.rng, fill=len(limits) == 1,
+            )  # fmt: skip
+        else:
+            for choice in seeds:
+                self.trials.run(choice)
+        self.seconds["trials"] += time.perf_counter() - started
+
+    def _keeps(self, choice: Choice, limit: Limit) -> bool:
+        return self.space.total(limit.table, choice) <= limit.most * (1 + 1e-9)
+
+    def _finalists(self, uniform: Sequence[Trial]) -> list[Trial]:
+        return worthwhile(self.trials.chosen(), uniform, FINALISTS * self.options.front)
+
+    def _best(self, goal: Goal, limit: Limit) -> Trial | None:
+        """Return the best plan within a limit; None where a width within it is as good."""
+        within = [trial for trial in self.trials.done.values() if self._keeps(trial.choice, limit)]
+        chosen = max(within, key=lambda trial: (trial.score, not trial.plan.layers, -trial.use))
+        if chosen.plan.layers:
+            return chosen
+        self.told.append(f"{goal}: no plan is better than {chosen.plan} bits everywhere")
+        return None
+
+    def _timed(
+        self, uniform: Sequence[Trial], plans: Sequence[Trial]
+    ) -> tuple[list[Trial], dict[Choice, Trial]]:  # fmt: skip
+        """Return trials with the time that they were measured to take, all in turns."""
+        trials = [*uniform, *{trial.choice: trial for trial in plans}.values()]
+        models = [self.engine.derive(alone(self.master, each.plan, each.batch_norm), each.plan) for each in trials]
+        seconds = self.options.seconds
+        times = least_ms(models, seconds, self.stage("timing", 0))
+        timed = [replace(trial, use=ms) for trial, ms in zip(trials, times, strict=True)]
+        return timed[: len(uniform)], {trial.choice: trial for trial in timed}
+
+    def _named(self, chosen: Sequence[tuple[str, Trial]], test: Data) -> list[Found]:
+        taken = {plan.name: plan.plan for plan in self.master.plans}
+        found = []
+        progress = self.stage("test", len(chosen) * len(test))
+        for reason, trial in sorted(chosen, key=lambda pair: -self.space.mean_width(pair[1].choice)):
+            known = next((name for name, plan in taken.items() if plan == trial.plan), None)
+            name = known or plan_name(self.space.mean_width(trial.choice), taken)
+            taken[name] = trial.plan
+            rows = self.trials.measure(trial.plan, None)
+            master = alone(self.master, trial.plan, trial.batch_norm)
+            tested = evaluate_master(master, self.runner, test, [trial.plan], progress)[trial.plan]
+            found.append(Found(name, reason, trial, rows, tested))
+        return found
+
+
+def _stored(metrics: Metrics) -> dict[str, Any]:
+    return {name: value for name, value in metrics.items() if name != "seconds"}

@@ -1,0 +1,163 @@
+"""A whole search, from a file and pictures to the file with plans."""
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+pytest.importorskip("bitgear._native")
+pytest.importorskip("scipy.optimize")
+
+from bitgear import reference
+from bitgear.checkpoint import Master, read_master, write_master
+from bitgear.engines import create_engine
+from bitgear.errors import DataError, EngineUnavailable, SearchError
+from bitgear.search.command import SearchRequest, calibration_count, search_and_write
+from bitgear.search.costs import Cost
+from bitgear.search.pictures import read_pictures
+from bitgear.search.run import Goal, Method, Quantity, Result, SearchOptions
+from tests.masters import random_codes, tiny_master
+from tests.task_masters import areas_master, boxes_master
+from tests.trainer.dense_data import write_boxes, write_maps
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 6), ("test", 3)):
+        for label in range(10):
+            (folder / split / f"class{label}").mkdir(parents=True)
+            for i in range(count):
+                pixels = rng.integers(0, 256, (16, 16, 3)).astype(np.uint8)
+                Image.fromarray(pixels).save(folder / split / f"class{label}" / f"{i}.png")
+    return folder
+
+
+def request(master: Path, data: Path, options: SearchOptions, **changes: object) -> SearchRequest:
+    plain = SearchRequest(
+        model=str(master), data=data, options=options, split=None, test_split="test", validate=20, calibrate=8,
+        timings=None, replace=False, out=None, report=None, threads=1,
+    )  # fmt: skip
+    return replace(plain, **changes)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.safetensors"
+    write_master(tiny_master(), path)
+    return path
+
+
+OPTIONS = SearchOptions(
+    goals=(Goal(Quantity.MEAN_WIDTH, 5.0),), front=2, widths=(8, 6, 4, 2), trials=6, seconds=0.0
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("method", list(Method))
+def test_a_search_adds_plans_and_keeps_all_else(file: Path, data: Path, method: Method, tmp_path: Path) -> None:
+    before = read_master(file)
+    tensors = {name: tensor.tobytes() for name, tensor in before.tensors.items()}
+    result = search_and_write(request(file, data, replace(OPTIONS, method=method), report=tmp_path / "report"))
+    after = read_master(file)
+    assert {name: tensor.tobytes() for name, tensor in after.tensors.items()} == tensors
+    assert [plan.name for plan in after.plans] == [each.name for each in result.found]
+    assert len(result.trials) <= 2 * OPTIONS.trials
+    for each in result.found:
+        assert after.metrics(each.name) == {"top1": each.test["top1"], "images": 30}
+        assert {layer.weight_bits for layer in (each.trial.plan.of(name) for name in result.space.names)} <= {
+            8,
+            6,
+            4,
+            2,
+        }
+    check_served(after)
+    check_report(result, tmp_path / "report")
+
+
+def check_served(master: Master) -> None:
+    """A plan served equals the reference bit for bit."""
+    q_images = random_codes(master, 3)
+    for each in master.plans:
+        served = create_engine("native").derive(master, each.plan).run(q_images)
+        np.testing.assert_array_equal(served, reference.run(master, q_images, each.plan))
+
+
+def check_report(result: Result, folder: Path) -> None:
+    told = json.loads((folder / "plans.json").read_text())
+    assert set(told["plans"]) == {each.name for each in result.found}
+    assert set(told["uniform"]) == set("8765432")
+    assert all(set(plan["layers"]) == set(result.space.names) for plan in told["plans"].values())
+    page = (folder / "plans.md").read_text()
+    for each in result.found:
+        assert each.name in page
+    for plot in ("plans_latency.png", "plans_width.png", "plans_layers.png"):
+        assert f"({plot})" in page
+        assert (folder / plot).stat().st_size > 1000
+
+
+def test_plans_stay_unless_they_are_replaced(file: Path, data: Path, tmp_path: Path) -> None:
+    goal = Goal(Quantity.BYTES, 1500.0)
+    options = replace(OPTIONS, goals=(goal,), front=0)
+    search_and_write(request(file, data, replace(OPTIONS, goals=(), front=3)))
+    there = {plan.name for plan in read_master(file).plans}
+    kept = search_and_write(request(file, data, options, out=tmp_path / "more.safetensors"))
+    assert {plan.name for plan in read_master(tmp_path / "more.safetensors").plans} >= there
+    assert all(each.reason == str(goal) for each in kept.found)
+    search_and_write(request(file, data, options, replace=True))
+    assert {plan.name for plan in read_master(file).plans} == {each.name for each in kept.found}
+
+
+@pytest.mark.parametrize("quantity", list(Quantity))
+def test_a_limit_that_no_plan_keeps_is_named(file: Path, data: Path, quantity: Quantity) -> None:
+    content = file.read_bytes()
+    with pytest.raises(SearchError, match=str(Goal(quantity, 1e-3))):
+        search_and_write(request(file, data, replace(OPTIONS, goals=(Goal(quantity, 1e-3),))))
+    assert file.read_bytes() == content
+
+
+def test_traces_are_needed_for_the_cost_that_uses_them(file: Path, data: Path) -> None:
+    with pytest.raises(SearchError, match="traces"):
+        search_and_write(request(file, data, replace(OPTIONS, cost=Cost.HESSIAN)))
+
+
+def test_a_missing_solver_leaves_the_file_alone(file: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = file.read_bytes()
+    monkeypatch.setitem(sys.modules, "scipy.optimize", None)
+    with pytest.raises(EngineUnavailable, match=r"bitgear\[search\]"):
+        search_and_write(request(file, data, OPTIONS))
+    assert file.read_bytes() == content
+
+
+def test_pictures_to_choose_by_are_not_those_that_batch_norm_is_fitted_on(data: Path) -> None:
+    master = tiny_master()
+    pictures = read_pictures(
+        master, data, split=None, calibration=20, validation=100, rng=np.random.default_rng(0)
+    )  # fmt: skip
+    assert pictures.split == "train, held out"
+    assert len(pictures.calibration) == 20
+    assert len(pictures.validation) == 40
+    fitted = {codes.tobytes() for codes in pictures.calibration}
+    chosen = master.input.encode(pictures.validation.images)  # type: ignore[union-attr]
+    assert not fitted & {codes.tobytes() for codes in chosen}
+    assert calibration_count(master) == 128
+
+
+def test_pictures_that_all_go_into_batch_norm_leave_none_to_choose_by(data: Path) -> None:
+    with pytest.raises(DataError, match="--calibrate"):
+        read_pictures(tiny_master(), data, split=None, calibration=60, validation=9, rng=np.random.default_rng(0))
+
+
+@pytest.mark.parametrize("task", ["segment", "detect"])
+def test_dense_tasks_choose_by_their_own_split(task: str, tmp_path: Path) -> None:
+    master, write = (areas_master(), write_maps) if task == "segment" else (boxes_master(), write_boxes)
+    pictures = read_pictures(
+        master, write(tmp_path / "data"), split=None, calibration=5, validation=3, rng=np.random.default_rng(0)
+    )  # fmt: skip
+    assert pictures.split == "val"
+    assert pictures.calibration.shape == (5, 3, 48, 64)
+    assert len(pictures.validation) == 3
