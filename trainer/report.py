@@ -62,6 +62,8 @@ def write_report(
         _curves(history, metric, f"{METRIC_NAMES[metric]}, watched images", 100, start, out / "accuracy.png")
         label = "mean clipped |dL/ds|, weight scales"
         _curves(history, "weight_scale_gradient", label, 1, None, out / "scale_gradients.png")
+    if history.hasb_epochs:
+        _supernet(history, out / "supernet.png")
     _occupancy(description, out / "codes_2bit.png")
     if sheet.rows:
         _contact_sheet(sheet, out / "contact_sheet.jpg")
@@ -97,6 +99,20 @@ def _curves(history: History, name: str, label: str, factor: float, start: float
         axes.axhline(factor * start, color="#555555", linestyle="--", linewidth=1, label="FP32 start")
     axes.set_xlabel("epoch")
     axes.set_ylabel(f"{label} (%)" if factor == 100 else label)
+    axes.legend(frameon=False)
+    axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=130)
+
+
+def _supernet(history: History, path: Path) -> None:
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.add_subplot()
+    for name, color in (("uniform", COLORS[8]), ("drawn", COLORS[2])):
+        points = [(row["epoch"], row["loss"][name]) for row in history.hasb_epochs if name in row["loss"]]
+        if points:
+            axes.plot(*zip(*points, strict=True), color=color, marker=".", label=f"{name} widths")
+    axes.set_xlabel("epoch of the stage")
+    axes.set_ylabel("training loss")
     axes.legend(frameon=False)
     axes.grid(alpha=0.3)
     figure.savefig(path, dpi=130)
@@ -158,8 +174,11 @@ def _markdown(
         lines += [f"FP32 training: {len(history.fp32_epochs)} epochs, {minutes:.0f} minutes."]
     if history.teacher is not None:
         lines += [f"Teacher: {METRIC_NAMES[metric]} {100 * history.teacher[metric]:.2f} %."]
+    for stage, rows in (("Joint training", history.epochs), ("Super-network stage", history.hasb_epochs)):
+        if rows:
+            minutes = sum(row["seconds"] for row in rows) / 60
+            lines += [f"{stage}: {len(rows)} epochs, {minutes:.0f} minutes."]
     lines += [
-        f"Joint training: {len(history.epochs)} epochs, {history.seconds / 60:.0f} minutes.",
         f"Master: {description['file_bytes']:,} bytes, {description['file_bytes_per_parameter']:.3f} a parameter.",
         "",
         "| bits | " + " | ".join(METRIC_NAMES[name] for name in names) + " | images |",
@@ -178,6 +197,14 @@ def _markdown(
         lines += [f"Test images: {', '.join(sheet.names)}.", "", "![contact sheet](contact_sheet.jpg)", ""]
     if history.epochs:
         lines += ["![accuracy per width](accuracy.png)", "", "![scale gradients](scale_gradients.png)", ""]
+    if history.hasb_epochs:
+        lines += [
+            "The super-network stage: mean loss of steps at uniform widths, and at drawn ones, which leave the uniform",
+            "ones more often with every epoch.",
+            "",
+            "![losses of the super-network stage](supernet.png)",
+            "",
+        ]
     lines += ["![2-bit codes per layer](codes_2bit.png)", ""]
     return "\n".join(lines)
 

@@ -221,6 +221,10 @@ layers = { "layer1.0.conv1" = "8", "layer3.0.conv1" = "w2a4" }
     assert set(master.metrics("mixed-4.5")) == {"top1", "images"}
     assert set(master.accuracy) == set(master.widths)
     assert (tmp_path / "run" / "traces.png").is_file()
+    assert (tmp_path / "run" / "supernet.png").is_file()
+    report = (tmp_path / "run" / "report.md").read_text()
+    assert "Super-network stage: 1 epochs" in report
+    assert "Joint training: 1 epochs" in report
     onwards = text.replace("[train]\nwidths = [8, 4, 2]\nepochs = 1", "[train]\nwidths = [8, 4, 2]\nepochs = 0")
     config.write_text(onwards.replace("[fp32]\nepochs = 1", ""))
     again = train_master(config, pictures, tmp_path / "onwards", weights=None, teacher=None, master=path)
