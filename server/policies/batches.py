@@ -1,7 +1,8 @@
 """What all policies do alike: drop what is lost, and fill a batch."""
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 
 from server.ladder import Ladder
 from server.policy import Load, Waiting
@@ -44,19 +45,19 @@ def lost(ladder: Ladder, load: Load, rung_of: Callable[[int], int] = narrowest) 
     would lose more. ``rung_of``: at which rung of its mask a request would run.
     """
     alone_s = [rung.latency_ms(1) / ladder.noise / 1000 for rung in ladder.rungs]
-    if load.queue[0].order_s >= load.now_s + max(alone_s):  # no deadline is before what the queue is sorted by
-        return ()
+    # No deadline is before what the queue is sorted by.
+    end = bisect_left(load.queue, load.now_s + max(alone_s), key=attrgetter("order_s"))
     return tuple(
         position
-        for position, waiting in enumerate(load.queue)
+        for position, waiting in enumerate(load.queue[:end])
         if waiting.hard and waiting.deadline_s < load.now_s + alone_s[rung_of(waiting.allowed)]
     )
 
 
 def others(count: int, drop: Sequence[int]) -> Sequence[int]:
     """Return the positions of a queue of so many requests that are not in ``drop``."""
-    if not drop:
-        return range(count)
+    if not drop or drop[-1] == len(drop) - 1:  # the first ones
+        return range(len(drop), count)
     gone = set(drop)
     return [position for position in range(count) if position not in gone]
 

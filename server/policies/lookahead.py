@@ -26,7 +26,7 @@ BURSTINESS = 8.0
 PIECES = 16
 """A long queue is looked at in about so many pieces."""
 
-LOOKED_AT = 200
+LOOKED_AT = 100
 """Of a queue of twice this or more, every second request is looked at, every third of three times this, and so on: each
 stands for those behind it."""
 
@@ -63,7 +63,7 @@ class LookAhead:
         left = others(len(load.queue), drop)
         if not left:
             return Dispatch(0, (), drop, "backlog")
-        queue = [load.queue[position] for position in left]
+        queue = load.queue[left[0] :] if isinstance(left, range) else [load.queue[position] for position in left]
         rung, members, reason = _Outlook(ladder, load, queue, self.margin).best()
         return Dispatch(rung, tuple(left[position] for position in members), drop, reason)
 
