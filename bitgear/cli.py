@@ -463,6 +463,7 @@ def search(
     timings: Annotated[
         Path | None, typer.Option(help="What bitgear profile wrote, on this device. Default: measured first.")
     ] = None,
+    seconds: Annotated[float, typer.Option(min=0, help="To time layers, and again the best plans, about.")] = 15.0,
     replace: Annotated[bool, typer.Option("--replace", help="Drop the plans that the master has.")] = False,
     out: Annotated[Path | None, typer.Option(help="Write the master here. Default: in place.")] = None,
     report: Annotated[
@@ -487,7 +488,8 @@ def search(
     options = SearchOptions(
         goals=goals, front=(0 if goals else 4) if front is None else front,
         widths=parse_widths(widths) if widths else (),
-        method=_one_of(Method, method, "--method"), cost=_one_of(Cost, cost, "--cost"), trials=trials, seed=seed,
+        method=_one_of(Method, method, "--method"), cost=_one_of(Cost, cost, "--cost"), trials=trials,
+        seconds=seconds, seed=seed,
     )  # fmt: skip
     request = SearchRequest(
         model=model, data=data, options=options, split=split, test_split=test_split, validate=validate,

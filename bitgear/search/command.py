@@ -48,7 +48,7 @@ def search_and_write(request: SearchRequest) -> Result:
     master = read_master(path)
     if request.replace:
         master = dataclasses.replace(master, plans=())
-    engine, runner = create_native(request.threads), create_native(os.cpu_count() or 1)
+    engine, runner = create_native(request.threads), create_native(available_cores())
     pictures = read_pictures(
         master, request.data, split=request.split, calibration=request.calibrate or calibration_count(master),
         validation=request.validate, rng=np.random.default_rng(request.options.seed),
@@ -61,7 +61,7 @@ def search_and_write(request: SearchRequest) -> Result:
             return lambda count: bar.update(count)
 
         if request.timings is None:
-            timings = measure_timings(master, engine, progress=stage("layers", 0))
+            timings = measure_timings(master, engine, request.options.seconds, stage("layers", 0))
         else:
             timings = read_timings(request.timings)
         result = search(master, engine, runner, timings, pictures, test, request.options, stage)
@@ -78,3 +78,8 @@ def calibration_count(master: Master) -> int:
     """Return how many pictures batch norm is fitted on: the smaller they are, the more."""
     pixels = master.input.height_px * master.input.width_px
     return min(max(CALIBRATION_PIXELS // pixels, MIN_CALIBRATION), MAX_CALIBRATION)
+
+
+def available_cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

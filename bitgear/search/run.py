@@ -63,7 +63,7 @@ class Goal:
 class SearchOptions:
     """What is wanted: a plan for each of ``goals``, and the ``front`` of so many; and how it is sought.
 
-    ``trials``: for each goal, and for the front. ``seconds``: of measuring plans against each other.
+    ``trials``: for each goal, and for the front. ``seconds``: of timing layers, and plans against each other.
     """
 
     goals: tuple[Goal, ...] = ()
@@ -72,7 +72,7 @@ class SearchOptions:
     method: Method = Method.ILP
     cost: Cost = Cost.WEIGHTS
     trials: int = 48
-    seconds: float = 5.0
+    seconds: float = 15.0
     seed: int = 0
 
 

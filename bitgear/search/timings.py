@@ -22,7 +22,7 @@ from bitgear.search.space import Space, Table
 
 ROUNDS = 5
 """Calls to a median; what a step takes is the least of many such medians, for a busy machine only adds to them."""
-MIN_PASSES = 6
+MIN_PASSES = 10
 
 
 @dataclass(frozen=True)

@@ -197,7 +197,7 @@ def test_search_adds_a_plan_and_prints_json(master: Path, data: Path, tmp_path: 
     train = data / "train"
     train.symlink_to(data / "test", target_is_directory=True)
     out = tmp_path / "plans.safetensors"
-    options = ("--mean-width", "7.5", "--trials", "4", "--calibrate", "8", "--out", out, "--json")
+    options = ("--mean-width", "7.5", "--trials", "4", "--calibrate", "8", "--seconds", "0", "--out", out, "--json")
     result = bitgear("search", master, "--data", data, *options)
     assert result.returncode == 0, result.stderr
     told = json.loads(result.stdout)
