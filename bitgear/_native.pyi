@@ -14,6 +14,9 @@ def instruction_sets() -> list[tuple[str, bool, bool, list[str]]]:
 def choose(name: str = "") -> str:
     """Return the instruction set used for ``name``, the best one for ``""``; raise ValueError if it cannot be used."""
 
+def measure_rates(instruction_set: str) -> dict[str, float]:
+    """Return nanoseconds of the set's kernels by name; see rates.h."""
+
 def derive(instruction_set: str, q8: NDArray[np.int8], bits: int, out: NDArray[np.int8]) -> None:
     """Write the codes of a width into ``out``, as :func:`bitgear.rounding.derive` does."""
 
@@ -46,7 +49,9 @@ def paint_mask(
 class Model:
     """A flat list of steps over byte buffers; see model.h. Arguments are checked for memory safety, not for sense."""
 
-    def __init__(self, instruction_set: str = "") -> None: ...
+    def __init__(self, instruction_set: str, rates: dict[str, float]) -> None:
+        """Raise ValueError for a set that cannot be used, or unless ``rates`` has all its names and no others."""
+
     def add_buffer(
         self,
         height: int,

@@ -3,12 +3,12 @@
 import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 from bitgear import __version__
 from bitgear.engines.registry import ENGINE_NAMES, KERNEL_VARIABLE, create_engine, native_failure
 from bitgear.errors import EngineUnavailable
+from bitgear.machine import processor
 
 _LIBRARIES = ("numpy", "onnxruntime", "onnx", "safetensors", "pillow", "simplejpeg", "torch")
 
@@ -17,11 +17,13 @@ def diagnose() -> dict[str, Any]:
     """Return what was found, as JSON types.
 
     ``instruction_sets``: a row for each one known: compiled in or not, offered by this processor or not, chosen or not,
-    and its multiplication paths. ``native_failure``: the original import error, None if there was none.
+    and its multiplication paths. ``rates_ns``: what the chosen set's kernels take here, by which paths are chosen,
+    measured now if never before. ``native_failure``: the original import error, None if there was none.
     """
     failure = native_failure()
     sets: list[dict[str, Any]] = []
     chosen: str | None = None
+    rates: dict[str, float] = {}
     if failure is None:
         from bitgear import _native
 
@@ -29,6 +31,10 @@ def diagnose() -> dict[str, Any]:
             chosen = _native.choose(os.environ.get(KERNEL_VARIABLE, ""))
         except ValueError:
             chosen = None
+        if chosen is not None:
+            from bitgear.engines.rates import rates_here
+
+            rates = rates_here(chosen)
         sets = [
             {"name": name, "compiled": compiled, "offered": offered, "chosen": name == chosen, "paths": list(paths)}
             for name, compiled, offered, paths in _native.instruction_sets()
@@ -42,6 +48,7 @@ def diagnose() -> dict[str, Any]:
         "kernel_variable": os.environ.get(KERNEL_VARIABLE),
         "native_failure": None if failure is None else f"{type(failure).__name__}: {failure}",
         "instruction_sets": sets,
+        "rates_ns": rates,
         "engines": {name: _state(name) for name in ENGINE_NAMES},
         "auto": _auto(),
         "libraries": {name: _version(name) for name in _LIBRARIES},
@@ -66,6 +73,9 @@ def report(found: dict[str, Any]) -> str:
             facts += f", chosen ({KERNEL_VARIABLE if found['kernel_variable'] else 'the best here'})"
         paths = f": {', '.join(row['paths'])}" if row["paths"] else ""
         lines.append(f"instruction set   {row['name']:13}{facts}{paths}")
+    for name, ns in found["rates_ns"].items():
+        rate = f", {1 / ns:.3g} GMAC/s" if name.endswith(" mac") and ns > 0 else ""
+        lines.append(f"measured          {name:26}{ns:.3g} ns{rate}")
     if found["kernel_variable"] and not any(row["chosen"] for row in found["instruction_sets"]):
         lines.append(f"{KERNEL_VARIABLE}    {found['kernel_variable']!r} cannot be used here")
     lines += [f"library           {name:13}{number or 'not installed'}" for name, number in found["libraries"].items()]
@@ -92,12 +102,3 @@ def _version(name: str) -> str | None:
         return version(name)
     except PackageNotFoundError:
         return None
-
-
-def processor() -> str | None:
-    """Return the processor's name where the system tells it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
-    except OSError:
-        return platform.processor() or None
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), None)

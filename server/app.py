@@ -12,6 +12,7 @@ from bitgear import __version__
 from bitgear.checkpoint import Master
 from bitgear.engines import Engine, create_engine
 from bitgear.errors import BitgearError
+from bitgear.machine import cache_folder
 from server import ladder_cache
 from server.exchange import exchange_of
 from server.layout import Figures, Layout, available_cores, choose_layout, first_layout, layouts, measure_layout
@@ -103,7 +104,7 @@ def _layout(
     if threads is not None or not measure:
         return Layout(max(1, cores // (threads or 1)), threads or 1), None
     largest = max(masters, key=lambda master: master.nbytes * master.input.height_px * master.input.width_px)
-    folder = settings.ladders or ladder_cache.default_folder()
+    folder = settings.ladders or cache_folder()
     engine = create_engine(settings.engine, 1)
     key = {**ladder_cache.device_key(largest, engine, 0, 0, cores), "aim": settings.layout}
     first = first_layout(cores, settings.layout)

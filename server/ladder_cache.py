@@ -3,9 +3,7 @@
 import hashlib
 import json
 import logging
-import os
 import platform
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -15,9 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from bitgear import __version__
 from bitgear.checkpoint import Master
-from bitgear.doctor import processor
 from bitgear.engines.base import Engine
 from bitgear.files import write_atomically
+from bitgear.machine import processor
 from server.layout import Layout
 from server.measurement import MAX_NOISE, Line, Times
 
@@ -42,17 +40,6 @@ def device_key(master: Master, engine: Engine, threads: int, max_batch: int, cor
         "master": master.digest,
         "bitgear": __version__,
     }
-
-
-def default_folder() -> Path:
-    """Return where the platform keeps what can be made again."""
-    if sys.platform == "win32":
-        root = os.environ.get("LOCALAPPDATA") or str(Path("~/AppData/Local").expanduser())
-        return Path(root, "bitgear", "Cache")
-    if sys.platform == "darwin":
-        return Path("~/Library/Caches/bitgear").expanduser()
-    root = os.environ.get("XDG_CACHE_HOME", "")
-    return Path(root if Path(root).is_absolute() else "~/.cache").expanduser() / "bitgear"
 
 
 def read(folder: Path, key: Key) -> Times | None:

@@ -19,6 +19,7 @@ from starlette.types import Receive
 from bitgear.bits import Plan
 from bitgear.checkpoint import Master
 from bitgear.engines import Engine, ModelCache
+from bitgear.machine import cache_folder
 from bitgear.tasks.pictures import decode_picture
 from server import ladder_cache
 from server.admission import Keys, Permits, load_keys
@@ -512,7 +513,7 @@ class Runtime:
 
     @property
     def _kept(self) -> Path:
-        return self.settings.ladders or ladder_cache.default_folder()
+        return self.settings.ladders or cache_folder()
 
     def _ladder_key(self, master: Master) -> ladder_cache.Key:
         return ladder_cache.device_key(

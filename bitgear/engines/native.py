@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from bitgear import _native
 from bitgear.bits import MASTER_BITS, Plan, Precision, activation_range, as_plan
 from bitgear.checkpoint import Master
+from bitgear.engines.rates import Rates, rates_here
 from bitgear.errors import EngineUnavailable, GraphError
 from bitgear.fold import Folded, check_plan, fold
 from bitgear.graph import (
@@ -90,41 +91,52 @@ class NativeModel:
 class NativeEngine:
     """Packs masters for the instruction set named, or for the best of this processor (``""``).
 
+    Layers take the paths that are fastest by what was measured of this machine (:mod:`bitgear.engines.rates`).
+
     Raises :class:`~bitgear.errors.EngineUnavailable` for one that is unknown, not compiled in or not offered by the
     processor.
     """
 
     name = "native"
 
-    def __init__(self, threads: int = 1, instruction_set: str = "") -> None:
+    def __init__(self, threads: int = 1, instruction_set: str = "", rates: Rates | None = None) -> None:
         try:
             self.instruction_set = _native.choose(instruction_set)
         except ValueError as error:
             usable = [name for name, compiled, offered, _ in _native.instruction_sets() if compiled and offered]
             raise EngineUnavailable(f"{error}; usable here are {', '.join(usable)}") from error
         self.threads = threads
+        self._rates = rates
+
+    @property
+    def rates(self) -> Rates:
+        """What paths are chosen by; those of this machine unless others were given. Measured at first use."""
+        return rates_here(self.instruction_set) if self._rates is None else self._rates
 
     def derive(self, master: Master, precision: Precision) -> NativeModel:
         plan = as_plan(precision)
         check_plan(master, plan)
-        core = lower(master, plan, self.instruction_set)
+        core = lower(master, plan, self.instruction_set, self.rates)
         return NativeModel(master, plan, self.threads, core)
 
 
-def lower(master: Master, plan: Plan, instruction_set: str, path: str = "") -> _native.Model:
-    """Return the finished steps of a master at a plan. ``path`` forces that path wherever it is possible, for tests."""
-    return _Lowering(master, plan, instruction_set, path).run()
+def lower(master: Master, plan: Plan, instruction_set: str, rates: Rates, path: str = "") -> _native.Model:
+    """Return the finished steps of a master at a plan, on the paths that are fastest by ``rates``.
+
+    ``path`` forces that path wherever it is possible, for tests.
+    """
+    return _Lowering(master, plan, instruction_set, rates, path).run()
 
 
 class _Lowering:
     """Goes through the graph backwards, to learn who reads what, then forwards, to make the steps."""
 
-    def __init__(self, master: Master, plan: Plan, instruction_set: str, path: str) -> None:
+    def __init__(self, master: Master, plan: Plan, instruction_set: str, rates: Rates, path: str) -> None:
         self.master = master
         self.graph = master.graph
         self.shapes = master.shapes
         self.path = path
-        self.core = _native.Model(instruction_set)
+        self.core = _native.Model(instruction_set, rates)
         self.feeds: dict[str, list[_Feed]] = {name: [] for name in self.shapes}
         self.folded: dict[str, Folded] = {}
         self.read_from: dict[str, int] = {}  # buffer of a node's input

@@ -425,9 +425,9 @@ void words_16(const DotTile& tile) {
 bool always_exact(int, int) { return true; }
 
 const DotPath kDots[] = {
-    {"pairs", kDotRows, kDotBlocks, kPackedGroup, pairs_exact, pairs_period, pack_pairs, pairs, nullptr, 50, 0.0133},
-    {"words", kDotRows, kDotBlocks, kPackedGroup, always_exact, nullptr, pack_words, words, nullptr, 22, 0},
+    {"pairs", kDotRows, kDotBlocks, kPackedGroup, pairs_exact, pairs_period, pack_pairs, pairs, nullptr},
+    {"words", kDotRows, kDotBlocks, kPackedGroup, always_exact, nullptr, pack_words, words, nullptr},
 };
 constexpr int kDotCount = 2;
-const DotPath kWordsPath{"words-16", kDotRows, kDotBlocks, kPackedGroup, always_exact, nullptr, pack_pairs, words_16,
-                         nullptr,    26,       0};
+const DotPath kWordsPath{"words-16", kDotRows,   kDotBlocks, kPackedGroup, always_exact,
+                         nullptr,    pack_pairs, words_16,   nullptr};

@@ -25,7 +25,6 @@ const Isa kIsa = {"avx2",
                   &kWordsPath,
                   {depthwise_bytes, depthwise_pack, depthwise, nullptr},
                   BG_GENERIC_FUNCTIONS,
-                  4,
                   BG_PIXEL_FUNCTIONS};
 
 }  // namespace

@@ -271,10 +271,8 @@ void dot_quick(const DotTile& tile, const EpilogueTile& to) {
 
 bool always_exact(int, int) { return true; }
 
-const DotPath kDots[] = {
-    {"vnni", 12, 2, kBlock * kGroup, always_exact, nullptr, pack_bytes, dot<Bytes>, dot_quick, 61, 0}};
-const DotPath kWordsPath{"vnni-16", 12,   2, kBlock * kGroup, always_exact, nullptr, pack_bytes, dot<Words>,
-                         nullptr,   30.5, 0};
+const DotPath kDots[] = {{"vnni", 12, 2, kBlock * kGroup, always_exact, nullptr, pack_bytes, dot<Bytes>, dot_quick}};
+const DotPath kWordsPath{"vnni-16", 12, 2, kBlock * kGroup, always_exact, nullptr, pack_bytes, dot<Words>, nullptr};
 
 #include "lut_vbmi.h"
 
@@ -286,7 +284,6 @@ const Isa kIsa = {"avx512-vnni",
                   &kWordsPath,
                   {depthwise_bytes, depthwise_pack, depthwise, depthwise_quick},
                   BG_GENERIC_FUNCTIONS,
-                  6,
                   BG_PIXEL_FUNCTIONS};
 
 }  // namespace

@@ -119,9 +119,7 @@ void dot(const DotTile& tile) {
 
 bool always_exact(int, int) { return true; }
 
-// Two sdot a cycle are 32 products: counted, not measured.
-const DotPath kDots[] = {
-    {"sdot", kDotRows, kDotBlocks, kPackedGroup, always_exact, nullptr, pack_bytes, dot, nullptr, 28, 0}};
+const DotPath kDots[] = {{"sdot", kDotRows, kDotBlocks, kPackedGroup, always_exact, nullptr, pack_bytes, dot, nullptr}};
 
 const Isa kIsa = {"neon-dotprod",
                   kDots,
@@ -131,7 +129,6 @@ const Isa kIsa = {"neon-dotprod",
                   nullptr,
                   {depthwise_bytes, depthwise_pack, depthwise, nullptr},
                   BG_GENERIC_FUNCTIONS,
-                  9,
                   BG_PIXEL_FUNCTIONS};
 
 }  // namespace

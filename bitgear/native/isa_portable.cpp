@@ -49,10 +49,10 @@ void dot(const DotTile& tile) {
 bool always_exact(int, int) { return true; }
 
 const DotPath kDots[] = {{"scalar", 8, kMaxBlocks, kBlock * kGroup, always_exact, nullptr, pack_bytes,
-                          dot<std::uint8_t, std::int8_t>, nullptr, 2, 0}};
+                          dot<std::uint8_t, std::int8_t>, nullptr}};
 const DotPath kWordsPath{"scalar-16",  8,       kMaxBlocks, kBlock * kGroup,
                          always_exact, nullptr, pack_bytes, dot<std::int16_t, std::int16_t>,
-                         nullptr,      2,       0};
+                         nullptr};
 
 const Isa kIsa = {"portable",
                   kDots,
@@ -62,7 +62,6 @@ const Isa kIsa = {"portable",
                   &kWordsPath,
                   {depthwise_bytes, depthwise_pack, depthwise, nullptr},
                   BG_GENERIC_FUNCTIONS,
-                  9,
                   BG_PIXEL_FUNCTIONS};
 
 }  // namespace

@@ -23,6 +23,8 @@ constexpr int kMaxRows = 16;              // pixels of a tile, at most
 constexpr int kMaxBlocks = 4;             // kBlock-wide columns of a tile, at most
 constexpr int kMaxOutputs = 16;           // readers of one value, at most
 constexpr int kLutColumnsMax = 64;        // output channels of a look-up tile, at most
+// Between the positions of patches: without it they often lie a multiple of 4096 bytes apart, in one set of the cache.
+constexpr std::size_t kPositionGap = 64;
 constexpr std::size_t kBlockTail =
     kBlock * sizeof(std::int32_t);  // room behind the groups of a packed block, the path's own
 
@@ -107,10 +109,6 @@ struct DotPath {
     // counts. For one or two outputs, all bounded, and no floats. May read and write a row more: the pointers to rows,
     // of both, end with the last row's a second time. Null: there is no such function.
     void (*run_quick)(const DotTile& tile, const EpilogueTile& to);
-    // Measured on tiles of full size: what the choice of a method goes by. Where there is a period, without widening,
-    // which takes `widening / period` cycles of a multiply-accumulate.
-    double macs_per_cycle;
-    double widening;
 };
 
 // Multiplication by table look-up, for weights of `planes` bits (2 or 3) and activation bytes 0..2^act_bits-1:
@@ -140,8 +138,6 @@ struct LutPath {
     // further.
     void (*pack)(const std::int8_t* codes, std::size_t row_bytes, int groups, std::uint8_t* packed);
     void (*run)(const LutTile& tile);
-    double macs_per_cycle;  // measured, all columns in use
-    double table_cycles;    // to make one table
 };
 
 // Depthwise convolution: acc[p][c] = sum over taps of a[p][tap_offsets[tap] + c] * w[tap][c]. In acc, channels are
@@ -236,7 +232,6 @@ struct Isa {
     void (*transpose_taps)(const std::int8_t* codes, int channels, int taps, std::size_t row_channels,
                            std::int8_t* out);
     int vector_bytes;
-    double stream_bytes;  // packed weights that a cycle brings from beyond the second cache, measured
     PixelKernels pixels;
 };
 

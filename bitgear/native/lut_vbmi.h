@@ -201,7 +201,7 @@ void lut(const LutTile& tile) {
 }
 
 const LutPath kLuts[] = {
-    {"vpermb-64", 2, 64, kLutInputs, 64, 128, kLutRows, 3, lut_tables2, lut_pack<64>, lut<2>, 135, 3},
-    {"vpermb-32", 2, 32, kLutInputs, 64, 64, kLutRows, 3, lut_tables2, lut_pack<32>, lut<1>, 117, 3},
+    {"vpermb-64", 2, 64, kLutInputs, 64, 128, kLutRows, 3, lut_tables2, lut_pack<64>, lut<2>},
+    {"vpermb-32", 2, 32, kLutInputs, 64, 64, kLutRows, 3, lut_tables2, lut_pack<32>, lut<1>},
 };
 constexpr int kLutCount = 2;

@@ -109,7 +109,7 @@ struct Model::Context {
     std::vector<Workspace> threads;
 };
 
-Model::Model(const Isa* isa) : isa_(isa) {}
+Model::Model(const Isa* isa, Rates rates) : isa_(isa), rates_(std::move(rates)) {}
 Model::~Model() = default;
 
 // One image on its way through the steps, as one thread of those that work on it sees it.
@@ -441,18 +441,17 @@ void Model::Pass::run_winograd(const Step& step, int index, int count) const {
     const Range my_groups = columns ? share(groups, index, count) : Range{0, groups};
     const Range my_tiles = columns ? Range{0, tiles} : share(tiles, index, count);
 
-    const std::size_t patch_bytes = sz(ceil_div(form.operand_bytes * input.pixel_bytes, 64)) * 64;
-    const std::size_t position_bytes = patch_bytes * sz(step.strip_tiles);
-    std::uint8_t* patches = scratch;  // [position][tile][channels]
-    auto* sums = reinterpret_cast<std::int32_t*>(scratch + sz(positions) * position_bytes +
-                                                 kSlackBytes);            // [position][tile][columns]
-    std::int32_t* acc = sums + sz(positions * max_rows * group_columns);  // [pixel][columns]
+    const std::size_t patch_bytes = step.scratch.patch_bytes, position_bytes = step.scratch.position_bytes;
+    const std::size_t positions_bytes = sz(positions) * step.block_bytes;  // of one block
+    std::uint8_t* patches = scratch;
+    auto* sums = reinterpret_cast<std::int32_t*>(scratch + step.scratch.sums);
+    auto* acc = reinterpret_cast<std::int32_t*>(scratch + step.scratch.acc);
     const std::uint8_t* a[kMaxRows];
     DotTile tile{};
     tile.a = a;
     tile.runs = step.runs.data();
     tile.run_count = 1;
-    tile.block_bytes = sz(positions) * step.block_bytes;
+    tile.block_bytes = positions_bytes;
     tile.period = step.period;
     WinogradSums out{};
     out.position_stride = sz(max_rows * group_columns);
@@ -477,13 +476,14 @@ void Model::Pass::run_winograd(const Step& step, int index, int count) const {
             out.columns = tile_width;
             out.tile_stride = out.acc_stride = sz(tile_width);
             out.correction = step.correction.data() + sz(group * tile_pixels * group_columns);
+            const std::uint8_t* weights = step.packed.data() + sz(group * max_blocks) * positions_bytes;
             for (int piece = 0; piece < pieces; ++piece) {
                 const Range mine = share(strip, piece, pieces);
                 tile.rows = mine.end - mine.begin;
                 for (int q = 0; q < positions; ++q) {
                     const std::uint8_t* v = patches + sz(q) * position_bytes + sz(mine.begin) * patch_bytes;
                     for (int r = 0; r < tile.rows; ++r) a[r] = v + sz(r) * patch_bytes;
-                    tile.w = step.packed.data() + sz(group * max_blocks * positions + q) * step.block_bytes;
+                    tile.w = weights + sz(q) * step.block_bytes;
                     tile.acc = sums + sz(q * max_rows * group_columns);
                     step.dot->run(tile);
                     const std::size_t list = sz(group * positions + q);

@@ -9,7 +9,9 @@
 #include <string>
 #include <vector>
 
+#include "aligned.h"
 #include "kernels.h"
+#include "rates.h"
 
 namespace bitgear {
 
@@ -103,18 +105,11 @@ constexpr std::size_t kStripBytes =
     512 * 1024;  // look-up tables or transformed patches at hand: about half of a core's cache
 constexpr int kDepthwisePixels = 8;
 
-struct AlignedBytes {
-    AlignedBytes() = default;
-    explicit AlignedBytes(std::size_t size);
-    std::uint8_t* data() const { return data_.get(); }
-    std::size_t size() const { return size_; }
-
-private:
-    struct Free {
-        void operator()(std::uint8_t* p) const;
-    };
-    std::unique_ptr<std::uint8_t[], Free> data_;
-    std::size_t size_ = 0;
+// Where a thread's own memory holds what a strip of Winograd's tiles needs, in bytes from its start.
+struct WinogradScratch {
+    std::size_t patch_bytes = 0, position_bytes = 0;  // patches: [position][tile][channels]
+    std::size_t sums = 0;                             // [position][tile][columns]
+    std::size_t acc = 0;                              // [pixel][columns]
 };
 
 // What every step has; the fields of a kind are below its name.
@@ -165,6 +160,7 @@ struct Step {
     const WinogradKernels* transforms = nullptr;
     std::uint8_t shifts[kMaxPositions] = {};
     int strip_tiles = 0;
+    WinogradScratch scratch;
     int tile_rows = 0;                     // of a multiplication
     std::vector<std::int32_t> correction;  // [group of blocks][n * m pixels][columns]
     std::vector<Outlier> outliers;
@@ -188,7 +184,7 @@ struct StepTime {
 
 class Model {
 public:
-    explicit Model(const Isa* isa);
+    Model(const Isa* isa, Rates rates);
     ~Model();
 
     int add_buffer(int height, int width, int channels, int top, int left, int bottom, int right, int spare_bottom,
@@ -231,6 +227,7 @@ private:
     struct Pass;
     class Writer;
     class Undo;
+    struct Choice;
     std::size_t image_bytes() const {
         return 3 * static_cast<std::size_t>(image_height_) * static_cast<std::size_t>(image_width_);
     }
@@ -244,19 +241,24 @@ private:
     Step& push(Step::Kind kind, const std::string& name, int input);
     void set_constants(Step& step, const Constants& constants, const Activation& activation, double largest_sum);
     void set_result(const Step& step);
-    void choose_method(Step& step, const ConvSpec& spec);
+    std::vector<Choice> choices(const Step& step, const ConvSpec& spec) const;
+    double mac_ns(const DotPath& dot, int act_max, int weight_max) const;
     const DotPath& dot_path(int act_max, int weight_max) const;
+    const DotRates& rates_of(const DotPath& dot) const;
+    double product_ns(double weights, double rows, double pieces, double mac, int bytes) const;
+    Choice dot_choice(const Step& step, const ConvSpec& spec, const DotPath& dot) const;
+    Choice lut_choice(const Step& step, const ConvSpec& spec, const LutPath& lut) const;
+    Choice winograd_choice(const Step& step, const ConvSpec& spec, const WinogradForm& form) const;
+    bool winograd_fits(const Step& step, const ConvSpec& spec, const WinogradForm& form) const;
     void set_dot(Step& step, const DotPath& dot, int act_max, int weight_max) const;
-    double dot_cycles(const Step& step, const ConvSpec& spec, const DotPath& dot) const;
-    double lut_cycles(const Step& step, const ConvSpec& spec, const LutPath& lut) const;
-    double winograd_cycles(const Step& step, const ConvSpec& spec, const WinogradForm& form) const;
-    const DotPath& winograd_dot(const WinogradForm& form, int act_max, int weight_max) const;
+    bool prepare(Step& step, const ConvSpec& spec, const std::int8_t* q8, const Choice& choice);
     void prepare_dot(Step& step, const ConvSpec& spec, const std::int8_t* q8);
     void prepare_lut(Step& step, const ConvSpec& spec, const std::int8_t* q8);
     bool prepare_winograd(Step& step, const ConvSpec& spec, const std::int8_t* q8);
     void prepare_depthwise(Step& step, const ConvSpec& spec, const std::int8_t* q8);
 
     const Isa* isa_;
+    const Rates rates_;
     std::vector<Buffer> buffers_;
     std::vector<Step> steps_;
     bool finished_ = false;

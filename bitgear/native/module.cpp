@@ -1,6 +1,7 @@
 // The Python module: converts arguments, checks what memory safety needs, computes nothing.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/map.h>
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
@@ -141,6 +142,14 @@ NB_MODULE(_native, m) {
         return result;
     });
     m.def("choose", [](const std::string& name) { return std::string(isa_of(name)->name); }, "name"_a = "");
+    m.def(
+        "measure_rates",
+        [](const std::string& name) {
+            const Isa* isa = isa_of(name);
+            const nb::gil_scoped_release release;
+            return named(*isa, measure_rates(*isa));
+        },
+        "instruction_set"_a);
     m.def("derive", [](const std::string& isa, const Codes& q8, int bits,
                        nb::ndarray<std::int8_t, nb::c_contig, nb::device::cpu> out) {
         if (out.size() != q8.size() || bits < 2 || bits > 8)
@@ -154,8 +163,12 @@ NB_MODULE(_native, m) {
 
     nb::class_<Model>(m, "Model")
         .def(
-            "__init__", [](Model* self, const std::string& isa) { new (self) Model(isa_of(isa)); },
-            "instruction_set"_a = "")
+            "__init__",
+            [](Model* self, const std::string& name, const NamedTimes& rates) {
+                const Isa* isa = isa_of(name);
+                new (self) Model(isa, rates_of(*isa, rates));
+            },
+            "instruction_set"_a, "rates"_a)
         .def("add_buffer", &Model::add_buffer, "height"_a, "width"_a, "channels"_a, "top"_a, "left"_a, "bottom"_a,
              "right"_a, "spare_bottom"_a, "spare_right"_a, "fill"_a)
         .def("add_image", &Model::add_image, "buffer"_a)

@@ -62,24 +62,22 @@ private:
     std::vector<std::int8_t> codes_;
 };
 
-constexpr std::size_t kOverrun = 64;           // codes are read and written in whole vectors
-constexpr double kCallCycles = 40;             // around one multiplication of a tile in Winograd's form
-constexpr double kPatchCycles = 5;             // to make a vector of a patch's position
-constexpr double kSumCycles = 5;               // to store a vector of a position's sums and to transform it back
-constexpr double kLutCallCycles = 300;         // to widen the sums of a tile of look-ups
-constexpr std::size_t kSumsBytes = 26 * 1024;  // of all positions: most of a core's first cache
+constexpr std::size_t kOverrun = 64;                      // codes are read and written in whole vectors
+constexpr std::size_t kSumsBytes = 26 * 1024;             // of all positions: most of a core's first cache
 constexpr std::size_t kWordsBytes = 5 * 1024 * 1024 / 4;  // of 16 bits: what a core's second cache holds, about
-
-// Cycles of a multiply-accumulate whose operands reach `act_max` and `weight_max`.
-double mac_cycles(const DotPath& dot, int act_max, int weight_max) {
-    return 1 / dot.macs_per_cycle + (dot.period == nullptr ? 0 : dot.widening / dot.period(act_max, weight_max));
-}
 
 // Tiles that are multiplied together in Winograd's form.
 int winograd_rows(const WinogradForm& form, const DotPath& dot) {
     const std::size_t row_bytes = sz(form.positions() * dot.max_blocks * kBlock) * sizeof(std::int32_t);
     const int most = dot.max_rows;
     return std::clamp(static_cast<int>(kSumsBytes / row_bytes), std::min(8, most), most);
+}
+
+// Tiles whose patches are at hand at the same time.
+int winograd_strip(const WinogradForm& form, int channels, int tile_rows) {
+    const std::size_t tile_bytes = sz(form.positions()) * sz(round_up(channels * form.operand_bytes, 64));
+    const int fitting = static_cast<int>(kStripBytes / 2 / tile_bytes);
+    return std::clamp(fitting / tile_rows * tile_rows, tile_rows, 8 * tile_rows);
 }
 
 // Whether a window lies inside a buffer and its borders at least once.
@@ -109,15 +107,6 @@ std::int32_t largest_sum(const std::int8_t* row, std::size_t count) {
 }
 
 }  // namespace
-
-AlignedBytes::AlignedBytes(std::size_t size) : size_(size) {
-    const std::size_t rounded = (size + 63) / 64 * 64;
-    auto* p = static_cast<std::uint8_t*>(std::aligned_alloc(64, std::max<std::size_t>(rounded, 64)));
-    if (p == nullptr) throw std::bad_alloc();
-    data_.reset(p);
-}
-
-void AlignedBytes::Free::operator()(std::uint8_t* p) const { std::free(p); }
 
 // Takes back the steps that were begun unless it is told to keep them.
 class Model::Undo {
@@ -298,73 +287,146 @@ void Model::add_conv(const std::string& name, const ConvSpec& spec, const std::i
         step.macs = double(step.conv_height) * step.conv_width * channels * in_channels * g.kernel * g.kernel;
         const std::int8_t* codes = q8 + sz(step.channel) * sz(in_channels) * sz(g.kernel * g.kernel);
         step.in_channels = in_channels;
-        step.method = depthwise ? Method::depthwise : Method::dot;
-        choose_method(step, spec);
-        switch (step.method) {
-            case Method::depthwise:
-                prepare_depthwise(step, spec, codes);
-                break;
-            case Method::lut:
-                prepare_lut(step, spec, codes);
-                break;
-            case Method::winograd:
-                if (prepare_winograd(step, spec, codes)) break;
-                step.method = Method::dot;
-                set_dot(step, dot_path(spec.act_max, 1 << (spec.weight_bits - 1)), spec.act_max,
-                        1 << (spec.weight_bits - 1));
-                [[fallthrough]];
-            case Method::dot:
-                prepare_dot(step, spec, codes);
-                break;
+        if (depthwise) {
+            step.method = Method::depthwise;
+            prepare_depthwise(step, spec, codes);
+        } else {
+            const std::vector<Choice> all = choices(step, spec);
+            const bool prepared = std::any_of(all.begin(), all.end(),
+                                              [&](const Choice& choice) { return prepare(step, spec, codes, choice); });
+            check(prepared, "no path multiplies this convolution");
         }
         set_result(step);
     }
     undo.keep();
 }
 
-// Estimated cycles of one thread for one image, from measured rates (docs/kernels.md). Only their order matters.
-double Model::dot_cycles(const Step& step, const ConvSpec& spec, const DotPath& dot) const {
-    const int taps = spec.geometry.kernel * spec.geometry.kernel;
-    const double weights = double(round_up(step.channels, kBlock)) * round_up(step.in_channels, kGroup) * taps;
-    return weights * (step.height * step.width * mac_cycles(dot, spec.act_max, 1 << (spec.weight_bits - 1)) +
-                      1 / isa_->stream_bytes);
+// A way to run a convolution, and the estimated time of one thread for one image, from measured rates
+// (docs/kernels.md).
+struct Model::Choice {
+    Method method;
+    double ns;
+    const DotPath* dot = nullptr;
+    int act_max = 0, weight_max = 0;  // of the operands of `dot`
+    const LutPath* lut = nullptr;
+    const WinogradForm* form = nullptr;
+};
+
+const DotRates& Model::rates_of(const DotPath& dot) const {
+    return &dot == isa_->words ? rates_.words : rates_.dots[sz(static_cast<int>(&dot - isa_->dots))];
 }
 
-double Model::lut_cycles(const Step& step, const ConvSpec& spec, const LutPath& lut) const {
-    const Buffer& input = buffers_[sz(spec.input)];
-    const int taps = spec.geometry.kernel * spec.geometry.kernel;
-    const double weights = double(round_up(step.channels, lut.columns)) * round_up(step.in_channels, lut.inputs) * taps;
-    const double tables = double(input.row_pixels()) * (input.top + input.height + input.bottom) *
-                          round_up(step.in_channels, lut.inputs) / lut.inputs;
-    const double calls =
-        std::ceil(double(step.height) * step.width / lut.max_rows) * round_up(step.channels, lut.columns) / lut.columns;
-    return weights * step.height * step.width / lut.macs_per_cycle + tables * lut.table_cycles + calls * kLutCallCycles;
+// A multiply-accumulate whose operands reach `act_max` and `weight_max`.
+double Model::mac_ns(const DotPath& dot, int act_max, int weight_max) const {
+    const DotRates& rates = rates_of(dot);
+    return rates.mac + (dot.period == nullptr ? 0.0 : rates.widening / dot.period(act_max, weight_max));
 }
 
-double Model::winograd_cycles(const Step& step, const ConvSpec& spec, const WinogradForm& form) const {
-    const int act_max = form.span() * spec.act_max, weight_max = winograd_weight_bound(form, spec.weight_bits);
-    const DotPath& dot = winograd_dot(form, act_max, weight_max);
-    const int positions = form.positions();
-    const double tiles = double((step.height + form.n - 1) / form.n) * ((step.width + form.m - 1) / form.m);
-    const double weights = double(round_up(step.channels, kBlock)) * round_up(step.in_channels, kGroup) * positions;
-    const double calls = positions * std::ceil(tiles / winograd_rows(form, dot)) *
-                         std::ceil(double(step.channels) / (dot.max_blocks * kBlock));
-    const double in_vectors = std::ceil(double(step.in_channels) * form.operand_bytes / isa_->vector_bytes);
-    const double out_vectors = round_up(step.channels, kBlock) * double(sizeof(std::int32_t)) / isa_->vector_bytes;
-    const double transforms = tiles * positions * (kPatchCycles * in_vectors + kSumCycles * out_vectors);
-    return weights * (tiles * mac_cycles(dot, act_max, weight_max) + form.operand_bytes / isa_->stream_bytes) +
-           calls * kCallCycles + transforms;
-}
-
-const DotPath& Model::winograd_dot(const WinogradForm& form, int act_max, int weight_max) const {
-    return form.operand_bytes == 2 ? *isa_->words : dot_path(act_max, weight_max);
-}
-
+// The fastest multiplication that is exact.
 const DotPath& Model::dot_path(int act_max, int weight_max) const {
+    const DotPath* best = nullptr;
     for (int i = 0; i < isa_->dot_count; ++i) {
-        if (isa_->dots[i].exact(act_max, weight_max)) return isa_->dots[i];
+        const DotPath& dot = isa_->dots[i];
+        if (!dot.exact(act_max, weight_max)) continue;
+        if (best == nullptr || mac_ns(dot, act_max, weight_max) < mac_ns(*best, act_max, weight_max)) best = &dot;
     }
-    throw std::logic_error("no exact multiplication");  // the last path of every set is always exact
+    if (best == nullptr) throw std::logic_error("no exact multiplication");  // one of every set is always exact
+    return *best;
+}
+
+// Of `weights` weights of `bytes` bytes with `rows` rows in `pieces` pieces: the first piece has the weights brought
+// from afar, and takes as long as that at least.
+double Model::product_ns(double weights, double rows, double pieces, double mac, int bytes) const {
+    const double first = rows / pieces * mac;
+    return weights * (std::max(first, bytes * rates_.stream) + (rows * mac - first));
+}
+
+Model::Choice Model::dot_choice(const Step& step, const ConvSpec& spec, const DotPath& dot) const {
+    Choice choice{Method::dot, 0.0, &dot, spec.act_max, 1 << (spec.weight_bits - 1)};
+    const int taps = spec.geometry.kernel * spec.geometry.kernel, columns = round_up(step.channels, kBlock);
+    const double weights = double(columns) * round_up(step.in_channels, kGroup) * taps;
+    const double pixels = double(step.conv_height) * step.conv_width;
+    choice.ns = product_ns(weights, pixels, std::ceil(pixels / dot.max_rows),
+                           mac_ns(dot, choice.act_max, choice.weight_max), 1) +
+                pixels * columns * rates_of(dot).finish;
+    return choice;
+}
+
+Model::Choice Model::lut_choice(const Step& step, const ConvSpec& spec, const LutPath& lut) const {
+    Choice choice{Method::lut, 0.0};
+    choice.lut = &lut;
+    const LutRates& rates = rates_.luts[sz(static_cast<int>(&lut - isa_->luts))];
+    const Buffer& input = buffers_[sz(spec.input)];
+    const int taps = spec.geometry.kernel * spec.geometry.kernel, columns = round_up(step.channels, lut.columns);
+    const double pixels = double(step.height) * step.width, groups = std::ceil(double(step.in_channels) / lut.inputs);
+    const double weights = groups * lut.inputs * columns * taps;
+    const double tables = double(input.row_pixels()) * (input.top + input.height + input.bottom) * groups;
+    const double calls = std::ceil(pixels / lut.max_rows) * columns / lut.columns;
+    const double bytes = double(lut.group_bytes) / (lut.inputs * lut.columns);
+    choice.ns = weights * pixels * rates.mac + weights * bytes * rates_.stream + tables * rates.table +
+                calls * rates.call + pixels * columns * rates_.epilogue;
+    return choice;
+}
+
+Model::Choice Model::winograd_choice(const Step& step, const ConvSpec& spec, const WinogradForm& form) const {
+    Choice choice{Method::winograd, 0.0};
+    choice.form = &form;
+    choice.act_max = form.span() * spec.act_max;
+    choice.weight_max = winograd_weight_bound(form, spec.weight_bits);
+    choice.dot = form.operand_bytes == 2 ? isa_->words : &dot_path(choice.act_max, choice.weight_max);
+    const DotPath& dot = *choice.dot;
+    const FormRates& rates = rates_.forms[&form - kWinograd];
+    const int positions = form.positions(), columns = round_up(step.channels, kBlock);
+    const double tiles = double((step.height + form.n - 1) / form.n) * ((step.width + form.m - 1) / form.m);
+    const double pieces = std::ceil(tiles / winograd_rows(form, dot));
+    const double weights = double(columns) * round_up(step.in_channels, kGroup) * positions;
+    const double calls = positions * pieces * std::ceil(double(step.channels) / (dot.max_blocks * kBlock));
+    const double in_vectors = std::ceil(double(step.in_channels) * form.operand_bytes / isa_->vector_bytes);
+    const double out_vectors = columns * double(sizeof(std::int32_t)) / isa_->vector_bytes;
+    choice.ns = product_ns(weights, tiles, pieces, mac_ns(dot, choice.act_max, choice.weight_max), form.operand_bytes) +
+                calls * rates_of(dot).call + tiles * positions * (rates.patch * in_vectors + rates.sums * out_vectors) +
+                tiles * form.n * form.m * columns * rates_.epilogue;
+    return choice;
+}
+
+bool Model::winograd_fits(const Step& step, const ConvSpec& spec, const WinogradForm& form) const {
+    const Geometry& g = spec.geometry;
+    if (g.kernel != 3 || g.stride != 1 || g.dilation != 1 || step.in_channels > kWinogradMaxChannels) return false;
+    const Buffer& input = buffers_[sz(spec.input)];
+    const bool room = input.spare_bottom >= (form.n - step.height % form.n) % form.n &&
+                      input.spare_right >= (form.m - step.width % form.m) % form.m;
+    const std::size_t words = 2 * sz(form.positions()) * sz(step.channels) * sz(step.in_channels);
+    return room &&
+           (form.operand_bytes == 2 ? isa_->words != nullptr && (words <= kWordsBytes || !spec.path.empty())
+                                    : form.span() * spec.act_max <= 255 && spec.weight_bits <= kWinogradMaxWeightBits);
+}
+
+// All ways that a layer allows, the fastest one first; the one asked for before all others, which then is the fastest
+// multiplication.
+std::vector<Model::Choice> Model::choices(const Step& step, const ConvSpec& spec) const {
+    const int weight_max = 1 << (spec.weight_bits - 1);
+    std::vector<Choice> all;
+    for (int i = 0; i < isa_->dot_count; ++i) {
+        const DotPath& dot = isa_->dots[i];
+        if (spec.path == dot.name && dot.exact(spec.act_max, weight_max)) return {dot_choice(step, spec, dot)};
+    }
+    all.push_back(dot_choice(step, spec, dot_path(spec.act_max, weight_max)));
+    if (spec.geometry.groups > 1 || spec.pooling.kernel > 0) return all;
+    const auto wanted = [&](const char* name) { return spec.path.empty() || spec.path == name; };
+    for (int i = 0; i < isa_->lut_count; ++i) {
+        const LutPath& lut = isa_->luts[i];
+        if (wanted(lut.name) && spec.weight_bits == lut.planes && spec.act_max <= lut.max_act)
+            all.push_back(lut_choice(step, spec, lut));
+    }
+    for (const WinogradForm& form : kWinograd) {
+        if (wanted(form.name) && winograd_fits(step, spec, form)) all.push_back(winograd_choice(step, spec, form));
+    }
+    if (!spec.path.empty()) {
+        std::reverse(all.begin(), all.end());
+    } else {
+        std::stable_sort(all.begin(), all.end(), [](const Choice& a, const Choice& b) { return a.ns < b.ns; });
+    }
+    return all;
 }
 
 void Model::set_dot(Step& step, const DotPath& dot, int act_max, int weight_max) const {
@@ -372,46 +434,21 @@ void Model::set_dot(Step& step, const DotPath& dot, int act_max, int weight_max)
     step.period = dot.period != nullptr ? dot.period(act_max, weight_max) : 0;
 }
 
-// The fastest method of those that a layer allows, or the one asked for.
-void Model::choose_method(Step& step, const ConvSpec& spec) {
-    const Geometry& g = spec.geometry;
-    const int weight_max = 1 << (spec.weight_bits - 1);
-    if (step.method == Method::depthwise) return;
-    set_dot(step, dot_path(spec.act_max, weight_max), spec.act_max, weight_max);
-    for (int i = 0; i < isa_->dot_count; ++i) {
-        const DotPath& dot = isa_->dots[i];
-        if (spec.path == dot.name && dot.exact(spec.act_max, weight_max)) set_dot(step, dot, spec.act_max, weight_max);
+// False if the weights turn out not to allow it.
+bool Model::prepare(Step& step, const ConvSpec& spec, const std::int8_t* q8, const Choice& choice) {
+    step.method = choice.method;
+    if (choice.dot != nullptr) set_dot(step, *choice.dot, choice.act_max, choice.weight_max);
+    if (choice.method == Method::lut) {
+        step.lut = choice.lut;
+        prepare_lut(step, spec, q8);
+    } else if (choice.method == Method::winograd) {
+        step.form = choice.form;
+        step.transforms = &isa_->winograd[choice.form - kWinograd];
+        return prepare_winograd(step, spec, q8);
+    } else {
+        prepare_dot(step, spec, q8);
     }
-    if (g.groups > 1 || spec.pooling.kernel > 0) return;
-    double best = spec.path.empty() ? dot_cycles(step, spec, *step.dot) : 0;
-    const auto wins = [&](const std::string& name, double cycles) {
-        if (spec.path.empty() ? cycles >= best : spec.path != name) return false;
-        best = cycles;
-        return true;
-    };
-    for (int i = 0; i < isa_->lut_count; ++i) {
-        const LutPath& lut = isa_->luts[i];
-        if (spec.weight_bits != lut.planes || spec.act_max > lut.max_act ||
-            !wins(lut.name, lut_cycles(step, spec, lut)))
-            continue;
-        step.method = Method::lut;
-        step.lut = &lut;
-        step.detail = lut.name;
-    }
-    if (g.kernel != 3 || g.stride != 1 || g.dilation != 1 || step.in_channels > kWinogradMaxChannels) return;
-    for (const WinogradForm& form : kWinograd) {
-        const Buffer& input = buffers_[sz(spec.input)];
-        const bool room = input.spare_bottom >= (form.n - step.height % form.n) % form.n &&
-                          input.spare_right >= (form.m - step.width % form.m) % form.m;
-        const std::size_t words = 2 * sz(form.positions()) * sz(step.channels) * sz(step.in_channels);
-        const bool fit = form.operand_bytes == 2
-                             ? isa_->words != nullptr && (words <= kWordsBytes || !spec.path.empty())
-                             : form.span() * spec.act_max <= 255 && spec.weight_bits <= kWinogradMaxWeightBits;
-        if (!room || !fit || !wins(form.name, winograd_cycles(step, spec, form))) continue;
-        step.method = Method::winograd;
-        step.form = &form;
-        step.transforms = &isa_->winograd[&form - kWinograd];
-    }
+    return true;
 }
 
 void Model::prepare_dot(Step& step, const ConvSpec& spec, const std::int8_t* q8) {
@@ -460,6 +497,7 @@ void Model::prepare_dot(Step& step, const ConvSpec& spec, const std::int8_t* q8)
 
 void Model::prepare_lut(Step& step, const ConvSpec& spec, const std::int8_t* q8) {
     const LutPath& lut = *step.lut;
+    step.detail = lut.name;
     const Geometry& g = spec.geometry;
     const Buffer& input = buffers_[sz(spec.input)];
     const int tap_channels = round_up(step.in_channels, lut.inputs);
@@ -506,6 +544,7 @@ void Model::prepare_lut(Step& step, const ConvSpec& spec, const std::int8_t* q8)
 bool Model::prepare_winograd(Step& step, const ConvSpec& spec, const std::int8_t* q8) {
     const Buffer& input = buffers_[sz(spec.input)];
     const WinogradForm& form = *step.form;
+    const DotPath& dot = *step.dot;
     const int positions = form.positions(), tile_pixels = form.n * form.m;
     // What a sum may be at most, in sums of positive or of negative weights.
     const double most = std::ldexp(1.0, 31 - form.twos()) / spec.act_max;
@@ -517,26 +556,18 @@ bool Model::prepare_winograd(Step& step, const ConvSpec& spec, const std::int8_t
         largest = std::max(largest, shift + winograd_reach(form, p, spec.act_max));
     }
     const int channels = input.pixel_bytes;
-    step.k_groups = channels * form.operand_bytes / kGroup;
-    step.runs = {{0, step.k_groups}};
     const int blocks = round_up(step.channels, kBlock) / kBlock;
-
-    const DotPath& dot = winograd_dot(form, largest, winograd_weight_bound(form, spec.weight_bits));
-    step.block_bytes = sz(step.k_groups) * sz(dot.group_bytes) + kBlockTail;
-    step.packed = AlignedBytes(sz(blocks * positions) * step.block_bytes);
+    const int k_groups = channels * form.operand_bytes / kGroup;
+    const std::size_t block_bytes = sz(k_groups) * sz(dot.group_bytes) + kBlockTail;
+    AlignedBytes packed(sz(blocks * positions) * block_bytes);
     WindowRows rows(isa_, q8, step.channels, step.in_channels, 9, channels, spec.weight_bits);
     std::vector<std::int8_t> codes(rows.row_bytes() + kOverrun);
     const std::size_t row_bytes = sz(positions * form.operand_bytes) * sz(channels);
     std::vector<std::int8_t> transformed(sz(kBlock) * row_bytes + kOverrun);
-    std::vector<std::int32_t> sums(sz(blocks * kBlock * positions));
+    std::vector<std::int32_t> sums(sz(blocks * kBlock * positions)), offset(sz(blocks * kBlock));
     std::vector<std::vector<Outlier>> outliers(sz(positions));  // columns count from the layer's first
     std::size_t outlier_count = 0;
     int weight_max = 1;
-    const auto give_up = [&] {
-        std::fill(step.offset.begin(), step.offset.end(), 0);
-        step.runs.clear();
-        return false;
-    };
     for (int b = 0; b < blocks; ++b) {
         for (int r = 0; r < kBlock; ++r) {
             const int o = b * kBlock + r;
@@ -546,8 +577,8 @@ bool Model::prepare_winograd(Step& step, const ConvSpec& spec, const std::int8_t
             weight_max = std::max(weight_max, std::min(extreme, kWinogradMaxWeight));
             std::int32_t tap_sums[9];
             for (int t = 0; t < 9; ++t) tap_sums[t] = sum_of(codes.data() + t * channels, sz(channels));
-            if (!bounded && largest_sum(codes.data(), sz(9 * channels)) >= most) return give_up();
-            if (spec.zero != 0) step.offset[sz(o)] = -spec.zero * std::accumulate(tap_sums, tap_sums + 9, 0);
+            if (!bounded && largest_sum(codes.data(), sz(9 * channels)) >= most) return false;
+            if (spec.zero != 0) offset[sz(o)] = -spec.zero * std::accumulate(tap_sums, tap_sums + 9, 0);
             for (int p = 0; p < positions; ++p) sums[sz(o * positions + p)] = winograd_weight(form, p, tap_sums, 1);
             if (form.operand_bytes == 2 || extreme <= kWinogradMaxWeight) continue;
             for (int p = 0; p < positions; ++p) {
@@ -565,12 +596,17 @@ bool Model::prepare_winograd(Step& step, const ConvSpec& spec, const std::int8_t
                 }
             }
         }
-        if (outlier_count * kOutlierShare > sz(step.channels) * row_bytes) return give_up();  // not worth it
+        if (outlier_count * kOutlierShare > sz(step.channels) * row_bytes) return false;  // not worth it
         for (int p = 0; p < positions; ++p) {
-            dot.pack(transformed.data() + sz(p * channels * form.operand_bytes), row_bytes, step.k_groups,
-                     step.packed.data() + sz(b * positions + p) * step.block_bytes);
+            dot.pack(transformed.data() + sz(p * channels * form.operand_bytes), row_bytes, k_groups,
+                     packed.data() + sz(b * positions + p) * block_bytes);
         }
     }
+    std::copy(offset.begin(), offset.begin() + step.channels, step.offset.begin());
+    step.packed = std::move(packed);
+    step.block_bytes = block_bytes;
+    step.k_groups = k_groups;
+    step.runs = {{0, k_groups}};
     set_dot(step, dot, largest, weight_max);
     step.tile_rows = winograd_rows(form, dot);
     const int group_columns = step.dot->max_blocks * kBlock;
@@ -596,12 +632,14 @@ bool Model::prepare_winograd(Step& step, const ConvSpec& spec, const std::int8_t
     resident_bytes_ +=
         step.packed.size() + step.correction.size() * sizeof(std::int32_t) + step.outliers.size() * sizeof(Outlier);
 
-    const std::size_t tile_bytes = sz(positions) * sz(round_up(channels * form.operand_bytes, 64));
-    const int fitting = static_cast<int>(kStripBytes / 2 / tile_bytes);
-    step.strip_tiles = std::clamp(fitting / step.tile_rows * step.tile_rows, step.tile_rows, 8 * step.tile_rows);
-    scratch_bytes_ = std::max(scratch_bytes_, sz(step.strip_tiles) * tile_bytes + kSlackBytes +
-                                                  sizeof(std::int32_t) * sz(group_columns) *
-                                                      sz(positions * step.tile_rows + form.n * kMaxRows));
+    step.strip_tiles = winograd_strip(form, channels, step.tile_rows);
+    WinogradScratch& scratch = step.scratch;
+    scratch.patch_bytes = sz(round_up(channels * form.operand_bytes, 64));
+    scratch.position_bytes = scratch.patch_bytes * sz(step.strip_tiles) + kPositionGap;
+    scratch.sums = sz(positions) * scratch.position_bytes + kSlackBytes;
+    scratch.acc = scratch.sums + sizeof(std::int32_t) * sz(positions * step.tile_rows * group_columns);
+    scratch_bytes_ =
+        std::max(scratch_bytes_, scratch.acc + sizeof(std::int32_t) * sz(form.n * kMaxRows * group_columns));
     return true;
 }
 

@@ -1,5 +1,7 @@
 """What the native engine offers here, and which paths a derived model took. Skips where the engine is not built."""
 
+from functools import cache
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -63,11 +65,23 @@ def taken(model: NativeModel, node: str) -> set[str]:
     return {path for name, path in model.core.paths if name == node}
 
 
+@cache
+def measured(instruction_set: str) -> dict[str, float]:
+    """The rates of this machine: paths are chosen as they are in use."""
+    return _native.measure_rates(instruction_set)
+
+
 def derived(
-    master: Master, precision: Precision, instruction_set: str, path: str = "", threads: int = 1
+    master: Master,
+    precision: Precision,
+    instruction_set: str,
+    path: str = "",
+    threads: int = 1,
+    rates: dict[str, float] | None = None,
 ) -> NativeModel:
     plan = as_plan(precision)
-    return NativeModel(master, plan, threads, lower(master, plan, instruction_set, path))
+    core = lower(master, plan, instruction_set, measured(instruction_set) if rates is None else rates, path)
+    return NativeModel(master, plan, threads, core)
 
 
 def assert_exact(model: NativeModel, q_images: NDArray[np.int8], expected: NDArray[np.float32]) -> None:
@@ -83,7 +97,7 @@ def assert_every_set_exact(master: Master, q_images: NDArray[np.int8], precision
         model = derived(master, precision, name, threads=threads)
         assert_exact(model, q_images, expected)
         for node in master.graph.convs:
-            forms = (f"{form} {path}" for form in FORMS for path in MULTIPLICATIONS[name])
+            forms = [f"{form} {path}" for form in FORMS for path in MULTIPLICATIONS[name]]
             allowed = {"depthwise", *paths, *forms, *(path + POOLED for path in paths)}
             assert taken(model, node.name) <= allowed, name
 

@@ -18,7 +18,7 @@ from bitgear.errors import EngineUnavailable, GraphError, InputError, PrecisionN
 from bitgear.graph import IMAGE, Concat, Conv, Graph, MaxPool, Pool, Resize, Shortcut
 from bitgear.models import find_master
 from tests.masters import random_codes, random_master, tiny_master
-from tests.native.paths import MULTIPLICATIONS, OFFERED, NativeModel, _native, derived, taken
+from tests.native.paths import MULTIPLICATIONS, OFFERED, NativeModel, _native, derived, measured, taken
 
 BEST = next(iter(OFFERED))
 
@@ -77,7 +77,7 @@ def test_an_instruction_set_that_cannot_be_used_is_unavailable(name: str, monkey
             assert part in str(caught.value)
     create_engine("reference")
     with pytest.raises(ValueError, match="unknown, not compiled in or not offered"):
-        _native.Model(name)
+        _native.Model(name, {})
     with pytest.raises(ValueError, match="unknown, not compiled in or not offered"):
         _native.derive(name, np.zeros(4, np.int8), 4, np.zeros(4, np.int8))
 
@@ -256,9 +256,9 @@ def add_conv(core: Any, **changes: Any) -> None:
     core.add_conv(**{**arguments, **changes})
 
 
-def begun(instruction_set: str = "") -> Any:
+def begun(instruction_set: str = "portable") -> Any:
     """A model of a 5x5 image in buffer 0, with a border of a pixel; buffer 1 has 4 channels, buffer 2 another size."""
-    core = _native.Model(instruction_set)
+    core = _native.Model(instruction_set, measured(instruction_set))
     assert core.add_buffer(5, 5, 3, 1, 1, 1, 1, 1, 3, 128) == 0
     assert core.add_buffer(5, 5, 4, 0, 0, 0, 0, 0, 0, 0) == 1
     assert core.add_buffer(4, 5, 4, 0, 0, 0, 0, 0, 0, 0) == 2
@@ -378,7 +378,7 @@ def test_a_mistake_in_building_raises_and_harms_nothing(mistake: str) -> None:
 @pytest.mark.parametrize("path", ["winograd-2x2", "winograd-2x3", "winograd-2x4", "winograd-3x3", "winograd-4x4"])
 def test_a_buffer_without_room_for_patches_is_no_danger(instruction_set: str, path: str) -> None:
     """Patches reach over odd sizes; without the spare pixels another path is taken or the step refused."""
-    core = _native.Model(instruction_set)
+    core = _native.Model(instruction_set, measured(instruction_set))
     core.add_buffer(5, 5, 3, 1, 1, 1, 1, 0, 0, 0)
     core.add_image(0)
     try:

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from bitgear.engines.numpy import NumpyEngine
+from bitgear.machine import cache_folder
 from server import ladder_cache
 from server.layout import Layout
 from server.measurement import Line, Times
@@ -76,16 +77,16 @@ def test_a_folder_that_cannot_be_written_is_no_error(tmp_path: Path, caplog: pyt
 def test_the_default_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("sys.platform", "linux")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert ladder_cache.default_folder() == tmp_path / "bitgear"
+    assert cache_folder() == tmp_path / "bitgear"
     monkeypatch.setenv("HOME", "/home/someone")
     for value in ("", "relative"):
         monkeypatch.setenv("XDG_CACHE_HOME", value)
-        assert ladder_cache.default_folder() == Path("/home/someone/.cache/bitgear")
+        assert cache_folder() == Path("/home/someone/.cache/bitgear")
     monkeypatch.setattr("sys.platform", "darwin")
-    assert ladder_cache.default_folder() == Path("/home/someone/Library/Caches/bitgear")
+    assert cache_folder() == Path("/home/someone/Library/Caches/bitgear")
     monkeypatch.setattr("sys.platform", "win32")
     monkeypatch.setenv("LOCALAPPDATA", "/local")
-    assert ladder_cache.default_folder() == Path("/local/bitgear/Cache")
+    assert cache_folder() == Path("/local/bitgear/Cache")
 
 
 def test_a_layout_is_kept_like_a_ladder(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

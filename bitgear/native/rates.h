@@ -1,0 +1,50 @@
+// How long the kernels of an instruction set take on the machine at hand: what the choice of a layer's path goes by.
+#pragma once
+
+#include <map>
+#include <string>
+#include <vector>
+
+#include "kernels.h"
+
+namespace bitgear {
+
+// All times in nanoseconds, of one thread. A multiplication of `rows` pixels by `columns` channels takes `call` once
+// and `mac` for each multiply-accumulate, of bytes or of 16 bits, and where 16-bit sums are widened `widening` over the
+// period more. `finish`: from sums to bytes, for each sum, the way this path goes (in registers or through memory).
+struct DotRates {
+    double mac = 0, widening = 0, call = 0, finish = 0;
+};
+
+struct LutRates {
+    double mac = 0, table = 0, call = 0;
+};
+
+// Of one of Winograd's forms: a vector of one position of a patch, and a vector of one position's sums.
+struct FormRates {
+    double patch = 0, sums = 0;
+};
+
+struct Rates {
+    std::vector<DotRates> dots;  // in the order of Isa::dots
+    DotRates words;
+    std::vector<LutRates> luts;
+    FormRates forms[kWinogradForms];
+    double epilogue = 0;  // a sum in memory to its byte
+    double stream = 0;    // a byte of weights from beyond the second cache
+};
+
+using NamedTimes = std::map<std::string, double>;
+
+// The times of a set by name.
+NamedTimes named(const Isa& isa, const Rates& rates);
+
+// The other way round. Throws std::invalid_argument unless all names of the set are there, each with a time of at least
+// 0, and no others.
+Rates rates_of(const Isa& isa, const NamedTimes& times);
+
+// Measures a set: each kernel some times in turn, of which the least counts, to three digits. Some hundredths of a
+// second.
+Rates measure_rates(const Isa& isa);
+
+}  // namespace bitgear

@@ -1,0 +1,221 @@
+"""The measured table: what is measured, where it is kept, and that paths follow it."""
+
+import json
+import logging
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bitgear import reference
+from bitgear.engines import native
+from bitgear.graph import IMAGE, Conv, Graph
+from tests.masters import random_codes, random_master, tiny_master
+from tests.native.paths import FORMS, IN_WORDS, MULTIPLICATIONS, OFFERED, WORDS, _native, derived, measured, taken
+
+from bitgear.engines import rates as kept_rates  # isort: skip - not before the extension is known to be there
+
+SLOW_NS = 1e6
+
+
+class Measured:
+    """Stands for the machine: gives the same rates each time, and counts."""
+
+    def __init__(self, factor: float = 1.0) -> None:
+        self.calls: list[str] = []
+        self.factor = factor
+
+    def __call__(self, instruction_set: str) -> dict[str, float]:
+        self.calls.append(instruction_set)
+        return {name: self.factor * ns for name, ns in measured(instruction_set).items()}
+
+
+def one_layer(channels: int = 64, side_px: int = 12) -> Graph:
+    return Graph((Conv("x", IMAGE, channels, 1), Conv("t", "x", channels, 3, padding=1, relu=False)))
+
+
+# -- what is measured -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("instruction_set", OFFERED)
+def test_every_path_is_measured(instruction_set: str) -> None:
+    times = measured(instruction_set)
+    assert {f"{path} mac" for path in MULTIPLICATIONS[instruction_set]} <= set(times)
+    assert {f"{form} patch" for form in FORMS} | {"stream", "epilogue"} <= set(times)
+    assert all(math.isfinite(ns) and ns >= 0 for ns in times.values())
+    assert all(ns > 0 for name, ns in times.items() if name.endswith((" mac", " patch", " sums")))
+    assert all(float(f"{ns:.3g}") == ns for ns in times.values())
+
+
+@pytest.mark.parametrize("instruction_set", OFFERED)
+def test_a_model_refuses_rates_that_are_not_all_there(instruction_set: str) -> None:
+    times = measured(instruction_set)
+    _native.Model(instruction_set, times)
+    for name in times:
+        with pytest.raises(ValueError, match=f"'{name}' is missing"):
+            _native.Model(instruction_set, {other: ns for other, ns in times.items() if other != name})
+    for wrong in (-1.0, math.nan, math.inf):
+        with pytest.raises(ValueError, match="'stream' is missing or no time"):
+            _native.Model(instruction_set, times | {"stream": wrong})
+    with pytest.raises(ValueError, match="'amx mac' is unknown"):
+        _native.Model(instruction_set, times | {"amx mac": 1.0})
+
+
+# -- what paths follow ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("instruction_set", OFFERED)
+def test_a_layer_takes_the_path_that_the_rates_say_is_fastest(instruction_set: str) -> None:
+    """At two bits all paths can be had: each one is taken when all others are slow."""
+    master = random_master(one_layer(), 12, 1)
+    q_images = random_codes(master, 2)
+    expected = reference.run(master, q_images, 2)
+    times = measured(instruction_set)
+    for path in OFFERED[instruction_set]:
+        rates = {name: ns if name.startswith(f"{path} ") else SLOW_NS for name, ns in times.items()}
+        rates |= {"stream": 0.0, "epilogue": 0.0}
+        model = derived(master, 2, instruction_set, rates=rates)
+        assert taken(model, "t") == {path}
+        np.testing.assert_array_equal(model.run(q_images), expected)
+    forms = [
+        form for form in FORMS if form not in IN_WORDS or any(WORDS in p for p in MULTIPLICATIONS[instruction_set])
+    ]
+    for form in forms:
+        rates = {name: SLOW_NS if name.endswith(" patch") else ns for name, ns in times.items()}
+        for path in OFFERED[instruction_set]:
+            rates |= (
+                {f"{path} mac": 1.0, f"{path} finish": SLOW_NS}
+                if f"{path} finish" in rates
+                else {f"{path} mac": SLOW_NS}
+            )
+        rates[f"{form} patch"] = 0.0
+        model = derived(master, 2, instruction_set, rates=rates)
+        assert {name.split()[0] for name in taken(model, "t")} == {form}
+        np.testing.assert_array_equal(model.run(q_images), expected)
+
+
+@pytest.mark.parametrize("instruction_set", [n for n in OFFERED if any(WORDS in p for p in MULTIPLICATIONS[n])])
+def test_where_weights_do_not_allow_the_fastest_path_the_next_one_is_taken(instruction_set: str) -> None:
+    """Transformed weights that leave a byte in many places rule out forms in bytes, but not that in 16 bits."""
+    master = random_master(one_layer(), 12, 1, extreme=True)
+    times = {name: SLOW_NS if name.endswith(" finish") else ns for name, ns in measured(instruction_set).items()}
+    times["winograd-2x2 patch"] = 0.0
+    model = derived(master, 6, instruction_set, rates=times)
+    assert {name.split()[0] for name in taken(model, "t")} == {"winograd-4x4"}
+    q_images = random_codes(master, 2)
+    np.testing.assert_array_equal(model.run(q_images), reference.run(master, q_images, 6))
+
+
+def test_an_engine_asks_for_the_rates_of_the_machine_when_it_derives(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = Measured()
+    monkeypatch.setattr(native, "rates_here", machine)
+    engine = native.NativeEngine(instruction_set="portable")
+    assert machine.calls == []
+    engine.derive(tiny_master(), 4)
+    assert machine.calls == ["portable"]
+    native.NativeEngine(instruction_set="portable", rates=measured("portable")).derive(tiny_master(), 4)
+    assert machine.calls == ["portable"]
+
+
+# -- where they are kept ----------------------------------------------------------------------------------------------
+
+
+def test_a_machine_is_measured_once(tmp_path: Path) -> None:
+    machine = Measured()
+    first = kept_rates.rates("portable", tmp_path / "rates", machine)
+    assert kept_rates.rates("portable", tmp_path / "rates", Measured(2)) == first == measured("portable")
+    assert machine.calls == ["portable"]
+
+
+@pytest.mark.parametrize("name", ["processor", "_build"])
+def test_another_processor_or_build_is_measured_anew(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = kept_rates.rates("portable", tmp_path, Measured())
+    with monkeypatch.context() as patch:
+        patch.setattr(kept_rates, name, lambda: "another")
+        assert kept_rates.rates("portable", tmp_path, Measured(2)) != first
+    assert kept_rates.rates("portable", tmp_path, Measured(2)) == first
+
+
+def _of_another_key(content: dict[str, object]) -> object:
+    return content | {"key": {"processor": "another"}}
+
+
+def _without_a_name(content: dict[str, object]) -> object:
+    ns = content["ns"]
+    assert isinstance(ns, dict)
+    return content | {"ns": {name: value for name, value in ns.items() if name != "stream"}}
+
+
+def _negative(content: dict[str, object]) -> object:
+    ns = content["ns"]
+    assert isinstance(ns, dict)
+    return content | {"ns": ns | {"stream": -1}}
+
+
+BROKEN: dict[str, Callable[[dict[str, object]], object]] = {
+    "another format": lambda content: content | {"format": "bitgear-ladder"},
+    "another key": _of_another_key,
+    "a name missing": _without_a_name,
+    "a negative time": _negative,
+    "no table": lambda content: content | {"ns": [1.0]},
+    "text for times": lambda content: content | {"ns": {"stream": "fast"}},
+    "no content": lambda content: [],
+    "no key": lambda content: {"format": content["format"]},
+}
+
+
+@pytest.mark.parametrize("what", BROKEN)
+def test_a_file_of_something_else_is_made_anew(what: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    kept_rates.rates("portable", tmp_path, Measured())
+    (file,) = tmp_path.iterdir()
+    file.write_text(json.dumps(BROKEN[what](json.loads(file.read_text()))))
+    again = Measured(2)
+    found = kept_rates.rates("portable", tmp_path, again)
+    assert again.calls == ["portable"]
+    assert "measured anew" in caplog.text
+    assert kept_rates.rates("portable", tmp_path, again) == found
+    assert again.calls == ["portable"]
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff", b"[" * 100_000, b"null"])
+def test_a_damaged_file_is_made_anew(content: bytes, tmp_path: Path) -> None:
+    kept_rates.rates("portable", tmp_path, Measured())
+    (file,) = tmp_path.iterdir()
+    file.write_bytes(content)
+    again = Measured()
+    assert kept_rates.rates("portable", tmp_path, again) == measured("portable")
+    assert again.calls == ["portable"]
+
+
+def test_a_folder_that_cannot_be_written_is_no_error(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "file").write_text("")
+    machine = Measured()
+    with caplog.at_level(logging.INFO):
+        assert kept_rates.rates("portable", tmp_path / "file", machine) == measured("portable")
+    assert "are not kept" in caplog.text
+    assert machine.calls == ["portable"]
+
+
+def test_two_processes_choose_the_same_paths(tmp_path: Path) -> None:
+    program = (
+        "from bitgear.engines.native import NativeEngine\n"
+        "from tests.masters import tiny_master\n"
+        "engine = NativeEngine()\n"
+        "print(engine.rates, [engine.derive(tiny_master(), bits).core.paths for bits in (8, 6, 4, 2)])\n"
+    )
+    environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path)}
+    first, second = (
+        subprocess.run(
+            [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
+        ).stdout
+        for _ in range(2)
+    )
+    assert first == second
+    assert len(list((tmp_path / "bitgear" / "rates").iterdir())) == 1
