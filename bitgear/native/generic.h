@@ -22,6 +22,7 @@ static_assert(kBlock % kLanes == 0, "a block is a whole number of vectors");
 typedef float VecF __attribute__((vector_size(BG_VECTOR_BYTES)));
 typedef std::int32_t VecI __attribute__((vector_size(BG_VECTOR_BYTES)));
 typedef std::uint8_t VecB __attribute__((vector_size(BG_VECTOR_BYTES)));      // bytes, a full vector
+typedef std::int8_t VecS __attribute__((vector_size(BG_VECTOR_BYTES)));       // signed ones
 typedef std::uint8_t VecQ __attribute__((vector_size(BG_VECTOR_BYTES / 4)));  // as many bytes as floats in a vector
 
 template <class V>
@@ -409,14 +410,16 @@ void plain_epilogue(const EpilogueTile& tile) {
 }
 
 void epilogue(const EpilogueTile& tile) {
-    bool quick = tile.floats == nullptr && (tile.outputs == 1 || tile.outputs == 2);
+    bool quick = tile.floats == nullptr;
     for (int o = 0; quick && o < tile.outputs; ++o) quick = tile.quantizers[o]->quick;
-    if (!quick) {
-        plain_epilogue(tile);
-    } else if (tile.residual != nullptr) {
-        tile.outputs == 1 ? quick_epilogue<true, 1>(tile) : quick_epilogue<true, 2>(tile);
-    } else {
-        tile.outputs == 1 ? quick_epilogue<false, 1>(tile) : quick_epilogue<false, 2>(tile);
+    if (!quick) return plain_epilogue(tile);
+    EpilogueTile part = tile;  // two readers at a time
+    for (int left = tile.outputs; left > 0; left -= 2, part.quantizers += 2, part.out += 2 * kMaxRows) {
+        if (tile.residual != nullptr) {
+            left == 1 ? quick_epilogue<true, 1>(part) : quick_epilogue<true, 2>(part);
+        } else {
+            left == 1 ? quick_epilogue<false, 1>(part) : quick_epilogue<false, 2>(part);
+        }
     }
 }
 
@@ -636,26 +639,71 @@ void weighted_sum(const std::uint8_t* const* sources, const std::int32_t* weight
     }
 }
 
+// Shifts of bytes, which no instruction set has, in words of 16 bits.
+inline VecB shift_right(VecB v, int distance) {
+    typedef std::uint16_t Words __attribute__((vector_size(BG_VECTOR_BYTES)));
+    const Words shifted = load<Words>(&v) >> static_cast<std::uint16_t>(distance);
+    const auto mask = static_cast<std::uint8_t>(0xff >> distance);
+    return load<VecB>(&shifted) & (VecB{} + mask);
+}
+
 void derive(const std::int8_t* q8, std::size_t count, int bits, std::int8_t* codes) {
     const int distance = 8 - bits;
     if (distance == 0) {
         std::memcpy(codes, q8, count);
         return;
     }
-    const int half_minus_one = (1 << (distance - 1)) - 1;
+    const int half = 1 << (distance - 1);
     const int high = (1 << (bits - 1)) - 1;  // the lower end is never exceeded
-    for (std::size_t i = 0; i < count; ++i) {
-        const std::int16_t x = q8[i];
-        const auto rounded = static_cast<std::int16_t>((x + half_minus_one + ((x >> distance) & 1)) >> distance);
+    // What is larger than `most` is `high` in any case, and so is `most`; up to there no sum leaves a byte.
+    const auto below = static_cast<std::int8_t>(127 - half);
+    const auto top = static_cast<std::uint8_t>(0x80 >> distance), rest = static_cast<std::uint8_t>(half - 1);
+    const VecS most = VecS{} + below;
+    const VecB sign = VecB{} + top, less = VecB{} + rest, one = VecB{} + std::uint8_t{1};
+    std::size_t i = 0;
+    for (; i + BG_VECTOR_BYTES <= count; i += BG_VECTOR_BYTES) {
+        const auto x = load<VecS>(q8 + i);
+        const VecS bounded = x < most ? x : most;
+        const VecB odd = shift_right(load<VecB>(&bounded), distance) & one;
+        const VecB sum = load<VecB>(&bounded) + odd + less;
+        store(codes + i, (shift_right(sum, distance) ^ sign) - sign);
+    }
+    for (; i < count; ++i) {
+        const int x = q8[i], rounded = (x + half - 1 + ((x >> distance) & 1)) >> distance;
         codes[i] = static_cast<std::int8_t>(rounded > high ? high : rounded);
     }
 }
 
+#if BG_VECTOR_BYTES == 64
+// 3 x 3 taps of seven channels at a time: a permutation brings each tap's together. Returns how many were done; a store
+// reaches over by a channel, which the next ones write.
+int transpose_nine_taps(const std::int8_t* codes, int channels, std::size_t row_channels, std::int8_t* out) {
+    constexpr int kTaps = 9, kTogether = 7;
+    alignas(64) static constexpr std::uint8_t kOrder[64] = {
+        0,  9,  18, 27, 36, 45, 54, 1,  10, 19, 28, 37, 46, 55, 2,  11, 20, 29, 38, 47, 56, 3,
+        12, 21, 30, 39, 48, 57, 4,  13, 22, 31, 40, 49, 58, 5,  14, 23, 32, 41, 50, 59, 6,  15,
+        24, 33, 42, 51, 60, 7,  16, 25, 34, 43, 52, 61, 8,  17, 26, 35, 44, 53, 62, 63};
+    const __m512i order = _mm512_load_si512(kOrder);
+    int c = 0;
+    for (; c + kTogether + 1 <= channels; c += kTogether) {
+        alignas(64) std::uint8_t taps[64];
+        _mm512_store_si512(taps, _mm512_maskz_permutexvar_epi8(~0ull, order, _mm512_loadu_si512(codes + c * kTaps)));
+        for (int t = 0; t < kTaps; ++t)
+            std::memcpy(out + static_cast<std::size_t>(t) * row_channels + c, taps + t * kTogether, 8);
+    }
+    return c;
+}
+#endif
+
 void transpose_taps(const std::int8_t* codes, int channels, int taps, std::size_t row_channels, std::int8_t* out) {
+    int done = 0;
+#if BG_VECTOR_BYTES == 64
+    if (taps == 9) done = transpose_nine_taps(codes, channels, row_channels, out);
+#endif
     for (int t = 0; t < taps; ++t) {
-        const std::int8_t* code = codes + t;
+        const std::int8_t* code = codes + done * taps + t;
         std::int8_t* row = out + static_cast<std::size_t>(t) * row_channels;
-        int c = 0;
+        int c = done;
         // Four at a time: the stores are the bottleneck.
         for (; c + 4 <= channels; c += 4, code += 4 * taps) {
             std::uint32_t four = static_cast<std::uint8_t>(code[0]);
