@@ -33,6 +33,7 @@ def as_json(result: Result) -> dict[str, Any]:
         },
         "instruction_set": result.timings.instruction_set,
         "threads": result.timings.threads,
+        "random_plans_by_batch_norm": result.probes,
         "seconds": result.seconds,
         "uniform": {
             str(trial.plan): {
@@ -106,7 +107,7 @@ def _page(result: Result) -> str:
         f"# Plans of {result.master.name}",
         "",
         f"Method {options.method.value}, cost {options.cost.value}, widths {', '.join(map(str, result.space.open))}; "
-        f"{len(result.trials)} plans tried. Batch norm fitted on {len(validation.calibration)} training pictures; "
+        f"{len(result.trials)} plans tried. {_batch_norm(result)}; "
         f"plans chosen by {len(validation.validation)} pictures ({validation.split}); the test pictures chose nothing. "
         f"Milliseconds of one picture, {result.timings.instruction_set}, threads {result.timings.threads}.",
         "",
@@ -136,6 +137,14 @@ def _page(result: Result) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _batch_norm(result: Result) -> str:
+    fitted, rows = (f"{result.probes[way]:.2%}" for way in ("fitted", "widths"))
+    if result.probes["fitted"] > result.probes["widths"]:
+        count = len(result.pictures.calibration)
+        return f"Batch norm fitted on {count} training pictures (random plans: {fitted}, without {rows})"
+    return f"Batch norm of the widths (random plans: {rows}, fitted {fitted})"
 
 
 def _row(result: Result, name: str, trial: Trial, rows: Metrics | None, test: float | None) -> str:

@@ -24,10 +24,10 @@ from bitgear.search.statistics import Statistics
 from bitgear.search.timings import Timings, least_ms
 from bitgear.search.trials import Trial, Trials, alone
 
-FRONT_LEVELS = 8
-"""Limits of time, evenly between the fastest choice and the slowest width, that a front is sought at."""
 SEED_SHARE = 4
 """One trial in so many of an evolution is a seed from the programme."""
+PROBES = 3
+"""Plans drawn at random by which it is decided whether batch norm is fitted."""
 FINALISTS = 3
 """So many times the plans wanted of a front are timed."""
 
@@ -89,7 +89,11 @@ class Found:
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """What a search found. ``uniform`` and ``trials``: all that was run; ``told``: what goals gave nothing, and why."""
+    """What a search found. ``uniform`` and ``trials``: all that was run; ``told``: what goals gave nothing, and why.
+
+    ``probes``: scores of random plans, with a batch norm ``fitted`` to each and with that of the ``widths``: the better
+    way was taken.
+    """
 
     master: Master
     space: Space
@@ -101,6 +105,7 @@ class Result:
     trials: list[Trial]
     found: list[Found]
     told: list[str]
+    probes: dict[str, float]
     seconds: dict[str, float]
 
 
@@ -146,6 +151,8 @@ class _Search:
         count = self.options.trials * (len(goals) + bool(levels)) + len(self.master.widths)
         self.trials.progress = self.stage("trials", count)
         uniform = [self.trials.run(self.space.uniform(bits)) for bits in self.master.widths]
+        probes = self._probes()
+        self.trials.fitting = probes["fitted"] > probes["widths"]
         for limit in goals.values():
             self._seek([limit])
         if levels:
@@ -163,8 +170,20 @@ class _Search:
         plans = [replace(each.trial.named(each.name), accuracy=_stored(each.test)) for each in found]
         return Result(
             self.master.with_plans(plans), self.space, self.timings, self.pictures, self.options, self.costs,
-            timed_widths, self.trials.chosen(), found, self.told, self.seconds,
+            timed_widths, self.trials.chosen(), found, self.told, probes, self.seconds,
         )  # fmt: skip
+
+    def _probes(self) -> dict[str, float]:
+        """Return the mean score of a few random plans, with batch norm ``fitted`` to them, and with the ``widths``'."""
+        plans = [
+            self.space.plan(tuple(self.rng.choice(self.space.open, len(self.space.units)).tolist()))
+            for _ in range(PROBES)
+        ]
+        fitted = [self.trials.score(plan, self.trials.statistics.fit(plan)) for plan in plans]
+        return {
+            "fitted": float(np.mean(fitted)),
+            "widths": float(np.mean([self.trials.score(plan, None) for plan in plans])),
+        }
 
     def _limit(self, goal: Goal) -> Limit:
         match goal.quantity:
@@ -185,11 +204,11 @@ class _Search:
         return limit
 
     def _levels(self) -> list[Limit]:
-        """Return limits of time from the fastest choice to the slowest width."""
+        """Return limits of time: what each width takes, and one that no width keeps."""
         table = self.timings.table(self.space)
+        uniform = [self.space.total(table, self.space.uniform(bits)) for bits in self.space.open]
         fastest = float(self._open(table).min(axis=1).sum())
-        slowest = float(self._open(table).sum(axis=0).max())
-        return [Limit(table, most) for most in np.linspace(fastest, slowest, FRONT_LEVELS + 2)[1:-1]]
+        return [Limit(table, most) for most in (*uniform, (min(uniform) + fastest) / 2)]
 
     def _open(self, table: Table) -> Table:
         return table[:, [self.space.widths.index(bits) for bits in self.space.open]]
@@ -212,8 +231,11 @@ class _Search:
         started = time.perf_counter()
         if evolving:
             loosest = max(limits, key=lambda limit: limit.most)
+            widths = [self.space.uniform(bits) for bits in self.space.open]
+            known = [choice for choice in widths if self._keeps(choice, loosest)]
             evolve(
-                self.space, seeds, self.trials.run, count, lambda choice: self._keeps(choice, loosest),
+                self.space, [*known, *seeds], self.trials.run, len(known) + count,
+                lambda choice: self._keeps(choice, loosest),
                 best if len(limits) == 1 else undominated, self.rng, fill=len(limits) == 1,
             )  # fmt: skip
         else:

@@ -34,13 +34,17 @@ class Trial:
 
 @dataclass
 class Trials:
-    """Runs choices, each once. ``progress`` is called with 1 after each that is new."""
+    """Runs choices, each once, with a batch norm fitted to each if ``fitting``; else with the rows of the widths.
+
+    ``progress`` is called with 1 after each that is new.
+    """
 
     space: Space
     engine: Engine
     timings: Timings
     statistics: Statistics
     data: Data
+    fitting: bool = True
     progress: Callable[[int], object] = lambda _: None
     done: dict[Choice, Trial] = field(default_factory=dict)
 
@@ -48,12 +52,16 @@ class Trials:
         """Return what a choice reaches."""
         if choice not in self.done:
             plan = self.space.plan(choice)
-            norms = self.statistics.fit(plan) if plan.layers else None
+            norms = self.statistics.fit(plan) if plan.layers and self.fitting else None
             metrics = self.measure(plan, norms)
             score = metrics[MAIN_METRIC[self.space.master.task]]
             self.done[choice] = Trial(choice, plan, norms, self.timings.predict_ms(plan), metrics, score)
             self.progress(1)
         return self.done[choice]
+
+    def score(self, plan: Plan, norms: dict[str, BatchNorm] | None) -> float:
+        """Return the main metric of a plan."""
+        return self.measure(plan, norms)[MAIN_METRIC[self.space.master.task]]
 
     def measure(self, plan: Plan, norms: dict[str, BatchNorm] | None) -> Metrics:
         """Return the metrics of a plan with a batch norm; None: with the rows of the widths."""

@@ -75,6 +75,7 @@ def test_a_search_adds_plans_and_keeps_all_else(file: Path, data: Path, method: 
             4,
             2,
         }
+        assert (each.trial.batch_norm is not None) == (result.probes["fitted"] > result.probes["widths"])
     check_served(after)
     check_report(result, tmp_path / "report")
 
