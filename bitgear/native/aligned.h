@@ -8,13 +8,25 @@
 #include <memory>
 #include <new>
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
 namespace bitgear {
 
 struct AlignedBytes {
     AlignedBytes() = default;
     explicit AlignedBytes(std::size_t size) : size_(size) {
-        const std::size_t rounded = (size + 63) / 64 * 64;
-        auto* p = static_cast<std::uint8_t*>(std::aligned_alloc(64, std::max<std::size_t>(rounded, 64)));
+        const std::size_t rounded = std::max<std::size_t>((size + 63) / 64 * 64, 64);
+#if defined(__linux__)
+        // In pages of 4 KiB, new memory costs as much as the weights that are packed into it: a fault for each.
+        constexpr std::size_t kHugePage = std::size_t{2} << 20;
+        const bool huge = rounded >= kHugePage;
+        auto* p = static_cast<std::uint8_t*>(std::aligned_alloc(huge ? kHugePage : 64, rounded));
+        if (p != nullptr && huge) madvise(p, rounded / kHugePage * kHugePage, MADV_HUGEPAGE);  // a wish
+#else
+        auto* p = static_cast<std::uint8_t*>(std::aligned_alloc(64, rounded));
+#endif
         if (p == nullptr) throw std::bad_alloc();
         data_.reset(p);
     }

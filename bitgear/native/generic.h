@@ -21,6 +21,7 @@ static_assert(kBlock % kLanes == 0, "a block is a whole number of vectors");
 
 typedef float VecF __attribute__((vector_size(BG_VECTOR_BYTES)));
 typedef std::int32_t VecI __attribute__((vector_size(BG_VECTOR_BYTES)));
+typedef std::uint32_t VecU __attribute__((vector_size(BG_VECTOR_BYTES)));     // numbers modulo 2^32
 typedef std::uint8_t VecB __attribute__((vector_size(BG_VECTOR_BYTES)));      // bytes, a full vector
 typedef std::int8_t VecS __attribute__((vector_size(BG_VECTOR_BYTES)));       // signed ones
 typedef std::uint8_t VecQ __attribute__((vector_size(BG_VECTOR_BYTES / 4)));  // as many bytes as floats in a vector
@@ -522,34 +523,30 @@ void winograd_input_words(const std::uint8_t* a, std::size_t row_bytes, std::siz
     }
 }
 
-// x / (2^twos * 3^threes) where that is exact: the inverse of the threes modulo 2^32, then a shift.
+// x / (2^twos * 3^threes) where that is exact: the inverse of the threes modulo 2^32, then a shift that keeps the sign.
 template <int N, int M>
-inline VecI winograd_divide(VecI x) {
+inline VecI winograd_divide(VecU x) {
     constexpr int kTwos = kWinogradAxes[N - 2].twos + kWinogradAxes[M - 2].twos;
     constexpr int kThrees = kWinogradAxes[N - 2].threes + kWinogradAxes[M - 2].threes;
-    if constexpr (kThrees > 0) {
-        typedef std::uint32_t VecU __attribute__((vector_size(BG_VECTOR_BYTES)));
-        const VecU result = load<VecU>(&x) * (kThrees == 1 ? 0xaaaaaaabu : 0x38e38e39u);  // overflows on purpose
-        x = load<VecI>(&result);
-    }
-    return x >> kTwos;
+    if constexpr (kThrees > 0) x = x * (kThrees == 1 ? 0xaaaaaaabu : 0x38e38e39u);
+    return load<VecI>(&x) >> kTwos;
 }
 
-// A^T of winograd.h along one direction.
+// A^T of winograd.h along one direction. Sums in 16-bit forms leave 32 bits on the way.
 template <int M>
-inline void winograd_back(const VecI* m, VecI* y) {
+inline void winograd_back(const VecU* m, VecU* y) {
     if constexpr (M == 2) {
         y[0] = m[0] + m[0] + m[1] + m[2];
         y[1] = m[1] - m[2] - m[3] - m[3];
     } else if constexpr (M == 3) {
-        const VecI three1 = m[1] + m[1] + m[1], three4 = m[4] + m[4] + m[4], twice3 = m[3] + m[3];
+        const VecU three1 = m[1] + m[1] + m[1], three4 = m[4] + m[4] + m[4], twice3 = m[3] + m[3];
         y[0] = m[0] + m[0] + m[0] - three1 - m[2] + m[3];
         y[1] = m[2] + twice3 - three1;
         y[2] = twice3 + twice3 - three1 - m[2] + three4 + three4;
     } else {
-        const VecI sum12 = (m[1] + m[2]) << 2, difference12 = (m[2] - m[1]) << 2, sum34 = m[3] + m[4],
+        const VecU sum12 = (m[1] + m[2]) << 2, difference12 = (m[2] - m[1]) << 2, sum34 = m[3] + m[4],
                    difference34 = (m[3] - m[4]) << 1;
-        const VecI three0 = m[0] + m[0] + m[0], three5 = m[5] + m[5] + m[5];
+        const VecU three0 = m[0] + m[0] + m[0], three5 = m[5] + m[5] + m[5];
         y[0] = three0 + three0 - sum12 + sum34;
         y[1] = difference12 + difference34;
         y[2] = (sum34 << 2) - sum12;
@@ -562,24 +559,24 @@ void winograd_output(const WinogradSums& sums) {
     const auto tile_acc = static_cast<std::size_t>(M) * sums.acc_stride;
     const std::size_t below = static_cast<std::size_t>(sums.tiles) * tile_acc;
     for (int c = 0; c < sums.columns; c += kLanes) {
-        VecI correction[N * M];
+        VecU correction[N * M];
         for (int i = 0; i < N * M; ++i) {
-            correction[i] = load<VecI>(sums.correction + static_cast<std::size_t>(i) * sums.correction_stride + c);
+            correction[i] = load<VecU>(sums.correction + static_cast<std::size_t>(i) * sums.correction_stride + c);
         }
         const std::int32_t* m = sums.m + c;
         std::int32_t* acc = sums.acc + c;
         for (int tile = 0; tile < sums.tiles; ++tile, m += sums.tile_stride, acc += tile_acc) {
-            VecI t[N][M + 2];
+            VecU t[N][M + 2];
             for (int x = 0; x < M + 2; ++x) {
-                VecI column[N + 2], back[N];
+                VecU column[N + 2], back[N];
                 for (int y = 0; y < N + 2; ++y) {
-                    column[y] = load<VecI>(m + static_cast<std::size_t>(y * (M + 2) + x) * sums.position_stride);
+                    column[y] = load<VecU>(m + static_cast<std::size_t>(y * (M + 2) + x) * sums.position_stride);
                 }
                 winograd_back<N>(column, back);
                 for (int y = 0; y < N; ++y) t[y][x] = back[y];
             }
             for (int y = 0; y < N; ++y) {
-                VecI row[M];
+                VecU row[M];
                 winograd_back<M>(t[y], row);
                 for (int x = 0; x < M; ++x) {
                     store(acc + static_cast<std::size_t>(y) * below + static_cast<std::size_t>(x) * sums.acc_stride,
