@@ -206,11 +206,14 @@ def _stage_markdown(stage: Sequence[Cell]) -> str:
     recipe = next((cell["recipe"] for cell in stage if cell["recipe"]["hasb"]), None)
     hasb = None if recipe is None else recipe["hasb"]
     schedule = (
-        "" if hasb is None else f"{hasb['epochs']} epochs of {hasb['epoch_images']:,} images, Adam at {hasb['lr']}. "
+        "arms that train have not been run yet."
+        if hasb is None
+        else f"{hasb['epochs']} epochs of {hasb['epoch_images']:,} images, Adam at {hasb['lr']}, every other batch at "
+        "uniform widths."
     )
     return f"""## Super-network stage
 
-From the shipped master. {schedule}Every other batch keeps to uniform widths.
+From the shipped master: {schedule}
 Top-1 of uniform widths on the first {stage[0]["test_images"]:,} test images, statistics re-calibrated:
 
 {accuracy_table(stage)}

@@ -50,6 +50,7 @@ def blocks() -> dict[str, str]:
         "phases": _phases(_report("phases")),
         "imports": _imports([_report(name) for name in IMPORTS]),
         "provenance": _provenance(),
+        "supernet": _supernet(),
         "segmenter": _trained(SEGMENTER, ("miou", "pixel_accuracy")),
         "segmenter_training": _training(SEGMENTER),
         "detector": _trained(DETECTOR, ("map50_95", "map50")),
@@ -211,6 +212,20 @@ def _trained(model: str, metrics: Sequence[str]) -> str:
             + " |"
         )
     return "\n".join([*lines, "", f"One file of {path.stat().st_size:,} bytes serves all of them."])
+
+
+def _supernet() -> str:
+    """Top-1 by width of the shipped classifier, and of what the super-network stage made of it."""
+    before = read_master(find_master(MODEL)).accuracy
+    report = json.loads((ROOT / "docs/reports/resnet20-hasb/report.json").read_text(encoding="utf-8"))
+    after = {int(bits): figures for bits, figures in report["master"]["precisions"].items() if bits.isdecimal()}
+    rows = {
+        "as shipped": [before[bits]["top1"] for bits in after],
+        f"after {len(report['hasb_epochs'])} epochs of the stage": [figures["top1"] for figures in after.values()],
+    }
+    lines = [f"| top-1, % | {' | '.join(f'{bits} bit' for bits in after)} |", "|---|" + "---|" * len(after)]
+    lines += [f"| {name} | {' | '.join(f'{100 * value:.2f}' for value in values)} |" for name, values in rows.items()]
+    return "\n".join(lines)
 
 
 def _training(model: str) -> str:
