@@ -22,13 +22,15 @@ struct AlignedBytes {
         // In pages of 4 KiB, new memory costs as much as the weights that are packed into it: a fault for each.
         constexpr std::size_t kHugePage = std::size_t{2} << 20;
         const bool huge = rounded >= kHugePage;
-        auto* p = static_cast<std::uint8_t*>(std::aligned_alloc(huge ? kHugePage : 64, rounded));
-        if (p != nullptr && huge) madvise(p, rounded / kHugePage * kHugePage, MADV_HUGEPAGE);  // a wish
+        void* memory = nullptr;
+        if (posix_memalign(&memory, huge ? kHugePage : 64, rounded) != 0) throw std::bad_alloc();
+        if (huge) madvise(memory, rounded / kHugePage * kHugePage, MADV_HUGEPAGE);  // a wish
+        data_.reset(static_cast<std::uint8_t*>(memory));
 #else
         auto* p = static_cast<std::uint8_t*>(std::aligned_alloc(64, rounded));
-#endif
         if (p == nullptr) throw std::bad_alloc();
         data_.reset(p);
+#endif
     }
     std::uint8_t* data() const { return data_.get(); }
     std::size_t size() const { return size_; }
