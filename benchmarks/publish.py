@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import engine_tables, serving_tables, slo_tables
+from benchmarks import engine_tables, plan_tables, serving_tables, slo_tables
 from benchmarks.engine_tables import METRICS
 from benchmarks.measure import RESULTS
 from bitgear.bits import MASTER_BITS
@@ -23,7 +23,14 @@ from bitgear.files import write_atomically
 from bitgear.models import find_master
 
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = ("README.md", "docs/training.md", "docs/importing.md", "docs/performance.md", "docs/policy.md")
+DOCUMENTS = (
+    "README.md",
+    "docs/training.md",
+    "docs/importing.md",
+    "docs/performance.md",
+    "docs/policy.md",
+    "docs/search.md",
+)
 IMPORTS = ("import-mobilenet-v1-075", "import-mobilenet-v1-025")
 MODEL = "resnet20-cifar10"
 SEGMENTER = "camvid-resnet"
@@ -62,6 +69,9 @@ def blocks() -> dict[str, str]:
         "slo_classifier_bars": slo_tables.bar_table(_report("slo-resnet18")),
         "slo_classifier": slo_tables.burst_table(_report("slo-resnet18")),
         "slo_simulated": slo_tables.simulated_table(_report("slo-quick"), _report("simulate-slo")),
+        "plans": plan_tables.table([_search(name) for name in (MODEL, SEGMENTER, DETECTOR)]),
+        "plan_costs": plan_tables.costs(_report("plan-costs")),
+        "plan_times": plan_tables.predictions(_report("plans")),
         "serving_conditions": serving_tables.conditions(_report("serving")),
         "serving": serving_tables.table(_report("serving")),
     }
@@ -69,6 +79,12 @@ def blocks() -> dict[str, str]:
 
 def _report(name: str) -> dict[str, Any]:
     report: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+    return report
+
+
+def _search(model: str) -> dict[str, Any]:
+    """Return the report that ``bitgear search`` wrote of a shipped master."""
+    report: dict[str, Any] = json.loads((ROOT / "docs/reports" / model / "plans.json").read_text(encoding="utf-8"))
     return report
 
 
