@@ -1,5 +1,6 @@
 """The master that ships: what it promises, and that every engine computes it to the bit on a real photograph."""
 
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 
 from bitgear import reference
 from bitgear.bits import WIDTHS
-from bitgear.checkpoint import Master, read_master
+from bitgear.checkpoint import Master, read_master, write_master
 from bitgear.describe import code_shares
 from bitgear.engines import create_engine
 from bitgear.graph import Conv
@@ -58,8 +59,14 @@ def test_the_shipped_masters_are_those_measured_here() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_it_takes_at_most_115_hundredths_of_a_byte_per_parameter(name: str) -> None:
-    assert shipped_masters()[name].stat().st_size <= 1.15 * shipped(name).parameter_count
+def test_it_takes_at_most_115_hundredths_of_a_byte_per_parameter_and_3_more_for_each_plan(
+    name: str, tmp_path: Path
+) -> None:
+    master = shipped(name)
+    write_master(replace(master, plans=()), tmp_path / "widths.safetensors")
+    assert (tmp_path / "widths.safetensors").stat().st_size <= 1.15 * master.parameter_count
+    most = (1.15 + 0.03 * len(master.plans)) * master.parameter_count
+    assert shipped_masters()[name].stat().st_size <= most
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -68,6 +75,16 @@ def test_it_offers_every_width_with_an_accuracy_measured_on_the_whole_test_split
     assert master.widths == WIDTHS
     assert {bits: row["images"] for bits, row in master.accuracy.items()} == dict.fromkeys(WIDTHS, TEST_IMAGES[name])
     assert master.provenance["versions"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_its_plans_are_measured_and_equal_the_reference(name: str) -> None:
+    master = shipped(name)
+    assert master.plans
+    for each in master.plans:
+        assert each.accuracy["images"] == TEST_IMAGES[name]
+        served = create_engine("auto").derive(master, each.plan).run(images(name)[:1])
+        np.testing.assert_array_equal(served, reference.run(master, images(name)[:1], each.plan))
 
 
 @pytest.mark.parametrize("engine", ["auto", "onnxruntime"])
