@@ -205,7 +205,7 @@ class Runtime:
             learn(lambda: self._batches == before)
         except Draining:
             return
-        except Exception:
+        except BaseException:  # nothing that an engine raises beside the traffic may end the server
             _logger.exception("the layout of engine workers and threads cannot be measured")
 
     async def _learn(self, model: ServedModel) -> None:
@@ -221,7 +221,9 @@ class Runtime:
             await asyncio.to_thread(self._derive, model)
         except Draining:
             return
-        except Exception:
+        except asyncio.CancelledError:
+            raise
+        except BaseException:  # nothing that an engine raises beside the traffic may end the server
             _logger.exception("the precisions of %s cannot be measured; it serves at the widest one", model.name)
 
     def drain(self) -> None:

@@ -127,17 +127,20 @@ def test_not_ready_before_it_is_warm_and_when_it_drains(master_path: Path) -> No
 
 
 class HeldEngine:
-    """Derives one model; all others when it is let go."""
+    """Derives one model; all others when it is let go, or fails at them."""
 
     name = "held"
 
-    def __init__(self) -> None:
+    def __init__(self, failure: BaseException | None = None) -> None:
         self.go = threading.Event()
         self._first = True
+        self._failure = failure
 
     def derive(self, master: Master, precision: Precision) -> DerivedModel:
         first, self._first = self._first, False
         assert first or self.go.wait(DEADLINE_S)
+        if not first and self._failure is not None:
+            raise self._failure
         return create_engine("reference").derive(master, precision)
 
 
@@ -168,6 +171,22 @@ def test_a_first_start_serves_while_it_measures_and_later_ones_know(master_path:
         assert ladder["times"] == "measuring"  # that was another engine
         async with serving(create_app(settings, engine=create_engine("reference"))) as client:
             assert (await client.get(path)).json()["times"] == "measured"
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("failure", [RuntimeError("no memory"), SystemExit("enough")])
+def test_what_fails_while_it_is_measured_does_not_end_the_server(
+    master_path: Path, tmp_path: Path, failure: BaseException
+) -> None:
+    async def scenario() -> None:
+        engine = HeldEngine(failure)
+        engine.go.set()
+        settings = Settings(models=(master_path,), ladders=tmp_path / "kept", measure_s=0.01)
+        async with serving(create_app(settings, engine=engine)) as client:
+            await measured(client)
+            assert (await client.post(PATH, content=png())).json()["precision"]["served"] == 8
+        assert not (tmp_path / "kept").exists()
 
     asyncio.run(scenario())
 
