@@ -332,6 +332,8 @@ def main() -> None:
         Peers(model, WORK, model.normalise(calibration))
     tuning_file = WORK / "tuning.json"
     tuned = arguments.tuned or (arguments.resume and tuning_file.is_file())
+    if tuned and not tuning_file.is_file():
+        raise SystemExit(f"{tuning_file} does not exist; run with --tune-only first")
     tuning: dict[str, Any] = json.loads(tuning_file.read_text()) if tuned else {}
     for peer in peers:
         if peer.package not in tuning:
