@@ -12,10 +12,10 @@ from bitgear import __version__
 from bitgear.checkpoint import Master
 from bitgear.engines import Engine, create_engine
 from bitgear.errors import BitgearError
-from bitgear.machine import cache_folder
+from bitgear.machine import available_cores, cache_folder
 from server import ladder_cache
 from server.exchange import exchange_of
-from server.layout import Figures, Layout, available_cores, choose_layout, first_layout, layouts, measure_layout
+from server.layout import Figures, Layout, choose_layout, first_layout, layouts, measure_layout
 from server.metrics import Metrics
 from server.middleware import Shortcut, Surround
 from server.problems import problem_of, respond, translate

@@ -1,20 +1,16 @@
-"""What was measured of a device, kept on disk. Nothing depends on it: without it, or with a bad one, one measures."""
+"""What was measured of a device, ladders and layouts, kept on disk."""
 
-import hashlib
-import json
-import logging
 import platform
-from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from bitgear import __version__
 from bitgear.checkpoint import Master
 from bitgear.engines.base import Engine
-from bitgear.files import write_atomically
+from bitgear.kept import Key, keep, kept_file, recall
 from bitgear.machine import processor
 from server.layout import Layout
 from server.measurement import MAX_NOISE, Line, Times
@@ -22,10 +18,7 @@ from server.measurement import MAX_NOISE, Line, Times
 FORMAT = "bitgear-ladder"
 LAYOUT_FORMAT = "bitgear-layout"
 
-_logger = logging.getLogger(__name__)
-
-Key = Mapping[str, str | int]
-T = TypeVar("T")
+WHAT = "what was measured of this device is"
 
 
 def device_key(master: Master, engine: Engine, threads: int, max_batch: int, cores: int) -> Key:
@@ -44,7 +37,7 @@ def device_key(master: Master, engine: Engine, threads: int, max_batch: int, cor
 
 def read(folder: Path, key: Key) -> Times | None:
     """Return the times kept under a key; None if there are none, or none that can be used, which is logged."""
-    return _read(_path(folder, "ladders", key), lambda content: _times(content, key))
+    return recall(kept_file(folder / "ladders", key), lambda content: _times(content, key))
 
 
 def write(folder: Path, key: Key, times: Times) -> None:
@@ -55,62 +48,32 @@ def write(folder: Path, key: Key, times: Times) -> None:
         "noise": times.noise,
         "lines": {name: asdict(line) for name, line in times.lines.items()},
     }
-    _write(_path(folder, "ladders", key), content)
+    keep(kept_file(folder / "ladders", key), content, WHAT)
 
 
 def read_layout(folder: Path, key: Key) -> Layout | None:
     """Return the layout kept under a key; None if there is none, or none that can be used, which is logged."""
-    return _read(_path(folder, "layouts", key), lambda content: _layout(content, key))
+    return recall(kept_file(folder / "layouts", key), lambda content: _layout(content, key))
 
 
 def write_layout(folder: Path, key: Key, layout: Layout) -> None:
     """Keep a layout under a key. That it cannot be written is logged, and no error."""
-    _write(_path(folder, "layouts", key), {"format": LAYOUT_FORMAT, "key": dict(key), **asdict(layout)})
+    content = {"format": LAYOUT_FORMAT, "key": dict(key), **asdict(layout)}
+    keep(kept_file(folder / "layouts", key), content, WHAT)
 
 
-def _read(path: Path, parse: Callable[[object], T | None]) -> T | None:
-    try:
-        content = json.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, RecursionError) as error:
-        _logger.warning("what was measured, %s, cannot be read and is measured anew: %s", path, error)
-        return None
-    found = parse(content)
-    if found is None:
-        _logger.warning("what was measured, %s, is broken or of another device and is measured anew", path)
-    return found
+def _layout(content: object, key: Key) -> Layout:
+    kept = _LayoutContent.model_validate(content)
+    if kept.key != dict(key):
+        raise ValueError("it is of another device")
+    return Layout(kept.workers, kept.threads)
 
 
-def _write(path: Path, content: Mapping[str, object]) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())
-    except OSError as error:
-        _logger.info("what was measured is not kept: %s", error)
-
-
-def _path(folder: Path, kind: str, key: Key) -> Path:
-    digest = hashlib.sha256(json.dumps(dict(key), sort_keys=True).encode()).hexdigest()
-    return folder / kind / f"{digest[:24]}.json"
-
-
-def _layout(content: object, key: Key) -> Layout | None:
-    try:
-        kept = _LayoutContent.model_validate(content)
-    except ValidationError:
-        return None
-    return Layout(kept.workers, kept.threads) if kept.key == dict(key) else None
-
-
-def _times(content: object, key: Key) -> Times | None:
-    """Return the times in a file's content; None if it is not what :func:`write` writes under this key."""
-    try:
-        kept = _Content.model_validate(content)
-    except ValidationError:
-        return None
+def _times(content: object, key: Key) -> Times:
+    """Return the times in a file; raise ``ValueError`` if they are not what :func:`write` writes under the key."""
+    kept = _Content.model_validate(content)
     if kept.key != dict(key) or not all(line.fixed_ms + line.per_image_ms > 0 for line in kept.lines.values()):
-        return None
+        raise ValueError("it is of another device, or a time is 0")
     lines = {name: Line(line.fixed_ms, line.per_image_ms) for name, line in kept.lines.items()}
     return Times(lines, kept.noise)
 

@@ -1,6 +1,5 @@
 """How many engine calls at the same time, and how many threads for each: measured on the cores there are."""
 
-import os
 import threading
 import time
 from collections.abc import Callable
@@ -33,11 +32,6 @@ class Figures:
 
     images_per_s: float
     latency_ms: float
-
-
-def available_cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def layouts(cores: int) -> list[Layout]:

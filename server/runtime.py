@@ -19,7 +19,8 @@ from starlette.types import Receive
 from bitgear.bits import Plan
 from bitgear.checkpoint import Master
 from bitgear.engines import Engine, ModelCache
-from bitgear.machine import cache_folder
+from bitgear.kept import Key
+from bitgear.machine import available_cores, cache_folder
 from bitgear.tasks.pictures import decode_picture
 from server import ladder_cache
 from server.admission import Keys, Permits, load_keys
@@ -30,7 +31,7 @@ from server.errors import BadParameter, Draining, ModelUnusable, NotReady, shown
 from server.exchange import Exchange, ServedAt, Step
 from server.ladder import positions
 from server.latencies import Latencies
-from server.layout import Layout, available_cores
+from server.layout import Layout
 from server.measurement import Times, assumed_ladder, measure, measured_ladder, unmeasured_ladder
 from server.metrics import Metrics
 from server.policies import create_policy
@@ -517,7 +518,7 @@ class Runtime:
     def _kept(self) -> Path:
         return self.settings.ladders or cache_folder()
 
-    def _ladder_key(self, master: Master) -> ladder_cache.Key:
+    def _ladder_key(self, master: Master) -> Key:
         return ladder_cache.device_key(
             master, self.cache.engine, self.layout.threads, self.settings.max_batch, available_cores()
         )

@@ -5,26 +5,22 @@ what was kept, all processes of a machine choose the same paths. Nothing depends
 one, one measures; and results are the same whatever is chosen.
 """
 
-import hashlib
-import json
-import logging
 import platform
 import sys
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from bitgear import __version__, _native
-from bitgear.files import write_atomically
+from bitgear.kept import Key, keep, kept_file, recall
 from bitgear.machine import cache_folder, processor
 
 FORMAT = "bitgear-rates"
 Rates = dict[str, float]
 """Nanoseconds by name, as :func:`bitgear._native.measure_rates` returns them."""
 Measure = Callable[[str], Rates]
-
-_logger = logging.getLogger(__name__)
 
 
 @cache  # so that a process measures once even where nothing can be kept
@@ -43,15 +39,15 @@ def rates(instruction_set: str, folder: Path, measure: Measure | None = None) ->
     """
     measure = measure or _native.measure_rates
     key = machine_key(instruction_set)
-    path = rates_file(folder, key)
-    found = _read(path, key)
+    path = kept_file(folder, key)
+    found = recall(path, lambda content: _parse(content, key))
     if found is None:
         found = measure(instruction_set)
-        _write(path, key, found)
+        keep(path, {"format": FORMAT, "key": key, "ns": found}, "the measured rates are")
     return found
 
 
-def machine_key(instruction_set: str) -> dict[str, str]:
+def machine_key(instruction_set: str) -> Key:
     """Return all that rates depend on."""
     return {
         "processor": processor() or platform.machine(),
@@ -61,41 +57,15 @@ def machine_key(instruction_set: str) -> dict[str, str]:
     }
 
 
-def rates_file(folder: Path, key: Mapping[str, str]) -> Path:
-    """Return the file that keeps the rates of a key."""
-    digest = hashlib.sha256(json.dumps(dict(key), sort_keys=True).encode()).hexdigest()
-    return folder / f"{digest[:24]}.json"
-
-
 @cache
 def _build() -> str:
     """Return a number of the extension that is loaded: other kernels have other rates, whatever the version says."""
     return f"{zlib.crc32(Path(str(sys.modules[_native.__name__].__file__)).read_bytes()):08x}"
 
 
-def _read(path: Path, key: Mapping[str, str]) -> Rates | None:
-    try:
-        content = json.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, RecursionError) as error:
-        _logger.warning("the measured rates %s cannot be read and are measured anew: %s", path, error)
-        return None
-    try:
-        if content["format"] != FORMAT or content["key"] != dict(key):
-            raise ValueError("they are of something else")
-        found = {str(name): float(ns) for name, ns in content["ns"].items()}
-        _native.Model(key["instruction_set"], found)  # refuses what it cannot use
-    except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
-        _logger.warning("the measured rates %s are broken and are measured anew: %s", path, error)
-        return None
+def _parse(content: Any, key: Key) -> Rates:
+    if content["format"] != FORMAT or content["key"] != dict(key):
+        raise ValueError("they are of something else")
+    found = {str(name): float(ns) for name, ns in content["ns"].items()}
+    _native.Model(str(key["instruction_set"]), found)  # refuses what it cannot use
     return found
-
-
-def _write(path: Path, key: Mapping[str, str], found: Rates) -> None:
-    content = {"format": FORMAT, "key": dict(key), "ns": found}
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())
-    except OSError as error:
-        _logger.info("the measured rates are not kept: %s", error)

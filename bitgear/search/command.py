@@ -1,7 +1,6 @@
 """From a file to the same file with plans: what ``bitgear search`` does, progress bars included."""
 
 import dataclasses
-import os
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from tqdm import tqdm
 from bitgear.checkpoint import Master, read_master, rewrite_master, write_master
 from bitgear.engines.registry import create_native
 from bitgear.evaluate import read_data
+from bitgear.machine import available_cores
 from bitgear.models import find_master
 from bitgear.search.pictures import read_pictures
 from bitgear.search.report import write_report
@@ -78,8 +78,3 @@ def calibration_count(master: Master) -> int:
     """Return how many pictures batch norm is fitted on: the smaller they are, the more."""
     pixels = master.input.height_px * master.input.width_px
     return min(max(CALIBRATION_PIXELS // pixels, MIN_CALIBRATION), MAX_CALIBRATION)
-
-
-def available_cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

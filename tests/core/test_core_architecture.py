@@ -13,8 +13,8 @@ OURS = ("bitgear", "server", "trainer", "bitgear_client")
 ALLOWED = {"bitgear": {"bitgear"}, "server": {"bitgear", "server"}, "trainer": {"bitgear", "trainer"}}
 
 ORDER = (
-    "errors", "bits", "rounding", "packing", "graph", "inputs", "files", "machine", "plans", "checkpoint", "fold",
-    "reference", "engines", "doctor", "tasks", "evaluate", "describe", "models", "convert", "search", "cli",
+    "errors", "bits", "rounding", "packing", "graph", "inputs", "files", "machine", "kept", "plans", "checkpoint",
+    "fold", "reference", "engines", "doctor", "tasks", "evaluate", "describe", "models", "convert", "search", "cli",
 )  # fmt: skip
 """The modules and packages of the core: what stands left never imports what stands right."""
 
