@@ -569,7 +569,9 @@ def train(
     config: Annotated[Path, typer.Argument(help="TOML file of the run, or the name of a shipped configuration.")],
     data: Annotated[Path, typer.Option(help="Folder of the data set.")],
     out: Annotated[Path, typer.Option(help="Folder of the run; a run found there is resumed.")],
-    weights: Annotated[Path | None, typer.Option(help="FP32 weights to start from (safetensors).")] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="FP32 weights to start from: safetensors, or the fp32.pt of a run.")
+    ] = None,
     teacher: Annotated[Path | None, typer.Option(help="FP32 weights of a teacher (safetensors).")] = None,
     master: Annotated[
         Path | None, typer.Option(help="Master to go on from; without FP32 weights, its own as floats are the start.")
@@ -590,7 +592,9 @@ def hessian(
     config: Annotated[Path, typer.Argument(help="TOML file of the run, or the name of a shipped configuration.")],
     data: Annotated[Path, typer.Option(help="Folder of the data set.")],
     out: Annotated[Path, typer.Option(help="Folder of the run; its FP32 network is taken, and traces are kept there.")],
-    weights: Annotated[Path | None, typer.Option(help="FP32 weights (safetensors) instead of the run's.")] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="FP32 weights instead of the run's, as bitgear train takes them.")
+    ] = None,
     master: Annotated[
         Path | None,
         typer.Option(help="Master to write the traces into; without FP32 weights, its own as floats are taken."),

@@ -66,7 +66,10 @@ class NetworkConfig(NamedConfig):
 
 
 class PyramidConfig(NamedConfig):
-    """Sizes of the residual encoder with a feature pyramid: see :class:`trainer.networks.Pyramid`."""
+    """Sizes of the residual encoder with a feature pyramid: see :class:`trainer.networks.Pyramid`.
+
+    ``eight_bits``: the parts that stay at 8 bits whatever the width.
+    """
 
     stem: int = Field(default=32, ge=1)
     channels: tuple[PositiveInt, ...] = Field(default=(32, 64, 128, 256), min_length=1, max_length=6)

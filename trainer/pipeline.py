@@ -1,5 +1,6 @@
 """From a configuration to a master and its report: what ``bitgear train`` does."""
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import replace
@@ -195,9 +196,11 @@ def _named(who: str, metrics: Metrics) -> Metrics:
 
 
 def _provenance(weights: Path | None) -> Any:
-    """Return the metadata of a safetensors file of FP32 weights: where they come from."""
+    """Return where FP32 weights come from: the metadata of a safetensors file, the digest of another run's network."""
     if weights is None:
         return None
+    if weights.suffix != ".safetensors":
+        return {"file": weights.name, "sha256": hashlib.sha256(weights.read_bytes()).hexdigest()}
     with weights.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         metadata = json.loads(file.read(length)).get("__metadata__", {})

@@ -19,7 +19,7 @@ from tests.trainer.tiny_runs import state_of
 from trainer.config import ConfigError, RunConfig
 from trainer.loop import Run
 from trainer.model import Pass
-from trainer.pipeline import finish
+from trainer.pipeline import _provenance, finish
 from trainer.tasks.segment import class_weights, pixel_loss
 
 CASES = {
@@ -110,10 +110,35 @@ def test_training_sees_augmented_batches_and_tests_do_not(case: Case, done: Run)
     assert examined.codes(2).shape == (2, 3, done.record.height_px, done.record.width_px)
 
 
-def test_neither_weights_nor_a_teacher_nor_no_training_is_a_start(case: Case, tmp_path: Path) -> None:
+def test_joint_training_can_begin_with_the_float_network_of_another_run(case: Case, done: Run, tmp_path: Path) -> None:
     _, data, config, _ = case
-    with pytest.raises(ConfigError, match="no weights"):
-        Run(config(), data, tmp_path, weights=tmp_path / "w.safetensors")
+    run = Run(config(fp32={"epochs": 0}), data, tmp_path, weights=done.out / "fp32.pt", progress=False)
+    run.fit()
+    assert run.history.fp32 == done.history.fp32
+    first, second = state_of(run), state_of(done)
+    assert all(torch.equal(first[name], second[name]) for name in second)
+    path = finish(run, data, {"weights": _provenance(done.out / "fp32.pt")})
+    assert len(read_master(path).provenance["weights"]["sha256"]) == 64
+
+
+def test_what_is_not_the_float_network_of_a_run_is_refused_by_name(case: Case, done: Run, tmp_path: Path) -> None:
+    _, data, config, _ = case
+    path = tmp_path / "w.pt"
+    with pytest.raises(ConfigError, match=r"w\.pt cannot be read: No such file"):
+        Run(config(), data, tmp_path, weights=path)
+    for content in (b"", b"no network", (done.out / "config.json").read_bytes()):
+        path.write_bytes(content)
+        with pytest.raises(ConfigError, match=r"w\.pt are no state of a network"):
+            Run(config(), data, tmp_path, weights=path)
+    torch.save([1, 2], path)
+    with pytest.raises(ConfigError, match=r"w\.pt are not of the network"):
+        Run(config(), data, tmp_path, weights=path)
+    with pytest.raises(ConfigError, match="not of the network that the configuration describes: size mismatch"):
+        Run(config(network={"stem": 4}), data, tmp_path, weights=done.out / "fp32.pt")
+
+
+def test_neither_a_teacher_nor_no_training_is_a_start(case: Case, tmp_path: Path) -> None:
+    _, data, config, _ = case
     with pytest.raises(ConfigError, match="no teacher"):
         Run(config(), data, tmp_path, teacher=tmp_path / "w.safetensors")
     with pytest.raises(ConfigError, match=r"fp32\.epochs"):

@@ -65,6 +65,8 @@ class Detect(FromScratch):
     @torch.no_grad()
     def start(self, model: QuantNet, weights: Path | None) -> None:
         super().start(model, weights)
+        if weights is not None:
+            return
         bn, classes = model.layer(PREDICT).batch_norm(None), len(self.labels)
         bn.gamma.fill_(FIRST_GAMMA)
         bn.beta[:classes] = math.log(FIRST_SCORE / (1 - FIRST_SCORE))

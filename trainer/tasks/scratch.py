@@ -1,12 +1,14 @@
-"""What segmentation and detection share: a pyramid network, trained from scratch."""
+"""What segmentation and detection share: a pyramid network, trained from scratch or from what another run has left."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from bitgear.graph import Graph
@@ -39,9 +41,12 @@ class FromScratch(ABC):
     def other_sizes(self) -> Sequence[tuple[Graph, int, int]]:
         return ()
 
-    def start(self, model: QuantNet, weights: Path | None) -> None:  # noqa: ARG002
-        if weights is not None or not self.run.fp32.epochs:
-            raise ConfigError("this network is trained from scratch: give no weights, and set fp32.epochs")
+    def start(self, model: QuantNet, weights: Path | None) -> None:
+        """Leave the network untrained, or give it what is in the ``fp32.pt`` of another run."""
+        if weights is not None:
+            _load_network(model, weights)
+        elif not self.run.fp32.epochs:
+            raise ConfigError("no start: set fp32.epochs to train from scratch, or give the fp32.pt of another run")
 
     def teacher(self, weights: Path, network: Callable[[Graph], QuantNet]) -> QuantNet:  # noqa: ARG002
         raise ConfigError(f"this task takes no teacher; {weights} cannot be used")
@@ -60,3 +65,20 @@ class FromScratch(ABC):
             limit=limit,
         )  # fmt: skip
         return Epoch(self.show, order)
+
+
+def _load_network(model: QuantNet, path: Path) -> None:
+    try:
+        state = torch.load(path, weights_only=True, map_location="cpu")
+    except OSError as error:
+        raise ConfigError(f"weights {path} cannot be read: {error.strerror}; give the fp32.pt of a run") from error
+    except (UnpicklingError, EOFError, RuntimeError) as error:
+        raise ConfigError(f"weights {path} are no state of a network; give the fp32.pt of a run") from error
+    try:
+        model.load_state_dict(state)
+    except (RuntimeError, TypeError) as error:
+        fault = str(error).splitlines()[-1].strip()
+        raise ConfigError(
+            f"weights {path} are not of the network that the configuration describes: {fault}; give the fp32.pt of a "
+            "run with the same network"
+        ) from error
