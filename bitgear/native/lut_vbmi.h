@@ -75,18 +75,20 @@ inline void combine(__m512i low, __m512i high, __m512i* sums) {
     sums[1] = _mm512_add_epi16(sums[1], _mm512_maddubs_epi16(_mm512_unpackhi_epi8(low, high), weights));
 }
 
-// Adds 16-bit sums to 32-bit ones in the order of columns.
-inline void flush(const __m512i* sums, std::int32_t* acc) {
-    alignas(64) std::int16_t lo[32], hi[32];
-    _mm512_store_si512(lo, sums[0]);
-    _mm512_store_si512(hi, sums[1]);
-    for (int lane = 0; lane < 4; ++lane) {
+// 16-bit sums of 32 * V columns to 32-bit ones in the order of columns, or added to those.
+template <int V>
+inline void flush(const __m512i* sums, std::int32_t* acc, bool add) {
+    for (int v = 0; v < V; ++v) {
+        // 16-byte lanes 2 v and 2 v + 1 of both.
+        const __m512i order = _mm512_add_epi64(_mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11), _mm512_set1_epi64(4 * v));
+        const __m512i columns = _mm512_permutex2var_epi64(sums[0], order, sums[1]);
+        const __m256i halves[] = {_mm512_maskz_extracti64x4_epi64(0xff, columns, 0),
+                                  _mm512_maskz_extracti64x4_epi64(0xff, columns, 1)};
         for (int half = 0; half < 2; ++half) {
-            const __m128i eight = _mm_load_si128(reinterpret_cast<const __m128i*>((half != 0 ? hi : lo) + lane * 8));
-            std::int32_t* out = acc + lane * 16 + half * 8;
-            const __m256i sum = _mm256_add_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(out)),
-                                                 _mm256_cvtepi16_epi32(eight));
-            _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), sum);
+            std::int32_t* out = acc + 32 * v + 16 * half;
+            __m512i sum = _mm512_maskz_cvtepi16_epi32(0xffff, halves[half]);
+            if (add) sum = _mm512_add_epi32(sum, _mm512_loadu_si512(out));
+            _mm512_storeu_si512(out, sum);
         }
     }
 }
@@ -123,14 +125,13 @@ private:
 // vector.
 template <int R, int V>
 void lut_tile(const LutTile& tile) {
-    alignas(64) std::int32_t wide[R][64];
-    std::memset(wide, 0, sizeof wide);
     alignas(64) __m512i sums[R][2];
     for (int r = 0; r < R; ++r) sums[r][0] = sums[r][1] = _mm512_setzero_si512();
     const std::uint8_t* w = tile.w;
     const std::uint8_t* tables[R];
     for (int r = 0; r < R; ++r) tables[r] = tile.tables[r];
     int summed = 0;
+    bool flushed = false;
     for (Chunks chunks(tile); !chunks.done();) {
         __m512i bytes[R][V];
 #pragma GCC unroll 16
@@ -181,13 +182,13 @@ void lut_tile(const LutTile& tile) {
         summed += kLutSteps;
         if (summed > kLutFlush - kLutSteps || chunks.done()) {
             for (int r = 0; r < R; ++r) {
-                flush(sums[r], wide[r]);
+                flush<V>(sums[r], tile.acc + r * 32 * V, flushed);
                 sums[r][0] = sums[r][1] = _mm512_setzero_si512();
             }
             summed = 0;
+            flushed = true;
         }
     }
-    for (int r = 0; r < R; ++r) std::memcpy(tile.acc + r * 32 * V, wide[r], sizeof(std::int32_t) * 32 * V);
 }
 
 constexpr int kLutRows = 10;

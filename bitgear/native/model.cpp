@@ -397,6 +397,12 @@ void Model::Pass::run_lut(const Step& step, int index, int count) const {
     const std::uint8_t* first[kMaxRows];
     tile.tables = first;
     Writer writer(*this, step);
+    const auto run_block = [&](int block) {
+        tile.w = step.packed.data() + sz(block) * step.block_bytes;
+        lut.run(tile);
+        writer.write(block * lut.columns, lut.columns, tile.acc, lut.columns);
+    };
+    const bool tile_by_tile = sz(my_blocks.end - my_blocks.begin) * step.block_bytes <= kCachedBytes;
     for (int y = my_rows.begin; y < my_rows.end;) {
         const int strip = std::min(step.strip_rows, my_rows.end - y);  // as many rows as have room for their tables
         for (int r = 0; r < (strip - 1) * g.stride + extent; ++r) {
@@ -405,9 +411,8 @@ void Model::Pass::run_lut(const Step& step, int index, int count) const {
         }
         const int pixels = strip * step.width;
         const int tiles = ceil_div(pixels, lut.max_rows);
-        for (int block = my_blocks.begin; block < my_blocks.end; ++block) {
-            const int column = block * lut.columns;
-            tile.w = step.packed.data() + sz(block) * step.block_bytes;
+        const int passes = tile_by_tile ? 1 : my_blocks.end - my_blocks.begin;
+        for (int pass = 0; pass < passes; ++pass) {
             Position p{y, 0};
             for (int t = 0; t < tiles; ++t) {
                 const Range mine = share(pixels, t, tiles);
@@ -418,9 +423,12 @@ void Model::Pass::run_lut(const Step& step, int index, int count) const {
                            sz(at.x * g.stride) * step.table_pixel_bytes;
                 });
                 tile.rows = where.rows;
-                lut.run(tile);
                 writer.at(where);
-                writer.write(column, lut.columns, tile.acc, lut.columns);
+                if (tile_by_tile) {
+                    for (int block = my_blocks.begin; block < my_blocks.end; ++block) run_block(block);
+                } else {
+                    run_block(my_blocks.begin + pass);
+                }
             }
         }
         y += strip;

@@ -64,6 +64,7 @@ private:
 
 constexpr std::size_t kOverrun = 64;                      // codes are read and written in whole vectors
 constexpr std::size_t kSumsBytes = 26 * 1024;             // of all positions: most of a core's first cache
+constexpr std::size_t kNearTablesBytes = 32 * 1024;       // look-up tables that stay in a core's first cache
 constexpr std::size_t kWordsBytes = 5 * 1024 * 1024 / 4;  // of 16 bits: what a core's second cache holds, about
 
 // Tiles that are multiplied together in Winograd's form.
@@ -508,9 +509,20 @@ void Model::prepare_lut(Step& step, const ConvSpec& spec, const std::int8_t* q8)
     step.packed = AlignedBytes(sz(blocks) * step.block_bytes);
     WindowRows rows(isa_, q8, step.channels, step.in_channels, taps, tap_channels, spec.weight_bits);
     std::vector<std::int8_t> codes(sz(lut.columns) * rows.row_bytes() + kOverrun);
+    // All taps go over some groups before the next ones follow: neighbouring pixels share tables, which by then are
+    // still in the first cache.
+    const std::size_t window = sz(g.kernel) * (sz(lut.max_rows - 1) * sz(g.stride) + sz(g.kernel));
+    const int near = std::max(static_cast<int>(kNearTablesBytes / (window * sz(lut.table_bytes))), 1);
+    const int chunks = taps == 1 ? 1 : (step.k_groups + near - 1) / near;
+    const auto chunk_begin = [&](int chunk) { return step.k_groups * chunk / chunks; };
     for (int b = 0; b < blocks; ++b) {
         rows.fill(b * lut.columns, lut.columns, codes.data());
-        lut.pack(codes.data(), rows.row_bytes(), taps * step.k_groups, step.packed.data() + sz(b) * step.block_bytes);
+        std::uint8_t* packed = step.packed.data() + sz(b) * step.block_bytes;
+        for (int chunk = 0; chunk < chunks; ++chunk) {
+            const int first = chunk_begin(chunk), groups = chunk_begin(chunk + 1) - first;
+            for (int t = 0; t < taps; ++t, packed += groups * lut.group_bytes)
+                lut.pack(codes.data() + t * tap_channels + first * lut.inputs, rows.row_bytes(), groups, packed);
+        }
         if (spec.zero == 0) continue;
         for (int r = 0; r < lut.columns; ++r) {
             step.offset[sz(b * lut.columns + r)] =
@@ -526,15 +538,12 @@ void Model::prepare_lut(Step& step, const ConvSpec& spec, const std::int8_t* q8)
     const auto table_bytes = [&](int rows) { return step.table_row_bytes * sz((rows - 1) * g.stride + extent); };
     step.strip_rows = 1;
     while (step.strip_rows < step.height && table_bytes(step.strip_rows + 1) <= kStripBytes) ++step.strip_rows;
-    for (int ky = 0; ky < g.kernel; ++ky) {
-        const auto row = static_cast<std::int32_t>(step.table_row_bytes * sz(ky * g.dilation));
-        if (g.dilation == 1) {
-            step.runs.push_back({row, g.kernel * step.k_groups});
-        } else {
-            for (int kx = 0; kx < g.kernel; ++kx) {
-                step.runs.push_back(
-                    {row + static_cast<std::int32_t>(step.table_pixel_bytes) * kx * g.dilation, step.k_groups});
-            }
+    for (int chunk = 0; chunk < chunks; ++chunk) {
+        const int first = chunk_begin(chunk), groups = chunk_begin(chunk + 1) - first;
+        for (int t = 0; t < taps; ++t) {
+            const std::size_t tap = sz(t / g.kernel * g.dilation) * step.table_row_bytes +
+                                    sz(t % g.kernel * g.dilation) * step.table_pixel_bytes;
+            step.runs.push_back({static_cast<std::int32_t>(tap) + first * lut.table_bytes, groups});
         }
     }
     step.table_bytes = (table_bytes(step.strip_rows) + 63) / 64 * 64;

@@ -121,11 +121,11 @@ struct Windows {
     const std::uint8_t* first[kMaxRows + 1];
     Run runs[kTaps];
 
-    Windows(std::size_t pixel_bytes, int groups, int rows, std::uint8_t mask)
-        : bytes(noise(sz(kTaps * kRowPixels) * pixel_bytes + kSlackBytes, mask)) {
+    Windows(std::size_t pixel_bytes, int groups, int rows, std::uint8_t mask, int row_pixels = kRowPixels)
+        : bytes(noise(sz(kTaps * row_pixels) * pixel_bytes + kSlackBytes, mask)) {
         for (int r = 0; r <= rows; ++r) first[r] = bytes.data() + sz(std::min(r, rows - 1)) * pixel_bytes;
         for (int t = 0; t < kTaps; ++t)
-            runs[t] = {static_cast<std::int32_t>(sz(t * kRowPixels) * pixel_bytes), kTaps * groups};
+            runs[t] = {static_cast<std::int32_t>(sz(t * row_pixels) * pixel_bytes), kTaps * groups};
     }
 };
 
@@ -242,7 +242,10 @@ DotRates dot_rates(const Stopwatch& watch, const DotProbe& probe, const DotPiece
     return rates;
 }
 
+// Tiles side by side, whose tables the first cache does not hold together: they come from the second one, as a layer's
+// do.
 struct LutProbe {
+    static constexpr int kTiles = 4;
     const LutPath& path;
     int groups;  // of a pixel
     AlignedBytes codes;
@@ -255,7 +258,7 @@ struct LutProbe {
         : path(lut),
           groups(ceil_div(kChannels, lut.inputs)),
           codes(noise(sz(kMaxRows * kChannels) + kSlackBytes, 1)),
-          windows(sz(groups * lut.table_bytes), groups, lut.max_rows, 0x07),
+          windows(sz(groups * lut.table_bytes), groups, lut.max_rows, 0x07, kTiles * kMaxRows + kTaps),
           weights(noise(sz(kTaps * kTaps * groups * lut.group_bytes), 0x0f)),
           acc(sizeof(std::int32_t) * kMaxRows * kLutColumnsMax),
           tables(sz(kMaxRows * groups * lut.table_bytes)),
@@ -272,6 +275,17 @@ struct LutProbe {
         tap.run_count = 1;
     }
     LutProbe(const LutProbe&) = delete;
+
+    void run_tiles() {
+        const std::uint8_t* first[kMaxRows];
+        LutTile tile = whole;
+        tile.tables = first;
+        for (int t = 0; t < kTiles; ++t) {
+            const std::size_t begin = sz(t * path.max_rows * groups * path.table_bytes);
+            for (int r = 0; r < path.max_rows; ++r) first[r] = whole.tables[r] + begin;
+            path.run(tile);
+        }
+    }
 };
 
 // A form of Winograd's: patches side by side, and sums of tiles side by side.
@@ -361,7 +375,7 @@ Rates measure_rates(const Isa& isa) {
     for (int i = 0; i < isa.lut_count; ++i) {
         luts.push_back(std::make_unique<LutProbe>(isa.luts[i]));
         LutProbe* probe = luts.back().get();
-        lut_pieces.push_back(watch.add(4, [probe] { probe->path.run(probe->whole); }));
+        lut_pieces.push_back(watch.add(1, [probe] { probe->run_tiles(); }));
         watch.add(16, [probe] { probe->path.run(probe->tap); });
         watch.add(4, [probe] {
             probe->path.tables(probe->codes.data(), kMaxRows, kChannels, probe->groups, probe->tables.data());
@@ -403,7 +417,7 @@ Rates measure_rates(const Isa& isa) {
         const std::size_t at = lut_pieces[sz(i)];
         const double macs = double(probe.path.max_rows) * probe.path.columns * probe.path.inputs * probe.groups;
         LutRates& lut = rates.luts[sz(i)];
-        lut.mac = (watch.least(at) - watch.least(at + 1)) / (macs * (kTaps * kTaps - 1));
+        lut.mac = (watch.least(at) / LutProbe::kTiles - watch.least(at + 1)) / (macs * (kTaps * kTaps - 1));
         lut.call = watch.least(at + 1) - lut.mac * macs;
         lut.table = watch.least(at + 2) / (kMaxRows * probe.groups);
     }
