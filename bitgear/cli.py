@@ -36,11 +36,23 @@ DEFAULT_MODEL = "resnet20-cifar10"
 DRAWN_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 """Of pictures that are written, by suffix."""
 
+
+def _in_a_folder(file: Path | None) -> Path | None:
+    """Return a file to be written; refuse one that cannot be before anything is computed for it."""
+    if file is not None and not file.parent.is_dir():
+        raise typer.BadParameter(f"{file}: the folder {file.parent} does not exist")
+    if file is not None and (file.is_dir() or not os.access(file.parent, os.W_OK)):
+        raise typer.BadParameter(f"{file} cannot be written")
+    return file
+
+
 ModelArgument = Annotated[str, typer.Argument(help="A shipped master's name or the path of a master.", metavar="MODEL")]
 ModelOption = Annotated[str, typer.Option(help="A shipped master's name or the path of a master.")]
 EngineOption = Annotated[str, typer.Option(help="auto, native, onnxruntime or reference.")]
 ThreadsOption = Annotated[int, typer.Option(min=1, help="Threads of the engine for one call.")]
-JsonOption = Annotated[Path | None, typer.Option("--json", help="Write the results to this file.")]
+JsonOption = Annotated[
+    Path | None, typer.Option("--json", help="Write the results to this file.", callback=_in_a_folder)
+]
 
 
 def main() -> NoReturn:
@@ -114,7 +126,10 @@ def predict(
     top_k: Annotated[int, typer.Option(min=1, help="How many classes to show.")] = 3,
     confidence: Annotated[float, typer.Option(min=0, max=1, help="Least confidence of a detection.")] = 0.25,
     draw: Annotated[
-        Path | None, typer.Option(help="Paint the boxes, or the mask, onto the picture and write it to this file.")
+        Path | None,
+        typer.Option(
+            help="Paint the boxes, or the mask, onto the picture and write it to this file.", callback=_in_a_folder
+        ),
     ] = None,
     url: Annotated[str | None, typer.Option(help="Ask the server at this address instead of running here.")] = None,
     engine: EngineOption = "auto",
@@ -465,7 +480,9 @@ def search(
     ] = None,
     seconds: Annotated[float, typer.Option(min=0, help="To time layers, and again the best plans, about.")] = 15.0,
     replace: Annotated[bool, typer.Option("--replace", help="Drop the plans that the master has.")] = False,
-    out: Annotated[Path | None, typer.Option(help="Write the master here. Default: in place.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Write the master here. Default: in place.", callback=_in_a_folder)
+    ] = None,
     report: Annotated[
         Path | None, typer.Option(help="Write a page, its plots and plans.json into this folder.")
     ] = None,
@@ -513,7 +530,7 @@ def import_(
     images: Annotated[
         Path, typer.Option(help="Labelled pictures: a folder or tar, with classes.json or class folders.")
     ],
-    out: Annotated[Path, typer.Option(help="The master to write.")],
+    out: Annotated[Path, typer.Option(help="The master to write.", callback=_in_a_folder)],
     architecture: Annotated[
         str | None, typer.Option(help="resnet18, mobilenet_v2, ...; default: recognised by the weights' names.")
     ] = None,

@@ -243,6 +243,8 @@ def shown(value: object) -> str:
 
     >>> shown("cat")
     "'cat'"
+    >>> shown(("cat", "dog"))
+    "'cat, dog'"
     """
-    text = str(value)
+    text = ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
     return repr(text if len(text) <= SHOWN_CHARACTERS else text[: SHOWN_CHARACTERS - 1] + "…")

@@ -70,6 +70,12 @@ def test_one_threshold_in_two_places(every_task: Running) -> None:
     every_task.refused(both("0.5", 0.6), 400, "conflicting-controls", parameter="confidence")
 
 
+def test_two_lists_of_classes_are_told_as_lists(every_task: Running) -> None:
+    answer = every_task.client.post(DETECT + "?classes=bag,hat&classes=hat", content=png())
+    document = every_task.refused(answer, 400, "conflicting-controls", parameter="classes")
+    assert "'bag, hat' and 'hat'" in document["detail"]
+
+
 @pytest.mark.parametrize("place", ["query", "multipart", "json"])
 @pytest.mark.parametrize("value", ["0", "1001", "-1", "5.0", "x", "", "1e3", "²", "9" * 30])
 def test_max_detections_out_of_range(every_task: Running, place: str, value: str) -> None:

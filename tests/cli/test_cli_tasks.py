@@ -130,6 +130,8 @@ def test_data_of_other_classes_is_refused(areas: Path, mapped: Path) -> None:
     [
         ["--model", "resnet20-cifar10", "--draw", "x.png"],
         ["--model", "BOXES", "--draw", "x.tiff"],
+        ["--model", "BOXES", "--draw", "nowhere/x.png"],
+        ["--model", "BOXES", "--draw", "."],
         ["--model", "BOXES", "--confidence", "nan"],
     ],
 )
@@ -138,6 +140,13 @@ def test_what_cannot_be_drawn_is_refused(arguments: list[str], boxes: Path, phot
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     assert not list(tmp_path.glob("x.*"))
+
+
+def test_results_that_cannot_be_written_are_refused_before_they_are_measured(boxes: Path, boxed: Path) -> None:
+    done = bitgear("evaluate", boxes, "--data", boxed, "--json", boxed / "nowhere" / "report.json")
+    assert done.returncode == 2
+    assert "does not exist" in done.stderr
+    assert not done.stdout
 
 
 @pytest.mark.parametrize("precision", ["4", "mixed-3.2"])
