@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import engine_tables, plan_tables, serving_tables, slo_tables
+from benchmarks import eight_bits_tables, engine_tables, plan_tables, serving_tables, slo_tables
 from benchmarks.engine_tables import METRICS
 from benchmarks.measure import RESULTS
 from bitgear.bits import MASTER_BITS
@@ -62,6 +62,7 @@ def blocks() -> dict[str, str]:
         "segmenter_training": _training(SEGMENTER),
         "detector": _trained(DETECTOR, ("map50_95", "map50")),
         "detector_training": _training(DETECTOR),
+        "eight_bits_times": eight_bits_tables.times(_report("eight-bits-times")),
         "slo_conditions": slo_tables.conditions(_report("slo-quick")),
         "slo_bars": slo_tables.bar_table(_report("slo-quick")),
         "slo_bursts": slo_tables.burst_table(_report("slo-quick")),
