@@ -146,8 +146,10 @@ void lut_tile(const LutTile& tile) {
             room -= n;
             for (int i = 0; i < n; ++i, k += 64, w += 64 * V) {
                 const __m512i index0 = _mm512_loadu_si512(w);
+                _mm_prefetch(w + kAhead, _MM_HINT_T0);
                 if constexpr (V == 2) {
                     const __m512i index1 = _mm512_loadu_si512(w + 64);
+                    _mm_prefetch(w + 64 + kAhead, _MM_HINT_T0);
 #pragma GCC unroll 16
                     for (int r = 0; r < R; ++r) {
                         __m512i t0, t1;
@@ -191,13 +193,14 @@ void lut_tile(const LutTile& tile) {
     }
 }
 
-constexpr int kLutRows = 10;
+constexpr int kLutRows = 12;
 
 template <int V>
 void lut(const LutTile& tile) {
     using Fn = void (*)(const LutTile&);
-    static const Fn table[] = {lut_tile<1, V>, lut_tile<2, V>, lut_tile<3, V>, lut_tile<4, V>, lut_tile<5, V>,
-                               lut_tile<6, V>, lut_tile<7, V>, lut_tile<8, V>, lut_tile<9, V>, lut_tile<10, V>};
+    static const Fn table[] = {lut_tile<1, V>, lut_tile<2, V>,  lut_tile<3, V>,  lut_tile<4, V>,
+                               lut_tile<5, V>, lut_tile<6, V>,  lut_tile<7, V>,  lut_tile<8, V>,
+                               lut_tile<9, V>, lut_tile<10, V>, lut_tile<11, V>, lut_tile<12, V>};
     table[tile.rows - 1](tile);
 }
 

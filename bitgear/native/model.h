@@ -245,7 +245,7 @@ private:
     double mac_ns(const DotPath& dot, int act_max, int weight_max) const;
     const DotPath& dot_path(int act_max, int weight_max) const;
     const DotRates& rates_of(const DotPath& dot) const;
-    double product_ns(double weights, double rows, double pieces, double mac, int bytes) const;
+    double product_ns(double weights, double rows, double pieces, double mac, double bytes) const;
     Choice dot_choice(const Step& step, const ConvSpec& spec, const DotPath& dot) const;
     Choice lut_choice(const Step& step, const ConvSpec& spec, const LutPath& lut) const;
     Choice winograd_choice(const Step& step, const ConvSpec& spec, const WinogradForm& form) const;

@@ -337,7 +337,7 @@ const DotPath& Model::dot_path(int act_max, int weight_max) const {
 
 // Of `weights` weights of `bytes` bytes with `rows` rows in `pieces` pieces: the first piece has the weights brought
 // from afar, and takes as long as that at least.
-double Model::product_ns(double weights, double rows, double pieces, double mac, int bytes) const {
+double Model::product_ns(double weights, double rows, double pieces, double mac, double bytes) const {
     const double first = rows / pieces * mac;
     return weights * (std::max(first, bytes * rates_.stream) + (rows * mac - first));
 }
@@ -362,10 +362,10 @@ Model::Choice Model::lut_choice(const Step& step, const ConvSpec& spec, const Lu
     const double pixels = double(step.height) * step.width, groups = std::ceil(double(step.in_channels) / lut.inputs);
     const double weights = groups * lut.inputs * columns * taps;
     const double tables = double(input.row_pixels()) * (input.top + input.height + input.bottom) * groups;
-    const double calls = std::ceil(pixels / lut.max_rows) * columns / lut.columns;
+    const double pieces = std::ceil(pixels / lut.max_rows), calls = pieces * columns / lut.columns;
     const double bytes = double(lut.group_bytes) / (lut.inputs * lut.columns);
-    choice.ns = weights * pixels * rates.mac + weights * bytes * rates_.stream + tables * rates.table +
-                calls * rates.call + pixels * columns * rates_.epilogue;
+    choice.ns = product_ns(weights, pixels, pieces, rates.mac, bytes) + tables * rates.table + calls * rates.call +
+                pixels * columns * rates_.epilogue;
     return choice;
 }
 
