@@ -3,14 +3,18 @@
 import json
 from typing import Annotated, Any, Literal
 
+import pydantic_core
 from pydantic import BaseModel, ConfigDict, Field
 
 _encoder = json.JSONEncoder(separators=(",", ":"))
 
 
-def to_json(content: object) -> str:
-    """Return JSON without blanks."""
-    return _encoder.encode(content)
+def to_json(content: object) -> bytes:
+    """Return JSON without blanks, in UTF-8."""
+    try:
+        return pydantic_core.to_json(content)
+    except pydantic_core.PydanticSerializationError:  # half of a surrogate pair, which a client may send as an id
+        return _encoder.encode(content).encode("ascii")
 
 
 class _Answer(BaseModel):

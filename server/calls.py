@@ -11,6 +11,9 @@ from server.body import ClientGone
 from server.errors import DeadlineExceeded
 from server.scheduler import Job
 
+WATCH_AFTER_S = 0.01
+"""An answer that comes sooner is not watched over: to know that its client has gone would save little."""
+
 T = TypeVar("T")
 
 
@@ -25,6 +28,7 @@ class Pending(Generic[T]):
         self._future: asyncio.Future[T] = self._loop.create_future()
         self._expires_s = expires_s
         self._timer: asyncio.TimerHandle | None = None
+        self._watch: asyncio.Task[None] | None = None
         self._job: Job | None = None
         self.gone = False
         """Whether nobody waits any more: what is not begun should not be."""
@@ -46,23 +50,30 @@ class Pending(Generic[T]):
         """Wait until then at most. From any thread."""
         self._post(lambda: self._arm(expires_s))
 
-    async def wait(self, receive: Receive) -> T:
+    async def wait(self, receive: Receive, begin: Callable[[], object]) -> T:
         """Return the answer, or raise what was given instead.
 
+        ``begin`` sets a thread to work. It is called last: that thread cannot run before the event loop waits.
         Raises :class:`~server.errors.DeadlineExceeded` once it expires, and :class:`~server.body.ClientGone` once
-        ``receive``, an ASGI channel whose body has ended, says so.
+        ``receive``, an ASGI channel whose body has ended, says so. That is asked from :data:`WATCH_AFTER_S` on.
         """
         self._arm(self._expires_s)
-        watch = self._loop.create_task(self._watch(receive))
+        watching = self._loop.call_later(WATCH_AFTER_S, self._begin_watch, receive)
         try:
+            begin()
             return await self._future
         finally:
             self._give_up()
-            watch.cancel()
+            watching.cancel()
+            if self._watch is not None:
+                self._watch.cancel()
             if self._timer is not None:
                 self._timer.cancel()
 
-    async def _watch(self, receive: Receive) -> None:
+    def _begin_watch(self, receive: Receive) -> None:
+        self._watch = self._loop.create_task(self._await_end(receive))
+
+    async def _await_end(self, receive: Receive) -> None:
         while (await receive())["type"] != "http.disconnect":
             pass
         self._abandon(ClientGone())

@@ -124,6 +124,11 @@ class Ladder:
             for rung in self.rungs
         )
 
+    @cached_property
+    def alone_s(self) -> tuple[float, ...]:
+        """For each rung the seconds that one image takes at the median."""
+        return tuple(rung.latency_ms(1) / self.noise / 1000 for rung in self.rungs)
+
     @property
     def all_rungs(self) -> int:
         """The mask of all rungs."""

@@ -14,6 +14,7 @@ from bitgear import __version__
 from bitgear.engines import Engine
 from server.app import create_app
 from server.logs import configure_logging
+from server.protocol import Protocol
 from server.runtime import Runtime
 from server.settings import Settings, SettingsError
 
@@ -34,6 +35,7 @@ def run(settings: Settings, *, engine: Engine | None = None) -> int:
     runtime: Runtime = app.state.runtime
     config = uvicorn.Config(
         app,
+        http=Protocol,
         lifespan="on",
         ws="none",
         log_config=None,

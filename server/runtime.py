@@ -319,8 +319,8 @@ class Runtime:
         :class:`~server.body.ClientGone`.
         """
         pending: Pending[_Done[T]] = Pending(self._expires_s(wish, exchange))
-        self._preparing.submit(self._prepare, _Request(pending, model, exchange, prepare, time.monotonic()), wish)
-        done = await pending.wait(receive)
+        request = _Request(pending, model, exchange, prepare, time.monotonic())
+        done = await pending.wait(receive, lambda: self._preparing.submit(self._prepare, request, wish))
         exchange.steps = done.steps
         exchange.served = done.inference.served
         return done.inference
@@ -328,12 +328,14 @@ class Runtime:
     def _prepare(self, request: "_Request[T]", wish: Wish) -> None:
         """Make a request ready and queue it. Runs in the pool."""
         with self._cores.errand():
-            self._prepare_now(request, wish)
+            job = None if request.pending.gone else self._job(request, wish)
+        if job is not None:  # the core is free by now for the worker that this wakes
+            request.pending.attach(job)
+            self.scheduler.submit(job)
 
-    def _prepare_now(self, request: "_Request[T]", wish: Wish) -> None:
+    def _job(self, request: "_Request[T]", wish: Wish) -> Job | None:
+        """Return what a request is to the scheduler; None, and the request has failed, if it cannot be made ready."""
         pending, model, exchange = request.pending, request.model, request.exchange
-        if pending.gone:
-            return
         try:
             began_s = time.monotonic()
             work = request.prepare()
@@ -345,7 +347,7 @@ class Runtime:
                 pending.expire_at(expires_s)
             ended_s = time.monotonic()
             prepared = _Prepared(work, admission, began_s, ended_s)
-            job = Job(
+            return Job(
                 model=model,
                 q_image=work.q_image,
                 waiting=self._waiting(request, prepared, profile),
@@ -354,9 +356,7 @@ class Runtime:
             )
         except Exception as error:
             pending.fail(error)
-            return
-        pending.attach(job)
-        self.scheduler.submit(job)
+            return None
 
     def _waiting(self, request: "_Request[T]", prepared: "_Prepared[T]", profile: Profile) -> Waiting:
         wish = prepared.work.wish

@@ -160,7 +160,7 @@ def make_outputs(
                         "image": {"width": size_px[0], "height": size_px[1]},
                         **task.postprocess(row, place, master.labels, master.input, options),
                     }
-                )
+                ).decode("utf-8")
                 for row, place, size_px in zip(output, network_input.places, network_input.sizes_px, strict=True)
             ]
             shape = (len(output),)

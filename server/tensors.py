@@ -326,8 +326,8 @@ def _binary_elements(binary: bytes, count: int, name: str) -> list[bytes]:
     return elements
 
 
-def word_outputs(outputs: Iterable[OutputTensor]) -> tuple[str, bytes]:
-    """Return the member ``outputs`` of an answer as JSON text, ASCII alone, and the binary tensors to follow it."""
+def word_outputs(outputs: Iterable[OutputTensor]) -> tuple[bytes, bytes]:
+    """Return a JSON object with the member ``outputs`` of an answer, and the binary tensors to follow the answer."""
     described = []
     tails = []
     for output in outputs:

@@ -22,6 +22,7 @@ from bitgear.engines import Engine
 from server.app import create_app
 from server.main import bind
 from server.problems import MEDIA_TYPE, URN
+from server.protocol import Protocol
 from server.settings import Settings
 from tests.masters import tiny_master
 
@@ -119,7 +120,7 @@ def running(
     # Nothing is measured, so nothing moves the precision.
     settings = {"policy": "fixed", "measure_s": 0, "threads": 1, **settings}
     app = create_app(Settings(models=(*paths, *files), **settings), engine=engine)
-    config = uvicorn.Config(app, lifespan="on", ws="none", log_config=None, access_log=False)
+    config = uvicorn.Config(app, http=Protocol, lifespan="on", ws="none", log_config=None, access_log=False)
     server = uvicorn.Server(config)
     listener = bind("127.0.0.1", 0)
     port = listener.getsockname()[1]

@@ -44,7 +44,7 @@ def lost(ladder: Ladder, load: Load, rung_of: Callable[[int], int] = narrowest) 
     Likely is what happens at the median, which ``ladder`` states with its noise: to refuse what is met every other time
     would lose more. ``rung_of``: at which rung of its mask a request would run.
     """
-    alone_s = [rung.latency_ms(1) / ladder.noise / 1000 for rung in ladder.rungs]
+    alone_s = ladder.alone_s
     # No deadline is before what the queue is sorted by.
     end = bisect_left(load.queue, load.now_s + max(alone_s), key=attrgetter("order_s"))
     return tuple(

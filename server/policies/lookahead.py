@@ -96,8 +96,7 @@ class _Outlook:
         # How much time newcomers have, judging by those who came last.
         self.room_s = queue[self.count - 1 - self.count // 4].deadline_s - self.now_s
         self.deadlines_s = list(map(deadline_of, looked_at))
-        alone_s = ladder.rungs[max(map(narrowest, self.kinds))].latency_ms(1) / ladder.noise / 1000
-        self.soonest_s = load.now_s + alone_s
+        self.soonest_s = load.now_s + ladder.alone_s[max(map(narrowest, self.kinds))]
         if queue[0].order_s < self.soonest_s:  # aims that are missed: nothing is to be gained from them
             self.deadlines_s = [due_s if due_s >= self.soonest_s else math.inf for due_s in self.deadlines_s]
         self.head_s = self.deadlines_s[0] - self.now_s

@@ -120,7 +120,7 @@ class _Finding:
 
     width_px: int
     height_px: int
-    members: str
+    members: bytes
 
 
 def _open(
@@ -161,7 +161,7 @@ def _answer(model: ServedModel, inference: Inference[_Finding], exchange: Exchan
     }
     # A mask can take megabytes: a worker has written that part already, and the event loop only puts it between.
     parts = (answers.to_json(first), finding.members, answers.to_json(last))
-    content = "{" + ",".join(part[1:-1] for part in parts) + "}"
+    content = b"{" + b",".join(part[1:-1] for part in parts) + b"}"
     return Response(content, 200, answer_headers(served, timing), JSON)
 
 

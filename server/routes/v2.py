@@ -152,7 +152,7 @@ class _Answer:
     """What a worker made of the outputs: the request's id, and the member ``outputs`` with the tensors behind it."""
 
     id: str | None
-    outputs: str
+    outputs: bytes
     binary: bytes
 
 
@@ -207,7 +207,7 @@ def _answer(model: ServedModel, inference: Inference[_Answer], exchange: Exchang
         },
     }
     # Outputs can take megabytes: a worker has written them already, and the event loop only puts them behind.
-    document = f"{answers.to_json(first)[:-1]},{answer.outputs[1:]}".encode("ascii")
+    document = answers.to_json(first)[:-1] + b"," + answer.outputs[1:]
     headers = answer_headers(served, timing)
     if not answer.binary:
         return Response(document, 200, headers, JSON)
