@@ -508,6 +508,13 @@ void winograd_input(const std::uint8_t* a, std::size_t row_bytes, std::size_t pi
     for (; c + BG_VECTOR_BYTES <= channels; c += BG_VECTOR_BYTES) {
         winograd_input_chunk<N, M, VecB>(a + c, row_bytes, pixel_bytes, shifts, v + c, position_bytes, load<VecB>);
     }
+    if constexpr (BG_VECTOR_BYTES == 64) {
+        typedef std::uint8_t Half __attribute__((vector_size(32)));
+        if (c + 32 <= channels) {
+            winograd_input_chunk<N, M, Half>(a + c, row_bytes, pixel_bytes, shifts, v + c, position_bytes, load<Half>);
+            c += 32;
+        }
+    }
     for (; c < channels; c += 16) {
         winograd_input_chunk<N, M, Chunk>(a + c, row_bytes, pixel_bytes, shifts, v + c, position_bytes, load<Chunk>);
     }
@@ -554,7 +561,8 @@ inline void winograd_back(const VecU* m, VecU* y) {
     }
 }
 
-template <int N, int M>
+// `DOWN`: whether sums are to be transformed downwards too.
+template <int N, int M, bool DOWN = true>
 void winograd_output(const WinogradSums& sums) {
     const auto tile_acc = static_cast<std::size_t>(M) * sums.acc_stride;
     const std::size_t below = static_cast<std::size_t>(sums.tiles) * tile_acc;
@@ -568,12 +576,17 @@ void winograd_output(const WinogradSums& sums) {
         for (int tile = 0; tile < sums.tiles; ++tile, m += sums.tile_stride, acc += tile_acc) {
             VecU t[N][M + 2];
             for (int x = 0; x < M + 2; ++x) {
-                VecU column[N + 2], back[N];
-                for (int y = 0; y < N + 2; ++y) {
-                    column[y] = load<VecU>(m + static_cast<std::size_t>(y * (M + 2) + x) * sums.position_stride);
+                const auto sum = [&](int y) {
+                    return load<VecU>(m + static_cast<std::size_t>(y * (M + 2) + x) * sums.position_stride);
+                };
+                if constexpr (DOWN) {
+                    VecU column[N + 2], back[N];
+                    for (int y = 0; y < N + 2; ++y) column[y] = sum(y);
+                    winograd_back<N>(column, back);
+                    for (int y = 0; y < N; ++y) t[y][x] = back[y];
+                } else {
+                    for (int y = 0; y < N; ++y) t[y][x] = sum(y);
                 }
-                winograd_back<N>(column, back);
-                for (int y = 0; y < N; ++y) t[y][x] = back[y];
             }
             for (int y = 0; y < N; ++y) {
                 VecU row[M];
@@ -767,14 +780,16 @@ int winograd_weights(const std::int8_t* codes, int channels, void* out) {
 }
 
 template <int N, int M>
-constexpr WinogradKernels kBytes{winograd_input<N, M>, winograd_output<N, M>, winograd_weights<N, M, std::int8_t>};
+constexpr WinogradKernels kBytes{winograd_input<N, M>, winograd_output<N, M>, winograd_weights<N, M, std::int8_t>,
+                                 nullptr};
 template <int N, int M>
 constexpr WinogradKernels kWords{winograd_input_words<N, M>, winograd_output<N, M>,
-                                 winograd_weights<N, M, std::int16_t>};
+                                 winograd_weights<N, M, std::int16_t>, nullptr};
 
-#define BG_GENERIC_FUNCTIONS                                                                                    \
-    epilogue, {kBytes<3, 4>, kBytes<3, 3>, kBytes<2, 4>, kBytes<2, 3>, kBytes<2, 2>, kWords<4, 4>}, interleave, \
-        maximum, extreme, weighted_sum, derive, transpose_taps, BG_VECTOR_BYTES
+// BYTES and WORDS: kBytes and kWords, or what a set has instead.
+#define BG_GENERIC_FUNCTIONS(BYTES, WORDS)                                                                         \
+    epilogue, {BYTES<3, 4>, BYTES<3, 3>, BYTES<2, 4>, BYTES<2, 3>, BYTES<2, 2>, WORDS<4, 4>}, interleave, maximum, \
+        extreme, weighted_sum, derive, transpose_taps, BG_VECTOR_BYTES
 
 }  // namespace
 }  // namespace BG_NAMESPACE

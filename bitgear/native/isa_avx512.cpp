@@ -42,7 +42,9 @@ inline void transpose_groups(__m512i (&v)[kBlock]) {
     for (int g = 0; g < kBlock; ++g) v[g] = t[g];
 }
 
-void pack_bytes(const std::int8_t* codes, std::size_t row_bytes, int groups, std::uint8_t* packed) {
+// `group_bytes`: from group to group in `packed`.
+inline void pack_groups(const std::int8_t* codes, std::size_t row_bytes, int groups, std::uint8_t* packed,
+                        std::ptrdiff_t group_bytes) {
     int g = 0;
     for (; g + kBlock <= groups; g += kBlock) {
         __m512i v[kBlock];
@@ -50,14 +52,18 @@ void pack_bytes(const std::int8_t* codes, std::size_t row_bytes, int groups, std
             v[c] = _mm512_loadu_si512(codes + static_cast<std::size_t>(c) * row_bytes + g * kGroup);
         }
         transpose_groups(v);
-        for (int i = 0; i < kBlock; ++i) _mm512_storeu_si512(packed + (g + i) * kBlock * kGroup, v[i]);
+        for (int i = 0; i < kBlock; ++i) _mm512_storeu_si512(packed + (g + i) * group_bytes, v[i]);
     }
     for (; g < groups; ++g) {
         for (int c = 0; c < kBlock; ++c) {
-            std::memcpy(packed + (g * kBlock + c) * kGroup,
+            std::memcpy(packed + g * group_bytes + c * kGroup,
                         codes + static_cast<std::size_t>(c) * row_bytes + g * kGroup, kGroup);
         }
     }
+}
+
+void pack_bytes(const std::int8_t* codes, std::size_t row_bytes, int groups, std::uint8_t* packed) {
+    pack_groups(codes, row_bytes, groups, packed, kBlock * kGroup);
 }
 
 // One row of a tile: broadcast four activations (or two of 16 bits), multiply them with the weights of one or two
@@ -274,6 +280,8 @@ bool always_exact(int, int) { return true; }
 const DotPath kDots[] = {{"vnni", 12, 2, kBlock * kGroup, always_exact, nullptr, pack_bytes, dot<Bytes>, dot_quick}};
 const DotPath kWordsPath{"vnni-16", 12, 2, kBlock * kGroup, always_exact, nullptr, pack_bytes, dot<Words>, nullptr};
 
+#include "winograd_avx512.h"
+
 #include "lut_vbmi.h"
 
 const Isa kIsa = {"avx512-vnni",
@@ -283,7 +291,7 @@ const Isa kIsa = {"avx512-vnni",
                   kLutCount,
                   &kWordsPath,
                   {depthwise_bytes, depthwise_pack, depthwise, depthwise_quick},
-                  BG_GENERIC_FUNCTIONS,
+                  BG_GENERIC_FUNCTIONS(kBytesByColumns, kWordsByColumns),
                   BG_PIXEL_FUNCTIONS};
 
 }  // namespace

@@ -179,8 +179,31 @@ struct DepthwisePath {
     void (*run_quick)(const DepthwiseArea& area, const EpilogueTile& constants);
 };
 
-// Sums of products of all positions, [position][tile][column], of tiles side by side, to the pixels that they make:
-// acc [n][tiles * m][columns]. `correction`: [n * m][columns], taken off before the division.
+// What was cut off from the weights of one position, of the blocks that are multiplied together: groups of channels
+// with weights of their own, one more for some of those that a patch position has.
+struct WinogradExcess {
+    int count;
+    const Run* runs;        // one group each
+    const std::uint8_t* w;  // packed for the multiplication, as a DotTile's
+    std::size_t block_bytes;
+};
+
+// The multiplication amid a form of Winograd's, of patches of some tiles.
+struct WinogradProducts {
+    int tiles;   // up to kMaxRows
+    int blocks;  // up to the multiplication's max_blocks
+    int groups;  // of a patch position
+    const std::uint8_t* patches;
+    std::size_t patch_bytes, position_bytes;  // from tile to tile, from position to position
+    const std::uint8_t* w;
+    std::size_t block_bytes;       // of all positions of a block
+    const WinogradExcess* excess;  // of each position
+    std::int32_t* sums;            // [n + 2, or n: see WinogradColumns][m + 2][tiles][blocks * kBlock]
+    std::size_t position_stride;   // of the second index
+};
+
+// Such sums of tiles side by side to the pixels that they make: acc [n][tiles * m][columns]. `correction`: [n *
+// m][columns], taken off before the division.
 struct WinogradSums {
     int tiles;
     int columns;
@@ -192,16 +215,28 @@ struct WinogradSums {
     std::size_t acc_stride;
 };
 
+// Multiplication of all positions of a column of patches at a time, which transforms their sums back downwards while
+// they are in registers: n rows of sums leave it instead of n + 2. For layers whose weights of a column the first cache
+// holds.
+struct WinogradColumns {
+    int patches;  // that are multiplied at once; tiles had better be a multiple of it
+    // Packs weights of kBlock channels, `row_bytes` apart, each [position][groups].
+    void (*pack)(const std::int8_t* weights, std::size_t row_bytes, int groups, std::uint8_t* packed);
+    void (*run)(const WinogradProducts& products);
+    void (*output)(const WinogradSums& sums);
+};
+
 // Winograd's transforms for one form of winograd.h, of (n + 2) * (m + 2) positions; operands are bytes or 16 bits.
 struct WinogradKernels {
     // A patch of `channels` bytes a pixel to its positions, `position_bytes` apart, each with its shift added (bytes
     // only). Reads and writes whole vectors: up to 32 bytes further, and whole 64 bytes.
     void (*input)(const std::uint8_t* a, std::size_t row_bytes, std::size_t pixel_bytes, int channels,
                   const std::uint8_t* shifts, std::uint8_t* v, std::size_t position_bytes);
-    void (*output)(const WinogradSums& sums);
+    void (*output)(const WinogradSums& sums);  // of all positions
     // Codes [9][channels] to weights [position][channels]; bytes are clipped to -127..127. Returns the largest
     // magnitude before clipping. Channels are a multiple of kGroup; reads and writes up to 64 bytes further.
     int (*weights)(const std::int8_t* codes, int channels, void* out);
+    const WinogradColumns* columns;  // null: there is no such way
 };
 
 // An instruction set. For Winograd's transforms see winograd.h.

@@ -129,6 +129,7 @@ struct Model::Pass {
     void run_dot(const Step& step, int index, int count) const;
     void run_pooled(const Step& step, int index, int count) const;
     void run_lut(const Step& step, int index, int count) const;
+    void multiply_positions(const Step& step, const WinogradProducts& products) const;
     void run_winograd(const Step& step, int index, int count) const;
     void run_depthwise(const Step& step, int index, int count) const;
     void run_depthwise_quick(const Step& step, const EpilogueTile& constants, const Range& rows) const;
@@ -435,10 +436,42 @@ void Model::Pass::run_lut(const Step& step, int index, int count) const {
     }
 }
 
+// Winograd's multiplication, a position at a time.
+void Model::Pass::multiply_positions(const Step& step, const WinogradProducts& products) const {
+    const int columns = products.blocks * kBlock;
+    const std::uint8_t* a[kMaxRows];
+    alignas(64) std::int32_t more[kMaxRows * kMaxBlocks * kBlock];
+    DotTile tile{};
+    tile.rows = products.tiles;
+    tile.blocks = products.blocks;
+    tile.a = a;
+    tile.period = step.period;
+    for (int p = 0; p < step.form->positions(); ++p) {
+        const std::uint8_t* v = products.patches + sz(p) * products.position_bytes;
+        for (int t = 0; t < products.tiles; ++t) a[t] = v + sz(t) * products.patch_bytes;
+        tile.runs = step.runs.data();
+        tile.run_count = 1;
+        tile.w = products.w + sz(p) * step.block_bytes;
+        tile.block_bytes = products.block_bytes;
+        tile.acc = products.sums + sz(p) * products.position_stride;
+        step.dot->run(tile);
+        const WinogradExcess& excess = products.excess[p];
+        if (excess.count == 0) continue;
+        std::int32_t* sums = tile.acc;
+        tile.runs = excess.runs;
+        tile.run_count = excess.count;
+        tile.w = excess.w;
+        tile.block_bytes = excess.block_bytes;
+        tile.acc = more;
+        step.dot->run(tile);
+        for (int i = 0; i < products.tiles * columns; ++i) sums[i] += more[i];
+    }
+}
+
 void Model::Pass::run_winograd(const Step& step, int index, int count) const {
     const Buffer& input = buffer(step.input);
     const WinogradForm& form = *step.form;
-    const int n = form.n, m = form.m, positions = form.positions(), tile_pixels = n * m;
+    const int n = form.n, m = form.m, tile_pixels = n * m;
     const int tile_rows = ceil_div(step.height, n), tile_columns = ceil_div(step.width, m);
     const int tiles = tile_rows * tile_columns;
     const int blocks = ceil_div(step.channels, kBlock), max_blocks = step.dot->max_blocks, max_rows = step.tile_rows;
@@ -449,22 +482,21 @@ void Model::Pass::run_winograd(const Step& step, int index, int count) const {
     const Range my_groups = columns ? share(groups, index, count) : Range{0, groups};
     const Range my_tiles = columns ? Range{0, tiles} : share(tiles, index, count);
 
-    const std::size_t patch_bytes = step.scratch.patch_bytes, position_bytes = step.scratch.position_bytes;
-    const std::size_t positions_bytes = sz(positions) * step.block_bytes;  // of one block
     std::uint8_t* patches = scratch;
     auto* sums = reinterpret_cast<std::int32_t*>(scratch + step.scratch.sums);
     auto* acc = reinterpret_cast<std::int32_t*>(scratch + step.scratch.acc);
-    const std::uint8_t* a[kMaxRows];
-    DotTile tile{};
-    tile.a = a;
-    tile.runs = step.runs.data();
-    tile.run_count = 1;
-    tile.block_bytes = positions_bytes;
-    tile.period = step.period;
+    WinogradProducts products{};
+    products.groups = step.k_groups;
+    products.patch_bytes = step.scratch.patch_bytes;
+    products.position_bytes = step.scratch.position_bytes;
+    products.block_bytes = sz(form.positions()) * step.block_bytes;
+    products.sums = sums;
     WinogradSums out{};
-    out.position_stride = sz(max_rows * group_columns);
+    products.position_stride = out.position_stride = sz(max_rows * group_columns);
     out.correction_stride = sz(group_columns);
     out.acc = acc;
+    const auto output = step.by_columns != nullptr ? step.by_columns->output : step.transforms->output;
+    const int unit = step.by_columns != nullptr ? step.by_columns->patches : 1;  // tiles
     Writer writer(*this, step);
 
     for (int begin = my_tiles.begin; begin < my_tiles.end; begin += step.strip_tiles) {
@@ -474,41 +506,36 @@ void Model::Pass::run_winograd(const Step& step, int index, int count) const {
             const std::uint8_t* corner =
                 start(input) + sz(n * p.y) * input.row_bytes() + sz(m * p.x) * sz(input.pixel_bytes);
             step.transforms->input(corner, input.row_bytes(), sz(input.pixel_bytes), input.pixel_bytes, step.shifts,
-                                   patches + sz(t) * patch_bytes, position_bytes);
+                                   patches + sz(t) * products.patch_bytes, products.position_bytes);
         }
-        const int pieces = ceil_div(strip, max_rows);
+        const int units = ceil_div(strip, unit), pieces = ceil_div(units, max_rows / unit);
         for (int group = my_groups.begin; group < my_groups.end; ++group) {
             const int column = group * group_columns;
-            tile.blocks = std::min(max_blocks, blocks - group * max_blocks);
-            const int tile_width = tile.blocks * kBlock;
+            products.blocks = std::min(max_blocks, blocks - group * max_blocks);
+            const int tile_width = products.blocks * kBlock;
             out.columns = tile_width;
             out.tile_stride = out.acc_stride = sz(tile_width);
             out.correction = step.correction.data() + sz(group * tile_pixels * group_columns);
-            const std::uint8_t* weights = step.packed.data() + sz(group * max_blocks) * positions_bytes;
+            products.w = step.packed.data() + sz(group * max_blocks) * products.block_bytes;
+            products.excess = step.excess.data() + sz(group * form.positions());
             for (int piece = 0; piece < pieces; ++piece) {
-                const Range mine = share(strip, piece, pieces);
-                tile.rows = mine.end - mine.begin;
-                for (int q = 0; q < positions; ++q) {
-                    const std::uint8_t* v = patches + sz(q) * position_bytes + sz(mine.begin) * patch_bytes;
-                    for (int r = 0; r < tile.rows; ++r) a[r] = v + sz(r) * patch_bytes;
-                    tile.w = weights + sz(q) * step.block_bytes;
-                    tile.acc = sums + sz(q * max_rows * group_columns);
-                    step.dot->run(tile);
-                    const std::size_t list = sz(group * positions + q);
-                    for (std::size_t i = step.outlier_starts[list]; i < step.outlier_starts[list + 1]; ++i) {
-                        const Outlier& outlier = step.outliers[i];
-                        for (int r = 0; r < tile.rows; ++r)
-                            tile.acc[r * tile_width + outlier.column] += outlier.excess * a[r][outlier.channel];
-                    }
+                const Range mine = share(units, piece, pieces);
+                const int first_tile = mine.begin * unit;
+                products.tiles = std::min(mine.end * unit, strip) - first_tile;
+                products.patches = patches + sz(first_tile) * products.patch_bytes;
+                if (step.by_columns != nullptr) {
+                    step.by_columns->run(products);
+                } else {
+                    multiply_positions(step, products);
                 }
                 // Tiles side by side make a few stretches of pixels, one below the other.
-                Position corner = position(begin + mine.begin, tile_columns);
-                for (int r = 0; r < tile.rows;) {
-                    const int beside = std::min({kMaxRows / m, tile.rows - r, tile_columns - corner.x});
+                Position corner = position(begin + first_tile, tile_columns);
+                for (int r = 0; r < products.tiles;) {
+                    const int beside = std::min({kMaxRows / m, products.tiles - r, tile_columns - corner.x});
                     const Position first{n * corner.y, m * corner.x};
                     out.tiles = beside;
                     out.m = sums + sz(r * tile_width);
-                    step.transforms->output(out);
+                    output(out);
                     r += beside;
                     const int valid = std::min(beside * m, step.width - first.x);
                     for (int y = 0; y < n && first.y + y < step.height; ++y) {

@@ -90,10 +90,6 @@ struct ConvSpec {
 
 enum class Method { dot, lut, winograd, depthwise };
 
-struct Outlier {
-    int column, channel, excess;
-};
-
 // Two source positions and their weights, which sum to kInterpolationOne.
 struct Interpolation {
     int first, second;
@@ -161,10 +157,12 @@ struct Step {
     std::uint8_t shifts[kMaxPositions] = {};
     int strip_tiles = 0;
     WinogradScratch scratch;
-    int tile_rows = 0;                     // of a multiplication
-    std::vector<std::int32_t> correction;  // [group of blocks][n * m pixels][columns]
-    std::vector<Outlier> outliers;
-    std::vector<std::size_t> outlier_starts;  // by [group of blocks][position], one more at the end
+    int tile_rows = 0;                            // of a multiplication
+    std::vector<std::int32_t> correction;         // [group of blocks][n * m pixels][columns]
+    const WinogradColumns* by_columns = nullptr;  // null: by positions
+    std::vector<WinogradExcess> excess;           // [group of blocks][position]
+    std::vector<Run> excess_runs;
+    AlignedBytes excess_weights;
 
     // sum
     int window_height = 1, window_width = 1;
@@ -254,6 +252,8 @@ private:
     bool prepare(Step& step, const ConvSpec& spec, const std::int8_t* q8, const Choice& choice);
     void prepare_dot(Step& step, const ConvSpec& spec, const std::int8_t* q8);
     void prepare_lut(Step& step, const ConvSpec& spec, const std::int8_t* q8);
+    struct Excess;
+    void pack_excess(Step& step, const std::vector<std::vector<Excess>>& excesses, int group_columns) const;
     bool prepare_winograd(Step& step, const ConvSpec& spec, const std::int8_t* q8);
     void prepare_depthwise(Step& step, const ConvSpec& spec, const std::int8_t* q8);
 

@@ -53,6 +53,7 @@ void each(const Isa& isa, R& rates, Visit visit) {
         const std::string name = kWinograd[i].name;
         visit(name + " patch", rates.forms[i].patch);
         visit(name + " sums", rates.forms[i].sums);
+        if (isa.winograd[i].columns != nullptr) visit(name + " columns", rates.forms[i].columns);
     }
     visit("epilogue", rates.epilogue);
     visit("stream", rates.stream);
@@ -297,6 +298,11 @@ struct FormProbe {
     AlignedBytes input, patches, sums, correction, acc;
     std::uint8_t shifts[kMaxPositions] = {};
     WinogradSums out{};
+    // Products of a column of weights that the first cache holds.
+    static constexpr int kColumnChannels = kChannels / 2;
+    AlignedBytes weights;
+    WinogradExcess no_excess[kMaxPositions] = {};
+    WinogradProducts products{};
 
     FormProbe(const WinogradForm& f, const WinogradKernels& k)
         : form(f),
@@ -306,7 +312,8 @@ struct FormProbe {
           patches(sz(f.positions()) * position_bytes() + kSlackBytes),
           sums(noise(sizeof(std::int32_t) * sz(f.positions() * kMaxRows * kColumns), 1)),
           correction(noise(sizeof(std::int32_t) * sz(f.n * f.m * kColumns), 0)),
-          acc(sizeof(std::int32_t) * sz(f.n * kMaxRows * kColumns)) {
+          acc(sizeof(std::int32_t) * sz(f.n * kMaxRows * kColumns)),
+          weights(noise(sz(f.positions() * kColumnChannels * f.operand_bytes * kColumns), 0xff)) {
         out.tiles = kMaxRows / f.m;
         out.columns = kColumns;
         out.m = reinterpret_cast<const std::int32_t*>(sums.data());
@@ -315,6 +322,17 @@ struct FormProbe {
         out.correction = reinterpret_cast<const std::int32_t*>(correction.data());
         out.correction_stride = kColumns;
         out.acc = reinterpret_cast<std::int32_t*>(acc.data());
+        products.tiles = k.columns == nullptr ? 0 : kPatches / k.columns->patches * k.columns->patches;
+        products.blocks = kColumns / kBlock;
+        products.groups = kColumnChannels * f.operand_bytes / kGroup;
+        products.patches = patches.data();
+        products.patch_bytes = patch_bytes;
+        products.position_bytes = position_bytes();
+        products.w = weights.data();
+        products.block_bytes = sz(f.positions() * products.groups * kBlock * kGroup);
+        products.excess = no_excess;
+        products.sums = reinterpret_cast<std::int32_t*>(sums.data());
+        products.position_stride = out.position_stride;
     }
     FormProbe(const FormProbe&) = delete;
 
@@ -329,8 +347,9 @@ struct FormProbe {
     double patch_vectors(int vector_bytes) const {
         return double(kPatches * form.positions()) * ceil_div(kChannels * form.operand_bytes, vector_bytes);
     }
-    double sum_vectors(int vector_bytes) const {
-        return double(out.tiles * form.positions()) * kColumns * double(sizeof(std::int32_t)) / vector_bytes;
+    double column_macs() const { return double(products.tiles * form.positions()) * kColumns * kColumnChannels; }
+    double sum_vectors(int vector_bytes, int tiles) const {
+        return double(tiles * form.positions()) * kColumns * double(sizeof(std::int32_t)) / vector_bytes;
     }
 };
 
@@ -386,6 +405,9 @@ Rates measure_rates(const Isa& isa) {
         FormProbe* probe = forms.back().get();
         form_pieces.push_back(watch.add(4, [probe] { probe->transform_patches(); }));
         watch.add(16, [probe] { probe->kernels.output(probe->out); });
+        if (probe->kernels.columns == nullptr) continue;
+        watch.add(4, [probe] { probe->kernels.columns->run(probe->products); });
+        watch.add(16, [probe] { probe->kernels.columns->output(probe->out); });
     }
     DotProbe& first = *dots.front();
     Reader reader(kMaxRows / 2, 2 * kBlock);
@@ -426,7 +448,12 @@ Rates measure_rates(const Isa& isa) {
         const std::size_t at = form_pieces[sz(i)];
         FormRates& form = rates.forms[i];
         form.patch = watch.least(at) / probe.patch_vectors(isa.vector_bytes);
-        form.sums = watch.least(at + 1) / probe.sum_vectors(isa.vector_bytes);
+        form.sums = watch.least(at + 1) / probe.sum_vectors(isa.vector_bytes, probe.out.tiles);
+        if (isa.winograd[i].columns == nullptr) continue;
+        const double mac = kWinograd[i].operand_bytes == 2 ? rates.words.mac : rates.dots[0].mac;
+        form.columns = (watch.least(at + 2) - mac * probe.column_macs()) /
+                           probe.sum_vectors(isa.vector_bytes, probe.products.tiles) +
+                       watch.least(at + 3) / probe.sum_vectors(isa.vector_bytes, probe.out.tiles);
     }
     rates.epilogue = watch.least(epilogue) / (reader.tile.rows * reader.tile.columns);
     rates.stream = slow.least(stream) / double(kStreamBytes / step * step);

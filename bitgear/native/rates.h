@@ -20,9 +20,10 @@ struct LutRates {
     double mac = 0, table = 0, call = 0;
 };
 
-// Of one of Winograd's forms: a vector of one position of a patch, and a vector of one position's sums.
+// Of one of Winograd's forms: a vector of one position of a patch, and a vector of one position's sums, where positions
+// are multiplied one by one, and where a column of them is, all beside multiply-accumulates.
 struct FormRates {
-    double patch = 0, sums = 0;
+    double patch = 0, sums = 0, columns = 0;
 };
 
 struct Rates {

@@ -13,7 +13,7 @@
 //             activation as many times as the product of both directions says. In bytes, a shift of each position makes
 //             them unsigned.
 //   weights:  3 or 7 times as large in each direction. In bytes, what leaves -127..127 is clipped, and what was cut off
-//             is multiplied separately ("outliers"), so that the result is exact for any weights.
+//             is multiplied too ("excess"), so that the result is exact for any weights.
 #pragma once
 
 #include <cstdint>
@@ -26,7 +26,7 @@ constexpr int kMaxTileSide = 4;
 constexpr int kWinogradMaxWeight = 127;
 constexpr int kWinogradMaxChannels = 4096;
 constexpr int kWinogradMaxWeightBits = 6;  // in bytes
-constexpr int kOutlierShare = 256;         // outliers are worth it up to one in so many weights
+constexpr int kOutlierShare = 256;         // weights are worth clipping up to one in so many
 
 // One direction: F(m, 3).
 struct WinogradAxis {

@@ -1086,14 +1086,162 @@ Line check_winograd_output(const Isa& isa) {
                         }
                     }
                 }
-                kernels_of(isa, form).output({tiles, columns, m, position_stride, tile_stride, correction,
-                                              correction_stride, acc.as<std::int32_t>(), acc_stride});
-                line.check(acc.difference(), text({{"n", form.n},
-                                                   {"m", form.m},
-                                                   {"columns", columns},
-                                                   {"limit", limit},
-                                                   {"pattern", repeat % kPatterns}}));
+                const std::string where = text({{"n", form.n},
+                                                {"m", form.m},
+                                                {"columns", columns},
+                                                {"limit", limit},
+                                                {"pattern", repeat % kPatterns}});
+                const WinogradKernels& kernels = kernels_of(isa, form);
+                WinogradSums out{tiles,
+                                 columns,
+                                 m,
+                                 position_stride,
+                                 tile_stride,
+                                 correction,
+                                 correction_stride,
+                                 acc.as<std::int32_t>(),
+                                 acc_stride};
+                kernels.output(out);
+                line.check(acc.difference(), where);
+                if (kernels.columns == nullptr) continue;
+                std::vector<std::int32_t> down(sz(positions) * position_stride + sz(tiles) * tile_stride);
+                for (int t = 0; t < tiles; ++t) {
+                    for (int c = 0; c < columns; ++c) {
+                        const std::size_t at = sz(t) * tile_stride + sz(c);
+                        for (int i = 0; i < form.n * form.columns(); ++i) {
+                            std::uint32_t sum = 0;  // wraps around
+                            for (int y = 0; y < form.n + 2; ++y) {
+                                sum += static_cast<std::uint32_t>(form.down().inverse[i / form.columns()][y]) *
+                                       static_cast<std::uint32_t>(
+                                           m[sz(y * form.columns() + i % form.columns()) * position_stride + at]);
+                            }
+                            down[sz(i) * position_stride + at] = static_cast<std::int32_t>(sum);
+                        }
+                    }
+                }
+                out.m = down.data();
+                kernels.columns->output(out);
+                line.check(acc.difference(), "by columns: " + where);
             }
+        }
+    }
+    return line;
+}
+
+// A form's products by columns, with weights that were cut off, against plain sums.
+void check_columns_case(const WinogradForm& form, const WinogradColumns& kernels, int blocks, int groups, int patterns,
+                        Input& weights_memory, Input& packed_memory, Input& patches_memory, Random& random,
+                        Line& line) {
+    const int positions = form.positions(), columns = blocks * kBlock, inputs = groups * kGroup / form.operand_bytes;
+    const int tiles = random.between(1, 12);
+    const int low = form.operand_bytes == 1 ? -kWinogradMaxWeight : -6272, high = -low;  // 7 * 7 * 128
+    const std::size_t position_bytes = sz(groups * kGroup), row_bytes = sz(positions) * position_bytes;
+    const std::size_t block_bytes = row_bytes * kBlock + kBlock * kGroup * sz(random.between(0, 2));
+    std::vector<std::int32_t> weights(sz(columns * positions * inputs));  // [column][position][input]
+    std::uint8_t* packed = packed_memory.place(sz(blocks) * block_bytes, 0, random);
+    for (int b = 0; b < blocks; ++b) {
+        std::uint8_t* codes = weights_memory.place(kBlock * row_bytes, 0, random);
+        for (std::size_t k = 0; k < sz(kBlock * positions * inputs); ++k) {
+            const int w = patterned(patterns / kPatterns % kPatterns, low, high, k / 5, random);
+            weights[sz(b * kBlock * positions * inputs) + k] = w;
+            if (form.operand_bytes == 1) {
+                codes[k] = static_cast<std::uint8_t>(w);
+            } else {
+                const auto word = static_cast<std::int16_t>(w);
+                std::memcpy(codes + 2 * k, &word, sizeof word);
+            }
+        }
+        Output block(kBlock * row_bytes);
+        kernels.pack(reinterpret_cast<const std::int8_t*>(codes), row_bytes, groups, block.bytes());
+        block.any(0, kBlock * row_bytes);
+        line.check(block.difference(), "pack");
+        std::memcpy(packed + sz(b) * block_bytes, block.bytes(), kBlock * row_bytes);
+    }
+    const std::size_t patch_bytes = position_bytes + sz(4 * random.between(0, 9)),
+                      positions_apart = sz(tiles) * patch_bytes + sz(64 * random.between(0, 2));
+    const std::size_t patches_bytes =
+        sz(positions - 1) * positions_apart + sz(tiles - 1) * patch_bytes + position_bytes;
+    std::uint8_t* patches = patches_memory.place(patches_bytes, 0, random);
+    if (patterns % kPatterns == 0 && form.operand_bytes == 1) std::fill(patches, patches + patches_bytes, 255);
+    const auto input = [&](int p, int t, int k) {
+        return operand<std::uint8_t>(form, patches + sz(p) * positions_apart + sz(t) * patch_bytes, sz(k));
+    };
+    // Groups of some positions have weights a second time, or a third.
+    std::vector<std::vector<Run>> runs(sz(positions));
+    std::vector<std::vector<std::int8_t>> excess(sz(positions));  // [block][extra group][column of the block][kGroup]
+    std::vector<WinogradExcess> excesses(sz(positions));
+    for (int p = 0; p < positions; ++p) {
+        const int count = form.operand_bytes == 2 || random.coin() ? 0 : random.between(1, 5);
+        for (int e = 0; e < count; ++e) runs[sz(p)].push_back({kGroup * random.between(0, groups - 1), 1});
+        excess[sz(p)].resize(sz(count * columns * kGroup));
+        for (std::int8_t& w : excess[sz(p)]) w = static_cast<std::int8_t>(random.between(-127, 127));
+        excesses[sz(p)] = {count, runs[sz(p)].data(), reinterpret_cast<const std::uint8_t*>(excess[sz(p)].data()),
+                           sz(count * kBlock * kGroup)};
+    }
+    const std::size_t position_stride = sz(tiles * columns + kBlock * random.between(0, 2));
+    const int sums = form.n * form.columns();
+    Output out((sz(sums - 1) * position_stride + sz(tiles * columns)) * sizeof(std::int32_t));
+    for (int t = 0; t < tiles; ++t) {
+        for (int c = 0; c < columns; ++c) {
+            std::vector<std::uint32_t> products(sz(positions));  // wrap around
+            for (int p = 0; p < positions; ++p) {
+                for (int k = 0; k < inputs; ++k) {
+                    products[sz(p)] += static_cast<std::uint32_t>(input(p, t, k)) *
+                                       static_cast<std::uint32_t>(weights[sz((c * positions + p) * inputs + k)]);
+                }
+                const int count = excesses[sz(p)].count;
+                for (int e = 0; e < count; ++e) {
+                    const std::int8_t* w =
+                        excess[sz(p)].data() + ((c / kBlock * count + e) * kBlock + c % kBlock) * kGroup;
+                    for (int k = 0; k < kGroup; ++k) {
+                        products[sz(p)] +=
+                            static_cast<std::uint32_t>(input(p, t, runs[sz(p)][sz(e)].offset + k) * w[k]);
+                    }
+                }
+            }
+            for (int i = 0; i < sums; ++i) {
+                std::uint32_t sum = 0;
+                for (int y = 0; y < form.n + 2; ++y) {
+                    sum += static_cast<std::uint32_t>(form.down().inverse[i / form.columns()][y]) *
+                           products[sz(y * form.columns() + i % form.columns())];
+                }
+                out.expect(sz(i) * position_stride + sz(t * columns + c), static_cast<std::int32_t>(sum));
+            }
+        }
+    }
+    WinogradProducts products{};
+    products.tiles = tiles;
+    products.blocks = blocks;
+    products.groups = groups;
+    products.patches = patches;
+    products.patch_bytes = patch_bytes;
+    products.position_bytes = positions_apart;
+    products.w = packed;
+    products.block_bytes = block_bytes;
+    products.excess = excesses.data();
+    products.sums = out.as<std::int32_t>();
+    products.position_stride = position_stride;
+    kernels.run(products);
+    line.check(out.difference(), text({{"n", form.n},
+                                       {"m", form.m},
+                                       {"blocks", blocks},
+                                       {"groups", groups},
+                                       {"tiles", tiles},
+                                       {"patterns", patterns}}));
+}
+
+Line check_winograd_columns(const Isa& isa) {
+    Line line(isa.name, "winograd_columns");
+    Random random(11);
+    constexpr std::size_t kLongest = 40 * kGroup;
+    Input weights(kBlock * kMaxPositions * kLongest), packed(2 * kBlock * (kMaxPositions * kLongest + 2 * kGroup));
+    Input patches(kMaxPositions * (12 * (kLongest + 36) + 128));
+    for (const WinogradForm& form : kWinograd) {
+        const WinogradColumns* columns = kernels_of(isa, form).columns;
+        if (columns == nullptr) continue;
+        for (int i = 0; i < 6 * kPatterns * kPatterns; ++i) {
+            check_columns_case(form, *columns, 1 + i % 2, random.between(1, 40), i, weights, packed, patches, random,
+                               line);
         }
     }
     return line;
@@ -1604,6 +1752,7 @@ bool check_isa(const IsaEntry& entry) {
     good &= check_winograd_output(isa).print();
     good &= check_winograd_weights(isa).print();
     good &= check_winograd(isa).print();
+    if (isa.winograd[0].columns != nullptr) good &= check_winograd_columns(isa).print();
     good &= check_transpose_taps(isa).print();
     good &= check_interleave(isa).print();
     good &= check_maximum(isa).print();
