@@ -35,12 +35,13 @@ constexpr std::size_t kBlockTail =
 // x
 // >> 16, clipped, is the byte unless the lowest 16 bits of x are at most `window`, which means that it lies so near a
 // rounding boundary that the documented chain of operations must be gone through (quantizer.h proves it). Where `quick`
-// is false that holds for no useful window. `bounded`: no x exceeds kFixedMost.
+// is false that holds for no useful window. `bounded`: no x exceeds kFixedMost, since no |sum| reaches `most_sum`.
 struct Quantizer {
     float scale;
     std::int32_t low, high, zero;
     bool quick, bounded;
     std::int32_t window;
+    double most_sum;
     const float* multiplier;  // of each channel, in 65536ths of the scale
     const float* bias;
     float residual_scale;

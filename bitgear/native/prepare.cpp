@@ -492,14 +492,24 @@ void Model::prepare_dot(Step& step, const ConvSpec& spec, const std::int8_t* q8)
     step.packed = AlignedBytes(sz(blocks) * step.block_bytes);
     WindowRows rows(isa_, q8, step.channels, step.in_channels, taps, tap_channels, spec.weight_bits);
     std::vector<std::int8_t> codes(sz(kBlock) * rows.row_bytes());
+    const bool unbounded = std::any_of(step.outputs.begin(), step.outputs.end(),
+                                       [](const Output& o) { return o.quantizer.quick && !o.quantizer.bounded; });
+    std::int32_t largest = 0;  // sum of an output channel's weights of one sign
     for (int b = 0; b < blocks; ++b) {
         rows.fill(b * kBlock, kBlock, codes.data());
         step.dot->pack(codes.data(), rows.row_bytes(), step.k_groups, step.packed.data() + sz(b) * step.block_bytes);
+        for (int r = 0; unbounded && r < kBlock; ++r)
+            largest = std::max(largest, largest_sum(codes.data() + sz(r) * rows.row_bytes(), rows.row_bytes()));
         if (spec.zero == 0) continue;
         for (int r = 0; r < kBlock; ++r) {
             step.offset[sz(b * kBlock + r)] =
                 -spec.zero * sum_of(codes.data() + sz(r) * rows.row_bytes(), rows.row_bytes());
         }
+    }
+    // Sums of any weights might be too large for quick quotients; those of these weights hardly ever are.
+    const double most_act = spec.zero == 0 ? spec.act_max : 2.0 * std::max(spec.zero, spec.act_max - spec.zero);
+    if (unbounded) {
+        for (Output& output : step.outputs) bound_sums(output.quantizer, largest * most_act);
     }
     step.detail = step.dot->name;
     if (spec.pooling.kernel > 0) {

@@ -41,6 +41,9 @@ inline void bound_quantizer(Quantizer& q, float floor, float ceiling) {
     q.high = high;
 }
 
+// Takes note of what a sum is at most.
+inline void bound_sums(Quantizer& q, double largest_sum) { q.bounded = q.quick && largest_sum < q.most_sum; }
+
 // Fills quick_multiplier and quick_bias, [padded], and what belongs to them in q. `bias` may be null. `largest_sum`:
 // bound of |sum|.
 //
@@ -78,8 +81,9 @@ inline void quicken(Quantizer& q, const float* multiplier, const float* bias, in
     q.residual_scale = static_cast<float>(residual_scale * one);
     q.window = static_cast<std::int32_t>(std::ceil(2.0 * (error * kFixedOne + 1.0)));
     q.quick = ordinary && error <= kMaxQuickError;
-    const double largest_product = most_multiplier / kFixedOne * largest_sum;
-    q.bounded = q.quick && largest_product + largest_bias + largest_residual + shift < kFixedMost / kFixedOne;
+    // Less a little for its own roundings.
+    q.most_sum = (1.0 - 1e-6) * (kFixedMost - (largest_bias + largest_residual + shift) * kFixedOne) / most_multiplier;
+    bound_sums(q, largest_sum);
 }
 
 }  // namespace bitgear

@@ -119,7 +119,7 @@ __attribute__((noinline)) void settle(const Doubts& doubts, const EpilogueTile& 
 }
 
 // V::kChannels channels, or as many as there are, from c on of all pixels.
-template <class V, int STRIDE>
+template <class V, int STRIDE, int OUTPUTS>
 void depthwise_area(const DepthwiseArea& area, const EpilogueTile& constants, int c, const std::uint8_t* weights) {
     typedef typename V::I I;
     typedef typename V::F F;
@@ -127,11 +127,11 @@ void depthwise_area(const DepthwiseArea& area, const EpilogueTile& constants, in
     alignas(64) static constexpr std::int16_t kHigh[32] = {1,  3,  5,  7,  33, 35, 37, 39, 9,  11, 13,
                                                            15, 41, 43, 45, 47, 17, 19, 21, 23, 49, 51,
                                                            53, 55, 25, 27, 29, 31, 57, 59, 61, 63};
-    I w[3][4], offset[4], window[2], low[2], high[2], order;
-    F multiplier[2][4], bias[2][4];
+    I w[3][4], offset[4], window[OUTPUTS], low[OUTPUTS], high[OUTPUTS], order;
+    F multiplier[OUTPUTS][4], bias[OUTPUTS][4];
     std::memcpy(&w, weights, sizeof w);
     spread<V>(constants.offset + c, offset);
-    for (int o = 0; o < constants.outputs; ++o) {
+    for (int o = 0; o < OUTPUTS; ++o) {
         const Quantizer& q = *constants.quantizers[o];
         spread<V>(q.multiplier + c, multiplier[o]);
         spread<V>(q.bias + c, bias[o]);
@@ -153,7 +153,7 @@ void depthwise_area(const DepthwiseArea& area, const EpilogueTile& constants, in
             const std::uint8_t* a = area.from.first + static_cast<std::size_t>(row) * STRIDE * row_bytes +
                                     static_cast<std::size_t>(first) * step + c;
             std::uint8_t* out[2] = {};
-            for (int o = 0; o < constants.outputs; ++o) {
+            for (int o = 0; o < OUTPUTS; ++o) {
                 const Area<std::uint8_t>& to = area.to[o];
                 out[o] = to.first + static_cast<std::size_t>(row) * to.row_bytes +
                          static_cast<std::size_t>(first) * to.pixel_bytes + c;
@@ -174,7 +174,8 @@ void depthwise_area(const DepthwiseArea& area, const EpilogueTile& constants, in
                     if constexpr (STRIDE == 1) y[0][i] = y[1][i];
                     y[2 - STRIDE][i] = y[2][i];
                 }
-                for (int o = 0; o < constants.outputs; ++o) {
+#pragma GCC unroll 2
+                for (int o = 0; o < OUTPUTS; ++o) {
                     I fixed[4];
 #pragma GCC unroll 4
                     for (int i = 0; i < 4; ++i)
@@ -201,18 +202,18 @@ void depthwise_area(const DepthwiseArea& area, const EpilogueTile& constants, in
     }
 }
 
-template <int STRIDE>
+template <int STRIDE, int OUTPUTS>
 void depthwise_areas(const DepthwiseArea& area, const EpilogueTile& constants) {
     const std::size_t block_bytes = depthwise_bytes(9, kBlock);
     const std::uint8_t* w = area.w;
     for (int c = 0; c < area.channels;) {
         const int blocks = depthwise_blocks((area.channels - c + kBlock - 1) / kBlock * kBlock);
         if (blocks == 4) {
-            depthwise_area<Lanes4, STRIDE>(area, constants, c, w);
+            depthwise_area<Lanes4, STRIDE, OUTPUTS>(area, constants, c, w);
         } else if (blocks == 2) {
-            depthwise_area<Lanes2, STRIDE>(area, constants, c, w);
+            depthwise_area<Lanes2, STRIDE, OUTPUTS>(area, constants, c, w);
         } else {
-            depthwise_area<Lanes1, STRIDE>(area, constants, c, w);
+            depthwise_area<Lanes1, STRIDE, OUTPUTS>(area, constants, c, w);
         }
         c += blocks * kBlock;
         w += static_cast<std::size_t>(blocks) * block_bytes;
@@ -220,5 +221,9 @@ void depthwise_areas(const DepthwiseArea& area, const EpilogueTile& constants) {
 }
 
 void depthwise_quick(const DepthwiseArea& area, const EpilogueTile& constants) {
-    area.stride == 1 ? depthwise_areas<1>(area, constants) : depthwise_areas<2>(area, constants);
+    if (constants.outputs == 1) {
+        area.stride == 1 ? depthwise_areas<1, 1>(area, constants) : depthwise_areas<2, 1>(area, constants);
+    } else {
+        area.stride == 1 ? depthwise_areas<1, 2>(area, constants) : depthwise_areas<2, 2>(area, constants);
+    }
 }
