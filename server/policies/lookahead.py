@@ -108,14 +108,21 @@ class _Outlook:
         allowed = self.masks[0]
         rungs = list(positions(allowed))
         weighed = {rung: self._weigh(rung) for rung in rungs}
-        plans = {rung: self._members(rung, batch) for rung, (_, batch) in weighed.items()}
+        members: dict[int, tuple[int, ...]] = {}
+        feasible: dict[int, bool] = {}
+
+        def is_feasible(rung: int) -> bool:
+            if rung not in feasible:
+                members[rung] = self._members(rung, weighed[rung][1])
+                feasible[rung] = self._feasible(rung, members[rung])
+            return feasible[rung]
+
         # Wider ones take longer: what is infeasible at one rung is so at all that are wider.
-        if not self._feasible(rungs[0], plans[rungs[0]]):
-            first = bisect_left(rungs, True, 1, key=lambda rung: self._feasible(rung, plans[rung]))
-            rungs = rungs[first:]
+        if not is_feasible(rungs[0]):
+            rungs = rungs[bisect_left(rungs, True, 1, key=is_feasible) :]
         for rung in sorted(rungs, key=lambda rung: weighed[rung][0], reverse=True):
-            if rung == rungs[0] or self._feasible(rung, plans[rung]):
-                return rung, plans[rung], self._reason(rung)
+            if is_feasible(rung):
+                return rung, members[rung], self._reason(rung)
         rung = narrowest(allowed)
         chosen, batch = self.ladder.rungs[rung], self._batch(rung)
         if self.head_s < math.inf:
