@@ -3,8 +3,7 @@
     python -m benchmarks.plan_costs --data FOLDER [--model NAME] [--plans 60] [--validate 2500] [--json FILE]
 
 Plans are drawn at random, in equal parts from widths {8, 6, 4, 2}, {4, 2} and all, fitted with a batch norm and
-measured as a search does. Beside the costs of the search: ``one_layer``, the mean square of what the output moves by
-when that layer alone runs at the width and all others at 8 bits.
+measured as a search does. Beside the costs of the search: the mean width.
 """
 
 import argparse
@@ -14,15 +13,14 @@ import numpy as np
 from tqdm import tqdm
 
 from benchmarks.measure import write_report
-from bitgear.bits import MASTER_BITS, LayerBits, Plan
 from bitgear.checkpoint import read_master
 from bitgear.engines import Engine, create_engine
 from bitgear.evaluate import evaluate_master
 from bitgear.models import find_master
 from bitgear.search.command import calibration_count
-from bitgear.search.costs import Cost, cost_table
+from bitgear.search.costs import hessian_costs, measured_costs, weight_costs
 from bitgear.search.pictures import Pictures, read_pictures
-from bitgear.search.space import Choice, Space, Table
+from bitgear.search.space import Choice, Space
 from bitgear.search.statistics import Statistics
 from bitgear.search.trials import MAIN_METRIC, alone
 
@@ -52,9 +50,9 @@ def main() -> None:
         rng=rng,
     )
     space = Space(master, master.widths)
-    tables = {"weights": cost_table(space, Cost.WEIGHTS), "one_layer": one_layer(space, engine, pictures)}
+    tables = {"weights": weight_costs(space), "measured": measured_costs(space, engine, pictures.calibration)}
     if master.sensitivities:
-        tables["hessian"] = cost_table(space, Cost.HESSIAN)
+        tables["hessian"] = hessian_costs(space)
     drawn = [draw(space, widths, rng) for widths in WIDTHS.values() for _ in range(arguments.plans // len(WIDTHS))]
     scores = measured(space, engine, pictures, drawn)
     tables["mean_width"] = -space.mean_widths
@@ -87,22 +85,6 @@ def measured(space: Space, engine: Engine, pictures: Pictures, drawn: list[Choic
         metrics = evaluate_master(master, engine, pictures.validation, [plan])[plan]
         scores.append(metrics[MAIN_METRIC[master.task]])
     return scores
-
-
-def one_layer(space: Space, engine: Engine, pictures: Pictures) -> Table:
-    """Return the mean square of what the output moves by, relative to its variance, for each unit at each width."""
-    codes = pictures.calibration
-    at_rest = engine.derive(space.master, MASTER_BITS).run(codes)
-    full = LayerBits(MASTER_BITS, MASTER_BITS)
-    rows = []
-    for unit in tqdm(space.units, desc="one layer", leave=False):
-        row = []
-        for bits in space.widths:
-            plan = Plan(full, tuple((name, LayerBits(bits, bits)) for name in unit.names))
-            moved = engine.derive(space.master, plan).run(codes) - at_rest
-            row.append(float(np.square(moved).mean() / at_rest.var()))
-        rows.append(row)
-    return np.array(rows)
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ def costs(report: dict[str, Any]) -> str:
     said = {
         "weights": "the error of the weights (the default)",
         "hessian": "trace times error (HAWQ)",
-        "one_layer": "what the output moves by when one layer alone is lowered",
+        "measured": "what the output moves by when one layer alone is lowered",
         "mean_width": "the mean width",
     }
     ranked = sorted(report["rank_correlation"].items(), key=lambda item: -item[1])

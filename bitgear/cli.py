@@ -462,7 +462,7 @@ def search(
         int | None, typer.Option(min=0, help="Add so many plans that nothing dominates. Default: 4, with a limit none.")
     ] = None,
     method: Annotated[str, typer.Option(help="ilp or evolution, which begins with the programme's solutions.")] = "ilp",
-    cost: Annotated[str, typer.Option(help="What the programme minimises: weights or hessian.")] = "weights",
+    cost: Annotated[str, typer.Option(help="What the programme minimises: weights, hessian or measured.")] = "weights",
     widths: Annotated[
         str | None, typer.Option(help="Widths to choose from, comma-separated. Default: all of the model's.")
     ] = None,

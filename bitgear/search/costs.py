@@ -1,43 +1,82 @@
 """What a layer's width costs in accuracy, before any plan is run. docs/search.md compares these costs by measurement.
 
-All begin with what rounding takes from the weights: ``||W - W_b||^2``, in real units, between the master's 8-bit
-weights and those of width b. HAWQ weighs it by the average trace of the Hessian of the loss.
+Two begin with what rounding takes from the weights: ``||W - W_b||^2``, in real units, between the master's 8-bit
+weights and those of width b. HAWQ weighs it by the average trace of the Hessian of the loss. The third is measured.
 """
 
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 
 import numpy as np
+from numpy.typing import NDArray
 
-from bitgear.bits import MASTER_BITS
+from bitgear.bits import MASTER_BITS, LayerBits, Plan
 from bitgear.checkpoint import Master
+from bitgear.engines.base import Engine
 from bitgear.errors import SearchError
 from bitgear.rounding import derive
 from bitgear.search.space import Space, Table
+from bitgear.search.statistics import BATCH_IMAGES
 
 
 class Cost(StrEnum):
-    """``weights``: the error of the weights as it is. ``hessian``: times the layer's average trace (HAWQ)."""
+    """``weights``: the error of the weights as it is. ``hessian``: times the layer's average trace (HAWQ).
+
+    ``measured``: what the output moves by when the layer alone is lowered.
+    """
 
     WEIGHTS = "weights"
     HESSIAN = "hessian"
+    MEASURED = "measured"
 
 
-def cost_table(space: Space, cost: Cost) -> Table:
-    """Return the cost of every unit at every width, none negative and 0 at 8 bits.
+def weight_costs(space: Space) -> Table:
+    """Return the error that every unit's weights have at every width: none negative and 0 at 8 bits."""
+    return _errors(space, dict.fromkeys(space.names, 1.0))
 
-    Raises :class:`~bitgear.errors.SearchError` if traces are wanted that the master lacks.
+
+def hessian_costs(space: Space) -> Table:
+    """Return the same, times each layer's average trace.
+
+    Raises :class:`~bitgear.errors.SearchError` if the master lacks traces.
     """
-    traces = traces_of(space.master) if cost is Cost.HESSIAN else None
+    return _errors(space, traces_of(space.master))
+
+
+def _errors(space: Space, factors: Mapping[str, float]) -> Table:
     return np.array(
         [
             sum(
-                np.array([weight_error(space.master, name, bits) for bits in space.widths])
-                * (1 if traces is None else traces[name])
+                np.array([weight_error(space.master, name, bits) for bits in space.widths]) * factors[name]
                 for name in unit.names
             )
             for unit in space.units
         ]
     )
+
+
+def measured_costs(
+    space: Space, engine: Engine, q_images: NDArray[np.int8], progress: Callable[[int], object] = lambda _: None
+) -> Table:
+    """Return the mean square of what the output moves by, relative to its variance at 8 bits.
+
+    Each unit alone runs at each width, all others at 8 bits, on int8 codes (N, 3, H, W). ``progress`` is called with 1
+    after each unit.
+    """
+    full = LayerBits(MASTER_BITS, MASTER_BITS)
+
+    def outputs(plan: Plan) -> NDArray[np.float32]:
+        model = engine.derive(space.master, plan)
+        batches = range(0, len(q_images), BATCH_IMAGES)
+        return np.concatenate([model.run(q_images[start : start + BATCH_IMAGES]) for start in batches])
+
+    at_rest = outputs(Plan(full))
+    rows = []
+    for unit in space.units:
+        lowered = (Plan(full, tuple((name, LayerBits(bits, bits)) for name in unit.names)) for bits in space.widths)
+        rows.append([float(np.square(outputs(plan) - at_rest).mean() / at_rest.var()) for plan in lowered])
+        progress(1)
+    return np.array(rows)
 
 
 def traces_of(master: Master) -> dict[str, float]:

@@ -14,7 +14,7 @@ from bitgear.engines.base import Engine
 from bitgear.engines.native import NativeEngine
 from bitgear.errors import SearchError
 from bitgear.evaluate import Data, Metrics, evaluate_master
-from bitgear.search.costs import Cost, cost_table
+from bitgear.search.costs import Cost, hessian_costs, measured_costs, weight_costs
 from bitgear.search.evolution import best, evolve, undominated
 from bitgear.search.front import worthwhile
 from bitgear.search.pictures import Pictures
@@ -138,7 +138,7 @@ class _Search:
         self.options = options
         self.stage = stage
         self.space = Space(master, options.widths or master.widths)
-        self.costs = cost_table(self.space, options.cost)
+        self.costs = self._costs()
         statistics = Statistics(master, runner, pictures.calibration)
         self.trials = Trials(self.space, runner, timings, statistics, pictures.validation)
         self.rng = np.random.default_rng(options.seed)
@@ -172,6 +172,16 @@ class _Search:
             self.master.with_plans(plans), self.space, self.timings, self.pictures, self.options, self.costs,
             timed_widths, self.trials.chosen(), found, self.told, probes, self.seconds,
         )  # fmt: skip
+
+    def _costs(self) -> Table:
+        match self.options.cost:
+            case Cost.WEIGHTS:
+                return weight_costs(self.space)
+            case Cost.HESSIAN:
+                return hessian_costs(self.space)
+            case Cost.MEASURED:
+                progress = self.stage("costs", len(self.space.units))
+                return measured_costs(self.space, self.runner, self.pictures.calibration, progress)
 
     def _probes(self) -> dict[str, float]:
         """Return the mean score of a few random plans, with batch norm ``fitted`` to them, and with the ``widths``'."""

@@ -5,19 +5,21 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 
-from bitgear.bits import Plan
+from bitgear import reference
+from bitgear.bits import LayerBits, Plan
+from bitgear.engines import create_engine
 from bitgear.errors import SearchError
-from bitgear.search.costs import Cost, cost_table, weight_error
+from bitgear.search.costs import hessian_costs, measured_costs, weight_costs, weight_error
 from bitgear.search.evolution import best, evolve, undominated
 from bitgear.search.front import area, worthwhile
 from bitgear.search.space import Choice, Space
 from bitgear.search.trials import Trial
-from tests.masters import tiny_master
+from tests.masters import random_codes, tiny_master
 
 
 def test_fewer_bits_cost_more_and_eight_nothing() -> None:
     space = Space(tiny_master(), (8, 4, 2))
-    table = cost_table(space, Cost.WEIGHTS)
+    table = weight_costs(space)
     assert (np.diff(table, axis=1) > 0).all()
     assert (table[:, 0] == 0).all()
     q8, scale = (space.master.tensors[f"a.conv1.{part}"] for part in ("weight", "weight_scale"))
@@ -28,12 +30,24 @@ def test_fewer_bits_cost_more_and_eight_nothing() -> None:
 
 def test_traces_weigh_the_error_and_count_as_nothing_below_zero() -> None:
     master = tiny_master()
-    plain = cost_table(Space(master, (8, 2)), Cost.WEIGHTS)
+    plain = weight_costs(Space(master, (8, 2)))
     traces = {"a.conv1": 2.0, "a.conv2": -1.0, "b.conv1": 0.5, "b.conv2": 1.0}
-    weighed = cost_table(Space(replace(master, sensitivities=traces), (8, 2)), Cost.HESSIAN)
+    weighed = hessian_costs(Space(replace(master, sensitivities=traces), (8, 2)))
     np.testing.assert_allclose(weighed, plain * np.array([[2.0], [0.0], [0.5], [1.0]]))
     with pytest.raises(SearchError, match="bitgear hessian"):
-        cost_table(Space(master, (8, 2)), Cost.HESSIAN)
+        hessian_costs(Space(master, (8, 2)))
+
+
+def test_the_measured_cost_is_what_the_output_moves_by() -> None:
+    master, engine = tiny_master(), create_engine("reference")
+    q_images = random_codes(master, 5)
+    table = measured_costs(Space(master, (8, 2)), engine, q_images)
+    full = reference.run(master, q_images, 8)
+    lowered = Plan(LayerBits(8, 8), (("b.conv1", LayerBits(2, 2)),))
+    moved = np.square(reference.run(master, q_images, lowered) - full).mean() / full.var()
+    assert table.shape == (4, 7)
+    assert (table[:, 0] == 0).all()
+    assert table[2, -1] == pytest.approx(moved)
 
 
 @dataclass(frozen=True)

@@ -121,6 +121,12 @@ def test_a_limit_that_no_plan_keeps_is_named(file: Path, data: Path, quantity: Q
     assert file.read_bytes() == content
 
 
+def test_the_cost_can_be_measured(file: Path, data: Path) -> None:
+    result = search_and_write(request(file, data, replace(OPTIONS, cost=Cost.MEASURED, front=0)))
+    assert (result.costs >= 0).all()
+    assert result.costs[:, result.space.widths.index(2)].min() > 0
+
+
 def test_traces_are_needed_for_the_cost_that_uses_them(file: Path, data: Path) -> None:
     with pytest.raises(SearchError, match="traces"):
         search_and_write(request(file, data, replace(OPTIONS, cost=Cost.HESSIAN)))
