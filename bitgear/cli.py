@@ -628,5 +628,23 @@ def hessian(
         typer.echo(f"{name:24} {value:12.4e} ± {error[name]:.1e}")
 
 
+@app.command()
+def tune(
+    config: Annotated[Path, typer.Argument(help="TOML file of the run, or the name of a shipped configuration.")],
+    data: Annotated[Path, typer.Option(help="Folder of the data set.")],
+    out: Annotated[Path, typer.Option(help="Folder of the run; plans whose state is found there are resumed.")],
+    master: Annotated[Path, typer.Option(help="Master whose plans are tuned; rewritten in place.")],
+    plan: Annotated[list[str] | None, typer.Option(help="Name of a plan. Repeatable. Default: all of them.")] = None,
+) -> None:
+    """Train the batch norm of plans, which is theirs alone: every other precision stays the same to the bit."""
+    with _needs_torch():
+        from trainer.pipeline import shipped_config, tune_plans
+    path = config if config.is_file() else shipped_config(config.name)
+    for tuned in tune_plans(path, data, out, master=master, names=plan or ()):
+        reached = {metric: value for metric, value in tuned.after.items() if metric != "images"}
+        told = ", ".join(f"{metric} {tuned.before[metric]:.2%} -> {value:.2%}" for metric, value in reached.items())
+        typer.echo(f"{tuned.name:16} {told}")
+
+
 if __name__ == "__main__":
     main()

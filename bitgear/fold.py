@@ -71,7 +71,7 @@ def fold(master: Master, node: SummingNode, precision: Precision) -> Folded:
         bias = master.tensors[f"{node.name}.bias"]
         return Folded(MASTER_BITS, MASTER_BITS, act_scale, product.astype(np.float32), bias)
     weight_bits = node.bits or layer.weight_bits
-    norm = _batch_norm(master, node, plan)
+    norm = batch_norm(master, node, plan)
     product = product * norm.gain.astype(np.float64)
     return Folded(
         weight_bits,
@@ -83,7 +83,8 @@ def fold(master: Master, node: SummingNode, precision: Precision) -> Folded:
     )
 
 
-def _batch_norm(master: Master, node: Conv, plan: Plan) -> BatchNorm:
+def batch_norm(master: Master, node: Conv, plan: Plan) -> BatchNorm:
+    """Return the folded batch norm of a convolution at a plan: the plan's own, or the row of the weights' width."""
     own = master.batch_norm(plan)
     if own is not None:
         return own[node.name]

@@ -89,12 +89,18 @@ class PyramidConfig(NamedConfig):
 
 
 class DataConfig(_Frozen):
-    """Input side in pixels, pixel value of code 0, and augmentation."""
+    """Input side in pixels, pixel value of code 0, and augmentation.
+
+    ``altered``: share of a batch's images that are altered more than by shifting and mirroring. ``held_out``: so many
+    training images are not trained on but watched, all altered, in place of the test split.
+    """
 
     side_px: int = Field(default=32, ge=8, le=1024)
     offset: int = Field(default=128, ge=0, le=255)
     shift_px: int = Field(default=4, ge=0)
     mirror: bool = True
+    altered: float = Field(default=0.0, ge=0, le=1)
+    held_out: int = Field(default=0, ge=0)
     train_images: int | None = Field(default=None, ge=1)
     test_images: int | None = Field(default=None, ge=1)
 
@@ -280,6 +286,14 @@ class HasbConfig(_Frozen):
         return every
 
 
+class TuneConfig(_Frozen):
+    """Training of the batch norm of plans: Adam, cosine to zero; an epoch as in ``train``."""
+
+    epochs: int = Field(default=4, ge=1)
+    epoch_images: int | None = Field(default=None, ge=1)
+    lr: float = Field(default=1e-2, gt=0)
+
+
 def _plan(text: str) -> str:
     try:
         Plan.parse(text)
@@ -313,6 +327,7 @@ class RunConfig(_Frozen):
     calibrate: CalibrateConfig = CalibrateConfig()
     hessian: HessianConfig = HessianConfig()
     hasb: HasbConfig | None = None
+    tune: TuneConfig = TuneConfig()
     plans: dict[str, PlanConfig] = Field(default_factory=dict)
 
 

@@ -93,11 +93,19 @@ def export_plan(
 ) -> Master:  # fmt: skip
     """Add a plan to the master of a network, with a batch norm of its own; return the master as it is read back.
 
-    The statistics are those of ``batches`` at the plan's widths; gain and bias begin as ``norms`` says. The plan is
-    compared as :func:`export` compares widths; on a mismatch the file stays as it was. Raises what
-    :meth:`~bitgear.checkpoint.Master.with_plans` raises.
+    The statistics are those of ``batches`` at the plan's widths; gain and bias begin as ``norms`` says. Else as
+    :func:`export_own`.
     """
     model.calibrate_plan(plan.plan, batches, norms)
+    return export_own(path, model, plan, q_images, engine)
+
+
+def export_own(path: Path, model: QuantNet, plan: NamedPlan, q_images: NDArray[np.int8], engine: Engine) -> Master:
+    """Add a plan to the master of a network, with the batch norm that the network has for it, or replace it.
+
+    The plan is compared as :func:`export` compares widths; on a mismatch the file stays as it was. Returns the master
+    as it is read back. Raises what :meth:`~bitgear.checkpoint.Master.with_plans` raises.
+    """
     folded = {conv.name: model.layer(conv.name).norm(OWN).folded() for conv in model.graph.convs}
     own = {name: BatchNorm(gain.detach().numpy(), bias.detach().numpy()) for name, (gain, bias) in folded.items()}
     master = read_master(path).with_plans([replace(plan, batch_norm=own)])

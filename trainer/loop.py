@@ -366,11 +366,7 @@ class Run:
 
     def loss(self, output: Tensor, targets: Any, taught: Tensor | None) -> Tensor:
         """Return the loss by the targets, mixed with the distance from the output ``taught`` by a better network."""
-        share = self.config.train.distill
-        loss = self.task.loss(output, targets)
-        if taught is None or not share:
-            return loss
-        return (1 - share) * loss + share * self.task.distillation(output, taught)
+        return mixed_loss(self.task, output, targets, taught, self.config.train.distill)
 
     def shape_penalty(self) -> Tensor:
         """Return the pull of weight distributions to the uniform one: kurtosis to 1.8, skewness to 0 (EQ-Net, KURE)."""
@@ -399,10 +395,7 @@ class Run:
 
     def check_finite(self, loss: Tensor, where: str) -> None:
         """Raise :class:`NonFiniteLoss` if a loss is none."""
-        if not math.isfinite(loss.item()):
-            raise NonFiniteLoss(
-                f"loss is {loss.item()} at {where}; the last good state is in {self.out / 'state.pt'}; lower train.lr"
-            )
+        check_finite(loss, where, self.out / "state.pt", "train.lr")
 
     def average_statistics(self) -> None:
         """Make the running statistics those of all processes."""
@@ -447,6 +440,20 @@ class Run:
         for path in paths:
             write_atomically(path, buffer.getvalue())
         write_atomically(self.out / "history.json", json.dumps(vars(self.history), indent=1).encode())
+
+
+def mixed_loss(task: Task, output: Tensor, targets: Any, taught: Tensor | None, share: float) -> Tensor:
+    """Return the loss by the targets, mixed by ``share`` (0..1) with the distance from ``taught``, if there is any."""
+    loss = task.loss(output, targets)
+    if taught is None or not share:
+        return loss
+    return (1 - share) * loss + share * task.distillation(output, taught)
+
+
+def check_finite(loss: Tensor, where: str, state: Path, rate: str) -> None:
+    """Raise :class:`NonFiniteLoss` if a loss is none; it names the file of the last state and the rate to lower."""
+    if not math.isfinite(loss.item()):
+        raise NonFiniteLoss(f"loss is {loss.item()} at {where}; the last good state is in {state}; lower {rate}")
 
 
 def _raw_gradient(log_scales: list[nn.Parameter]) -> float:

@@ -2,8 +2,9 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +14,23 @@ from tqdm import tqdm
 from bitgear.bits import WIDTHS
 from bitgear.checkpoint import Master, read_master, rewrite_master, write_master
 from bitgear.engines import create_engine
+from bitgear.errors import PrecisionNotOffered
+from bitgear.files import write_atomically
 from bitgear.plans import NamedPlan, check_plans
 from trainer import configs
 from trainer.config import ConfigError, HasbConfig, RunConfig, read_config
-from trainer.export import build_master, export, export_plan, versions
+from trainer.export import build_master, export, export_own, export_plan, versions
 from trainer.hasb import sensitive_layers
 from trainer.hessian import Traces, measure_traces
 from trainer.loop import Run, create_network, join_processes
 from trainer.model import Pass
-from trainer.quantizers import Kernels
+from trainer.quantizers import Kernels, code_dtype
 from trainer.report import Sheet, draw_traces, write_report
-from trainer.restore import load_floats
+from trainer.restore import load_floats, load_master
 from trainer.supernet import SuperNetwork
 from trainer.tasks import create_task
 from trainer.tasks.base import Metrics, on_device
+from trainer.tune import Tuning
 
 SHEET_WIDTHS = (8, 4, 2)
 """Widths on the contact sheet."""
@@ -132,6 +136,73 @@ def measure_sensitivities(
     if master is not None:
         rewrite_master(master, lambda held: replace(held, sensitivities=traces.average(), digest=""))
     return traces
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What tuning made of a plan: rows by epoch, the start among them, and metrics of the test split."""
+
+    name: str
+    rows: list[dict[str, Any]]
+    before: Mapping[str, float]
+    after: Mapping[str, float]
+
+
+def tune_plans(
+    config_path: Path, data: Path, out: Path, *, master: Path, names: Sequence[str] = (), progress: bool = True
+) -> list[Tuned]:
+    """Train the batch norm of plans of a master, all or those named, write them into it and return what they reach.
+
+    The folder ``out`` keeps the state of every plan and ``tuned.json``. The test split is opened once all are trained.
+    Raises :class:`~trainer.config.ConfigError` where epochs would be chosen by the test split, or the master has no
+    plans, and :class:`~bitgear.errors.PrecisionNotOffered` for a plan that it does not have.
+    """
+    config = read_config(config_path)
+    if config.train.threads is not None:
+        torch.set_num_threads(config.train.threads)
+    stored, device = read_master(master), torch.device(config.train.device)
+    held = {each.name: each for each in stored.plans}
+    if not held:
+        raise ConfigError(f"master {stored.name!r} has no plans; bitgear search finds some")
+    for name in names:
+        if name not in held:
+            raise PrecisionNotOffered(name, held, stored.name)
+    task = create_task(config, data, device)
+    if task.watches_test:
+        raise ConfigError("epochs would be chosen by the test split; hold training images out: data.held_out = 5000")
+    dtype = code_dtype(device)
+    model = create_network(
+        task.graph, task, config, Kernels.compiled(dtype) if config.train.compile else Kernels(dtype)
+    )
+    load_master(model.to(device), stored, stored.widths)
+    out.mkdir(parents=True, exist_ok=True)
+    tunings = []
+    for name in names or held:
+        tuning = Tuning(model, task, config, stored, held[name], out / f"tune-{name}.pt", progress=progress)
+        tuning.fit()
+        tunings.append(tuning)
+    cpu, engine, examined = torch.device("cpu"), create_engine(threads=torch.get_num_threads()), task.examine()
+    q_images = examined.codes(task.compared_images)
+    model.to(cpu)
+    results = []
+    for tuning in tunings:
+        plan = tuning.plan
+        before = examined.measure(engine.derive(stored, plan.plan).run, lambda _: None)
+        tuning.give()
+        tuned = export_own(master, model, replace(plan, accuracy={}), q_images, engine)
+        after = examined.measure(engine.derive(tuned, plan.plan).run, lambda _: None)
+        record = {"recipe": config.tune.model_dump(mode="json"), "images": task.training_images}
+        rewrite_master(master, partial(_told, plan=plan.name, reached=after, record=record))
+        results.append(Tuned(plan.name, tuning.rows, before, after))
+    report = {each.name: {"epochs": each.rows, "before": each.before, "after": each.after} for each in results}
+    write_atomically(out / "tuned.json", (json.dumps(report, indent=1) + "\n").encode())
+    return results
+
+
+def _told(master: Master, plan: str, reached: Metrics, record: Mapping[str, Any]) -> Master:
+    """Return a master that says how a plan was tuned and what it reaches."""
+    tuned = {**master.provenance.get("tuned", {}), plan: record}
+    return replace(master.with_accuracy({plan: reached}), provenance={**master.provenance, "tuned": tuned})
 
 
 def finish(run: Run, data: Path, sources: dict[str, Any]) -> Path:

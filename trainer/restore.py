@@ -7,11 +7,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bitgear.bits import MASTER_BITS
+from bitgear.bits import MASTER_BITS, Plan, Precision
 from bitgear.checkpoint import Master
+from bitgear.fold import batch_norm
 from bitgear.graph import Conv, Linear
+from bitgear.plans import BatchNorm as FoldedBatchNorm
 from trainer.config import ConfigError
-from trainer.model import EPS, BatchNorm, Pass, QuantNet, key, require
+from trainer.model import EPS, OWN, BatchNorm, Norms, Pass, QuantNet, key, require
 
 
 @torch.no_grad()
@@ -30,7 +32,7 @@ def load_floats(model: QuantNet, master: Master) -> None:
         if isinstance(node, Linear):
             require(layer.bias).copy_(torch.from_numpy(master.tensors[f"{node.name}.bias"].copy()))
         if isinstance(node, Conv):
-            _set_folded(layer.batch_norm(None), master, node, MASTER_BITS)
+            _set_folded(layer.batch_norm(None), batch_norm(master, node, Plan.uniform(MASTER_BITS)))
 
 
 @torch.no_grad()
@@ -61,20 +63,32 @@ def load_master(model: QuantNet, master: Master, widths: Sequence[int]) -> None:
                 if key(bits) in scales:
                     scales[key(bits)].fill_(math.log(master.tensors[f"{node.name}.{part}"][master.row(bits)]))
             if isinstance(node, Conv):
-                _set_folded(layer.batch_norm(bits), master, node, bits)
+                _set_folded(layer.batch_norm(bits), batch_norm(master, node, Plan.uniform(bits)))
 
 
-def _set_folded(bn: BatchNorm, master: Master, node: Conv, bits: int) -> None:
-    for parameter, part in ((bn.gamma, "gain"), (bn.beta, "bias")):
-        row = master.tensors[f"{node.name}.{part}"][master.row(bits)]
-        parameter.copy_(torch.from_numpy(row.astype(np.float32)))
+@torch.no_grad()
+def load_plan(model: QuantNet, master: Master, plan: Plan) -> None:
+    """Give every convolution the batch norm that the master folds for a plan, as that of the plan's own.
+
+    The network holds the widths of the master. Of statistics holds what :func:`load_master` says.
+    """
+    for conv in model.graph.convs:
+        model.layer(conv.name).copy_norm(key(plan.of(conv.name).weight_bits), OWN)
+        _set_folded(model.layer(conv.name).norm(OWN), batch_norm(master, conv, plan))
+
+
+def _set_folded(bn: BatchNorm, folded: FoldedBatchNorm) -> None:
+    for parameter, values in ((bn.gamma, folded.gain), (bn.beta, folded.bias)):
+        parameter.copy_(torch.from_numpy(values.astype(np.float32)))
     bn.mean.zero_()
     bn.var.fill_(1 - EPS)
 
 
 @torch.no_grad()
-def restore_statistics(model: QuantNet, bits: int, batches: Sequence[Tensor]) -> None:
-    """Find the statistics behind a width's folded batch norm on batches of codes; what it computes stays the same.
+def restore_statistics(
+    model: QuantNet, precision: Precision, batches: Sequence[Tensor], norms: Norms = "width"
+) -> None:  # fmt: skip
+    """Find the statistics behind a folded batch norm on batches of codes; what it computes stays the same.
 
     Training normalises by the statistics of each batch, so gains and biases must be told apart from them.
     """
@@ -86,10 +100,11 @@ def restore_statistics(model: QuantNet, bits: int, batches: Sequence[Tensor]) ->
             own = torch.stack([acc.mean((0, 2, 3)), acc.square().mean((0, 2, 3))])
             moments[name] = moments.get(name, torch.zeros_like(own)) + own / len(batches)
 
+    how = Pass(precision, training=False, norms=norms, observe=add)
     for batch in batches:
-        model(batch, Pass(bits, training=False, observe=add))
+        model(batch, how)
     for conv in model.graph.convs:
-        bn, unit = model.layer(conv.name).batch_norm(bits), model.unit(conv, bits).double()
+        bn, unit = model.norm(conv, how), model.unit(conv, precision).double()
         mean, square = moments[conv.name][0] * unit, moments[conv.name][1] * unit.square()
         gain, bias = (part.double() for part in bn.folded())
         bn.mean.copy_(mean)

@@ -58,6 +58,8 @@ class Task(Protocol):
     graph: Graph
     compared_images: int
     training_images: int
+    watches_test: bool
+    """Whether :meth:`evaluate` shows images of the test split, so that nothing may be chosen by it."""
 
     def other_sizes(self) -> Sequence[tuple[Graph, int, int]]:
         """Return the network's graph for images of other sizes that occur in training: graph, height and width."""

@@ -18,7 +18,7 @@ from bitgear.inputs import InputRecord
 from bitgear.tasks.classify import measure
 from bitgear.tasks.datasets import LabelledImages, read_labelled_images, subset
 from trainer.config import Config, ConfigError, NetworkConfig
-from trainer.data import Batches, ImageSet, read_images
+from trainer.data import Batches, ImageSet, read_images, watched_views
 from trainer.model import QuantNet
 from trainer.networks import mobilenet_cifar, resnet_cifar
 from trainer.tasks.base import Engine, Forward, Metrics
@@ -29,10 +29,11 @@ EVALUATED_IMAGES = 500
 
 @dataclass(frozen=True)
 class Data:
-    """The two splits as codes, and the class names."""
+    """The two splits as codes, what is watched during training, and the class names."""
 
     train: ImageSet
     test: ImageSet
+    watched: ImageSet
     classes: tuple[str, ...]
 
 
@@ -44,16 +45,31 @@ def read_split(config: Config, folder: Path, split: str) -> LabelledImages:
 
 
 def load_data(config: Config, folder: Path, record: InputRecord, device: torch.device) -> Data:
-    """Return both splits on ``device``; raise :class:`~bitgear.errors.DataError` if their classes differ."""
+    """Return both splits on ``device``; raise :class:`~bitgear.errors.DataError` if their classes differ.
+
+    Watched are the test images, or training images that are held out, altered more than in training.
+    """
     table = torch.tensor(record.table())
     train, test = (read_split(config, folder, split) for split in ("train", "test"))
     if test.classes != train.classes:
         raise DataError(f"{folder} has other classes for testing ({', '.join(test.classes)}) than for training")
-    return Data(read_images(train, table).to(device), read_images(test, table).to(device), train.classes)
+    shown, tested = read_images(train, table), read_images(test, table)
+    watched = tested
+    if config.data.held_out:
+        if config.data.held_out >= len(shown):
+            raise ConfigError(f"data.held_out is {config.data.held_out}; {folder} has {len(shown)} training images")
+        order = torch.randperm(len(shown), generator=torch.Generator().manual_seed(config.train.seed))
+        held, kept = order[: config.data.held_out], order[config.data.held_out :]
+        watched = watched_views(shown[held], config.train.seed)
+        shown = shown[kept]
+    return Data(shown.to(device), tested.to(device), watched.to(device), train.classes)
 
 
 class Classify:
-    """The task of a :class:`~trainer.config.Config`; curves and the final figures are measured on the same images."""
+    """The task of a :class:`~trainer.config.Config`.
+
+    Curves and the final figures are measured on the same images, unless some of training are held out to be watched.
+    """
 
     name = "classify"
     metric = "top1"
@@ -66,6 +82,7 @@ class Classify:
         self.data = load_data(config, folder, self.record, device)
         self.labels = self.data.classes
         self.training_images = len(self.data.train)
+        self.watches_test = not config.data.held_out
         self.graph = network(config.network, len(self.labels))
 
     def other_sizes(self) -> Sequence[tuple[Graph, int, int]]:
@@ -97,8 +114,8 @@ class Classify:
     ) -> Batches:  # fmt: skip
         data = self.config.data
         return Batches(
-            self.data.train, size, shift_px=data.shift_px, mirror=data.mirror, seed=self.config.train.seed, epoch=epoch,
-            rank=rank, processes=processes, limit=limit,
+            self.data.train, size, shift_px=data.shift_px, mirror=data.mirror, altered_share=data.altered,
+            seed=self.config.train.seed, epoch=epoch, rank=rank, processes=processes, limit=limit,
         )  # fmt: skip
 
     def loss(self, output: Tensor, targets: Tensor) -> Tensor:
@@ -113,11 +130,11 @@ class Classify:
         return t * t * divergence
 
     def evaluate(self, run: Forward) -> Metrics:
-        test, hits = self.data.test, 0
-        for start in range(0, len(test), EVALUATED_IMAGES):
-            logits = run(test.codes[start : start + EVALUATED_IMAGES])
-            hits += int((logits.argmax(1) == test.labels[start : start + EVALUATED_IMAGES]).sum())
-        return {"top1": hits / len(test)}
+        watched, hits = self.data.watched, 0
+        for start in range(0, len(watched), EVALUATED_IMAGES):
+            logits = run(watched.codes[start : start + EVALUATED_IMAGES])
+            hits += int((logits.argmax(1) == watched.labels[start : start + EVALUATED_IMAGES]).sum())
+        return {"top1": hits / len(watched)}
 
     def examine(self) -> "ExaminedImages":
         return ExaminedImages(read_split(self.config, self.folder, "test"), self.record)

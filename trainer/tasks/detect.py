@@ -42,6 +42,7 @@ class Detect(FromScratch):
     name = "detect"
     metric = "map50_95"
     compared_images = 2
+    watches_test = False
 
     def __init__(self, config: DetectConfig, folder: Path, device: torch.device) -> None:
         super().__init__(config.data, config)

@@ -31,6 +31,7 @@ class Segment(FromScratch):
     name = "segment"
     metric = "miou"
     compared_images = 2
+    watches_test = False
 
     def __init__(self, config: SegmentConfig, folder: Path, device: torch.device) -> None:
         super().__init__(config.data, config)

@@ -1,0 +1,245 @@
+"""Tuning of plans: theirs alone changes, epochs are chosen by images held out, and interruptions leave no trace."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from bitgear import reference
+from bitgear.bits import WIDTHS, LayerBits, Plan
+from bitgear.checkpoint import Master, read_master, write_master
+from bitgear.cli import app
+from bitgear.errors import BitgearError, PrecisionNotOffered
+from bitgear.plans import NamedPlan
+from tests.trainer.test_trainer_export import ENGINE, images_of, master_of
+from tests.trainer.tiny_runs import tiny_config, tiny_run
+from trainer import pipeline
+from trainer.config import Config, ConfigError
+from trainer.export import compare
+from trainer.loop import NonFiniteLoss, Run, create_network
+from trainer.model import OWN, QuantNet
+from trainer.pipeline import tune_plans
+from trainer.quantizers import Kernels
+from trainer.restore import load_master, load_plan
+from trainer.tasks import create_task
+from trainer.tasks.base import Task
+from trainer.tune import Tuning
+
+NARROW = NamedPlan("narrow", Plan(LayerBits(2, 2), (("layer1.0.conv1", LayerBits(3, 4)),)))
+WIDE = NamedPlan("wide", Plan(LayerBits(4, 4), (("layer2.0.conv1", LayerBits(2, 3)),)))
+
+
+def config_of(**sections: Any) -> Config:
+    return tiny_config(**{"data": {"held_out": 12}, "tune": {"epochs": 2, "lr": 0.02}} | sections)
+
+
+@pytest.fixture
+def master(pictures: Path, finished: Run) -> Master:
+    run = tiny_run(pictures, finished.out)
+    run.fit()
+    run.calibrate()
+    return master_of(run).with_plans([NARROW, WIDE])
+
+
+@pytest.fixture
+def written(master: Master, tmp_path: Path) -> Path:
+    write_master(master, tmp_path / "tiny.safetensors")
+    return tmp_path / "tiny.safetensors"
+
+
+@pytest.fixture
+def config_file(tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.toml"
+    path.write_text(
+        '[network]\nname = "tiny"\ndepth = 8\n[data]\nside_px = 8\nshift_px = 1\nheld_out = 12\n'
+        "[train]\nbatch_size = 16\ncompile = false\n[calibrate]\nimages = 16\nbatches = 2\n"
+        "[tune]\nepochs = 2\nlr = 0.02\n"
+    )
+    return path
+
+
+def network_of(master: Master, task: Task, config: Config) -> QuantNet:
+    model = create_network(task.graph, task, config, Kernels(torch.float32))
+    load_master(model, master, master.widths)
+    return model
+
+
+def tuning_of(pictures: Path, master: Master, path: Path, config: Config | None = None) -> Tuning:
+    config = config or config_of()
+    task = create_task(config, pictures, torch.device("cpu"))
+    return Tuning(network_of(master, task, config), task, config, master, NARROW, path, progress=False)
+
+
+def test_only_what_the_plan_owns_changes(pictures: Path, written: Path, config_file: Path, tmp_path: Path) -> None:
+    before = read_master(written)
+    (tuned,) = tune_plans(config_file, pictures, tmp_path / "run", master=written, names=["narrow"], progress=False)
+    after = read_master(written)
+    assert after.tensors.keys() == before.tensors.keys()
+    for name, tensor in before.tensors.items():
+        assert tensor.tobytes() == after.tensors[name].tobytes(), name
+    assert after.accuracy == before.accuracy
+    assert {each.name: each.plan for each in after.plans} == {each.name: each.plan for each in before.plans}
+    q_images = np.random.default_rng(0).integers(-128, 128, (3, 3, 8, 8)).astype(np.int8)
+    for precision in (*WIDTHS, WIDE.plan):
+        expected, found = (reference.run(each, q_images, precision) for each in (before, after))
+        assert np.array_equal(expected, found), precision
+    for precision in (NARROW.plan, WIDE.plan):
+        assert np.array_equal(ENGINE.derive(after, precision).run(q_images), reference.run(after, q_images, precision))
+    narrow = next(each for each in after.plans if each.name == "narrow")
+    assert narrow.batch_norm is not None
+    assert narrow.accuracy == tuned.after
+    assert after.provenance["tuned"]["narrow"]["images"] == 36
+    report = json.loads((tmp_path / "run" / "tuned.json").read_text())
+    assert report["narrow"]["after"] == tuned.after
+    assert [row["epoch"] for row in report["narrow"]["epochs"]] == [0, 1, 2]
+
+
+def test_the_network_trained_is_the_plan_of_the_master(pictures: Path, master: Master, tmp_path: Path) -> None:
+    tuning = tuning_of(pictures, master, tmp_path / "state.pt")
+    codes = tuning.task.data.test.codes[:8]  # type: ignore[attr-defined]
+    with torch.no_grad():
+        found = tuning.model(codes, replace(tuning.how, exact=True)).numpy()
+    expected = reference.run(master, codes.contiguous().numpy(), NARROW.plan)
+    assert np.abs(found - expected).mean() < 0.02 * expected.std()
+
+
+def test_tuning_lowers_the_loss_and_trains_nothing_else(pictures: Path, master: Master, tmp_path: Path) -> None:
+    tuning = tuning_of(pictures, master, tmp_path / "state.pt", config_of(tune={"epochs": 6, "lr": 0.02}))
+    before = {name: tensor.clone() for name, tensor in tuning.model.state_dict().items() if f"bn.{OWN}" not in name}
+    tuning.fit()
+    losses = [row["loss"] for row in tuning.rows[1:]]
+    assert losses[-1] < losses[0]
+    for name, tensor in before.items():
+        assert torch.equal(tensor, tuning.model.state_dict()[name]), name
+
+
+def test_the_best_epoch_is_kept(pictures: Path, master: Master, tmp_path: Path, monkeypatch: Any) -> None:
+    tuning = tuning_of(pictures, master, tmp_path / "state.pt", config_of(tune={"epochs": 3}))
+    values, seen = iter([0.5, 0.7, 0.9, 0.6]), []
+
+    def evaluate(run: Any) -> dict[str, float]:
+        seen.append(tuning.norms["conv1"].gamma.detach().clone())
+        return {"top1": next(values)}
+
+    monkeypatch.setattr(tuning.task, "evaluate", evaluate)
+    tuning.fit()
+    assert tuning.reached == 0.9
+    assert torch.equal(tuning.norms["conv1"].gamma, seen[2])
+
+
+def test_where_no_epoch_is_better_the_start_is_kept(
+    pictures: Path, master: Master, tmp_path: Path, monkeypatch: Any
+) -> None:
+    tuning = tuning_of(pictures, master, tmp_path / "state.pt")
+    start = tuning.norms["conv1"].gamma.detach().clone()
+    monkeypatch.setattr(tuning.task, "evaluate", lambda run: {"top1": 0.5})
+    tuning.fit()
+    assert torch.equal(tuning.norms["conv1"].gamma, start)
+
+
+def test_an_interrupted_tuning_ends_with_the_same_bits(pictures: Path, master: Master, tmp_path: Path) -> None:
+    whole = tuning_of(pictures, master, tmp_path / "whole.pt")
+    whole.fit()
+    stopped = tuning_of(pictures, master, tmp_path / "state.pt")
+    save = stopped._save
+
+    def stop() -> None:
+        save()
+        raise KeyboardInterrupt
+
+    stopped._save = stop  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        stopped.fit()
+    resumed = tuning_of(pictures, master, tmp_path / "state.pt")
+    resumed.fit()
+    assert [row["epoch"] for row in resumed.rows] == [0, 1, 2]
+    for name, bn in whole.norms.items():
+        for part, tensor in bn.state_dict().items():
+            assert torch.equal(tensor, resumed.norms[name].state_dict()[part]), (name, part)
+
+
+def test_the_state_of_another_plan_or_master_is_refused(pictures: Path, master: Master, tmp_path: Path) -> None:
+    path = tmp_path / "state.pt"
+    tuning_of(pictures, master, path).fit()
+    changed = {**master.tensors, "conv1.weight": master.tensors["conv1.weight"][::-1].copy()}
+    with pytest.raises(ConfigError, match="another master"):
+        tuning_of(pictures, replace(master, tensors=changed, digest=""), path).fit()
+    other = tuning_of(pictures, master, path)
+    other.subject = {**other.subject, "plan": {}}
+    with pytest.raises(ConfigError, match="narrow"):
+        other.fit()
+
+
+def test_a_loss_that_is_none_stops(pictures: Path, master: Master, tmp_path: Path, monkeypatch: Any) -> None:
+    tuning = tuning_of(pictures, master, tmp_path / "state.pt")
+    monkeypatch.setattr(tuning.task, "loss", lambda output, targets: output.sum() * float("nan"))
+    with pytest.raises(NonFiniteLoss, match=r"lower tune\.lr"):
+        tuning.fit()
+
+
+def test_a_plan_is_loaded_as_it_is_folded(pictures: Path, master: Master) -> None:
+    config = config_of()
+    task = create_task(config, pictures, torch.device("cpu"))
+    model = network_of(master, task, config)
+    load_plan(model, master, WIDE.plan)
+    run = tiny_run(pictures, pictures)
+    assert compare(master, model, images_of(run), WIDE.plan, ENGINE, OWN) > 0
+
+
+def test_held_out_images_are_watched_and_not_trained_on(pictures: Path) -> None:
+    task, whole = (create_task(each, pictures, torch.device("cpu")) for each in (config_of(), tiny_config()))
+    assert (task.watches_test, whole.watches_test) == (False, True)
+    assert task.training_images == whole.training_images - 12
+    shown = sum(len(targets) for epoch in range(2) for _, targets in task.batches(epoch))
+    assert shown == 64
+    seen: list[int] = []
+    task.evaluate(lambda codes: (seen.append(len(codes)), torch.zeros(len(codes), 3))[1])
+    assert sum(seen) == 24
+    again = create_task(config_of(), pictures, torch.device("cpu"))
+    assert torch.equal(task.data.watched.codes, again.data.watched.codes)  # type: ignore[attr-defined]
+
+
+def test_too_many_held_out_images_are_named(pictures: Path) -> None:
+    with pytest.raises(ConfigError, match=r"data\.held_out is 48; .* has 48"):
+        create_task(tiny_config(data={"held_out": 48}), pictures, torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    ("plans", "names", "held_out", "error", "said"),
+    [
+        ([], [], 12, ConfigError, "no plans; bitgear search"),
+        ([NARROW], ["wide"], 12, PrecisionNotOffered, "offers narrow"),
+        ([NARROW], [], 0, ConfigError, r"data\.held_out = 5000"),
+    ],
+)
+def test_what_cannot_be_tuned_is_told(
+    pictures: Path, master: Master, config_file: Path, tmp_path: Path, plans: list[NamedPlan], names: list[str],
+    held_out: int, error: type[BitgearError], said: str,
+) -> None:  # fmt: skip
+    config_file.write_text(config_file.read_text().replace("held_out = 12", f"held_out = {held_out}"))
+    path = tmp_path / "given.safetensors"
+    write_master(replace(master, plans=tuple(plans), digest=""), path)
+    content = path.read_bytes()
+    with pytest.raises(error, match=said):
+        tune_plans(config_file, pictures, tmp_path / "run", master=path, names=names, progress=False)
+    assert path.read_bytes() == content
+
+
+def test_the_command_tunes_all_plans(pictures: Path, written: Path, config_file: Path, tmp_path: Path) -> None:
+    arguments = ["--data", str(pictures), "--out", str(tmp_path / "run"), "--master", str(written)]
+    for _ in range(2):  # what is finished stays
+        done = CliRunner().invoke(app, ["tune", str(config_file), *arguments], catch_exceptions=False)
+        assert done.exit_code == 0
+        assert [line.split()[0] for line in done.stdout.splitlines()] == ["narrow", "wide"]
+    assert all(each.batch_norm is not None for each in read_master(written).plans)
+
+
+def test_the_shipped_configuration_can_be_read() -> None:
+    config = pipeline.read_config(pipeline.shipped_config("cifar10_resnet20_tune"))
+    assert isinstance(config, Config)
+    assert config.data.held_out
