@@ -19,53 +19,64 @@ def said(choice: str) -> str:
 
 
 def accuracy(report: Row) -> str:
-    """Return what every choice is trained to by width, in per cent, and its last epoch's loss; means over seeds."""
+    """Return the accuracy of every choice in per cent before and after training, by width; means over seeds."""
     cells: Sequence[Row] = report["cells"]
     first = cells[0]
-    widths = list(first["accuracy"])
-    heads = " | ".join(f"{bits} bit" for bits in widths)
+    widths = list(first["before"])
+    heads = [f"{bits} bit{what}" for what in ("", ", trained") for bits in widths]
     lines = [
-        f"| {SHOWN[first['metric']]} of {first['model']} in %, stays at 8 bits | {heads} | loss at 4, 2 bit | seeds |",
-        "|---|" + "---|" * (len(widths) + 2),
+        f"| {SHOWN[first['metric']]} of {first['model']} in %, stays at 8 bits | {' | '.join(heads)} |",
+        "|---|" + "---|" * len(heads),
     ]
     for choice in dict.fromkeys(cell["choice"] for cell in cells):
         own = [cell for cell in cells if cell["choice"] == choice]
-        values = " | ".join(spread([cell["accuracy"][bits] for cell in own]) for bits in widths)
-        losses = ", ".join(f"{np.mean([cell['loss'][bits] for cell in own]):.3f}" for bits in ("4", "2"))
-        lines.append(f"| {said(choice)} | {values} | {losses} | {len(own)} |")
-    seeds = len({cell["seed"] for cell in cells})
-    alike = "the same pictures in the same order" if seeds == 1 else f"up to {seeds} seeds, mean and half the range"
-    lines += [
-        "",
-        f"Split `val`, after {first['epochs']} joint epochs, {first['steps']} steps, from one FP32 network "
-        f"({100 * first['fp32']:.1f} %); {alike}.",
-    ]
+        values = [
+            spread([cell[when][bits] for cell in own if when in cell])
+            for when in ("before", "after")
+            for bits in widths
+        ]
+        lines.append(f"| {said(choice)} | {' | '.join(values)} |")
+    trained = [cell for cell in cells if "after" in cell]
+    lines += ["", "Split `val`; first with scales and statistics of the change alone, from the trained network."]
+    if trained:
+        lines[-1] += (
+            f" Trained: after {trained[0]['steps']} further steps at every width, at a rate of {trained[0]['lr']:g}."
+        )
+    if len({cell["seed"] for cell in cells}) > 1:
+        lines[-1] += " Several seeds: mean and half the range."
     return "\n".join(lines)
 
 
 def spread(values: Sequence[float]) -> str:
-    """Return the mean of shares in per cent, and half of their range if there are several."""
+    """Return the mean of shares in per cent, with half of their range if there are several; of none, nothing."""
+    if not values:
+        return ""
     mean = f"{100 * float(np.mean(values)):.1f}"
     return mean if len(values) == 1 else f"{mean} ± {50 * float(np.ptp(values)):.1f}"
 
 
 def times(report: Row) -> str:
-    """Return by how much a call takes longer than with the shipped choice, in per cent, for every master and width."""
+    """Return by how much a call takes longer than with the shipped choice, in per cent: a table for each master."""
     models: dict[str, Row] = report["models"]
     first = next(iter(models.values()))
-    heads = [f"{name}, {bits} bit" for name, row in models.items() for bits in row["choices"][SHIPPED]["widths"]]
-    lines = [f"| stays at 8 bits | {' | '.join(heads)} |", "|---|" + "---|" * len(heads)]
-    for choice in first["choices"]:
-        timed = [each for row in models.values() for each in row["choices"][choice]["widths"].values()]
-        cells = [f"{each['ms']:.2f} ms" if choice == SHIPPED else _longer(each) for each in timed]
-        lines.append(f"| {said(choice)} | {' | '.join(cells)} |")
-    shares = ", ".join(f"{100 * row['choices'][SHIPPED]['share']:.1f} % in {name}" for name, row in models.items())
-    lines += [
-        "",
+    lines = []
+    for name, row in models.items():
+        heads = " | ".join(f"{bits} bit" for bits in row["choices"][SHIPPED]["widths"])
+        lines += [
+            f"| {name}, stays at 8 bits | of the multiplications | {heads} |",
+            "|---|---|" + "---|" * len(row["choices"][SHIPPED]["widths"]),
+        ]
+        for choice, timed in row["choices"].items():
+            cells = [
+                f"{each['ms']:.2f} ms" if choice == SHIPPED else _longer(each) for each in timed["widths"].values()
+            ]
+            lines.append(f"| {said(choice)} | {100 * timed['share']:.1f} % | {' | '.join(cells)} |")
+        lines.append("")
+    lines.append(
         f"{report['machine']['cpu']}, {first['instruction_set']}, one thread, single pictures, sums over layers; "
         f"medians of {first['repeats']} measurements, in brackets least and most. At 8 bits all choices do the same "
-        f"work: what differs there is noise. The parts that ship at 8 bits are {shares} of the multiplications.",
-    ]
+        "work: what differs there is noise."
+    )
     return "\n".join(lines)
 
 

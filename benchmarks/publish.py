@@ -62,6 +62,7 @@ def blocks() -> dict[str, str]:
         "segmenter_training": _training(SEGMENTER),
         "detector": _trained(DETECTOR, ("map50_95", "map50")),
         "detector_training": _training(DETECTOR),
+        "eight_bits": eight_bits_tables.accuracy(_report("eight-bits")),
         "eight_bits_times": eight_bits_tables.times(_report("eight-bits-times")),
         "slo_conditions": slo_tables.conditions(_report("slo-quick")),
         "slo_bars": slo_tables.bar_table(_report("slo-quick")),

@@ -1,16 +1,29 @@
 """Parts at 8 bits: every choice is a valid run and a valid graph, and tables say what the reports say."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from benchmarks.eight_bits import CHOICES, SHIPPED, cell_config, share_at_eight_bits, with_parts
+from benchmarks.eight_bits import (
+    CHOICES,
+    SHIPPED,
+    begin,
+    cell_config,
+    create_run,
+    share_at_eight_bits,
+    with_parts,
+)
 from benchmarks.eight_bits_tables import accuracy, said, times
 from bitgear.checkpoint import Master, read_master
 from bitgear.engines.registry import create_native
 from bitgear.models import find_master
 from bitgear.search.timings import random_picture
+from tests.trainer.dense_data import detect_config, write_boxes
+from tests.trainer.tiny_runs import state_of
 from trainer.config import DetectConfig, PyramidConfig, read_config
+from trainer.loop import Run
 from trainer.pipeline import shipped_config
 
 
@@ -31,7 +44,7 @@ def test_every_choice_is_the_shipped_recipe_with_other_parts(choice: str) -> Non
     assert cell.data == config.data  # type: ignore[attr-defined]
 
 
-def test_the_shipped_choice_is_what_ships(detector: Master) -> None:
+def test_the_shipped_choice_is_what_ships() -> None:
     assert CHOICES[SHIPPED] == PyramidConfig(name="x").eight_bits
     for name in ("bccd-resnet", "camvid-resnet"):
         master = read_master(find_master(name))
@@ -52,18 +65,45 @@ def test_a_choice_changes_what_follows_the_width_and_nothing_else(detector: Mast
     assert (engine.derive(none, 2).run(picture) != engine.derive(detector, 2).run(picture)).any()
 
 
-def cell(choice: str, seed: int, two_bit: float) -> dict[str, Any]:
-    shared = {"model": "bccd-resnet", "metric": "map50_95", "epochs": 2, "steps": 50, "fp32": 0.6}
-    figures = {"accuracy": {"8": 0.6, "4": 0.58, "2": two_bit}, "loss": {"8": 1.0, "4": 1.5, "2": 2.0 - two_bit}}
-    return {"choice": choice, "seed": seed, **shared, **figures}
+def test_a_cell_begins_as_the_finished_run_but_for_what_changes(tmp_path: Path) -> None:
+    data, trained, config = write_boxes(tmp_path / "set"), tmp_path / "run", detect_config()
+    finished = Run(config, data, trained, progress=False)
+    finished.fit()
+    cell = cell_config(config, CHOICES["no prediction"], 1, 1e-3, 1)
+    run = create_run(cell, data, trained, tmp_path / "cell")
+    assert set(begin(run, trained, config.network)) == {"8", "2"}
+    before, after = state_of(finished), state_of(run)
+    differing = {name for name in before if not torch.equal(before[name], after[name])}
+    parts = {tuple(name.split(".")[1:3]) for name in differing}
+    assert {layer for layer, part in parts if "scale" in part} == {"predict"}
+    assert {part for _, part in parts} == {"weight_log_scale", "act_log_scale", "bn"}
+    assert all(name.endswith((".mean", ".var")) for name in differing if ".bn." in name)
+    again = create_run(cell, data, trained, tmp_path / "cell")
+    again.fit()
+    assert (again.history.fp32, len(again.history.epochs)) == (finished.history.fp32, 1)
 
 
-def test_accuracy_is_told_with_means_and_ranges_of_seeds() -> None:
-    lines = accuracy({"cells": [cell(SHIPPED, 1, 0.5), cell(SHIPPED, 2, 0.52), cell("none", 1, 0.4)]}).splitlines()
-    assert lines[2] == f"| {said(SHIPPED)} | 60.0 ± 0.0 | 58.0 ± 0.0 | 51.0 ± 1.0 | 1.500, 1.490 | 2 |"
-    assert lines[3] == "| nothing | 60.0 | 58.0 | 40.0 | 1.500, 1.600 | 1 |"
-    assert "after 2 joint epochs, 50 steps, from one FP32 network (60.0 %); up to 2 seeds" in lines[5]
-    assert "the same pictures" in accuracy({"cells": [cell(SHIPPED, 1, 0.5)]})
+def cell(choice: str, seed: int, two_bit: float, **after: float) -> dict[str, Any]:
+    shared = {"model": "bccd-resnet", "metric": "map50_95", "epochs": 1, "steps": 25, "lr": 1e-4}
+    row = {"choice": choice, "seed": seed, **shared, "before": {"8": 0.6, "2": two_bit}}
+    return row | ({"after": {bits.removeprefix("b"): value for bits, value in after.items()}} if after else {})
+
+
+def test_accuracy_is_told_before_and_after_training() -> None:
+    text = accuracy({"cells": [cell(SHIPPED, 1, 0.5, b8=0.61, b2=0.55), cell("none", 1, 0.4)]})
+    lines = text.splitlines()
+    assert lines[0].endswith("| 8 bit | 2 bit | 8 bit, trained | 2 bit, trained |")
+    assert lines[2] == f"| {said(SHIPPED)} | 60.0 | 50.0 | 61.0 | 55.0 |"
+    assert lines[3] == "| nothing | 60.0 | 40.0 |  |  |"
+    assert "25 further steps" in lines[5]
+    assert "seeds" not in text
+    assert "Trained" not in accuracy({"cells": [cell("none", 1, 0.4)]})
+
+
+def test_several_seeds_are_told_by_mean_and_range() -> None:
+    text = accuracy({"cells": [cell("none", 1, 0.5), cell("none", 2, 0.52)]})
+    assert "| nothing | 60.0 ± 0.0 | 51.0 ± 1.0 |" in text
+    assert "half the range" in text
 
 
 def test_parts_are_told_in_words() -> None:
@@ -79,7 +119,7 @@ def test_times_are_told_against_the_shipped_choice() -> None:
     choices = {SHIPPED: row(1.0, 0.05), "none": row(0.98, 0.0)}
     model = {"instruction_set": "avx2", "repeats": 3, "choices": choices}
     lines = times({"machine": {"cpu": "CPU"}, "models": {"bccd-resnet": model}}).splitlines()
-    assert lines[0] == "| stays at 8 bits | bccd-resnet, 8 bit | bccd-resnet, 2 bit |"
-    assert lines[2] == f"| {said(SHIPPED)} | 5.00 ms | 5.00 ms |"
-    assert lines[3] == "| nothing | -2.0 % (-3.0 to -1.0) | -2.0 % (-3.0 to -1.0) |"
-    assert "5.0 % in bccd-resnet" in lines[5]
+    assert lines[0] == "| bccd-resnet, stays at 8 bits | of the multiplications | 8 bit | 2 bit |"
+    assert lines[2] == f"| {said(SHIPPED)} | 5.0 % | 5.00 ms | 5.00 ms |"
+    assert lines[3] == "| nothing | 0.0 % | -2.0 % (-3.0 to -1.0) | -2.0 % (-3.0 to -1.0) |"
+    assert "medians of 3 measurements" in lines[5]
