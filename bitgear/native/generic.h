@@ -628,12 +628,18 @@ void maximum(const std::uint8_t* const* sources, int count, int bytes, std::uint
     }
 }
 
-void extreme(const std::int32_t* const* sources, int count, int columns, const std::int32_t* flip, std::int32_t* out) {
-    for (int c = 0; c < columns; c += kLanes) {
-        const VecI mask = load<VecI>(flip + c);
-        VecI best = load<VecI>(sources[0] + c) ^ mask;  // all bits turned: the order of whole numbers turned
-        for (int s = 1; s < count; ++s) best = max(best, load<VecI>(sources[s] + c) ^ mask);
-        store(out + c, best ^ mask);
+void extreme(const SumsPooling& pooling) {
+    for (int c = 0; c < pooling.columns; c += kLanes) {
+        const VecI mask = load<VecI>(pooling.flip + c);
+        for (int w = 0; w < pooling.windows; ++w) {
+            VecI best = broadcast(INT32_MIN);  // all bits turned: the order of whole numbers turned
+            for (int r = 0; r < pooling.row_count; ++r) {
+                const std::int32_t* at =
+                    pooling.rows[r] + static_cast<std::ptrdiff_t>(w) * pooling.stride * pooling.columns + c;
+                for (int k = 0; k < pooling.kernel; ++k, at += pooling.columns) best = max(best, load<VecI>(at) ^ mask);
+            }
+            store(pooling.out + static_cast<std::ptrdiff_t>(w) * pooling.columns + c, best ^ mask);
+        }
     }
 }
 

@@ -180,6 +180,18 @@ struct DepthwisePath {
     void (*run_quick)(const DepthwiseArea& area, const EpilogueTile& constants);
 };
 
+// Max pooling of sums, of windows side by side. `rows`: [pixel][columns], each begins with the first window. Of some
+// columns the least is wanted: there `flip` is -1, else 0.
+struct SumsPooling {
+    const std::int32_t* const* rows;
+    int row_count;
+    int kernel, stride;  // pixels of a window, and from one to the next
+    int windows;
+    int columns;  // a multiple of kBlock
+    const std::int32_t* flip;
+    std::int32_t* out;  // [window][columns]
+};
+
 // What was cut off from the weights of one position, of the blocks that are multiplied together: groups of channels
 // with weights of their own, one more for some of those that a patch position has.
 struct WinogradExcess {
@@ -256,9 +268,8 @@ struct Isa {
                        std::uint8_t* out);
     // out[i] = max over `count` sources.
     void (*maximum)(const std::uint8_t* const* sources, int count, int bytes, std::uint8_t* out);
-    // The same for sums, of which some columns count downwards: `flip` is 0, or -1 for those whose least is wanted.
-    void (*extreme)(const std::int32_t* const* sources, int count, int columns, const std::int32_t* flip,
-                    std::int32_t* out);
+    // The same for sums, of windows side by side.
+    void (*extreme)(const SumsPooling& pooling);
     // acc[i] = sum over `count` sources of weights[s] * source[s][i]; weights null: all 1.
     void (*weighted_sum)(const std::uint8_t* const* sources, const std::int32_t* weights, int count, int channels,
                          std::int32_t* acc);

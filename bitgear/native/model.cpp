@@ -329,7 +329,7 @@ void Model::Pass::run_pooled(const Step& step, int index, int count) const {
     const std::size_t window_step = sz(step.geometry.stride) * sz(input.pixel_bytes);
     const Range mine = share(step.height, index, count);
     auto* acc = reinterpret_cast<std::int32_t*>(scratch);
-    auto* ring = acc + sz(kMaxRows * max_blocks * kBlock);  // [row % kernel][pixel][column]
+    auto* ring = acc + sz(kMaxRows * max_blocks * kBlock);  // [row % kernel][pixel with borders][column]
     Writer writer(*this, step);
     const std::uint8_t* a[kMaxRows];
     DotTile tile{};
@@ -343,7 +343,14 @@ void Model::Pass::run_pooled(const Step& step, int index, int count) const {
         tile.blocks = std::min(max_blocks, blocks - first_block);
         tile.w = step.packed.data() + sz(first_block) * step.block_bytes;
         const int columns = tile.blocks * kBlock;
-        const auto ring_row = [&](int y) { return ring + sz(y % pool.kernel) * sz(step.conv_width * columns); };
+        const std::int32_t* flip = step.flip.data() + column;
+        const auto ring_row = [&](int y) { return ring + sz(y % pool.kernel) * sz(step.pooled_pixels * columns); };
+        for (int r = 0; r < pool.kernel; ++r) {  // borders never count
+            for (int x = 0; x < step.pooled_pixels; ++x) {
+                if (x >= pool.padding && x < pool.padding + step.conv_width) continue;
+                for (int c = 0; c < columns; ++c) ring_row(r)[x * columns + c] = INT32_MIN ^ flip[c];
+            }
+        }
         int held_until = 0;  // rows below this one are in the ring
         for (int y = mine.begin; y < mine.end; ++y) {
             const int first = std::max(y * pool.stride - pool.padding, 0);
@@ -354,23 +361,16 @@ void Model::Pass::run_pooled(const Step& step, int index, int count) const {
                     tile.rows = part.end - part.begin;
                     const std::uint8_t* corner = window(step, input, {r, part.begin});
                     for (int i = 0; i < tile.rows; ++i) a[i] = corner + sz(i) * window_step;
-                    tile.acc = ring_row(r) + part.begin * columns;
+                    tile.acc = ring_row(r) + (pool.padding + part.begin) * columns;
                     step.dot->run(tile);
                 }
             }
             held_until = last;
             for (int x = 0; x < step.width; x += kMaxRows) {
                 const int pixels = std::min(kMaxRows, step.width - x);
-                for (int i = 0; i < pixels; ++i) {
-                    const std::int32_t* sources[15 * 15];
-                    int found = 0;
-                    const int from = std::max((x + i) * pool.stride - pool.padding, 0);
-                    const int to = std::min((x + i) * pool.stride - pool.padding + pool.kernel, step.conv_width);
-                    for (int r = first; r < last; ++r) {
-                        for (int s = from; s < to; ++s) sources[found++] = ring_row(r) + s * columns;
-                    }
-                    model.isa_->extreme(sources, found, columns, step.flip.data() + column, acc + i * columns);
-                }
+                const std::int32_t* rows[kMaxPooled];
+                for (int r = first; r < last; ++r) rows[r - first] = ring_row(r) + x * pool.stride * columns;
+                model.isa_->extreme({rows, last - first, pool.kernel, pool.stride, pixels, columns, flip, acc});
                 Pixels where;
                 where.add({y, x}, pixels);
                 writer.at(where);

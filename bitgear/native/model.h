@@ -48,6 +48,8 @@ struct Geometry {
     int kernel = 1, stride = 1, dilation = 1, groups = 1;
 };
 
+constexpr int kMaxPooled = 15;  // largest window of a pooling behind a convolution
+
 // Max pooling right behind a convolution. No window may lie wholly outside.
 struct Pooling {
     int kernel = 0;  // 0: none
@@ -146,6 +148,7 @@ struct Step {
     // conv, then pooling
     Pooling pooling;
     int conv_height = 0, conv_width = 0;
+    int pooled_pixels = 0;  // of a row of the convolution, with what pooling reads beside it
     std::vector<std::int32_t>
         flip;  // -1 for channels whose multiplier is negative: the largest value has the least sum
     // lut

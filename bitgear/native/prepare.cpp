@@ -271,7 +271,7 @@ void Model::add_conv(const std::string& name, const ConvSpec& spec, const std::i
         step.conv_width = step.width;
         if (spec.pooling.kernel > 0) {
             const Pooling& pool = spec.pooling;
-            check(g.groups == 1 && spec.residual.buffer < 0 && pool.kernel <= 15 && pool.stride >= 1 &&
+            check(g.groups == 1 && spec.residual.buffer < 0 && pool.kernel <= kMaxPooled && pool.stride >= 1 &&
                       pool.stride <= 255 && pool.padding >= 0 && pool.padding < pool.kernel && pool.height >= 1 &&
                       pool.width >= 1 && pool.height <= (step.conv_height - 1 + pool.padding) / pool.stride + 1 &&
                       pool.width <= (step.conv_width - 1 + pool.padding) / pool.stride + 1,
@@ -517,8 +517,10 @@ void Model::prepare_dot(Step& step, const ConvSpec& spec, const std::int8_t* q8)
         const int columns = step.dot->max_blocks * kBlock;
         step.flip.assign(sz(round_up(step.channels, columns)), 0);
         for (int c = 0; c < step.channels; ++c) step.flip[sz(c)] = step.multiplier[sz(c)] < 0 ? -1 : 0;
-        scratch_bytes_ = std::max(scratch_bytes_, sizeof(std::int32_t) * sz(columns) *
-                                                      (sz(spec.pooling.kernel * step.conv_width) + kMaxRows));
+        const Pooling& pool = spec.pooling;
+        step.pooled_pixels = std::max(pool.padding + step.conv_width, (pool.width - 1) * pool.stride + pool.kernel);
+        scratch_bytes_ = std::max(
+            scratch_bytes_, sizeof(std::int32_t) * sz(columns) * (sz(pool.kernel) * sz(step.pooled_pixels) + kMaxRows));
     }
     resident_bytes_ += step.packed.size();
     scratch_bytes_ = std::max(scratch_bytes_, sizeof(std::int32_t) * kMaxRows * kMaxBlocks * kBlock);

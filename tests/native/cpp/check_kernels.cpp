@@ -1427,25 +1427,30 @@ Line check_maximum(const Isa& isa) {
 Line check_extreme(const Isa& isa) {
     Line line(isa.name, "extreme");
     Random random(11);
-    constexpr int kMostColumns = 4 * kBlock, kMostSources = 16;
-    for (int columns = kBlock; columns <= kMostColumns; columns += kBlock) {
-        for (int count = 1; count <= kMostSources; ++count) {
-            std::vector<std::int32_t> values(sz(count * columns)), flip(sz(columns));
+    for (int columns = kBlock; columns <= 4 * kBlock; columns += kBlock) {
+        for (int i = 0; i < 40; ++i) {
+            const int rows = random.between(1, 4), kernel = random.between(1, 4), stride = random.between(1, 3);
+            const int windows = random.between(1, kMaxRows), pixels = (windows - 1) * stride + kernel;
+            std::vector<std::int32_t> values(sz(rows * pixels * columns)), flip(sz(columns));
             for (std::int32_t& v : values)
                 v = random.between(0, 3) == 0 ? std::numeric_limits<std::int32_t>::min()
                                               : random.between(-70000, 70000);
             for (std::int32_t& f : flip) f = -random.between(0, 1);
-            const std::int32_t* sources[kMostSources] = {};
-            for (int s = 0; s < count; ++s) sources[s] = values.data() + s * columns;
-            Output out(sz(columns) * sizeof(std::int32_t));
-            isa.extreme(sources, count, columns, flip.data(), out.as<std::int32_t>());
-            for (int c = 0; c < columns; ++c) {
-                std::int32_t best = sources[0][c];
-                for (int s = 1; s < count; ++s)
-                    best = flip[sz(c)] != 0 ? std::min(best, sources[s][c]) : std::max(best, sources[s][c]);
-                out.expect(sz(c), best);
+            std::vector<const std::int32_t*> row;
+            for (int r = 0; r < rows; ++r) row.push_back(values.data() + r * pixels * columns);
+            Output out(sz(windows * columns) * sizeof(std::int32_t));
+            isa.extreme({row.data(), rows, kernel, stride, windows, columns, flip.data(), out.as<std::int32_t>()});
+            for (int w = 0; w < windows; ++w) {
+                for (int c = 0; c < columns; ++c) {
+                    std::int32_t best = row[0][w * stride * columns + c];
+                    for (int k = 0; k < rows * kernel; ++k) {
+                        const std::int32_t v = row[sz(k / kernel)][(w * stride + k % kernel) * columns + c];
+                        best = flip[sz(c)] != 0 ? std::min(best, v) : std::max(best, v);
+                    }
+                    out.expect(sz(w * columns + c), best);
+                }
             }
-            line.check(out.difference(), text({{"columns", columns}, {"count", count}}));
+            line.check(out.difference(), text({{"columns", columns}, {"rows", rows}, {"kernel", kernel}}));
         }
     }
     return line;
