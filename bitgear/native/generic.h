@@ -561,39 +561,49 @@ inline void winograd_back(const VecU* m, VecU* y) {
     }
 }
 
-// `DOWN`: whether sums are to be transformed downwards too.
+// Sums of a tile, of channels from `c` on, to its pixels. `DOWN`: whether they are to be transformed downwards too.
+template <int N, int M, bool DOWN>
+inline void winograd_tile(const WinogradSums& sums, const std::int32_t* m, int c, VecI (&pixels)[N * M]) {
+    VecU t[N][M + 2];
+    for (int x = 0; x < M + 2; ++x) {
+        const auto sum = [&](int y) {
+            return load<VecU>(m + static_cast<std::size_t>(y * (M + 2) + x) * sums.position_stride);
+        };
+        if constexpr (DOWN) {
+            VecU column[N + 2], back[N];
+            for (int y = 0; y < N + 2; ++y) column[y] = sum(y);
+            winograd_back<N>(column, back);
+            for (int y = 0; y < N; ++y) t[y][x] = back[y];
+        } else {
+            for (int y = 0; y < N; ++y) t[y][x] = sum(y);
+        }
+    }
+    for (int y = 0; y < N; ++y) {
+        VecU row[M];
+        winograd_back<M>(t[y], row);
+        for (int x = 0; x < M; ++x) {
+            const int i = y * M + x;
+            const auto correction =
+                load<VecU>(sums.correction + static_cast<std::size_t>(i) * sums.correction_stride + c);
+            pixels[i] = winograd_divide<N, M>(row[x] - correction);
+        }
+    }
+}
+
 template <int N, int M, bool DOWN = true>
 void winograd_output(const WinogradSums& sums) {
     const auto tile_acc = static_cast<std::size_t>(M) * sums.acc_stride;
     const std::size_t below = static_cast<std::size_t>(sums.tiles) * tile_acc;
     for (int c = 0; c < sums.columns; c += kLanes) {
-        VecU correction[N * M];
-        for (int i = 0; i < N * M; ++i) {
-            correction[i] = load<VecU>(sums.correction + static_cast<std::size_t>(i) * sums.correction_stride + c);
-        }
         const std::int32_t* m = sums.m + c;
         std::int32_t* acc = sums.acc + c;
         for (int tile = 0; tile < sums.tiles; ++tile, m += sums.tile_stride, acc += tile_acc) {
-            VecU t[N][M + 2];
-            for (int x = 0; x < M + 2; ++x) {
-                const auto sum = [&](int y) {
-                    return load<VecU>(m + static_cast<std::size_t>(y * (M + 2) + x) * sums.position_stride);
-                };
-                if constexpr (DOWN) {
-                    VecU column[N + 2], back[N];
-                    for (int y = 0; y < N + 2; ++y) column[y] = sum(y);
-                    winograd_back<N>(column, back);
-                    for (int y = 0; y < N; ++y) t[y][x] = back[y];
-                } else {
-                    for (int y = 0; y < N; ++y) t[y][x] = sum(y);
-                }
-            }
+            VecI pixels[N * M];
+            winograd_tile<N, M, DOWN>(sums, m, c, pixels);
             for (int y = 0; y < N; ++y) {
-                VecU row[M];
-                winograd_back<M>(t[y], row);
                 for (int x = 0; x < M; ++x) {
                     store(acc + static_cast<std::size_t>(y) * below + static_cast<std::size_t>(x) * sums.acc_stride,
-                          winograd_divide<N, M>(row[x] - correction[y * M + x]));
+                          pixels[y * M + x]);
                 }
             }
         }
@@ -787,10 +797,10 @@ int winograd_weights(const std::int8_t* codes, int channels, void* out) {
 
 template <int N, int M>
 constexpr WinogradKernels kBytes{winograd_input<N, M>, winograd_output<N, M>, winograd_weights<N, M, std::int8_t>,
-                                 nullptr};
+                                 nullptr, nullptr};
 template <int N, int M>
 constexpr WinogradKernels kWords{winograd_input_words<N, M>, winograd_output<N, M>,
-                                 winograd_weights<N, M, std::int16_t>, nullptr};
+                                 winograd_weights<N, M, std::int16_t>, nullptr, nullptr};
 
 // BYTES and WORDS: kBytes and kWords, or what a set has instead.
 #define BG_GENERIC_FUNCTIONS(BYTES, WORDS)                                                                         \

@@ -228,6 +228,17 @@ struct WinogradSums {
     std::size_t acc_stride;
 };
 
+// The pixels that tiles side by side make, as many as there are, and where their bytes go.
+struct WinogradPixels {
+    int rows, pixels;              // up to n, up to tiles * m
+    const Area<std::uint8_t>* to;  // of each output
+    Area<const std::uint8_t> residual;
+};
+
+// Sums to bytes without a way through memory. Of the epilogue, constants and quantizers count: one or two, all bounded;
+// no floats; with a residual if its pointer is not null.
+using WinogradQuick = void (*)(const WinogradSums& sums, const EpilogueTile& constants, const WinogradPixels& pixels);
+
 // Multiplication of all positions of a column of patches at a time, which transforms their sums back downwards while
 // they are in registers: n rows of sums leave it instead of n + 2. For layers whose weights of a column the first cache
 // holds.
@@ -237,6 +248,7 @@ struct WinogradColumns {
     void (*pack)(const std::int8_t* weights, std::size_t row_bytes, int groups, std::uint8_t* packed);
     void (*run)(const WinogradProducts& products);
     void (*output)(const WinogradSums& sums);
+    WinogradQuick output_quick;
 };
 
 // Winograd's transforms for one form of winograd.h, of (n + 2) * (m + 2) positions; operands are bytes or 16 bits.
@@ -249,6 +261,7 @@ struct WinogradKernels {
     // Codes [9][channels] to weights [position][channels]; bytes are clipped to -127..127. Returns the largest
     // magnitude before clipping. Channels are a multiple of kGroup; reads and writes up to 64 bytes further.
     int (*weights)(const std::int8_t* codes, int channels, void* out);
+    WinogradQuick output_quick;      // null: there is no such function
     const WinogradColumns* columns;  // null: there is no such way
 };
 

@@ -139,6 +139,13 @@ struct Model::Pass {
     void run_copy(const Step& step, int index, int count) const;
     void run_step(const Step& step, int index, int count) const;
     std::uint8_t* pixel(const Buffer& b, const Position& p) const { return start(b) + b.pixel(p.y, p.x); }
+    // From a pixel of a buffer on, and a channel.
+    Area<std::uint8_t> area_from(int index, const Position& p, int channel) const {
+        const Buffer& b = buffer(index);
+        return {pixel(b, p) + channel, b.row_bytes(), sz(b.pixel_bytes)};
+    }
+    WinogradPixels places(const Step& step, const Position& first, int rows, int pixels,
+                          Area<std::uint8_t> (&to)[2]) const;
     // First byte of the window of an output pixel.
     const std::uint8_t* window(const Step& step, const Buffer& b, const Position& p) const {
         return start(b) + sz(p.y * step.geometry.stride) * b.row_bytes() +
@@ -468,6 +475,20 @@ void Model::Pass::multiply_positions(const Step& step, const WinogradProducts& p
     }
 }
 
+// `rows` x `pixels` pixels from `first` on of all that a step writes, at most two
+// outputs, and of its residual.
+WinogradPixels Model::Pass::places(const Step& step, const Position& first, int rows, int pixels,
+                                   Area<std::uint8_t> (&to)[2]) const {
+    WinogradPixels found{rows, pixels, to, {}};
+    for (std::size_t o = 0; o < step.outputs.size(); ++o)
+        to[o] = area_from(step.outputs[o].buffer, first, step.outputs[o].channel);
+    if (step.residual.buffer >= 0) {
+        const Area<std::uint8_t> residual = area_from(step.residual.buffer, first, step.channel);
+        found.residual = {residual.first, residual.row_bytes, residual.pixel_bytes};
+    }
+    return found;
+}
+
 void Model::Pass::run_winograd(const Step& step, int index, int count) const {
     const Buffer& input = buffer(step.input);
     const WinogradForm& form = *step.form;
@@ -498,6 +519,11 @@ void Model::Pass::run_winograd(const Step& step, int index, int count) const {
     const auto output = step.by_columns != nullptr ? step.by_columns->output : step.transforms->output;
     const int unit = step.by_columns != nullptr ? step.by_columns->patches : 1;  // tiles
     Writer writer(*this, step);
+    WinogradQuick output_quick = nullptr;
+    if (writer.quick()) {
+        output_quick = step.by_columns != nullptr ? step.by_columns->output_quick : step.transforms->output_quick;
+    }
+    Area<std::uint8_t> to[2];
 
     for (int begin = my_tiles.begin; begin < my_tiles.end; begin += step.strip_tiles) {
         const int strip = std::min(step.strip_tiles, my_tiles.end - begin);
@@ -535,14 +561,19 @@ void Model::Pass::run_winograd(const Step& step, int index, int count) const {
                     const Position first{n * corner.y, m * corner.x};
                     out.tiles = beside;
                     out.m = sums + sz(r * tile_width);
-                    output(out);
                     r += beside;
                     const int valid = std::min(beside * m, step.width - first.x);
-                    for (int y = 0; y < n && first.y + y < step.height; ++y) {
-                        Pixels where;
-                        where.add({first.y + y, first.x}, valid);
-                        writer.at(where);
-                        writer.write(column, tile_width, acc + sz(y * beside * m * tile_width), tile_width);
+                    const int rows = std::min(n, step.height - first.y);
+                    if (output_quick != nullptr) {
+                        output_quick(out, writer.target(column, tile_width), places(step, first, rows, valid, to));
+                    } else {
+                        output(out);
+                        for (int y = 0; y < rows; ++y) {
+                            Pixels where;
+                            where.add({first.y + y, first.x}, valid);
+                            writer.at(where);
+                            writer.write(column, tile_width, acc + sz(y * beside * m * tile_width), tile_width);
+                        }
                     }
                     corner.x += beside;
                     if (corner.x < tile_columns) continue;
@@ -571,8 +602,7 @@ void Model::Pass::run_depthwise_quick(const Step& step, const EpilogueTile& cons
         area.rows = std::min(strip, rows.end - y);
         area.from.first = window(step, input, {y, 0});
         for (std::size_t o = 0; o < step.outputs.size(); ++o) {
-            const Buffer& b = buffer(step.outputs[o].buffer);
-            to[o] = {pixel(b, {y, 0}) + step.outputs[o].channel, b.row_bytes(), sz(b.pixel_bytes)};
+            to[o] = area_from(step.outputs[o].buffer, {y, 0}, step.outputs[o].channel);
         }
         model.isa_->depthwise.run_quick(area, constants);
     }

@@ -116,13 +116,128 @@ void run_columns(const WinogradProducts& p) {
     p.blocks == 2 ? run_blocks<Operand, N, 2>(p, M + 2) : run_blocks<Operand, N, 1>(p, M + 2);
 }
 
+// Bytes of vectors whose quotients lie too near a rounding boundary, of the tile whose first pixel is `left`.
+template <int N, int M>
+__attribute__((noinline)) void settle_tile(const Doubts& doubts, const EpilogueTile& constants,
+                                           const WinogradPixels& pixels, int left, int channel) {
+    const int valid = std::min(constants.column + constants.columns - channel, kLanes);
+    EpilogueTile pixel = constants;
+    for (int i = 0; i < doubts.count; ++i) {
+        const auto [o, first] = doubts.of[i];
+        for (int k = first; k < first + 4 && k < N * M; ++k) {
+            const int y = k / M, x = left + k % M;
+            if (y >= pixels.rows || x >= pixels.pixels) continue;
+            const auto at = [&](const auto& area) {
+                return area.first + static_cast<std::size_t>(y) * area.row_bytes +
+                       static_cast<std::size_t>(x) * area.pixel_bytes;
+            };
+            const std::uint8_t* residual = pixel.residual != nullptr ? at(pixels.residual) : nullptr;
+            if (pixel.residual != nullptr) pixel.residual = &residual;
+            VecQ bytes;
+            exact_bytes(pixel, *constants.quantizers[o], load<VecI>(&doubts.sums[i][k - first]), 0, channel, &bytes);
+            store_bytes(at(pixels.to[o]) + channel, bytes, valid);
+        }
+    }
+}
+
+template <int N, int M, bool DOWN, bool RESIDUAL, int OUTPUTS>
+void output_tiles(const WinogradSums& sums, const EpilogueTile& constants, const WinogradPixels& pixels) {
+    constexpr int kPixels = N * M, kFours = (kPixels + 3) / 4;
+    const VecI residual_zero = broadcast(constants.residual_zero);
+    for (int c = 0; c < constants.columns; c += kLanes) {
+        const int channel = constants.column + c;
+        const bool whole_block = constants.columns - c >= kLanes;
+        const auto valid = static_cast<__mmask16>(whole_block ? 0xffff : (1u << (constants.columns - c)) - 1);
+        VecI window[OUTPUTS];
+        VecF multiplier[OUTPUTS], bias[OUTPUTS], scale[OUTPUTS];
+        VecB low[OUTPUTS], high[OUTPUTS];
+        for (int o = 0; o < OUTPUTS; ++o) {
+            const Quantizer& q = *constants.quantizers[o];
+            multiplier[o] = load<VecF>(q.multiplier + channel);
+            bias[o] = load<VecF>(q.bias + channel);
+            scale[o] = broadcast(q.residual_scale);
+            window[o] = broadcast(q.window);
+            low[o] = VecB{} + static_cast<std::uint8_t>(q.low + q.zero);
+            high[o] = VecB{} + static_cast<std::uint8_t>(q.high + q.zero);
+        }
+        const VecI offset = load<VecI>(constants.offset + channel);
+        const std::int32_t* m = sums.m + c;
+        for (int tile = 0; tile < sums.tiles; ++tile, m += sums.tile_stride) {
+            const int left = tile * M;
+            const bool whole = pixels.rows == N && left + M <= pixels.pixels;
+            const auto exists = [&](int k) { return whole || (k / M < pixels.rows && left + k % M < pixels.pixels); };
+            const auto place = [&](const auto& area, int k) {
+                return area.first + static_cast<std::size_t>(k / M) * area.row_bytes +
+                       static_cast<std::size_t>(left + k % M) * area.pixel_bytes + channel;
+            };
+            VecI sum[kPixels];
+            winograd_tile<N, M, DOWN>(sums, m, c, sum);
+            Doubts doubts;
+#pragma GCC unroll 4
+            for (int four = 0; four < kFours; ++four) {
+                VecF value[4], other[4];
+#pragma GCC unroll 4
+                for (int i = 0; i < 4; ++i) {
+                    const int k = std::min(4 * four + i, kPixels - 1);
+                    value[i] = to_float(sum[k] + offset);
+                    if constexpr (RESIDUAL)
+                        other[i] = exists(k) ? to_float(load_bytes(place(pixels.residual, k)) - residual_zero) : VecF{};
+                }
+#pragma GCC unroll 2
+                for (int o = 0; o < OUTPUTS; ++o) {
+                    VecI fixed[4];
+#pragma GCC unroll 4
+                    for (int i = 0; i < 4; ++i) {
+                        VecF t = multiply_add(value[i], multiplier[o], bias[o]);
+                        if constexpr (RESIDUAL) t = multiply_add(other[i], scale[o], t);
+                        fixed[i] = to_fixed(t);
+                    }
+                    const VecI least = min_words(min_words(fixed[0], fixed[1]), min_words(fixed[2], fixed[3]));
+                    if (__builtin_expect(any_low_word(least, window[o]), 0)) {
+                        __m512i* kept = doubts.add(o, 4 * four);
+#pragma GCC unroll 4
+                        for (int i = 0; i < 4; ++i) store(kept + i, sum[std::min(4 * four + i, kPixels - 1)] + offset);
+                    }
+                    const auto bytes = reinterpret_cast<__m512i>(min(max(pack_high(fixed), low[o]), high[o]));
+                    const __m128i part[] = {load<__m128i>(&bytes), _mm512_maskz_extracti32x4_epi32(0xff, bytes, 1),
+                                            _mm512_maskz_extracti32x4_epi32(0xff, bytes, 2),
+                                            _mm512_maskz_extracti32x4_epi32(0xff, bytes, 3)};
+#pragma GCC unroll 4
+                    for (int i = 0; i < 4; ++i) {
+                        const int k = 4 * four + i;
+                        if (k >= kPixels || !exists(k)) continue;
+                        if (whole_block) {
+                            store(place(pixels.to[o], k), part[i]);
+                        } else {
+                            _mm_mask_storeu_epi8(place(pixels.to[o], k), valid, part[i]);
+                        }
+                    }
+                }
+            }
+            if (__builtin_expect(doubts.count > 0, 0)) settle_tile<N, M>(doubts, constants, pixels, left, channel);
+        }
+    }
+}
+
+template <int N, int M, bool DOWN>
+void output_quick(const WinogradSums& sums, const EpilogueTile& constants, const WinogradPixels& pixels) {
+    const bool one = constants.outputs == 1;
+    if (constants.residual != nullptr) {
+        (one ? output_tiles<N, M, DOWN, true, 1> : output_tiles<N, M, DOWN, true, 2>)(sums, constants, pixels);
+    } else {
+        (one ? output_tiles<N, M, DOWN, false, 1> : output_tiles<N, M, DOWN, false, 2>)(sums, constants, pixels);
+    }
+}
+
 template <class Operand, int N, int M>
 constexpr WinogradColumns kColumns{kPatchesAtOnce<N, 2>, pack_columns<N, M>, run_columns<Operand, N, M>,
-                                   winograd_output<N, M, false>};
+                                   winograd_output<N, M, false>, output_quick<N, M, false>};
 
 template <int N, int M>
 constexpr WinogradKernels kBytesByColumns{winograd_input<N, M>, winograd_output<N, M>,
-                                          winograd_weights<N, M, std::int8_t>, &kColumns<Bytes, N, M>};
+                                          winograd_weights<N, M, std::int8_t>, output_quick<N, M, true>,
+                                          &kColumns<Bytes, N, M>};
 template <int N, int M>
 constexpr WinogradKernels kWordsByColumns{winograd_input_words<N, M>, winograd_output<N, M>,
-                                          winograd_weights<N, M, std::int16_t>, &kColumns<Words, N, M>};
+                                          winograd_weights<N, M, std::int16_t>, output_quick<N, M, true>,
+                                          &kColumns<Words, N, M>};

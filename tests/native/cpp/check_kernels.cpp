@@ -1128,6 +1128,117 @@ Line check_winograd_output(const Isa& isa) {
     return line;
 }
 
+// Sums of tiles at the edges of an image to bytes, with and without a residual, against the chain of operations.
+void check_winograd_quick_case(const WinogradForm& form, bool by_columns, const WinogradKernels& kernels, int number,
+                               Random& random, Line& line) {
+    const int sum_rows = by_columns ? form.n : form.n + 2, positions = sum_rows * form.columns();
+    const int tiles = random.between(1, kMaxRows / form.m), channels = random.between(1, 2 * kBlock);
+    const int padded = round_up(channels, kBlock), rows = random.between(1, form.n),
+              pixels = random.between((tiles - 1) * form.m + 1, tiles * form.m);
+    const bool ties = number % 3 == 0, with_residual = number % 2 == 0;
+    const int divisor = form_divisor(form), most = ties ? 1 : 20;
+    std::vector<std::int32_t> m(sz(positions * tiles * padded)), correction(sz(form.n * form.m * padded));
+    for (std::int32_t& sum : m) sum = divisor * random.between(-most, most);
+    for (std::int32_t& sum : correction) sum = divisor * random.between(-most, most);
+    std::vector<std::int32_t> acc(sz(form.n * form.m * tiles * padded));
+    const WinogradSums sums{tiles,      padded,     m.data(),  sz(tiles * padded), sz(padded), correction.data(),
+                            sz(padded), acc.data(), sz(padded)};
+    (by_columns ? kernels.columns->output : kernels.output)(sums);
+    std::int32_t largest = 1;
+    for (const std::int32_t sum : acc) largest = std::max(largest, std::abs(sum));
+
+    std::vector<std::int32_t> offset(sz(padded));
+    std::vector<float> multiplier(sz(padded)), bias(sz(padded)), quick(4 * sz(padded));
+    const float scale = ties ? std::ldexp(1.0f, random.between(-9, 3)) : random.power_of_two(-14, 6);
+    const float residual_scale = with_residual ? scale * (ties ? 0.5f : 0.731f) : 0.0f;
+    const std::int32_t residual_zero = random.coin() ? 0 : 128;
+    for (int c = 0; c < padded; ++c) {
+        offset[sz(c)] = random.between(-40, 40);
+        multiplier[sz(c)] = (random.coin() ? 0.5f : -0.5f) * scale;
+        if (!ties) multiplier[sz(c)] = scale * 200.0f / static_cast<float>(largest) * (random.uniform() - 0.3f);
+        bias[sz(c)] =
+            ties ? 0.5f * scale * static_cast<float>(random.between(-9, 99)) : scale * random.uniform() * 50.0f;
+    }
+    const int outputs = random.between(1, 2);
+    Quantizer quantizers[2] = {};
+    const Quantizer* pointers[2] = {&quantizers[0], &quantizers[1]};
+    bool bounded = true;
+    for (int o = 0; o < outputs; ++o) {
+        Quantizer& q = quantizers[o];
+        const int bits = random.between(2, 8);
+        q.scale = o == 0 ? scale : 2.0f * scale;
+        q.zero = random.coin() ? 0 : 1 << (bits - 1);
+        q.low = -q.zero;
+        q.high = (1 << bits) - 1 - q.zero;
+        float* quick_multiplier = quick.data() + 2 * o * padded;
+        quicken(q, multiplier.data(), bias.data(), channels, padded, residual_scale, largest + 40.0, quick_multiplier,
+                quick_multiplier + padded);
+        bounded &= q.bounded;
+    }
+    line.check(bounded ? "" : "is not bounded", "case " + std::to_string(number));
+    if (!bounded) return;
+
+    const std::size_t pixel_bytes = sz(channels + random.between(0, 7)), row_bytes = pixel_bytes * sz(pixels) + 3;
+    const std::size_t area_bytes = row_bytes * sz(rows);
+    Input memory(area_bytes + kSlackBytes);
+    const std::uint8_t* residual = memory.place(area_bytes, kSlackBytes, random);
+    Output out(area_bytes * sz(outputs));
+    Area<std::uint8_t> to[2];
+    for (int o = 0; o < outputs; ++o) to[o] = {out.bytes() + sz(o) * area_bytes, row_bytes, pixel_bytes};
+    EpilogueTile constants{};
+    constants.columns = channels;
+    constants.offset = offset.data();
+    constants.multiplier = multiplier.data();
+    constants.bias = bias.data();
+    const std::uint8_t* const present[] = {residual};
+    constants.residual = with_residual ? present : nullptr;
+    constants.residual_scale = residual_scale;
+    constants.residual_zero = residual_zero;
+    constants.outputs = outputs;
+    constants.quantizers = pointers;
+    const WinogradPixels where{rows, pixels, to, {residual, row_bytes, pixel_bytes}};
+    (by_columns ? kernels.columns->output_quick : kernels.output_quick)(sums, constants, where);
+    for (int y = 0; y < rows; ++y) {
+        for (int x = 0; x < pixels; ++x) {
+            for (int c = 0; c < channels; ++c) {
+                const std::size_t at = sz(y) * row_bytes + sz(x) * pixel_bytes + sz(c);
+                const std::int32_t sum = acc[sz((y * tiles * form.m + x) * padded + c)] + offset[sz(c)];
+                float value = static_cast<float>(sum) * multiplier[sz(c)];
+                value = value + bias[sz(c)];
+                if (with_residual) value = value + static_cast<float>(residual[at] - residual_zero) * residual_scale;
+                for (int o = 0; o < outputs; ++o) {
+                    const Quantizer& q = quantizers[o];
+                    const float code = std::nearbyintf(value / q.scale);
+                    const float clipped =
+                        std::min(std::max(code, static_cast<float>(q.low)), static_cast<float>(q.high));
+                    out.expect(sz(o) * area_bytes + at, static_cast<std::uint8_t>(static_cast<int>(clipped) + q.zero));
+                }
+            }
+        }
+    }
+    line.check(out.difference(), text({{"case", number},
+                                       {"n", form.n},
+                                       {"m", form.m},
+                                       {"tiles", tiles},
+                                       {"channels", channels},
+                                       {"rows", rows},
+                                       {"pixels", pixels},
+                                       {"by_columns", by_columns}}));
+}
+
+Line check_winograd_quick(const Isa& isa) {
+    Line line(isa.name, "winograd_output quick");
+    Random random(15);
+    for (const WinogradForm& form : kWinograd) {
+        const WinogradKernels& kernels = kernels_of(isa, form);
+        for (int i = 0; i < 1200; ++i) {
+            if (kernels.output_quick != nullptr) check_winograd_quick_case(form, false, kernels, i, random, line);
+            if (kernels.columns != nullptr) check_winograd_quick_case(form, true, kernels, i, random, line);
+        }
+    }
+    return line;
+}
+
 // A form's products by columns, with weights that were cut off, against plain sums.
 void check_columns_case(const WinogradForm& form, const WinogradColumns& kernels, int blocks, int groups, int patterns,
                         Input& weights_memory, Input& packed_memory, Input& patches_memory, Random& random,
@@ -1757,7 +1868,10 @@ bool check_isa(const IsaEntry& entry) {
     good &= check_winograd_output(isa).print();
     good &= check_winograd_weights(isa).print();
     good &= check_winograd(isa).print();
-    if (isa.winograd[0].columns != nullptr) good &= check_winograd_columns(isa).print();
+    if (isa.winograd[0].columns != nullptr) {
+        good &= check_winograd_columns(isa).print();
+        good &= check_winograd_quick(isa).print();
+    }
     good &= check_transpose_taps(isa).print();
     good &= check_interleave(isa).print();
     good &= check_maximum(isa).print();
