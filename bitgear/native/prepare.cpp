@@ -65,6 +65,7 @@ private:
 
 constexpr std::size_t kOverrun = 64;                      // codes are read and written in whole vectors
 constexpr std::size_t kSumsBytes = 26 * 1024;             // of all positions: most of a core's first cache
+constexpr int kManyPixels = 128;                          // for which looking at weights pays
 constexpr std::size_t kNearTablesBytes = 32 * 1024;       // look-up tables that stay in a core's first cache
 constexpr std::size_t kColumnBytes = 16 * 1024;           // of weights: half of a core's first cache
 constexpr std::size_t kWordsBytes = 5 * 1024 * 1024 / 4;  // of 16 bits: what a core's second cache holds, about
@@ -492,7 +493,9 @@ void Model::prepare_dot(Step& step, const ConvSpec& spec, const std::int8_t* q8)
     step.packed = AlignedBytes(sz(blocks) * step.block_bytes);
     WindowRows rows(isa_, q8, step.channels, step.in_channels, taps, tap_channels, spec.weight_bits);
     std::vector<std::int8_t> codes(sz(kBlock) * rows.row_bytes());
-    const bool unbounded = std::any_of(step.outputs.begin(), step.outputs.end(),
+    // Few pixels gain less by quick quotients in registers than it takes to look at the weights.
+    const bool unbounded = step.dot->run_quick != nullptr && step.conv_height * step.conv_width >= kManyPixels &&
+                           std::any_of(step.outputs.begin(), step.outputs.end(),
                                        [](const Output& o) { return o.quantizer.quick && !o.quantizer.bounded; });
     std::int32_t largest = 0;  // sum of an output channel's weights of one sign
     for (int b = 0; b < blocks; ++b) {
