@@ -186,6 +186,14 @@ inline void store_bytes(std::uint8_t* out, VecQ bytes, int valid) {
     }
 }
 
+inline void store_floats(float* out, VecF values, int valid) {
+#if BG_VECTOR_BYTES == 64
+    _mm512_mask_storeu_ps(out, static_cast<__mmask16>(0xffff >> (kLanes - valid)), reinterpret_cast<__m512>(values));
+#else
+    std::memcpy(out, &values, static_cast<std::size_t>(valid) * sizeof(float));
+#endif
+}
+
 // 1.5 * 2^23: adding it to a float below 2^22 leaves the float rounded half to even, its integer in the low bits.
 constexpr float kRounder = 12582912.0f;
 constexpr std::int32_t kRounderBits = 0x4b400000;
@@ -398,8 +406,7 @@ void plain_epilogue(const EpilogueTile& tile) {
             const VecF y = value(tile, whole_sum(tile, r, c), r, tile.column + c);
             if (tile.floats != nullptr) {
                 const VecF bounded = min(max(y, broadcast(tile.floor)), broadcast(tile.ceiling));
-                std::memcpy(tile.floats[r] + tile.column + c, &bounded,
-                            static_cast<std::size_t>(valid) * sizeof(float));
+                store_floats(tile.floats[r] + tile.column + c, bounded, valid);
             }
             for (int o = 0; o < tile.outputs; ++o) {
                 const Quantizer& q = *tile.quantizers[o];
