@@ -164,7 +164,8 @@ def markdown(cells: Sequence[Cell]) -> str:
         "# Ablations",
         """ResNet-20 on CIFAR-10, **short equal schedules**: they say which part of the recipe matters early and how far
 seeds differ, not what a full run reaches. Mean ± standard deviation over seeds; a seed decides the images and their
-order, which are the same for every arm. Accuracy is the trainer's own evaluation.""",
+order, which are the same for every arm. **A figure without ± is of one seed**, and of two the spread is a rough guess:
+what is smaller than it says nothing. Accuracy is the trainer's own evaluation.""",
     ]
     joint, stage = merged(joint_cells(cells)), stage_cells(cells)
     if joint:
