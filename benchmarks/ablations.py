@@ -93,6 +93,7 @@ ARMS: Mapping[str, Arm] = {
     "mobile-layer": mobile("MobileNetV2, a scale for each layer", {"per_channel": False}),
     "mobile-rate": mobile("a rate for each channel too", {}, alrs_scope="channel"),
     "mobile-damped": mobile("weights damped towards their codes", {}, dampening=1e-3),
+    "mobile-frozen": mobile("weights held still that swing in 2 % of the steps", {}, freeze=0.02),
 }
 
 

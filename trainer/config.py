@@ -197,7 +197,8 @@ class TrainConfig(_Frozen):
     is given, or from the FP32 network that joint training started from, where ``start_teaches``. An epoch shows
     ``epoch_images`` training images, others each time, or all. ``alrs_scope``: whether the rate of weight scales
     depends on the gradients of the network, or each layer's or channel's on its own. ``dampening``: pull of weights to
-    the codes that they round to, at the end; it grows from zero (Nagel et al. 2022, section 4.1).
+    the codes that they round to, at the end; it grows from zero (Nagel et al. 2022, section 4.1). ``freeze``: in what
+    share of the steps a weight's code at the lowest width may swing back before the weight is held; 0: in any.
     """
 
     widths: tuple[int, ...] = (8, 6, 4, 2)
@@ -216,6 +217,7 @@ class TrainConfig(_Frozen):
     kurtosis: float = Field(default=0.0, ge=0)
     skewness: float = Field(default=0.0, ge=0)
     dampening: float = Field(default=0.0, ge=0)
+    freeze: float = Field(default=0.0, ge=0, lt=1)
     bn_momentum: float = Field(default=0.1, gt=0, le=1)
     evaluate_every: int = Field(default=1, ge=1)
     keep_every: int = Field(default=1, ge=1)

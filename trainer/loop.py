@@ -21,6 +21,7 @@ from bitgear.files import write_atomically
 from bitgear.graph import Graph, Linear
 from trainer.alrs import mean_clipped_gradient, scale_lr
 from trainer.config import ConfigError, Fp32Config, RunConfig
+from trainer.freezing import Freezing
 from trainer.model import Norms, Pass, QuantNet, key, require
 from trainer.quantizers import Kernels, code_dtype, distance_from_codes
 from trainer.restore import load_floats, load_master, restore_statistics
@@ -141,6 +142,7 @@ class Run:
             self.task.start(self.model, weights)
         else:
             load_floats(self.model, self.master)
+        self.freezing: Freezing | None = None
         self.teacher: QuantNet | None = None
         if teacher is not None:
             if train.start_teaches:
@@ -181,6 +183,10 @@ class Run:
             for bits, optimizer in scale_optimizers.items():
                 optimizer.load_state_dict(state["scale_optimizers"][bits])
             self.history, self.next_epoch = History(**json.loads(state["history"])), state["epoch"]
+        if self.config.train.freeze:
+            self.freezing = Freezing(self.model, min(self.config.train.widths), self.config.train.freeze)
+            if state is not None and state["joint"]:
+                self.freezing.load_state_dict(state["freezing"])
         if self.teacher is not None and self.history.teacher is None:
             self.history.teacher = self.evaluate(self.teacher, None)
         if self.config.train.start_teaches:
@@ -201,6 +207,7 @@ class Run:
                 epoch=epoch + 1,
                 weight_optimizer=weight_optimizer.state_dict(),
                 scale_optimizers={bits: o.state_dict() for bits, o in scale_optimizers.items()},
+                **({} if self.freezing is None else {"freezing": self.freezing.state_dict()}),
             )
 
     def _start_widths(self) -> None:
@@ -341,10 +348,14 @@ class Run:
                     step_by_own_gradients(optimizer, weight_scales, by_channel=train.alrs_scope == "channel")
                 else:
                     optimizer.step()
+                if self.freezing is not None:
+                    self.freezing.hold()
                 weight_optimizer.zero_grad()
                 optimizer.zero_grad()
                 gradients[bits].append(measured)
                 losses[bits] += loss.item()
+            if self.freezing is not None:
+                self.freezing.watch()
             if self.progress and step % 20 == 0:
                 bar.set_postfix({f"loss{bits}": f"{losses[bits] / (step + 1):.3f}" for bits in train.widths})
         return {
@@ -353,6 +364,7 @@ class Run:
             "loss": {str(bits): losses[bits] / len(batches) for bits in train.widths},
             "weight_scale_gradient": {str(b): sum(g[0] for g in gradients[b]) / len(batches) for b in train.widths},
             "act_scale_gradient": {str(b): sum(g[1] for g in gradients[b]) / len(batches) for b in train.widths},
+            **({} if self.freezing is None else {"frozen": self.freezing.share}),
         }
 
     def teacher_output(self, codes: Tensor) -> Tensor | None:
