@@ -710,6 +710,7 @@ void Model::Pass::run_maximum(const Step& step, int index, int count) const {
 }
 
 void Model::Pass::run_copy(const Step& step, int index, int count) const {
+    constexpr int kCopied = 16;  // bytes at a time
     const Buffer& input = buffer(step.input);
     const Output& output = step.outputs[0];
     const Buffer& target = buffer(output.buffer);
@@ -717,10 +718,15 @@ void Model::Pass::run_copy(const Step& step, int index, int count) const {
     for (int y = rows.begin; y < rows.end; ++y) {
         for (int x = 0; x < step.width; ++x) {
             std::uint8_t* out = start(target) + target.pixel(y, x) + output.channel;
-            std::memset(out, step.pad_byte, sz(step.pad_channels));
-            std::memcpy(out + step.pad_channels, start(input) + input.pixel(step.source_y[sz(y)], step.source_x[sz(x)]),
-                        sz(step.channels));
-            std::memset(out + step.pad_channels + step.channels, step.pad_byte, sz(step.pad_channels));
+            const std::uint8_t* from = start(input) + input.pixel(step.source_y[sz(y)], step.source_x[sz(x)]);
+            if (step.pad_channels > 0) {
+                std::memset(out, step.pad_byte, sz(step.pad_channels));
+                std::memset(out + step.pad_channels + step.channels, step.pad_byte, sz(step.pad_channels));
+                out += step.pad_channels;
+            }
+            int c = 0;
+            for (; c + kCopied <= step.channels; c += kCopied) std::memcpy(out + c, from + c, kCopied);  // no call
+            std::memcpy(out + c, from + c, sz(step.channels - c));
         }
     }
 }
