@@ -804,10 +804,10 @@ int winograd_weights(const std::int8_t* codes, int channels, void* out) {
 
 template <int N, int M>
 constexpr WinogradKernels kBytes{winograd_input<N, M>, winograd_output<N, M>, winograd_weights<N, M, std::int8_t>,
-                                 nullptr, nullptr};
+                                 nullptr};
 template <int N, int M>
 constexpr WinogradKernels kWords{winograd_input_words<N, M>, winograd_output<N, M>,
-                                 winograd_weights<N, M, std::int16_t>, nullptr, nullptr};
+                                 winograd_weights<N, M, std::int16_t>, nullptr};
 
 // BYTES and WORDS: kBytes and kWords, or what a set has instead.
 #define BG_GENERIC_FUNCTIONS(BYTES, WORDS)                                                                         \

@@ -261,7 +261,6 @@ struct WinogradKernels {
     // Codes [9][channels] to weights [position][channels]; bytes are clipped to -127..127. Returns the largest
     // magnitude before clipping. Channels are a multiple of kGroup; reads and writes up to 64 bytes further.
     int (*weights)(const std::int8_t* codes, int channels, void* out);
-    WinogradQuick output_quick;      // null: there is no such function
     const WinogradColumns* columns;  // null: there is no such way
 };
 

@@ -520,10 +520,8 @@ void Model::Pass::run_winograd(const Step& step, int index, int count) const {
     const auto output = step.by_columns != nullptr ? step.by_columns->output : step.transforms->output;
     const int unit = step.by_columns != nullptr ? step.by_columns->patches : 1;  // tiles
     Writer writer(*this, step);
-    WinogradQuick output_quick = nullptr;
-    if (writer.quick()) {
-        output_quick = step.by_columns != nullptr ? step.by_columns->output_quick : step.transforms->output_quick;
-    }
+    const WinogradQuick output_quick =
+        step.by_columns != nullptr && writer.quick() ? step.by_columns->output_quick : nullptr;
     Area<std::uint8_t> to[2];
 
     for (int begin = my_tiles.begin; begin < my_tiles.end; begin += step.strip_tiles) {

@@ -140,7 +140,7 @@ __attribute__((noinline)) void settle_tile(const Doubts& doubts, const EpilogueT
     }
 }
 
-template <int N, int M, bool DOWN, bool RESIDUAL, int OUTPUTS>
+template <int N, int M, bool RESIDUAL, int OUTPUTS>
 void output_tiles(const WinogradSums& sums, const EpilogueTile& constants, const WinogradPixels& pixels) {
     constexpr int kPixels = N * M, kFours = (kPixels + 3) / 4;
     const VecI residual_zero = broadcast(constants.residual_zero);
@@ -171,7 +171,7 @@ void output_tiles(const WinogradSums& sums, const EpilogueTile& constants, const
                        static_cast<std::size_t>(left + k % M) * area.pixel_bytes + channel;
             };
             VecI sum[kPixels];
-            winograd_tile<N, M, DOWN>(sums, m, c, sum);
+            winograd_tile<N, M, false>(sums, m, c, sum);
             Doubts doubts;
 #pragma GCC unroll 4
             for (int four = 0; four < kFours; ++four) {
@@ -219,25 +219,23 @@ void output_tiles(const WinogradSums& sums, const EpilogueTile& constants, const
     }
 }
 
-template <int N, int M, bool DOWN>
+template <int N, int M>
 void output_quick(const WinogradSums& sums, const EpilogueTile& constants, const WinogradPixels& pixels) {
     const bool one = constants.outputs == 1;
     if (constants.residual != nullptr) {
-        (one ? output_tiles<N, M, DOWN, true, 1> : output_tiles<N, M, DOWN, true, 2>)(sums, constants, pixels);
+        (one ? output_tiles<N, M, true, 1> : output_tiles<N, M, true, 2>)(sums, constants, pixels);
     } else {
-        (one ? output_tiles<N, M, DOWN, false, 1> : output_tiles<N, M, DOWN, false, 2>)(sums, constants, pixels);
+        (one ? output_tiles<N, M, false, 1> : output_tiles<N, M, false, 2>)(sums, constants, pixels);
     }
 }
 
 template <class Operand, int N, int M>
 constexpr WinogradColumns kColumns{kPatchesAtOnce<N, 2>, pack_columns<N, M>, run_columns<Operand, N, M>,
-                                   winograd_output<N, M, false>, output_quick<N, M, false>};
+                                   winograd_output<N, M, false>, output_quick<N, M>};
 
 template <int N, int M>
 constexpr WinogradKernels kBytesByColumns{winograd_input<N, M>, winograd_output<N, M>,
-                                          winograd_weights<N, M, std::int8_t>, output_quick<N, M, true>,
-                                          &kColumns<Bytes, N, M>};
+                                          winograd_weights<N, M, std::int8_t>, &kColumns<Bytes, N, M>};
 template <int N, int M>
 constexpr WinogradKernels kWordsByColumns{winograd_input_words<N, M>, winograd_output<N, M>,
-                                          winograd_weights<N, M, std::int16_t>, output_quick<N, M, true>,
-                                          &kColumns<Words, N, M>};
+                                          winograd_weights<N, M, std::int16_t>, &kColumns<Words, N, M>};
