@@ -186,21 +186,21 @@ class _Outlook:
         deadlines_s, masks = self._rest(members)
         batch = self.ladder.efficient_batches[rung]
         piece = max(batch, -(-len(masks) // PIECES))
-        times = {mask: self._times(nearest(mask, rung)) for mask in self.kinds}
-        alike = next(iter(times.values())) if len(times) == 1 else None
+        shared = self.each * piece > batch  # a piece is several batches, by all workers
+        all_free_s = max(free_s)
+        times = [(mask, *self._times(nearest(mask, rung))) for mask in self.kinds]
         for start in range(0, len(masks), piece):
             due_s = min(deadlines_s[start : start + piece]) - self.now_s
-            if alike is not None:
-                work_s = _work_s(self.each * min(piece, len(masks) - start), alike)
+            part = masks[start : start + piece] if len(times) > 1 else ()
+            work_s = 0.0
+            for mask, batch_s, request_s, requests in times:  # in efficient batches
+                count = self.each * (part.count(mask) if part else min(piece, len(masks) - start))
+                work_s += request_s * count + batch_s * math.ceil(count / requests)
+            if shared:
+                all_free_s = done_s = all_free_s + work_s / self.workers
             else:
-                part = masks[start : start + piece]
-                work_s = sum(_work_s(self.each * part.count(mask), each) for mask, each in times.items())
-            if self.each * piece <= batch:
                 done_s = free_s[0] + work_s
                 heapq.heapreplace(free_s, done_s)
-            else:  # several batches, shared by all
-                free_s = [until_s + work_s / self.workers for until_s in free_s]
-                done_s = max(free_s)
             if done_s > due_s:
                 return False
         return True
@@ -220,12 +220,6 @@ class _Outlook:
         chosen, batch = self.ladder.rungs[rung], self.ladder.efficient_batches[rung]
         scale = self.longer / 1000
         return scale * chosen.fixed_ms, scale * chosen.per_image_ms * self.images, max(1.0, batch / self.images)
-
-
-def _work_s(count: float, times: tuple[float, float, float]) -> float:
-    """Return the time that so many requests of a kind take, in efficient batches."""
-    batch_s, request_s, batch = times
-    return request_s * count + batch_s * math.ceil(count / batch)
 
 
 def _overwhelmed(work_s: float, room_s: float, arrivals_per_s: float, image_s: float) -> float:
