@@ -70,6 +70,9 @@ def blocks() -> dict[str, str]:
         "slo_classifier_conditions": slo_tables.conditions(_report("slo-resnet18")),
         "slo_classifier_bars": slo_tables.bar_table(_report("slo-resnet18")),
         "slo_classifier": slo_tables.burst_table(_report("slo-resnet18")),
+        "slo_avx2_conditions": slo_tables.conditions(_report("slo-resnet18-avx2")),
+        "slo_avx2_bars": slo_tables.bar_table(_report("slo-resnet18-avx2")),
+        "slo_avx2": slo_tables.burst_table(_report("slo-resnet18-avx2")),
         "slo_simulated": slo_tables.simulated_table(_report("slo-quick"), _report("simulate-slo")),
         "plans": plan_tables.table([_search(name) for name in (MODEL, SEGMENTER, DETECTOR)]),
         "plan_costs": plan_tables.costs(_report("plan-costs")),
@@ -263,7 +266,7 @@ def _policies(report: dict[str, Any]) -> str:
     lines = []
     for name, ladder in report["ladders"].items():
         times = ", ".join(
-            f"{r['precision']} bit {r['fixed_ms'] + r['per_image_ms']:.1f} ms" for r in ladder if r["useful"]
+            f"{_said(r['precision'])} {r['fixed_ms'] + r['per_image_ms']:.1f} ms" for r in ladder if r["useful"]
         )
         lines += [
             f"**{name}** (one image: {times}), {report['workers']} workers, objective 5 times the widest",
@@ -277,7 +280,7 @@ def _policies(report: dict[str, Any]) -> str:
             best = max((row for policy, row in of.items() if policy.startswith("fixed-")), key=_effective)
             arrivals, cv2, load = scene
             cells = [_attained(of[policy]) for policy in ("look-ahead", "slackfit", f"fixed-{MASTER_BITS}")]
-            cells.append(f"{_attained(best)} ({best['policy'].removeprefix('fixed-')} bit)")
+            cells.append(f"{_attained(best)} ({_said(best['policy'].removeprefix('fixed-'))})")
             what = f"{cv2:g}" if arrivals == "gamma" else arrivals
             lines.append(f"| {what} | {load:.4g} | {' | '.join(cells)} |")
         lines.append("")
