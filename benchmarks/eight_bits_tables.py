@@ -19,38 +19,33 @@ def said(choice: str) -> str:
 
 
 def accuracy(report: Row) -> str:
-    """Return the accuracy of every choice in per cent before and after training, by width; means over seeds."""
+    """Return the accuracy of every choice in per cent by width, and of those trained again; means over seeds."""
     cells: Sequence[Row] = report["cells"]
-    first = cells[0]
-    widths = list(first["before"])
-    heads = [f"{bits} bit{what}" for what in ("", ", trained") for bits in widths]
-    lines = [
-        f"| {SHOWN[first['metric']]} of {first['model']} in %, stays at 8 bits | {' | '.join(heads)} |",
-        "|---|" + "---|" * len(heads),
-    ]
-    for choice in dict.fromkeys(cell["choice"] for cell in cells):
-        own = [cell for cell in cells if cell["choice"] == choice]
-        values = [
-            spread([cell[when][bits] for cell in own if when in cell])
-            for when in ("before", "after")
-            for bits in widths
-        ]
-        lines.append(f"| {said(choice)} | {' | '.join(values)} |")
-    trained = [cell for cell in cells if "after" in cell]
-    lines += ["", "Split `val`; first with scales and statistics of the change alone, from the trained network."]
+    first, trained = cells[0], [cell for cell in cells if "after" in cell]
+    what = f"{SHOWN[first['metric']]} of {first['model']} in %"
+    lines = [*_by_width(f"{what}, stays at 8 bits", cells, "before"), ""]
     if trained:
-        lines[-1] += (
-            f" Trained: after {trained[0]['steps']} further steps at every width, at a rate of {trained[0]['lr']:g}."
-        )
+        lines += [*_by_width(f"after {trained[0]['steps']} further steps, stays at 8 bits", trained, "after"), ""]
+    lines.append("Split `val`; the trained network, with scales and statistics of the change alone.")
+    if trained:
+        lines[-1] += f" Further steps: joint training at a rate of {trained[0]['lr']:g}."
     if len({cell["seed"] for cell in cells}) > 1:
         lines[-1] += " Several seeds: mean and half the range."
     return "\n".join(lines)
 
 
+def _by_width(head: str, cells: Sequence[Row], when: str) -> list[str]:
+    widths = list(cells[0][when])
+    lines = [f"| {head} | {' | '.join(f'{bits} bit' for bits in widths)} |", "|---|" + "---|" * len(widths)]
+    for choice in dict.fromkeys(cell["choice"] for cell in cells):
+        own = [cell for cell in cells if cell["choice"] == choice]
+        values = " | ".join(spread([cell[when][bits] for cell in own]) for bits in widths)
+        lines.append(f"| {said(choice)} | {values} |")
+    return lines
+
+
 def spread(values: Sequence[float]) -> str:
-    """Return the mean of shares in per cent, with half of their range if there are several; of none, nothing."""
-    if not values:
-        return ""
+    """Return the mean of shares in per cent, with half of their range if there are several."""
     mean = f"{100 * float(np.mean(values)):.1f}"
     return mean if len(values) == 1 else f"{mean} ± {50 * float(np.ptp(values)):.1f}"
 
