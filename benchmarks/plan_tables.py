@@ -1,40 +1,62 @@
-"""The tables of plans in the documents, from the reports of ``bitgear search``."""
+"""The tables of plans in the documents, from the masters and the reports of ``bitgear search`` and ``bitgear tune``."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from bitgear.checkpoint import Master
+from bitgear.plans import mean_bits
 
 SHOWN = {"top1": "top-1", "miou": "mIoU", "map50_95": "mAP50-95"}
 
 
-def table(reports: Sequence[dict[str, Any]]) -> str:
-    """Return time and accuracy of every width and plan, a table for each master."""
-    return "\n\n".join(_master(report) for report in reports)
+def table(masters: Sequence[Master], times: Sequence[Mapping[str, float]], searches: Sequence[dict[str, Any]]) -> str:
+    """Return time and accuracy of every width and plan, a table for each master, and how its plans were sought.
+
+    ``times``: milliseconds by precision. ``searches``: the reports of ``bitgear search``.
+    """
+    return "\n\n".join(_master(*each) for each in zip(masters, times, searches, strict=True))
 
 
-def _master(report: dict[str, Any]) -> str:
-    metric = report["metric"]
-    rows = [(f"{bits} bit", row) for bits, row in report["uniform"].items()]
-    rows += [(f"**{name}**", row) for name, row in report["plans"].items()]
-    rows = [row for row in rows if metric in row[1]["test"]]
-    slowest = sorted(rows, key=lambda row: -row[1]["latency_ms"])
+def _master(master: Master, times_ms: Mapping[str, float], search: dict[str, Any]) -> str:
+    metric = search["metric"]
+    rows = [
+        (
+            f"{name} bit" if name.isdecimal() else f"**{name}**",
+            mean_bits(master.graph, plan),
+            times_ms[name],
+            master.metrics(name)[metric],
+        )
+        for name, plan in master.precisions.items()
+    ]
     lines = [
-        f"| {report['model']} | mean width | ms | {SHOWN[metric]} in %, test | undominated |",
+        f"| {master.name} | mean width | ms | {SHOWN[metric]} in %, test | undominated |",
         "|---|---|---|---|---|",
     ]
-    for name, row in slowest:
-        score, ms = row["test"][metric], row["latency_ms"]
-        beaten = any(
-            other["latency_ms"] <= ms and other["test"][metric] >= score and other is not row for _, other in rows
-        )
-        mark = "" if beaten else "yes"
-        lines.append(f"| {name} | {row['mean_width']:.1f} | {ms:.4g} | {100 * score:.2f} | {mark} |")
-    pictures = report["pictures"]
-    method = {"ilp": "the programme's candidates", "evolution": "evolution, seeded by the programme"}[report["method"]]
+    for row in sorted(rows, key=lambda row: -row[2]):
+        name, width, ms, score = row
+        beaten = any(other[2] <= ms and other[3] >= score and other is not row for other in rows)
+        lines.append(f"| {name} | {width:.1f} | {ms:.4g} | {100 * score:.2f} | {'' if beaten else 'yes'} |")
+    pictures, tuned = search["pictures"], master.provenance.get("tuned", {})
+    method = {"ilp": "the programme's candidates", "evolution": "evolution, seeded by the programme"}[search["method"]]
     lines += [
         "",
-        f"{report['instruction_set']}, threads {report['threads']}, single pictures. {len(report['trials'])} plans "
-        f"tried: {method}; chosen by {pictures['validation']:,} pictures ({pictures['validation_split']}).",
+        f"{search['instruction_set']}, one thread, single pictures. {len(search['trials'])} plans tried: {method}; "
+        f"chosen by {pictures['validation']:,} pictures ({pictures['validation_split']}). "
+        + (f"Tuned: {', '.join(sorted(tuned))}." if tuned else "None tuned."),
     ]
+    return "\n".join(lines)
+
+
+def tuned(report: dict[str, Any]) -> str:
+    """Return what tuning gave plans, from the report of ``bitgear tune`` on a classifier."""
+    lines = ["| top-1 in % | held out, altered: before | best epoch | test: before | after |", "|---|---|---|---|---|"]
+    for name, row in report.items():
+        start, *epochs = row["epochs"]
+        best = max(row["epochs"], key=lambda epoch: epoch["top1"])
+        cells = [start["top1"], best["top1"], row["before"]["top1"], row["after"]["top1"]]
+        shown = [f"{100 * value:.2f}" for value in cells]
+        shown[1] += f" ({best['epoch']} of {len(epochs)})"
+        lines.append(f"| {name} | {' | '.join(shown)} |")
     return "\n".join(lines)
 
 

@@ -74,7 +74,8 @@ def blocks() -> dict[str, str]:
         "slo_avx2_bars": slo_tables.bar_table(_report("slo-resnet18-avx2")),
         "slo_avx2": slo_tables.burst_table(_report("slo-resnet18-avx2")),
         "slo_simulated": slo_tables.simulated_table(_report("slo-quick"), _report("simulate-slo")),
-        "plans": plan_tables.table([_search(name) for name in (MODEL, SEGMENTER, DETECTOR)]),
+        "plans": _plans(),
+        "tuned": plan_tables.tuned(_tuned(MODEL)),
         "plan_costs": plan_tables.costs(_report("plan-costs")),
         "plan_times": plan_tables.predictions(_report("plans")),
         "serving_conditions": serving_tables.conditions(_report("serving")),
@@ -91,6 +92,24 @@ def _search(model: str) -> dict[str, Any]:
     """Return the report that ``bitgear search`` wrote of a shipped master."""
     report: dict[str, Any] = json.loads((ROOT / "docs/reports" / model / "plans.json").read_text(encoding="utf-8"))
     return report
+
+
+def _tuned(model: str) -> dict[str, Any]:
+    """Return the report that ``bitgear tune`` wrote of a shipped master."""
+    report: dict[str, Any] = json.loads((ROOT / "docs/reports" / model / "tuned.json").read_text(encoding="utf-8"))
+    return report
+
+
+def _plans() -> str:
+    """Return the tables of plans, timed by the searches; of the classifier, one is younger, by benchmarks.plans."""
+    names = (MODEL, SEGMENTER, DETECTOR)
+    searches = [_search(name) for name in names]
+    times = [
+        {name: row["latency_ms"] for name, row in {**report["uniform"], **report["plans"]}.items()}
+        for report in searches
+    ]
+    times[0] = {name: row["ms"] for name, row in _report("plans")["models"][MODEL]["precisions"].items()}
+    return plan_tables.table([read_master(find_master(name)) for name in names], times, searches)
 
 
 def _said(precision: str) -> str:
