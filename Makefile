@@ -69,7 +69,7 @@ sanitize: $(DEV)/.installed  ## Test the native engine under checks of memory an
 	@folder=build/sanitize
 	export PATH=$$PWD/$(DEV)/bin:$$PATH ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1
 	cmake --log-level=WARNING -G Ninja -S . -B $$folder/check \
-		-DCMAKE_BUILD_TYPE=RelWithDebInfo -DBITGEAR_SANITIZE=ON -DBITGEAR_WARNINGS_AS_ERRORS=ON
+		-DCMAKE_BUILD_TYPE=Debug -DBITGEAR_SANITIZE=ON -DBITGEAR_WARNINGS_AS_ERRORS=ON
 	cmake --build $$folder/check
 	$$folder/check/check_kernels
 	# An environment of its own that sees the packages of the other one, but not what is editable there.
@@ -78,7 +78,7 @@ sanitize: $(DEV)/.installed  ## Test the native engine under checks of memory an
 	python -c "$$packages" > "$$($$folder/environment/bin/python -c "$$packages")"/packages.pth
 	export REQUIRE_BITGEAR_NATIVE=1
 	python -m pip --python $$folder/environment/bin/python install --quiet --disable-pip-version-check --no-deps \
-		--no-build-isolation --config-settings=build-dir=$$folder/extension --config-settings=cmake.build-type=RelWithDebInfo \
+		--no-build-isolation --config-settings=build-dir=$$folder/extension --config-settings=cmake.build-type=Debug \
 		--config-settings=cmake.define.BITGEAR_SANITIZE=ON --config-settings=cmake.define.BITGEAR_WARNINGS_AS_ERRORS=ON -e .
 	compiler=$${CXX:-c++}
 	LD_PRELOAD="$$($$compiler -print-file-name=libasan.so) $$($$compiler -print-file-name=libstdc++.so)" \
