@@ -18,7 +18,7 @@ void pack_columns(const std::int8_t* weights, std::size_t row_bytes, int groups,
 template <int N, int B>
 constexpr int kPatchesAtOnce = 24 / ((N + 2) * B);
 
-// One column of T patches from patch `first` on. `weights`, `sums`: of the column.
+// One column, `x` of `columns`, of T patches from patch `first` on.
 template <class Operand, int N, int T, int B>
 __attribute__((noinline, noclone)) void run_column(const WinogradProducts& p, int columns, int x, int first) {
     constexpr int kDown = N + 2;
