@@ -20,7 +20,7 @@ constexpr int kPatchesAtOnce = 24 / ((N + 2) * B);
 
 // One column, `x` of `columns`, of T patches from patch `first` on.
 template <class Operand, int N, int T, int B>
-__attribute__((noinline, noclone)) void run_column(const WinogradProducts& p, int columns, int x, int first) {
+__attribute__((noinline)) void run_column(const WinogradProducts& p, int columns, int x, int first) {
     constexpr int kDown = N + 2;
     const std::size_t below = static_cast<std::size_t>(columns) * p.position_bytes;
     const std::uint8_t* a[kDown];
