@@ -525,6 +525,33 @@ float next(float x, int steps) {
     return x;
 }
 
+// The documented chain of operations, from a value to its reader's byte.
+std::uint8_t byte_of(float value, const Quantizer& q) {
+    const float code = std::nearbyintf(value / q.scale);
+    const float clipped = std::min(std::max(code, static_cast<float>(q.low)), static_cast<float>(q.high));
+    return static_cast<std::uint8_t>(static_cast<int>(clipped) + q.zero);
+}
+
+// One or two readers of any width, with scales `scale` and twice that. `quick`: room for 2 * padded numbers of each.
+// Returns whether all are bounded.
+bool quick_readers(Quantizer (&quantizers)[2], int outputs, float scale, const float* multiplier, const float* bias,
+                   int channels, int padded, float residual_scale, double largest_sum, float* quick, Random& random) {
+    bool bounded = true;
+    for (int o = 0; o < outputs; ++o) {
+        Quantizer& q = quantizers[o];
+        const int bits = random.between(2, 8);
+        q.scale = o == 0 ? scale : 2.0f * scale;
+        q.zero = random.coin() ? 0 : 1 << (bits - 1);
+        q.low = -q.zero;
+        q.high = (1 << bits) - 1 - q.zero;
+        float* quick_multiplier = quick + 2 * o * padded;
+        quicken(q, multiplier, bias, channels, padded, residual_scale, largest_sum, quick_multiplier,
+                quick_multiplier + padded);
+        bounded &= q.bounded;
+    }
+    return bounded;
+}
+
 // How the values of an epilogue come about.
 enum class Values {
     boundary,  // on and next to rounding boundaries (k + 0.5) * scale
@@ -717,11 +744,7 @@ void check_epilogue_case(const Isa& isa, const DotPath* path, int rows, int colu
             y = y < clip ? y : clip;
             if (with_floats) floats.expect(sz(r) * out_pitch + sz(c), y);
             for (int o = 0; o < outputs; ++o) {
-                const Quantizer& q = quantizers[o];
-                const float code = std::nearbyintf(y / q.scale);
-                const float clipped = std::min(std::max(code, static_cast<float>(q.low)), static_cast<float>(q.high));
-                bytes.expect(sz(o * rows + r) * out_pitch + 1 + sz(c),
-                             static_cast<std::uint8_t>(static_cast<int>(clipped) + q.zero));
+                bytes.expect(sz(o * rows + r) * out_pitch + 1 + sz(c), byte_of(y, quantizers[o]));
             }
         }
     }
@@ -871,19 +894,8 @@ Line check_depthwise_quick(const Isa& isa) {
         Quantizer quantizers[2] = {};
         const Quantizer* pointers[2] = {&quantizers[0], &quantizers[1]};
         std::vector<float> quick(4 * sz(padded));
-        bool bounded = true;
-        for (int o = 0; o < outputs; ++o) {
-            Quantizer& q = quantizers[o];
-            const int bits = random.between(2, 8);
-            q.scale = o == 0 ? scale : 2.0f * scale;
-            q.zero = random.coin() ? 0 : 1 << (bits - 1);
-            q.low = -q.zero;
-            q.high = (1 << bits) - 1 - q.zero;
-            float* quick_multiplier = quick.data() + 2 * o * padded;
-            quicken(q, multiplier, bias, channels, padded, 0.0f, ties ? 100.0 : 300000.0, quick_multiplier,
-                    quick_multiplier + padded);
-            bounded &= q.bounded;
-        }
+        const bool bounded = quick_readers(quantizers, outputs, scale, multiplier, bias, channels, padded, 0.0f,
+                                           ties ? 100.0 : 300000.0, quick.data(), random);
         line.check(bounded ? "" : "is not bounded", "case " + std::to_string(i));
         if (!bounded) continue;
 
@@ -911,12 +923,8 @@ Line check_depthwise_quick(const Isa& isa) {
                     float value = static_cast<float>(sum) * multiplier[c];
                     value = value + bias[c];
                     for (int o = 0; o < outputs; ++o) {
-                        const Quantizer& q = quantizers[o];
-                        const float code = std::nearbyintf(value / q.scale);
-                        const float clipped =
-                            std::min(std::max(code, static_cast<float>(q.low)), static_cast<float>(q.high));
                         out.expect(sz(o) * out_bytes + sz(y) * out_row + sz(x) * out_pixel + sz(c),
-                                   static_cast<std::uint8_t>(static_cast<int>(clipped) + q.zero));
+                                   byte_of(value, quantizers[o]));
                     }
                 }
             }
@@ -1162,19 +1170,8 @@ void check_winograd_quick_case(const WinogradForm& form, const WinogradColumns& 
     const int outputs = random.between(1, 2);
     Quantizer quantizers[2] = {};
     const Quantizer* pointers[2] = {&quantizers[0], &quantizers[1]};
-    bool bounded = true;
-    for (int o = 0; o < outputs; ++o) {
-        Quantizer& q = quantizers[o];
-        const int bits = random.between(2, 8);
-        q.scale = o == 0 ? scale : 2.0f * scale;
-        q.zero = random.coin() ? 0 : 1 << (bits - 1);
-        q.low = -q.zero;
-        q.high = (1 << bits) - 1 - q.zero;
-        float* quick_multiplier = quick.data() + 2 * o * padded;
-        quicken(q, multiplier.data(), bias.data(), channels, padded, residual_scale, largest + 40.0, quick_multiplier,
-                quick_multiplier + padded);
-        bounded &= q.bounded;
-    }
+    const bool bounded = quick_readers(quantizers, outputs, scale, multiplier.data(), bias.data(), channels, padded,
+                                       residual_scale, largest + 40.0, quick.data(), random);
     line.check(bounded ? "" : "is not bounded", "case " + std::to_string(number));
     if (!bounded) return;
 
@@ -1206,13 +1203,7 @@ void check_winograd_quick_case(const WinogradForm& form, const WinogradColumns& 
                 float value = static_cast<float>(sum) * multiplier[sz(c)];
                 value = value + bias[sz(c)];
                 if (with_residual) value = value + static_cast<float>(residual[at] - residual_zero) * residual_scale;
-                for (int o = 0; o < outputs; ++o) {
-                    const Quantizer& q = quantizers[o];
-                    const float code = std::nearbyintf(value / q.scale);
-                    const float clipped =
-                        std::min(std::max(code, static_cast<float>(q.low)), static_cast<float>(q.high));
-                    out.expect(sz(o) * area_bytes + at, static_cast<std::uint8_t>(static_cast<int>(clipped) + q.zero));
-                }
+                for (int o = 0; o < outputs; ++o) out.expect(sz(o) * area_bytes + at, byte_of(value, quantizers[o]));
             }
         }
     }
