@@ -71,10 +71,16 @@ def measured_costs(
         return np.concatenate([model.run(q_images[start : start + BATCH_IMAGES]) for start in batches])
 
     at_rest = outputs(Plan(full))
+
+    def moved(plan: Plan) -> float:
+        if not plan.layers:  # 8 bits, as at rest
+            return 0.0
+        return float(np.square(outputs(plan) - at_rest).mean() / at_rest.var())
+
     rows = []
     for unit in space.units:
         lowered = (Plan(full, tuple((name, LayerBits(bits, bits)) for name in unit.names)) for bits in space.widths)
-        rows.append([float(np.square(outputs(plan) - at_rest).mean() / at_rest.var()) for plan in lowered])
+        rows.append([moved(plan) for plan in lowered])
         progress(1)
     return np.array(rows)
 
