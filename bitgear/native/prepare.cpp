@@ -702,7 +702,7 @@ bool Model::prepare_winograd(Step& step, const ConvSpec& spec, const std::int8_t
                 }
             }
         }
-        if (excess_count * kOutlierShare > sz(step.channels) * row_bytes) return false;  // not worth it
+        if (excess_count * kExcessShare > sz(step.channels) * row_bytes) return false;  // not worth it
         if (step.by_columns != nullptr) {
             step.by_columns->pack(transformed.data(), row_bytes, k_groups,
                                   packed.data() + sz(b * positions) * block_bytes);

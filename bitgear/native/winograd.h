@@ -26,7 +26,7 @@ constexpr int kMaxTileSide = 4;
 constexpr int kWinogradMaxWeight = 127;
 constexpr int kWinogradMaxChannels = 4096;
 constexpr int kWinogradMaxWeightBits = 6;  // in bytes
-constexpr int kOutlierShare = 256;         // weights are worth clipping up to one in so many
+constexpr int kExcessShare = 256;          // weights are worth clipping up to one in so many
 
 // One direction: F(m, 3).
 struct WinogradAxis {
