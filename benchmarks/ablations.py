@@ -54,10 +54,17 @@ STAGE: Sections = {
 
 MOBILE: Sections = {
     "network": {"name": "mobilenet-ablation", "kind": "mobilenet-v2", "width": 0.25},
-    "fp32": {"epochs": 40, "lr": 0.1},
-    "train": {"epochs": 4, "evaluate_every": 40, "kurtosis": 0.0},
+    "train": {"kurtosis": 0.0},
 }
-"""What arms of depthwise convolutions change: a quarter of MobileNetV2's channels, trained from scratch, 640 steps."""
+"""What arms of depthwise convolutions change: a quarter of MobileNetV2's channels, which :data:`FLOATS` trains."""
+
+FLOATS: Sections = {
+    "network": MOBILE["network"],
+    "data": RECIPE["data"],
+    "fp32": {"epochs": 8, "lr": 0.1, "warmup": 0.25},
+    "train": {"epochs": 0, "batch_size": 128, "evaluate_every": 1},
+}
+"""The float network that these arms start from: all training images, eight times."""
 
 
 @dataclass(frozen=True)
@@ -111,12 +118,10 @@ def run_cell(config: Config, data: Path, weights: Path, master: Path | None, fol
     Of joint training: the top-1 of every trained width and its loss by epoch. Of the super-network stage, which goes on
     from ``master``: the top-1 of the widths and of the plans of :func:`probe_plans`.
     """
-    joint, scratch = config.train.epochs > 0, config.fp32.epochs > 0
+    joint, scratch = config.train.epochs > 0, config.network.kind == "mobilenet-v2"
     if scratch:
-        start_from_scratch(config, data, folder)
-    run = Run(
-        config, data, folder, weights=None if scratch else weights, master=None if joint else master, progress=False
-    )  # fmt: skip
+        weights = trained_floats(data, folder.parent / f"{config.network.name}-{config.train.seed}", config.train.seed)
+    run = Run(config, data, folder, weights=weights, master=None if joint else master, progress=False)
     run.fit()
     if config.hasb is not None:
         fit_supernet(run, config.hasb)
@@ -126,6 +131,7 @@ def run_cell(config: Config, data: Path, weights: Path, master: Path | None, fol
         "test_images": len(run.task.data.test),
         "fp32_top1": history.fp32["top1"],
         "training_seconds": history.seconds,
+        **({"floats": FLOATS} if scratch else {}),
     }
     if joint:
         losses = {str(b): [row["loss"][str(b)] for row in history.epochs] for b in config.train.widths}
@@ -133,16 +139,13 @@ def run_cell(config: Config, data: Path, weights: Path, master: Path | None, fol
     return {**row, **measured_plans(run, probe_plans(run.master.sensitivities))}
 
 
-def start_from_scratch(config: Config, data: Path, folder: Path) -> None:
-    """Put the state after FP32 training into a cell's folder; arms with equal float networks of a seed share it."""
-    if (folder / "state.pt").is_file():
-        return
-    network = config.network
-    shared = folder.parent / f"{network.name}-{'channel' if network.per_channel else 'layer'}-{config.train.seed}"
-    floats = config.model_copy(update={"train": config.train.model_copy(update={"epochs": 0})})
-    Run(floats, data, shared, progress=False).fit()
-    folder.mkdir(parents=True, exist_ok=True)
-    shutil.copy(shared / "state.pt", folder / "state.pt")
+def trained_floats(data: Path, folder: Path, seed: int) -> Path:
+    """Return the file of the float network that arms of depthwise convolutions share; it is trained if missing."""
+    path = folder / "fp32.pt"
+    if not path.is_file():
+        sections = {**FLOATS, "train": {**FLOATS["train"], "seed": seed}}
+        Run(Config.model_validate(sections), data, folder, progress=False).fit()
+    return path
 
 
 def probe_plans(sensitivities: Mapping[str, float]) -> dict[str, Plan]:

@@ -228,13 +228,14 @@ smallest ("sensitive last"). Batch norms as training left them, or re-calibrated
 
 
 def _mobile_markdown(mobile: Sequence[Cell]) -> str:
-    recipe = mobile[0]["recipe"]
+    recipe, floats = mobile[0]["recipe"], mobile[0]["floats"]
     train, fp32 = recipe["train"], spread([cell["fp32_top1"] for cell in mobile])
     return f"""## Depthwise convolutions
 
-MobileNetV2 with {recipe["network"]["width"]} of its channels, from scratch: {recipe["fp32"]["epochs"]} epochs of
-{train["epoch_images"]:,} images in FP32, which reach {fp32} % of the first {mobile[0]["test_images"]:,} test images,
-then {train["epochs"]} at all widths. Far from trained: what the arms differ by counts, not what they reach.
+MobileNetV2 with {recipe["network"]["width"]} of its channels, from scratch: {floats["fp32"]["epochs"]} epochs of all
+training images in FP32, the same network for all arms of a seed, which reaches {fp32} % of the first
+{mobile[0]["test_images"]:,} test images, then {train["epochs"]} of {train["epoch_images"]:,} images at all widths.
+Far from trained: what the arms differ by counts, not what they reach.
 
 {accuracy_table(mobile)}"""
 

@@ -268,8 +268,9 @@ class Run:
                     lr *= (passed + 1 / len(batches)) / settings.warmup
                 for group in optimizer.param_groups:
                     group["lr"] = lr
-                output = self.model(codes, Pass(None, training=True, momentum=0.1))
-                loss = self.task.loss(output, targets)
+                with self._fast_convolutions():
+                    output = self.model(codes, Pass(None, training=True, momentum=0.1))
+                loss = self.task.loss(output.float(), targets)
                 self.check_finite(loss, f"FP32 epoch {epoch + 1}, step {step + 1}")
                 loss.backward()
                 self.process.average([p.grad for p in parameters if p.grad is not None])
@@ -371,10 +372,13 @@ class Run:
         """Return what the teacher makes of a batch; None without a teacher or distillation."""
         if self.teacher is None or not self.config.train.distill:
             return None
-        fast = self.kernels.dtype == torch.bfloat16
-        with torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16, enabled=fast):
+        with torch.no_grad(), self._fast_convolutions():
             output: Tensor = self.teacher(codes, Pass(None, training=False))
             return output.float()
+
+    def _fast_convolutions(self) -> torch.autocast:
+        """Return a context in which the float network convolves in bfloat16, if the device multiplies that natively."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.kernels.dtype == torch.bfloat16)
 
     def loss(self, output: Tensor, targets: Any, taught: Tensor | None) -> Tensor:
         """Return the loss by the targets, mixed with the distance from the output ``taught`` by a better network."""

@@ -2,6 +2,8 @@
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
+from pickle import UnpicklingError
 
 import numpy as np
 import torch
@@ -14,6 +16,29 @@ from bitgear.graph import Conv, Linear
 from bitgear.plans import BatchNorm as FoldedBatchNorm
 from trainer.config import ConfigError
 from trainer.model import EPS, OWN, BatchNorm, Norms, Pass, QuantNet, key, require
+
+
+def load_trained(model: QuantNet, path: Path) -> None:
+    """Give a network what is in the ``fp32.pt`` of a run of the same network.
+
+    Scales of weights are none of it: training finds them anew, for each channel or each layer. Raises
+    :class:`~trainer.config.ConfigError` for a file that cannot be read, is no state, or is that of another network.
+    """
+    try:
+        state = torch.load(path, weights_only=True, map_location="cpu")
+    except OSError as error:
+        raise ConfigError(f"weights {path} cannot be read: {error.strerror}; give the fp32.pt of a run") from error
+    except (UnpicklingError, EOFError, RuntimeError) as error:
+        raise ConfigError(f"weights {path} are no state of a network; give the fp32.pt of a run") from error
+    try:
+        scales = {name: own for name, own in model.state_dict().items() if name.endswith("weight_log_scale")}
+        model.load_state_dict({**state, **scales})
+    except (RuntimeError, TypeError) as error:
+        fault = str(error).splitlines()[-1].strip()
+        raise ConfigError(
+            f"weights {path} are not of the network that the configuration describes: {fault}; give the fp32.pt of a "
+            "run with the same network"
+        ) from error
 
 
 @torch.no_grad()

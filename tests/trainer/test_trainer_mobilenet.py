@@ -55,6 +55,20 @@ def test_weights_of_other_networks_are_not_imported(pictures: Path, tmp_path: Pa
         tiny_run(pictures, tmp_path, tiny_config(network=NETWORK), weights=tmp_path / "w.safetensors")
 
 
+def test_the_float_network_of_another_run_is_a_start_however_its_weights_are_scaled(
+    pictures: Path, tmp_path: Path
+) -> None:
+    floats = {"network": NETWORK, "fp32": {"epochs": 1}, "train": {"epochs": 0}}
+    tiny_run(pictures, tmp_path / "a", tiny_config(**floats)).fit()
+    begun = tiny_run(
+        pictures, tmp_path / "b", tiny_config(network={**NETWORK, "per_channel": False}), weights=tmp_path / "a/fp32.pt"
+    )
+    trained = torch.load(tmp_path / "a/fp32.pt", weights_only=True)
+    for name, value in begun.model.state_dict().items():
+        if not name.endswith("weight_log_scale"):
+            assert torch.equal(value, trained[name]), name
+
+
 @pytest.mark.parametrize(("by_channel", "expected"), [(True, (0.9, 0.5, 0.0)), (False, (0.0, 0.0, 0.0))])
 def test_a_scale_goes_as_far_as_its_own_gradient_lets_it(by_channel: bool, expected: tuple[float, ...]) -> None:
     log_scale = torch.nn.Parameter(torch.zeros(3))

@@ -21,6 +21,7 @@ from trainer.config import Config, ConfigError, NetworkConfig
 from trainer.data import Batches, ImageSet, read_images, watched_views
 from trainer.model import QuantNet
 from trainer.networks import mobilenet_cifar, resnet_cifar
+from trainer.restore import load_trained
 from trainer.tasks.base import Engine, Forward, Metrics
 
 EVALUATED_IMAGES = 500
@@ -89,9 +90,13 @@ class Classify:
         return ()
 
     def start(self, model: QuantNet, weights: Path | None) -> None:
-        if weights is not None:
+        if weights is not None and weights.suffix == ".pt":
+            load_trained(model, weights)
+        elif weights is not None:
             if self.config.network.kind != "resnet":
-                raise ConfigError(f"only weights of ResNets are imported; {weights} cannot be used")
+                raise ConfigError(
+                    f"only weights of ResNets are imported; {weights} cannot be used; give the fp32.pt of another run"
+                )
             start = self.config.start
             model.import_resnet(str(weights), start.mean, start.std, self.config.data.offset)
         elif not self.config.fp32.epochs:

@@ -5,10 +5,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from bitgear.graph import Graph
@@ -17,6 +15,7 @@ from trainer.config import ConfigError, PicturesConfig, PyramidConfig, RunConfig
 from trainer.data import Epoch, Order
 from trainer.model import QuantNet
 from trainer.networks import Pyramid
+from trainer.restore import load_trained
 
 
 def pyramid(config: PyramidConfig) -> Pyramid:
@@ -44,7 +43,7 @@ class FromScratch(ABC):
     def start(self, model: QuantNet, weights: Path | None) -> None:
         """Leave the network untrained, or give it what is in the ``fp32.pt`` of another run."""
         if weights is not None:
-            _load_network(model, weights)
+            load_trained(model, weights)
         elif not self.run.fp32.epochs:
             raise ConfigError("no start: set fp32.epochs to train from scratch, or give the fp32.pt of another run")
 
@@ -65,20 +64,3 @@ class FromScratch(ABC):
             limit=limit,
         )  # fmt: skip
         return Epoch(self.show, order)
-
-
-def _load_network(model: QuantNet, path: Path) -> None:
-    try:
-        state = torch.load(path, weights_only=True, map_location="cpu")
-    except OSError as error:
-        raise ConfigError(f"weights {path} cannot be read: {error.strerror}; give the fp32.pt of a run") from error
-    except (UnpicklingError, EOFError, RuntimeError) as error:
-        raise ConfigError(f"weights {path} are no state of a network; give the fp32.pt of a run") from error
-    try:
-        model.load_state_dict(state)
-    except (RuntimeError, TypeError) as error:
-        fault = str(error).splitlines()[-1].strip()
-        raise ConfigError(
-            f"weights {path} are not of the network that the configuration describes: {fault}; give the fp32.pt of a "
-            "run with the same network"
-        ) from error
