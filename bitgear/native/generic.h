@@ -633,6 +633,55 @@ void interleave(const std::int8_t* red, const std::int8_t* green, const std::int
     }
 }
 
+#if BG_VECTOR_BYTES == 64
+// From 16 bytes of each of ROWS rows, in two vectors, to the bytes of four woven pixels of three channels.
+template <int ROWS>
+struct WeavingOrder {
+    alignas(64) std::uint8_t bytes[2 * 64] = {};
+    constexpr WeavingOrder() {
+        for (int i = 0; i < 4 * 3 * ROWS; ++i) {
+            const int pixel = i / (3 * ROWS), row = i / 3 % ROWS;
+            bytes[i] = static_cast<std::uint8_t>(16 * row + kGroup * pixel + i % 3);
+        }
+    }
+};
+
+template <int ROWS>
+void weave_three(const Weaving& w) {
+    constexpr int kRead = 16, kPixels = kRead / kGroup, kWritten = kPixels * 3 * ROWS;
+    static constexpr WeavingOrder<ROWS> kOrder;
+    const __m512i order[] = {_mm512_load_si512(kOrder.bytes), _mm512_load_si512(kOrder.bytes + 64)};
+    std::uint8_t* out = w.out;
+    for (int x = 0; x < w.pixels; x += kPixels, out += kWritten) {
+        const std::uint8_t* from = w.from + x * kGroup;
+        const auto row = [&](int y) {
+            return _mm_loadu_si128(reinterpret_cast<const __m128i*>(
+                from + static_cast<std::size_t>(y < ROWS ? y : ROWS - 1) * w.row_bytes));
+        };
+        const auto four = [&](int y) {
+            const __m256i low = _mm256_inserti128_si256(_mm256_castsi128_si256(row(y)), row(y + 1), 1);
+            const __m256i high = _mm256_inserti128_si256(_mm256_castsi128_si256(row(y + 2)), row(y + 3), 1);
+            return _mm512_maskz_inserti64x4(0xff, _mm512_castsi256_si512(low), high, 1);
+        };
+        const __m512i first = four(0), last = ROWS > 4 ? four(4) : first;
+        _mm512_storeu_si512(out, _mm512_permutex2var_epi8(first, order[0], last));
+        if constexpr (kWritten > 64) _mm512_storeu_si512(out + 64, _mm512_permutex2var_epi8(first, order[1], last));
+    }
+}
+#endif
+
+void weave(const Weaving& w) {
+#if BG_VECTOR_BYTES == 64
+    if (w.channels == 3 && w.rows == 3) return weave_three<3>(w);
+    if (w.channels == 3 && w.rows == 7) return weave_three<7>(w);
+#endif
+    std::uint8_t* out = w.out;
+    for (int x = 0; x < w.pixels; ++x) {
+        const std::uint8_t* from = w.from + x * kGroup;
+        for (int y = 0; y < w.rows; ++y, from += w.row_bytes, out += w.channels) std::memcpy(out, from, kGroup);
+    }
+}
+
 void maximum(const std::uint8_t* const* sources, int count, int bytes, std::uint8_t* out) {
     for (int i = 0; i < bytes; i += BG_VECTOR_BYTES) {
         VecB best = load<VecB>(sources[0] + i);
@@ -645,19 +694,31 @@ void maximum(const std::uint8_t* const* sources, int count, int bytes, std::uint
     }
 }
 
-void extreme(const SumsPooling& pooling) {
+// Pixels that two windows share, but no three, are reduced once.
+inline void extreme_of(const SumsPooling& pooling, int kernel, int stride) {
+    const int shared = kernel > stride && kernel <= 2 * stride ? kernel - stride : 0;
     for (int c = 0; c < pooling.columns; c += kLanes) {
-        const VecI mask = load<VecI>(pooling.flip + c);
+        const VecI mask = load<VecI>(pooling.flip + c);  // all bits turned: the order of whole numbers turned
+        VecI last = broadcast(INT32_MIN);                // of the pixels that the next window has too
         for (int w = 0; w < pooling.windows; ++w) {
-            VecI best = broadcast(INT32_MIN);  // all bits turned: the order of whole numbers turned
-            for (int r = 0; r < pooling.row_count; ++r) {
-                const std::int32_t* at =
-                    pooling.rows[r] + static_cast<std::ptrdiff_t>(w) * pooling.stride * pooling.columns + c;
-                for (int k = 0; k < pooling.kernel; ++k, at += pooling.columns) best = max(best, load<VecI>(at) ^ mask);
-            }
-            store(pooling.out + static_cast<std::ptrdiff_t>(w) * pooling.columns + c, best ^ mask);
+            const std::ptrdiff_t first = static_cast<std::ptrdiff_t>(w) * stride * pooling.columns + c;
+            const auto pixels = [&](int begin, int end, VecI best) {
+                for (int k = begin; k < end; ++k) {
+                    for (int r = 0; r < pooling.row_count; ++r)
+                        best = max(best, load<VecI>(pooling.rows[r] + first + k * pooling.columns) ^ mask);
+                }
+                return best;
+            };
+            const VecI before = pixels(w == 0 ? 0 : shared, kernel - shared, last);
+            last = pixels(kernel - shared, kernel, broadcast(INT32_MIN));
+            store(pooling.out + static_cast<std::ptrdiff_t>(w) * pooling.columns + c, max(before, last) ^ mask);
         }
     }
+}
+
+void extreme(const SumsPooling& pooling) {
+    if (pooling.kernel == 3 && pooling.stride == 2) return extreme_of(pooling, 3, 2);  // the usual ones, unrolled
+    extreme_of(pooling, pooling.kernel, pooling.stride);
 }
 
 void weighted_sum(const std::uint8_t* const* sources, const std::int32_t* weights, int count, int channels,
@@ -810,9 +871,9 @@ constexpr WinogradKernels kWords{winograd_input_words<N, M>, winograd_output<N, 
                                  winograd_weights<N, M, std::int16_t>, nullptr};
 
 // BYTES and WORDS: kBytes and kWords, or what a set has instead.
-#define BG_GENERIC_FUNCTIONS(BYTES, WORDS)                                                                         \
-    epilogue, {BYTES<3, 4>, BYTES<3, 3>, BYTES<2, 4>, BYTES<2, 3>, BYTES<2, 2>, WORDS<4, 4>}, interleave, maximum, \
-        extreme, weighted_sum, derive, transpose_taps, BG_VECTOR_BYTES
+#define BG_GENERIC_FUNCTIONS(BYTES, WORDS)                                                                       \
+    epilogue, {BYTES<3, 4>, BYTES<3, 3>, BYTES<2, 4>, BYTES<2, 3>, BYTES<2, 2>, WORDS<4, 4>}, interleave, weave, \
+        maximum, extreme, weighted_sum, derive, transpose_taps, BG_VECTOR_BYTES
 
 }  // namespace
 }  // namespace BG_NAMESPACE

@@ -153,6 +153,15 @@ struct DepthwiseTile {
     std::int32_t* acc;      // [pixels][padded channels]
 };
 
+// Rows of a picture of few channels, below each other, to one: [pixel][row][channel]. A window over all of these rows
+// is then one stretch of bytes, without padding.
+struct Weaving {
+    int rows, channels, pixels;
+    const std::uint8_t* from;  // pixels of kGroup bytes; up to 16 bytes more are read
+    std::size_t row_bytes;
+    std::uint8_t* out;  // up to kSlackBytes more are written
+};
+
 // Where the bytes of an area of pixels are.
 template <class Byte>
 struct Area {
@@ -278,6 +287,7 @@ struct Isa {
     // Codes of a row of the picture from planes to pixels of 4 bytes, the last one 0, with zero 128.
     void (*interleave)(const std::int8_t* red, const std::int8_t* green, const std::int8_t* blue, int pixels,
                        std::uint8_t* out);
+    void (*weave)(const Weaving& weaving);
     // out[i] = max over `count` sources.
     void (*maximum)(const std::uint8_t* const* sources, int count, int bytes, std::uint8_t* out);
     // The same for sums, of windows side by side.

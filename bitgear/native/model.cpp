@@ -268,8 +268,44 @@ void Model::Pass::run_image(const Step& step, int index, int count) const {
     }
 }
 
+// Where the windows of a multiplication are: in the input, or in rows that are woven when they are first asked for.
+class Model::Windows {
+public:
+    Windows(const Pass& pass, const Step& step)
+        : pass_(pass),
+          step_(step),
+          input_(pass.buffer(step.input)),
+          step_bytes_(sz(step.geometry.stride) *
+                      (step.woven_rows > 0 ? sz(step.geometry.kernel * step.in_channels) : sz(input_.pixel_bytes))) {
+        std::fill(held_, held_ + step.woven_rows, -1);
+    }
+    Windows(const Windows&) = delete;
+    Windows& operator=(const Windows&) = delete;
+
+    std::size_t step_bytes() const { return step_bytes_; }  // from a window to the next one beside it
+
+    // The window of an output pixel. It stays until as many other rows were asked for as a tile of pixels may have.
+    const std::uint8_t* at(const Position& p) {
+        if (step_.woven_rows == 0) return pass_.window(step_, input_, p);
+        const int place = p.y % step_.woven_rows;
+        std::uint8_t* row = pass_.scratch + step_.woven + sz(place) * step_.woven_row_bytes;
+        if (held_[place] != p.y) {
+            pass_.model.isa_->weave({step_.geometry.kernel, step_.in_channels, step_.woven_pixels,
+                                     pass_.window(step_, input_, {p.y, 0}), input_.row_bytes(), row});
+            held_[place] = p.y;
+        }
+        return row + sz(p.x) * step_bytes_;
+    }
+
+private:
+    const Pass& pass_;
+    const Step& step_;
+    const Buffer& input_;
+    std::size_t step_bytes_;
+    int held_[kMaxRows];  // which row is woven at each place
+};
+
 void Model::Pass::run_dot(const Step& step, int index, int count) const {
-    const Buffer& input = buffer(step.input);
     const int pixels = step.height * step.width;
     const int blocks = ceil_div(step.channels, kBlock), max_blocks = step.dot->max_blocks;
     const int groups = ceil_div(blocks, max_blocks);
@@ -278,7 +314,7 @@ void Model::Pass::run_dot(const Step& step, int index, int count) const {
     const Range my_groups = columns ? share(groups, index, count) : Range{0, groups};
     // Tiles of equal size rather than full ones and a small rest.
     const Range my_tiles = columns ? Range{0, tiles} : share(tiles, index, count);
-    const std::size_t window_step = sz(step.geometry.stride) * sz(input.pixel_bytes);
+    Windows windows(*this, step);
     DotTile tile{};
     tile.runs = step.runs.data();
     tile.run_count = static_cast<int>(step.runs.size());
@@ -310,7 +346,7 @@ void Model::Pass::run_dot(const Step& step, int index, int count) const {
             const Range mine = share(pixels, t, tiles);
             Pixels where;
             where.add_following(p, mine.end - mine.begin, step.width);
-            where.addresses(window_step, a, [&](const Position& first) { return window(step, input, first); });
+            where.addresses(windows.step_bytes(), a, [&](const Position& first) { return windows.at(first); });
             tile.rows = where.rows;
             writer.at(where);
             if (quick) {
@@ -330,14 +366,13 @@ void Model::Pass::run_dot(const Step& step, int index, int count) const {
 // quantisation are computed once for each pooled pixel. All of those are monotone, so the largest value comes from the
 // largest sum (or least).
 void Model::Pass::run_pooled(const Step& step, int index, int count) const {
-    const Buffer& input = buffer(step.input);
     const Pooling& pool = step.pooling;
     const int blocks = ceil_div(step.channels, kBlock), max_blocks = step.dot->max_blocks;
-    const int tiles = ceil_div(step.conv_width, step.dot->max_rows);
-    const std::size_t window_step = sz(step.geometry.stride) * sz(input.pixel_bytes);
+    const int groups = ceil_div(blocks, max_blocks), tiles = ceil_div(step.conv_width, step.dot->max_rows);
+    Windows windows(*this, step);
     const Range mine = share(step.height, index, count);
     auto* acc = reinterpret_cast<std::int32_t*>(scratch);
-    auto* ring = acc + sz(kMaxRows * max_blocks * kBlock);  // [row % kernel][pixel with borders][column]
+    auto* rings = acc + sz(kMaxRows * max_blocks * kBlock);  // [group][row % kernel][pixel with borders][column]
     Writer writer(*this, step);
     const std::uint8_t* a[kMaxRows];
     DotTile tile{};
@@ -346,38 +381,43 @@ void Model::Pass::run_pooled(const Step& step, int index, int count) const {
     tile.run_count = static_cast<int>(step.runs.size());
     tile.block_bytes = step.block_bytes;
     tile.period = step.period;
-    for (int group = 0; group < ceil_div(blocks, max_blocks); ++group) {
-        const int first_block = group * max_blocks, column = first_block * kBlock;
-        tile.blocks = std::min(max_blocks, blocks - first_block);
-        tile.w = step.packed.data() + sz(first_block) * step.block_bytes;
-        const int columns = tile.blocks * kBlock;
-        const std::int32_t* flip = step.flip.data() + column;
-        const auto ring_row = [&](int y) { return ring + sz(y % pool.kernel) * sz(step.pooled_pixels * columns); };
+    const auto ring_row = [&](int group, int y) {
+        return rings + sz(group * pool.kernel + y % pool.kernel) * sz(step.pooled_pixels * max_blocks * kBlock);
+    };
+    for (int group = 0; group < groups; ++group) {
+        const int columns = std::min(max_blocks, blocks - group * max_blocks) * kBlock;
+        const std::int32_t* flip = step.flip.data() + group * max_blocks * kBlock;
         for (int r = 0; r < pool.kernel; ++r) {  // borders never count
             for (int x = 0; x < step.pooled_pixels; ++x) {
                 if (x >= pool.padding && x < pool.padding + step.conv_width) continue;
-                for (int c = 0; c < columns; ++c) ring_row(r)[x * columns + c] = INT32_MIN ^ flip[c];
+                for (int c = 0; c < columns; ++c) ring_row(group, r)[x * columns + c] = INT32_MIN ^ flip[c];
             }
         }
-        int held_until = 0;  // rows below this one are in the ring
-        for (int y = mine.begin; y < mine.end; ++y) {
-            const int first = std::max(y * pool.stride - pool.padding, 0);
-            const int last = std::min(y * pool.stride - pool.padding + pool.kernel, step.conv_height);
+    }
+    int held_until = 0;  // rows below this one are in the rings
+    for (int y = mine.begin; y < mine.end; ++y) {
+        const int first = std::max(y * pool.stride - pool.padding, 0);
+        const int last = std::min(y * pool.stride - pool.padding + pool.kernel, step.conv_height);
+        for (int group = 0; group < groups; ++group) {
+            const int first_block = group * max_blocks, column = first_block * kBlock;
+            tile.blocks = std::min(max_blocks, blocks - first_block);
+            tile.w = step.packed.data() + sz(first_block) * step.block_bytes;
+            const int columns = tile.blocks * kBlock;
+            const std::int32_t* flip = step.flip.data() + column;
             for (int r = std::max(first, held_until); r < last; ++r) {
                 for (int t = 0; t < tiles; ++t) {
                     const Range part = share(step.conv_width, t, tiles);
                     tile.rows = part.end - part.begin;
-                    const std::uint8_t* corner = window(step, input, {r, part.begin});
-                    for (int i = 0; i < tile.rows; ++i) a[i] = corner + sz(i) * window_step;
-                    tile.acc = ring_row(r) + (pool.padding + part.begin) * columns;
+                    const std::uint8_t* corner = windows.at({r, part.begin});
+                    for (int i = 0; i < tile.rows; ++i) a[i] = corner + sz(i) * windows.step_bytes();
+                    tile.acc = ring_row(group, r) + (pool.padding + part.begin) * columns;
                     step.dot->run(tile);
                 }
             }
-            held_until = last;
             for (int x = 0; x < step.width; x += kMaxRows) {
                 const int pixels = std::min(kMaxRows, step.width - x);
                 const std::int32_t* rows[kMaxPooled];
-                for (int r = first; r < last; ++r) rows[r - first] = ring_row(r) + x * pool.stride * columns;
+                for (int r = first; r < last; ++r) rows[r - first] = ring_row(group, r) + x * pool.stride * columns;
                 model.isa_->extreme({rows, last - first, pool.kernel, pool.stride, pixels, columns, flip, acc});
                 Pixels where;
                 where.add({y, x}, pixels);
@@ -385,6 +425,7 @@ void Model::Pass::run_pooled(const Step& step, int index, int count) const {
                 writer.write(column, columns, acc, columns);
             }
         }
+        held_until = last;
     }
 }
 

@@ -145,6 +145,10 @@ struct Step {
     std::size_t block_bytes = 0;  // of one packed block
     std::vector<std::int32_t> tap_offsets;
     int act_max = 255;
+    // conv whose windows lie in woven rows, in a thread's own memory
+    int woven_rows = 0;    // at hand at the same time; 0: windows lie in the input
+    int woven_pixels = 0;  // of a row
+    std::size_t woven = 0, woven_row_bytes = 0;
     // conv, then pooling
     Pooling pooling;
     int conv_height = 0, conv_width = 0;
@@ -227,6 +231,7 @@ private:
     struct Call;
     struct Pass;
     class Writer;
+    class Windows;
     class Undo;
     struct Choice;
     std::size_t image_bytes() const {

@@ -19,11 +19,12 @@ std::size_t sz(int n) { return static_cast<std::size_t>(n); }
 int round_up(int n, int multiple) { return (n + multiple - 1) / multiple * multiple; }
 
 // Codes of kBlock output channels from `first` on, in the order in which kernels read: [row][tap][tap_channels], zeros
-// where there is no channel. `q8`: master codes of the layer, [channels][in_channels][taps].
+// where there is no channel. Of woven windows of `woven_side` taps each way, the taps of a column follow each other,
+// and zeros only fill up the last group. `q8`: master codes of the layer, [channels][in_channels][taps].
 class WindowRows {
 public:
     WindowRows(const Isa* isa, const std::int8_t* q8, int channels, int in_channels, int taps, int tap_channels,
-               int bits)
+               int bits, int woven_side = 0)
         : isa_(isa),
           q8_(q8),
           channels_(channels),
@@ -31,9 +32,10 @@ public:
           taps_(taps),
           tap_channels_(tap_channels),
           bits_(bits),
+          woven_side_(woven_side),
           codes_(sz(in_channels) * sz(taps)) {}
 
-    std::size_t row_bytes() const { return sz(taps_) * sz(tap_channels_); }
+    std::size_t row_bytes() const { return sz(round_up(taps_ * tap_channels_, kGroup)); }
 
     // Fills `rows` rows; returns nothing, rows beyond the last channel are zero. `rows` buffer: [count][row_bytes()].
     void fill(int first, int count, std::int8_t* rows) {
@@ -49,7 +51,12 @@ public:
                 continue;
             }
             if (bits_ < 8) isa_->derive(source, codes_.size(), bits_, codes_.data());
-            isa_->transpose_taps(bits_ < 8 ? codes_.data() : source, in_channels_, taps_, sz(tap_channels_), rows);
+            const std::int8_t* codes = bits_ < 8 ? codes_.data() : source;
+            if (woven_side_ > 0) {
+                weave(codes, rows);
+                continue;
+            }
+            isa_->transpose_taps(codes, in_channels_, taps_, sz(tap_channels_), rows);
             if (in_channels_ == tap_channels_) continue;
             for (int t = 0; t < taps_; ++t)
                 std::memset(rows + t * tap_channels_ + in_channels_, 0, sz(tap_channels_ - in_channels_));
@@ -57,9 +64,20 @@ public:
     }
 
 private:
+    void weave(const std::int8_t* codes, std::int8_t* row) const {
+        std::int8_t* out = row;
+        for (int x = 0; x < woven_side_; ++x) {
+            for (int t = x; t < taps_; t += woven_side_) {
+                for (int c = 0; c < in_channels_; ++c) *out++ = codes[c * taps_ + t];
+            }
+        }
+        std::fill(out, row + row_bytes(), std::int8_t{0});
+    }
+
     const Isa* isa_;
     const std::int8_t* q8_;
     int channels_, in_channels_, taps_, tap_channels_, bits_;
+    int woven_side_;
     std::vector<std::int8_t> codes_;
 };
 
@@ -69,6 +87,18 @@ constexpr int kManyPixels = 128;                          // for which looking a
 constexpr std::size_t kNearTablesBytes = 32 * 1024;       // look-up tables that stay in a core's first cache
 constexpr std::size_t kColumnBytes = 16 * 1024;           // of weights: half of a core's first cache
 constexpr std::size_t kWordsBytes = 5 * 1024 * 1024 / 4;  // of 16 bits: what a core's second cache holds, about
+
+// Whether windows of a convolution are read from woven rows, where they have no padding: of the picture, that is.
+bool weaves(const Geometry& g, int in_channels) {
+    return g.groups == 1 && g.dilation == 1 && g.kernel > 1 && in_channels < kGroup;
+}
+
+// Groups of a window.
+int window_groups(const Geometry& g, int in_channels) {
+    const int taps = g.kernel * g.kernel;
+    return weaves(g, in_channels) ? round_up(taps * in_channels, kGroup) / kGroup
+                                  : taps * round_up(in_channels, kGroup) / kGroup;
+}
 
 // How Winograd's form multiplies patches of so many groups: all positions of a column at a time, or one by one (null).
 const WinogradColumns* winograd_columns(const WinogradForm& form, const WinogradKernels& kernels, const DotPath& dot,
@@ -359,8 +389,8 @@ double Model::product_ns(double weights, double rows, double pieces, double mac,
 
 Model::Choice Model::dot_choice(const Step& step, const ConvSpec& spec, const DotPath& dot) const {
     Choice choice{Method::dot, 0.0, &dot, spec.act_max, 1 << (spec.weight_bits - 1)};
-    const int taps = spec.geometry.kernel * spec.geometry.kernel, columns = round_up(step.channels, kBlock);
-    const double weights = double(columns) * round_up(step.in_channels, kGroup) * taps;
+    const int columns = round_up(step.channels, kBlock);
+    const double weights = double(columns) * window_groups(spec.geometry, step.in_channels) * kGroup;
     const double pixels = double(step.conv_height) * step.conv_width;
     choice.ns = product_ns(weights, pixels, std::ceil(pixels / dot.max_rows),
                            mac_ns(dot, choice.act_max, choice.weight_max), 1) +
@@ -474,10 +504,15 @@ bool Model::prepare(Step& step, const ConvSpec& spec, const std::int8_t* q8, con
 void Model::prepare_dot(Step& step, const ConvSpec& spec, const std::int8_t* q8) {
     const Buffer& input = buffers_[sz(spec.input)];
     const Geometry& g = spec.geometry;
+    const bool woven = weaves(g, step.in_channels);
     const bool contiguous = g.groups == 1 && g.dilation == 1;  // a window's row of taps is one stretch of bytes
-    const int tap_channels = contiguous ? input.pixel_bytes : round_up(step.in_channels, kGroup);
+    const int tap_channels = woven        ? step.in_channels
+                             : contiguous ? input.pixel_bytes
+                                          : round_up(step.in_channels, kGroup);
     const int taps = g.kernel * g.kernel;
-    for (int ky = 0; ky < g.kernel; ++ky) {
+    step.k_groups = window_groups(g, step.in_channels);
+    if (woven) step.runs.push_back({0, step.k_groups});
+    for (int ky = 0; ky < g.kernel && !woven; ++ky) {
         const auto row = static_cast<std::int32_t>(sz(ky * g.dilation) * input.row_bytes()) + step.input_channel;
         if (contiguous) {
             step.runs.push_back({row, g.kernel * tap_channels / kGroup});
@@ -487,11 +522,11 @@ void Model::prepare_dot(Step& step, const ConvSpec& spec, const std::int8_t* q8)
             }
         }
     }
-    step.k_groups = taps * tap_channels / kGroup;
     step.block_bytes = sz(step.k_groups) * sz(step.dot->group_bytes) + kBlockTail;
     const int blocks = round_up(step.channels, kBlock) / kBlock;
     step.packed = AlignedBytes(sz(blocks) * step.block_bytes);
-    WindowRows rows(isa_, q8, step.channels, step.in_channels, taps, tap_channels, spec.weight_bits);
+    WindowRows rows(isa_, q8, step.channels, step.in_channels, taps, tap_channels, spec.weight_bits,
+                    woven ? g.kernel : 0);
     std::vector<std::int8_t> codes(sz(kBlock) * rows.row_bytes());
     // Few pixels gain less by quick quotients in registers than it takes to look at the weights.
     const bool unbounded = step.dot->run_quick != nullptr && step.conv_height * step.conv_width >= kManyPixels &&
@@ -515,6 +550,7 @@ void Model::prepare_dot(Step& step, const ConvSpec& spec, const std::int8_t* q8)
         for (Output& output : step.outputs) bound_sums(output.quantizer, largest * most_act);
     }
     step.detail = step.dot->name;
+    std::size_t scratch = sizeof(std::int32_t) * kMaxRows * kMaxBlocks * kBlock;
     if (spec.pooling.kernel > 0) {
         step.detail += ", pooled";
         const int columns = step.dot->max_blocks * kBlock;
@@ -522,11 +558,20 @@ void Model::prepare_dot(Step& step, const ConvSpec& spec, const std::int8_t* q8)
         for (int c = 0; c < step.channels; ++c) step.flip[sz(c)] = step.multiplier[sz(c)] < 0 ? -1 : 0;
         const Pooling& pool = spec.pooling;
         step.pooled_pixels = std::max(pool.padding + step.conv_width, (pool.width - 1) * pool.stride + pool.kernel);
-        scratch_bytes_ = std::max(
-            scratch_bytes_, sizeof(std::int32_t) * sz(columns) * (sz(pool.kernel) * sz(step.pooled_pixels) + kMaxRows));
+        const std::size_t rings = step.flip.size() * sz(pool.kernel) * sz(step.pooled_pixels);
+        scratch = sizeof(std::int32_t) * (rings + sz(columns * kMaxRows));
+    }
+    if (woven) {
+        step.woven = scratch;
+        // Those of a tile at most, or of all sums that are pooled together.
+        step.woven_rows = spec.pooling.kernel > 0 ? spec.pooling.kernel
+                                                  : 1 + (step.dot->max_rows - 2 + step.conv_width) / step.conv_width;
+        step.woven_pixels = (step.conv_width - 1) * g.stride + g.kernel;
+        step.woven_row_bytes = sz(step.woven_pixels * g.kernel * step.in_channels) + kSlackBytes;
+        scratch += sz(step.woven_rows) * step.woven_row_bytes;
     }
     resident_bytes_ += step.packed.size();
-    scratch_bytes_ = std::max(scratch_bytes_, sizeof(std::int32_t) * kMaxRows * kMaxBlocks * kBlock);
+    scratch_bytes_ = std::max(scratch_bytes_, scratch);
 }
 
 void Model::prepare_lut(Step& step, const ConvSpec& spec, const std::int8_t* q8) {

@@ -1498,6 +1498,32 @@ Line check_interleave(const Isa& isa) {
     return line;
 }
 
+Line check_weave(const Isa& isa) {
+    Line line(isa.name, "weave");
+    Random random(21);
+    constexpr int kMostPixels = 150, kMostRows = 9;
+    Input memory(sz(kMostRows * (kMostPixels + 3) * kGroup) + kSlackBytes);
+    for (int rows = 1; rows <= kMostRows; ++rows) {
+        for (int channels = 1; channels < kGroup; ++channels) {
+            for (int pixels = 1; pixels <= kMostPixels; pixels += pixels < 40 ? 1 : 23) {
+                const std::size_t row_bytes = sz((pixels + random.between(0, 3)) * kGroup);
+                const std::uint8_t* from =
+                    memory.place(sz(rows - 1) * row_bytes + sz(pixels * kGroup), kSlackBytes, random);
+                const std::size_t woven = sz(pixels * rows * channels);
+                Output out(woven + kSlackBytes);
+                isa.weave({rows, channels, pixels, from, row_bytes, out.bytes()});
+                for (std::size_t i = 0; i < woven; ++i) {
+                    const std::size_t c = i % sz(channels), y = i / sz(channels) % sz(rows);
+                    out.expect(i, from[y * row_bytes + i / sz(channels * rows) * kGroup + c]);
+                }
+                out.any(woven, woven + kSlackBytes);
+                line.check(out.difference(), text({{"rows", rows}, {"channels", channels}, {"pixels", pixels}}));
+            }
+        }
+    }
+    return line;
+}
+
 Line check_maximum(const Isa& isa) {
     Line line(isa.name, "maximum");
     Random random(7);
@@ -1861,6 +1887,7 @@ bool check_isa(const IsaEntry& entry) {
     }
     good &= check_transpose_taps(isa).print();
     good &= check_interleave(isa).print();
+    good &= check_weave(isa).print();
     good &= check_maximum(isa).print();
     good &= check_extreme(isa).print();
     good &= check_weighted_sum(isa).print();
