@@ -77,6 +77,33 @@ def costs(report: dict[str, Any]) -> str:
     )
 
 
+def methods(report: dict[str, Any]) -> str:
+    """Return what the programme and evolution find in as many trials, by cost and mean width."""
+    rows: dict[tuple[float, str], dict[str, list[dict[str, Any]]]] = {}
+    for row in report["rows"]:
+        rows.setdefault((row["mean_width"], row["cost"]), {}).setdefault(row["method"], []).append(row)
+
+    def shown(found: Sequence[Mapping[str, Any]]) -> str:
+        return "; ".join(f"{each['divergence']:.4f}, {100 * each['top1']:.2f}" for each in found)
+
+    uniform = report["uniform"]
+    lines = ["| mean width | cost | programme | evolution | the width everywhere |", "|---|---|---|---|---|"]
+    for (width, cost), by_method in rows.items():
+        plain = uniform[f"{width:g}"]
+        lines.append(
+            f"| {width:g} | {cost} | {shown(by_method['programme'])} | {shown(by_method['evolution'])} "
+            f"| {plain['told']:.4f}, {100 * plain['top1']:.2f} |"
+        )
+    trials, seeds = report["trials"], len({row["seed"] for row in report["rows"]} - {None})
+    lines += [
+        "",
+        f"{report['model']}: divergence from 8 bits in nats, and top-1 in %, on {report['pictures'] // 2:,} altered "
+        f"training pictures, of the best of {trials} trials by as many others; evolution with {seeds} seeds. "
+        f"At 8 bits top-1 is {100 * uniform['8']['top1']:.2f}.",
+    ]
+    return "\n".join(lines)
+
+
 def predictions(report: dict[str, Any]) -> str:
     """Return how far predicted and measured times are apart, in a sentence for each master."""
     lines = []

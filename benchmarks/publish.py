@@ -77,6 +77,7 @@ def blocks() -> dict[str, str]:
         "plans": _plans(),
         "tuned": plan_tables.tuned(_tuned(MODEL)),
         "plan_costs": plan_tables.costs(_report("plan-costs")),
+        "plan_methods": plan_tables.methods(_report("methods")),
         "plan_times": plan_tables.predictions(_report("plans")),
         "serving_conditions": serving_tables.conditions(_report("serving")),
         "serving": serving_tables.table(_report("serving")),
