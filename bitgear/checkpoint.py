@@ -41,24 +41,28 @@ from bitgear.errors import (
     VersionUnsupported,
 )
 from bitgear.files import write_atomically
-from bitgear.graph import IMAGE, Conv, Graph, Linear, Shape, sums
+from bitgear.graph import Conv, Graph, Linear, Shape
 from bitgear.inputs import InputRecord
 from bitgear.plans import (
     BatchNorm,
     NamedPlan,
-    check_batch_norm,
+    Own,
+    check_own,
     check_plans,
     finite_metrics,
     from_json,
     mean_bits,
+    scale_names,
+    scales_name,
     tensor_name,
     tensor_shapes,
     to_json,
 )
 
 FORMAT = "bitgear-master"
-VERSION = 2
-"""The newest version that is read. A file is written in the lowest that holds it: 1 without named plans."""
+VERSION = 3
+"""The newest version that is read. A file is written in the lowest that holds it: 1 without named plans, 2 with plans
+that have no scales of their own."""
 TASKS = ("classify", "detect", "segment")
 EXTRA_CHANNELS: Mapping[str, int] = {"detect": 4}
 """Channels of the output that stand for no class: the four sides of a box."""
@@ -157,17 +161,26 @@ class Master:
     def _batch_norms(self) -> Mapping[Plan, Mapping[str, BatchNorm]]:
         return {each.plan: each.batch_norm for each in self.plans if each.batch_norm is not None}
 
+    def scale(self, name: str, bits: int, plan: Plan) -> np.float32:
+        """Return a scale of activations or residuals by its tensor's name: the plan's own, or that of the width."""
+        own = self._scales.get(plan)
+        return np.float32(self.tensors[name][self.row(bits)] if own is None else own[name])
+
+    @cached_property
+    def _scales(self) -> Mapping[Plan, Mapping[str, np.float32]]:
+        return {each.plan: each.scales for each in self.plans if each.scales is not None}
+
     def with_plans(self, plans: Iterable[NamedPlan]) -> "Master":
         """Return the master with these plans too, in place of those of their names. All else is the same object.
 
-        Raises what :func:`~bitgear.plans.check_plans` and :func:`~bitgear.plans.check_batch_norm` raise.
+        Raises what :func:`~bitgear.plans.check_plans` and :func:`~bitgear.plans.check_own` raise.
         """
         added = tuple(plans)
         names = {each.name for each in added}
         together = (*(each for each in self.plans if each.name not in names), *added)
         check_plans(together, self.graph, self.widths)
         for each in added:
-            check_batch_norm(each, self.graph)
+            check_own(each, self.graph)
         return replace(self, plans=together, digest="")
 
     def with_accuracy(self, measured: Mapping[str, Mapping[str, float]]) -> "Master":
@@ -208,8 +221,6 @@ def tensor_specs(graph: Graph, record: InputRecord, width_count: int) -> dict[st
     specs: dict[str, TensorSpec] = {}
     per_width = TensorSpec("F32", (width_count,), positive=True, per_width=True)
     for node in graph.nodes:
-        if sums(node) and node.input != IMAGE:
-            specs[f"{node.name}.act_scale"] = per_width
         if isinstance(node, Conv):
             specs[f"{node.name}.weight"] = TensorSpec(
                 "I8", (node.channels, shapes[node.input][0] // node.groups, node.kernel, node.kernel)
@@ -217,13 +228,11 @@ def tensor_specs(graph: Graph, record: InputRecord, width_count: int) -> dict[st
             specs[f"{node.name}.weight_scale"] = TensorSpec("F32", (-1,), positive=True)
             for part in ("gain", "bias"):
                 specs[f"{node.name}.{part}"] = TensorSpec("F16", (width_count, node.channels), per_width=True)
-            if node.residual is not None:
-                specs[f"{node.name}.residual_scale"] = per_width
         elif isinstance(node, Linear):
             specs[f"{node.name}.weight"] = TensorSpec("I8", (node.channels, shapes[node.input][0]))
             specs[f"{node.name}.weight_scale"] = TensorSpec("F32", (-1,), positive=True)
             specs[f"{node.name}.bias"] = TensorSpec("F32", (node.channels,))
-    return specs
+    return specs | dict.fromkeys(scale_names(graph), per_width)
 
 
 def read_master(path: str | os.PathLike[str]) -> Master:
@@ -267,19 +276,22 @@ def _read(path: Path) -> Master:
         flat = np.frombuffer(view[data_start + begin : data_start + end], _DTYPES[entry["dtype"]])
         tensors[name] = flat.reshape(entry["shape"])
     _check_values(tensors, specs)
-    plans = tuple(
-        _with_batch_norm(plan, tensors, master["graph"]) if own else plan for plan, own in master.pop("plans")
-    )
+    plans = tuple(_with_own(plan, own, tensors, master["graph"]) for plan, own in master.pop("plans"))
     return Master(tensors=tensors, plans=plans, digest=hashlib.sha256(view).hexdigest(), **master)
 
 
-def _with_batch_norm(plan: NamedPlan, tensors: dict[str, NDArray[Any]], graph: Graph) -> NamedPlan:
-    """Return a plan with its batch norm, which leaves the tensors."""
-    norms = {
-        conv.name: BatchNorm(*(tensors.pop(tensor_name(plan.name, conv.name, part)) for part in ("gain", "bias")))
-        for conv in graph.convs
-    }
-    return replace(plan, batch_norm=norms)
+def _with_own(plan: NamedPlan, own: Own, tensors: dict[str, NDArray[Any]], graph: Graph) -> NamedPlan:
+    """Return a plan with what it has of its own, which leaves the tensors."""
+    if own.batch_norm:
+        norms = {
+            conv.name: BatchNorm(*(tensors.pop(tensor_name(plan.name, conv.name, part)) for part in ("gain", "bias")))
+            for conv in graph.convs
+        }
+        plan = replace(plan, batch_norm=norms)
+    if own.scales:
+        scales = tensors.pop(scales_name(plan.name))
+        plan = replace(plan, scales=dict(zip(scale_names(graph), scales, strict=True)))
+    return plan
 
 
 def read_name(path: str | os.PathLike[str]) -> str:
@@ -402,13 +414,15 @@ def _describe(metadata: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, Te
     }
     specs = tensor_specs(graph, record, len(widths))
     for plan, own in plans:
-        if own:
+        if own.batch_norm:
             specs |= {name: TensorSpec("F16", shape) for name, shape in tensor_shapes(plan.name, graph).items()}
+        if own.scales:
+            specs[scales_name(plan.name)] = TensorSpec("F32", (len(scale_names(graph)),), positive=True)
     return described, specs
 
 
-def _plans(metadata: Mapping[str, str], graph: Graph, widths: list[int]) -> list[tuple[NamedPlan, bool]]:
-    """Return the plans without their batch norms, and whether each has one of its own."""
+def _plans(metadata: Mapping[str, str], graph: Graph, widths: list[int]) -> list[tuple[NamedPlan, Own]]:
+    """Return the plans without what they have of their own, and what that is."""
     if "plans" not in metadata:
         return []
     plans = [from_json(name, value) for name, value in _object(_json(metadata, "plans"), "plans").items()]
@@ -525,7 +539,7 @@ def write_master(master: Master, path: str | os.PathLike[str]) -> None:
     path = Path(path)
     metadata = {
         "format": FORMAT,
-        "version": "2" if master.plans else "1",
+        "version": _version(master),
         "name": master.name,
         "task": master.task,
         "graph": _dump(master.graph.to_json()),
@@ -546,6 +560,12 @@ def write_master(master: Master, path: str | os.PathLike[str]) -> None:
     tensors = {name: np.ascontiguousarray(held[name]) for name in sorted(held)}
     content = _sorted_header(save(tensors, metadata))
     write_atomically(path, content, check=read_master)
+
+
+def _version(master: Master) -> str:
+    if any(each.scales is not None for each in master.plans):
+        return "3"
+    return "2" if master.plans else "1"
 
 
 def rewrite_master(path: str | os.PathLike[str], change: Callable[[Master], Master]) -> Master:

@@ -636,7 +636,7 @@ def tune(
     master: Annotated[Path, typer.Option(help="Master whose plans are tuned; rewritten in place.")],
     plan: Annotated[list[str] | None, typer.Option(help="Name of a plan. Repeatable. Default: all of them.")] = None,
 ) -> None:
-    """Train the batch norm of plans, which is theirs alone: every other precision stays the same to the bit."""
+    """Train batch norm and scales of plans, which are theirs alone: every other precision stays the same to the bit."""
     with _needs_torch():
         from trainer.pipeline import shipped_config, tune_plans
     path = config if config.is_file() else shipped_config(config.name)

@@ -54,6 +54,7 @@ def _plan(master: Master, named: NamedPlan) -> dict[str, Any]:
     return {
         "mean_bits": mean_bits(master.graph, named.plan),
         "own_batch_norm": named.batch_norm is not None,
+        "own_scales": named.scales is not None,
         "layers": {conv.name: str(Plan(named.plan.of(conv.name))) for conv in master.graph.searchable},
     }
 
@@ -114,6 +115,7 @@ def _plan_lines(plans: dict[str, Any]) -> list[str]:
     lines = [""] if plans else []
     for name, plan in plans.items():
         norm = "its own batch norm" if plan["own_batch_norm"] else "the widths' batch norms"
+        norm += " and scales" if plan["own_scales"] == plan["own_batch_norm"] else ""
         widths = " ".join(plan["layers"].values())
         lines.append(f"{name:<{WIDEST}} mean {plan['mean_bits']:.2f} bits, {norm}, layers {widths}")
     return lines

@@ -56,12 +56,11 @@ def check_plan(master: Master, precision: Precision) -> Plan:
 def fold(master: Master, node: SummingNode, precision: Precision) -> Folded:
     """Return the constants of a node at a plan: products in float64, in documented order, rounded once to float32.
 
-    Where a named plan of the master has the same widths and a batch norm of its own, that is the one.
+    Where a named plan of the master has the same widths and a batch norm or scales of its own, those are the ones.
     """
     plan = as_plan(precision)
     layer = plan.of(node.name)
-    act_row = master.row(layer.act_bits)
-    act_scale = None if node.input == IMAGE else np.float32(master.tensors[f"{node.name}.act_scale"][act_row])
+    act_scale = None if node.input == IMAGE else master.scale(f"{node.name}.act_scale", layer.act_bits, plan)
     real_act_scale = np.float64(np.float32(master.input.scale) if act_scale is None else act_scale)
     if not isinstance(node, Conv | Linear):
         multiplier = np.asarray([real_act_scale / _divisor(master, node)]).astype(np.float32)
@@ -79,7 +78,7 @@ def fold(master: Master, node: SummingNode, precision: Precision) -> Folded:
         act_scale,
         (product * 2.0 ** (MASTER_BITS - weight_bits)).astype(np.float32),
         norm.bias.astype(np.float32),
-        None if node.residual is None else np.float32(master.tensors[f"{node.name}.residual_scale"][act_row]),
+        None if node.residual is None else master.scale(f"{node.name}.residual_scale", layer.act_bits, plan),
     )
 
 

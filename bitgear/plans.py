@@ -1,4 +1,4 @@
-"""Named plans: a width for every layer under a name, what it reaches, and the batch norm that was measured for it.
+"""Named plans: a width for every layer under a name, what it reaches, and the batch norm and scales found for it.
 
 The statistics behind a batch norm depend on the widths of all layers before it, so the rows of a master, one for each
 uniform width, are an approximation for a plan of many. ``docs/format.md`` says how plans are stored.
@@ -7,14 +7,14 @@ uniform width, are an approximation for a plan of many. ``docs/format.md`` says 
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bitgear.bits import LayerBits, Plan, is_plan_name
 from bitgear.errors import PlanInvalid, PrecisionError, TensorDtype, TensorMissing, TensorShape, ValueInvalid
-from bitgear.graph import Graph
+from bitgear.graph import IMAGE, Graph, sums
 
 MAX_PLANS = 32
 """Of one master: each is a rung that a server measures, and a label of its metrics."""
@@ -33,22 +33,40 @@ class NamedPlan:
     """A plan that a master offers under a name.
 
     ``accuracy``: metrics such as ``{"top1": 0.9, "images": 10000}``, empty if not measured. ``batch_norm``: by name, of
-    every convolution of the graph; None: each convolution takes the row of the width that its weights have.
+    every convolution of the graph; None: each convolution takes the row of the width that its weights have. ``scales``:
+    all of :func:`scale_names`, by name, in place of the rows of the widths of activations; None: those.
     """
 
     name: str
     plan: Plan
     accuracy: Mapping[str, float] = field(default_factory=dict)
     batch_norm: Mapping[str, BatchNorm] | None = None
+    scales: Mapping[str, np.float32] | None = None
 
     @property
     def tensors(self) -> dict[str, NDArray[Any]]:
         """What a file holds of it beside the metadata, by tensor name."""
-        return {
+        held: dict[str, NDArray[Any]] = {
             tensor_name(self.name, node, part): value
             for node, norm in (self.batch_norm or {}).items()
             for part, value in (("gain", norm.gain), ("bias", norm.bias))
         }
+        if self.scales is not None:
+            held[scales_name(self.name)] = np.array([self.scales[name] for name in sorted(self.scales)], np.float32)
+        return held
+
+
+def scale_names(graph: Graph) -> list[str]:
+    """Return the names of the scales that a plan may have of its own, sorted: of activations and residuals."""
+    return sorted(
+        [f"{node.name}.act_scale" for node in graph.nodes if sums(node) and node.input != IMAGE]
+        + [f"{conv.name}.residual_scale" for conv in graph.convs if conv.residual is not None]
+    )
+
+
+def scales_name(plan: str) -> str:
+    """Return the name of the one tensor that holds a plan's own scales, float32, in the order of their names."""
+    return f"plans/{plan}/scales"
 
 
 def tensor_name(plan: str, node: str, part: str) -> str:
@@ -80,7 +98,7 @@ def finite_metrics(value: Any) -> bool:
 def check_plans(plans: Sequence[NamedPlan], graph: Graph, widths: Sequence[int]) -> None:
     """Raise :class:`~bitgear.errors.PlanInvalid` unless a master with this graph and these widths can hold the plans.
 
-    Says nothing of their batch norms: see :func:`check_batch_norm`.
+    Says nothing of what they have of their own: see :func:`check_own`.
     """
     if len(plans) > MAX_PLANS:
         raise PlanInvalid(f"there are {len(plans)} plans; a master holds up to {MAX_PLANS}")
@@ -113,12 +131,17 @@ def check_plans(plans: Sequence[NamedPlan], graph: Graph, widths: Sequence[int])
         named[each.name] = each.plan
 
 
-def check_batch_norm(plan: NamedPlan, graph: Graph) -> None:
-    """Raise what is wrong with the batch norm of a plan, if it has one of its own.
+def check_own(plan: NamedPlan, graph: Graph) -> None:
+    """Raise what is wrong with the batch norm and the scales of a plan, as far as it has its own.
 
     :class:`~bitgear.errors.TensorMissing`, ``TensorDtype``, ``TensorShape`` or ``ValueInvalid`` names the tensor, and
-    :class:`~bitgear.errors.PlanInvalid` a node that is no convolution.
+    :class:`~bitgear.errors.PlanInvalid` a node that is no convolution, or scales that are not those of the graph.
     """
+    if plan.scales is not None and sorted(plan.scales) != scale_names(graph):
+        wrong = min(plan.scales.keys() ^ set(scale_names(graph)))
+        raise PlanInvalid(
+            f"the scales of plan {plan.name!r} are not those of the graph: {wrong[:128]!r} is missing or too many"
+        )
     if plan.batch_norm is None:
         return
     tensors, shapes = plan.tensors, tensor_shapes(plan.name, graph)
@@ -136,6 +159,13 @@ def check_batch_norm(plan: NamedPlan, graph: Graph) -> None:
             raise ValueInvalid(f"tensor {name!r} holds a NaN or an infinite value")
 
 
+class Own(NamedTuple):
+    """Which parts a plan has of its own, as the metadata of a file say."""
+
+    batch_norm: bool
+    scales: bool
+
+
 def to_json(plan: NamedPlan) -> dict[str, Any]:
     """Return what the metadata of a master say of a plan, under its name."""
     return {
@@ -143,27 +173,30 @@ def to_json(plan: NamedPlan) -> dict[str, Any]:
         "layers": {layer: str(Plan(bits)) for layer, bits in plan.plan.layers},
         "accuracy": dict(plan.accuracy),
         "own_batch_norm": plan.batch_norm is not None,
+        **({} if plan.scales is None else {"own_scales": True}),
     }
 
 
-def from_json(name: str, value: Any) -> tuple[NamedPlan, bool]:
-    """Return the plan of a metadata entry, without its batch norm, and whether it has one of its own.
+def from_json(name: str, value: Any) -> tuple[NamedPlan, Own]:
+    """Return the plan of a metadata entry, without what it has of its own, and what that is.
 
     Raises :class:`~bitgear.errors.PlanInvalid` for what is not made as :func:`to_json` makes it.
     """
     where = f"plan {name[:40]!r}"
     keys = {"default", "layers", "accuracy", "own_batch_norm"}
-    if not isinstance(value, dict) or value.keys() != keys:
+    if not isinstance(value, dict) or value.keys() - {"own_scales"} != keys:
         raise PlanInvalid(f"{where} is not an object of {', '.join(sorted(keys))}")
     if not isinstance(value["layers"], dict):
         raise PlanInvalid(f"{where}: 'layers' is not an object")
-    if type(value["own_batch_norm"]) is not bool:
-        raise PlanInvalid(f"{where}: 'own_batch_norm' is neither true nor false")
+    own = Own(value["own_batch_norm"], value.get("own_scales", False))
+    for key, told in zip(("own_batch_norm", "own_scales"), own, strict=True):
+        if type(told) is not bool:
+            raise PlanInvalid(f"{where}: {key!r} is neither true nor false")
     layers = tuple((layer, _layer_bits(where, text)) for layer, text in value["layers"].items())
     plan = Plan(_layer_bits(where, value["default"]), layers)
     if len(plan.layers) != len(layers):
         raise PlanInvalid(f"{where} repeats its default for a layer; leave such layers out")
-    return NamedPlan(name, plan, value["accuracy"]), value["own_batch_norm"]
+    return NamedPlan(name, plan, value["accuracy"]), own
 
 
 def _layer_bits(where: str, text: Any) -> LayerBits:

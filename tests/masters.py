@@ -11,7 +11,7 @@ from bitgear.bits import MASTER_BITS, WIDTHS, LayerBits, Plan, activation_range
 from bitgear.checkpoint import Master, TensorSpec, tensor_specs
 from bitgear.graph import IMAGE, Conv, Graph, Linear, Pool, Shortcut, SummingNode, sums
 from bitgear.inputs import InputRecord
-from bitgear.plans import BatchNorm, NamedPlan
+from bitgear.plans import BatchNorm, NamedPlan, scale_names
 
 LABELS = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
@@ -96,6 +96,16 @@ def named_plan(
         factor = rng.uniform(0.5, 1.5, gain.shape).astype(np.float16)
         norms[conv.name] = BatchNorm(gain * factor, bias + rng.normal(0, 0.2, bias.shape).astype(np.float16))
     return NamedPlan(name, plan, {"top1": 0.6, "images": 100}, norms)
+
+
+def with_own_scales(master: Master, named: NamedPlan, seed: int = 0) -> NamedPlan:
+    """The plan with scales of its own, near to those of its widths."""
+    rng = np.random.default_rng([seed, 1])
+    scales = {}
+    for name in scale_names(master.graph):
+        scale = master.scale(name, named.plan.of(name.rpartition(".")[0]).act_bits, named.plan)
+        scales[name] = np.float32(scale * rng.uniform(0.5, 1.5))
+    return dataclasses.replace(named, scales=scales)
 
 
 def random_codes(master: Master, count: int, seed: int = 0) -> NDArray[np.int8]:

@@ -289,7 +289,7 @@ class HasbConfig(_Frozen):
 
 
 class TuneConfig(_Frozen):
-    """Training of the batch norm of plans: Adam, cosine to zero; an epoch as in ``train``."""
+    """Training of the batch norm and scales of plans: Adam, cosine to zero; an epoch as in ``train``."""
 
     epochs: int = Field(default=4, ge=1)
     epoch_images: int | None = Field(default=None, ge=1)

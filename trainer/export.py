@@ -101,14 +101,20 @@ def export_plan(
 
 
 def export_own(path: Path, model: QuantNet, plan: NamedPlan, q_images: NDArray[np.int8], engine: Engine) -> Master:
-    """Add a plan to the master of a network, with the batch norm that the network has for it, or replace it.
+    """Add a plan to the master of a network, with what the network has of the plan's own, or replace it.
 
     The plan is compared as :func:`export` compares widths; on a mismatch the file stays as it was. Returns the master
     as it is read back. Raises what :meth:`~bitgear.checkpoint.Master.with_plans` raises.
     """
     folded = {conv.name: model.layer(conv.name).norm(OWN).folded() for conv in model.graph.convs}
     own = {name: BatchNorm(gain.detach().numpy(), bias.detach().numpy()) for name, (gain, bias) in folded.items()}
-    master = read_master(path).with_plans([replace(plan, batch_norm=own)])
+    scales = {
+        f"{node.name}.{part}": np.float32(held[OWN].detach().exp().item())
+        for node, layer in model.quantised()
+        for part, held in (("act_scale", layer.act_log_scale), ("residual_scale", layer.residual_log_scale))
+        if OWN in held
+    }
+    master = read_master(path).with_plans([replace(plan, batch_norm=own, scales=scales or None)])
     compare(master, model, q_images, plan.plan, engine, OWN)
     write_master(master, path)
     return read_master(path)

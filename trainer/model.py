@@ -101,6 +101,21 @@ class Layer(nn.Module):
             raise TypeError(name)
         return bn
 
+    def scales_of(self, bits: int, norms: Norms) -> str:
+        """Return the key of the scales that a pass takes: the plan's own, if it has any, or those of a width."""
+        return OWN if norms == OWN and self.own_scales else key(bits)
+
+    @property
+    def own_scales(self) -> bool:
+        """Whether there are scales of one plan; :meth:`own` makes them."""
+        return OWN in self.act_log_scale or OWN in self.residual_log_scale
+
+    def own(self, bits: int) -> None:
+        """Make the scales of a plan, or replace them, by copies of those of a width."""
+        for scales in (self.act_log_scale, self.residual_log_scale):
+            if key(bits) in scales:
+                scales[OWN] = nn.Parameter(scales[key(bits)].detach().clone())
+
     def copy_norm(self, source: str, name: str) -> None:
         """Make or replace the batch norm ``name`` by a copy of another."""
         held = self.norm(source)
@@ -216,6 +231,19 @@ class QuantNet(nn.Module):
         for node in self.nodes:
             if isinstance(node, QuantisingNode):
                 yield node, self.layer(node.name)
+
+    def own_tensors(self) -> dict[str, Tensor]:
+        """Return what the network holds for one plan, batch norm and scales, by place: the tensors themselves."""
+        held: dict[str, Tensor] = {}
+        for node, layer in self.quantised():
+            for part, scales in (("act_scale", layer.act_log_scale), ("residual_scale", layer.residual_log_scale)):
+                if OWN in scales:
+                    held[f"{node.name}.{part}"] = scales[OWN]
+            if isinstance(node, Conv):
+                bn = layer.norm(OWN)
+                held |= {f"{node.name}.{part}": tensor for part, tensor in bn.named_parameters()}
+                held |= {f"{node.name}.{part}": tensor for part, tensor in bn.named_buffers()}
+        return held
 
     def add_width(self, bits: int, source: int | None) -> None:
         """Give every layer scales and a batch norm for a width.
@@ -335,12 +363,12 @@ class QuantNet(nn.Module):
     def _conv(self, node: Conv, values: Mapping[str, Tensor], how: Pass) -> Tensor:
         layer = self.layer(node.name)
         asked = how.plan.of(node.name)  # rows of the master are those of the widths asked for, fixed nodes included
-        bits, act_bits, which = node.bits or asked.weight_bits, node.bits or asked.act_bits, key(asked.act_bits)
+        bits, act_bits = node.bits or asked.weight_bits, node.bits or asked.act_bits
         weight, log_scale = require(layer.weight), require(layer.weight_log_scale)
         if node.input == IMAGE:
             q_x, act_scale = values[IMAGE].to(self.kernels.dtype), torch.tensor(self.image_scale)
         else:
-            act_log_scale = layer.act_log_scale[which]
+            act_log_scale = layer.act_log_scale[layer.scales_of(asked.act_bits, how.norms)]
             q_x = self._codes(values[node.input], node.input, act_log_scale, act_bits, how)
             act_scale = act_log_scale.detach().exp()
         q_w: Tensor = QuantizeWeight.apply(weight, log_scale, bits)
@@ -351,7 +379,7 @@ class QuantNet(nn.Module):
         how.show(node.name, "accumulator", acc)
         q_residual, residual_scale = None, None
         if node.residual is not None:
-            residual_log_scale = layer.residual_log_scale[which]
+            residual_log_scale = layer.residual_log_scale[layer.scales_of(asked.act_bits, how.norms)]
             q_residual = self._codes(values[node.residual], node.residual, residual_log_scale, MASTER_BITS, how)
             residual_scale = residual_log_scale.detach().exp()
             how.show(node.name, "residual", q_residual)
@@ -363,7 +391,7 @@ class QuantNet(nn.Module):
             if q_residual is not None and residual_scale is not None:
                 y = y + q_residual.float() * residual_scale
             return activate(y, node)
-        multiplier = self.unit(node, how.plan)
+        multiplier = self.unit(node, how.plan, how.norms)
         if not node.relu:  # few and small: torch's own operators will do
             y = normalise(acc.float() * multiplier.view(1, -1, 1, 1), bn, how)
             if q_residual is None or residual_scale is None:
@@ -378,19 +406,20 @@ class QuantNet(nn.Module):
             bn.var.lerp_(var * (count / (count - 1)), how.momentum)
         return clipped(v, node)
 
-    def unit(self, node: Conv, precision: Precision) -> Tensor:
+    def unit(self, node: Conv, precision: Precision, norms: Norms) -> Tensor:
         """Return what one in the accumulators of a convolution amounts to, float32 (C,); no gradient goes through."""
         layer, asked = self.layer(node.name), as_plan(precision).of(node.name)
         weight_scale = require(layer.weight_log_scale).detach().exp()
         if node.input == IMAGE:
             act_scale = torch.tensor(self.image_scale)
         else:
-            act_scale = layer.act_log_scale[key(asked.act_bits)].detach().exp()
+            act_scale = layer.act_log_scale[layer.scales_of(asked.act_bits, norms)].detach().exp()
         steps = 2.0 ** (MASTER_BITS - (node.bits or asked.weight_bits))
         return (act_scale * weight_scale * steps).expand(node.channels)
 
     def _pool(self, node: Pool, v: Tensor, how: Pass) -> Tensor:
-        log_scale = self.layer(node.name).act_log_scale[key(how.plan.of(node.name).act_bits)]
+        layer = self.layer(node.name)
+        log_scale = layer.act_log_scale[layer.scales_of(how.plan.of(node.name).act_bits, how.norms)]
         codes = self._codes(v, node.input, log_scale, MASTER_BITS, how)
         how.show(node.name, "input", codes)
         area = v.shape[2] * v.shape[3]
@@ -402,7 +431,7 @@ class QuantNet(nn.Module):
     def _linear(self, node: Linear, v: Tensor, how: Pass) -> Tensor:
         layer = self.layer(node.name)
         weight, log_scale, bias = require(layer.weight), require(layer.weight_log_scale), require(layer.bias)
-        act_log_scale = layer.act_log_scale[key(how.plan.of(node.name).act_bits)]
+        act_log_scale = layer.act_log_scale[layer.scales_of(how.plan.of(node.name).act_bits, how.norms)]
         codes = self._codes(v, node.input, act_log_scale, MASTER_BITS, how)
         how.show(node.name, "input", codes)
         q_w: Tensor = QuantizeWeight.apply(weight, log_scale, MASTER_BITS)

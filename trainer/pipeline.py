@@ -151,9 +151,10 @@ class Tuned:
 def tune_plans(
     config_path: Path, data: Path, out: Path, *, master: Path, names: Sequence[str] = (), progress: bool = True
 ) -> list[Tuned]:
-    """Train the batch norm of plans of a master, all or those named, write them into it and return what they reach.
+    """Train batch norm and scales of plans of a master, all or those named, and write them into it.
 
-    The folder ``out`` keeps the state of every plan and ``tuned.json``. The test split is opened once all are trained.
+    Returns what they reach. The folder ``out`` keeps the state of every plan and ``tuned.json``. The test split is
+    opened once all are trained.
     Raises :class:`~trainer.config.ConfigError` where epochs would be chosen by the test split, or the master has no
     plans, and :class:`~bitgear.errors.PrecisionNotOffered` for a plan that it does not have.
     """

@@ -93,13 +93,19 @@ def load_master(model: QuantNet, master: Master, widths: Sequence[int]) -> None:
 
 @torch.no_grad()
 def load_plan(model: QuantNet, master: Master, plan: Plan) -> None:
-    """Give every convolution the batch norm that the master folds for a plan, as that of the plan's own.
+    """Give every layer what the master folds for a plan, batch norm and scales, as the plan's own.
 
     The network holds the widths of the master. Of statistics holds what :func:`load_master` says.
     """
-    for conv in model.graph.convs:
-        model.layer(conv.name).copy_norm(key(plan.of(conv.name).weight_bits), OWN)
-        _set_folded(model.layer(conv.name).norm(OWN), batch_norm(master, conv, plan))
+    for node, layer in model.quantised():
+        bits = plan.of(node.name).act_bits
+        layer.own(bits)
+        for part, scales in (("act_scale", layer.act_log_scale), ("residual_scale", layer.residual_log_scale)):
+            if OWN in scales:
+                scales[OWN].fill_(math.log(master.scale(f"{node.name}.{part}", bits, plan)))
+        if isinstance(node, Conv):
+            layer.copy_norm(key(plan.of(node.name).weight_bits), OWN)
+            _set_folded(layer.norm(OWN), batch_norm(master, node, plan))
 
 
 def _set_folded(bn: BatchNorm, folded: FoldedBatchNorm) -> None:
@@ -129,7 +135,7 @@ def restore_statistics(
     for batch in batches:
         model(batch, how)
     for conv in model.graph.convs:
-        bn, unit = model.norm(conv, how), model.unit(conv, precision).double()
+        bn, unit = model.norm(conv, how), model.unit(conv, precision, norms).double()
         mean, square = moments[conv.name][0] * unit, moments[conv.name][1] * unit.square()
         gain, bias = (part.double() for part in bn.folded())
         bn.mean.copy_(mean)

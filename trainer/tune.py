@@ -1,4 +1,4 @@
-"""The batch norm of a plan, trained: it is the plan's own, so other precisions stay as they are. Resumable by epoch."""
+"""Batch norm and scales of a plan, trained: they are its own, so other precisions stay as they are. Resumable."""
 
 import hashlib
 import io
@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 from tqdm import tqdm
 
 from bitgear.bits import MASTER_BITS
@@ -23,17 +24,18 @@ from trainer.model import OWN, Pass, QuantNet
 from trainer.restore import load_plan, restore_statistics
 from trainer.tasks.base import Task
 
-Norms = dict[str, dict[str, Tensor]]
-"""State of the plan's batch norm, by convolution."""
+Owned = dict[str, Tensor]
+"""State of what is the plan's own, by its place in the network."""
 
 
 class Tuning:
-    """Trains the batch norm of one plan of a master; its state is a file that the same plan of the same master resumes.
+    """Trains what is one plan's own: the gains and biases of its batch norm, and its scales of activations.
 
-    ``model`` holds the widths of the master, whose 8 bits teach. Gains and biases are trained as they are served:
-    folded, rounded to float16, with statistics that stay. Kept is the epoch that was best on the images that the task
-    watches, or the start. ``rows``: the start, as epoch 0, and each epoch. Raises
-    :class:`~trainer.config.ConfigError` for the state of another plan or master.
+    Its state is a file that the same plan of the same master resumes. ``model`` holds the widths of the master, whose
+    8 bits teach. Gains and biases are trained as they are served: folded, rounded to float16, with statistics that
+    stay. Kept is the epoch after which the output on the images that the task watches is nearest to that at 8 bits, or
+    the start. ``rows``: the start, as epoch 0, and each epoch, with that ``distance`` (the loss of distillation) and
+    the task's metric. Raises :class:`~trainer.config.ConfigError` for the state of another plan or master.
     """
 
     def __init__(
@@ -52,42 +54,36 @@ class Tuning:
         restore_statistics(
             model, plan.plan, [codes for codes, _ in task.sample(settings.images, settings.batches)], OWN
         )
-        self.norms = {conv.name: model.layer(conv.name).norm(OWN) for conv in model.graph.convs}
-        trained = [parameter for bn in self.norms.values() for parameter in bn.requires_grad_().parameters()]
+        self.own = model.own_tensors()
+        trained = [tensor.requires_grad_() for tensor in self.own.values() if isinstance(tensor, Parameter)]
         self.optimizer = torch.optim.Adam(trained, lr=config.tune.lr)
         self.best = self._copy()
         self.rows: list[dict[str, Any]] = []
         self.subject = {"weights": _fingerprint(master), "plan": to_json(plan)["layers"], "default": str(plan.plan)}
 
     def fit(self) -> None:
-        """Train from where the file stands to the last epoch, and leave the network with the best batch norm."""
-        settings, metric = self.config.tune, self.task.metric
+        """Train from where the file stands to the last epoch, and leave the network with the best epoch's."""
+        settings = self.config.tune
         if self.path.is_file():
             self._resume()
         else:
-            self.rows.append({"epoch": 0, metric: self._evaluate()})
+            self.rows.append({"epoch": 0, **self._evaluate()})
         for epoch in range(len(self.rows) - 1, settings.epochs):
             started = time.perf_counter()
             loss = self._epoch(epoch)
             reached = self._evaluate()
-            if reached > self.reached:
+            if reached["distance"] < min(row["distance"] for row in self.rows):
                 self.best = self._copy()
             seconds = time.perf_counter() - started
-            self.rows.append({"epoch": epoch + 1, "loss": loss, metric: reached, "seconds": seconds})
+            self.rows.append({"epoch": epoch + 1, "loss": loss, **reached, "seconds": seconds})
             self._save()
         self._load(self.best)
 
     def give(self) -> None:
-        """Make the network's batch norm of a plan's own that of this plan, after others were tuned."""
-        device = next(self.model.parameters()).device
-        for name, bn in self.norms.items():
-            self.model.layer(name).bn[OWN] = bn.to(device)
-
-    @property
-    def reached(self) -> float:
-        """The metric of the best batch norm on the images watched."""
-        best: float = max(row[self.task.metric] for row in self.rows)
-        return best
+        """Make what the network holds of a plan's own that of this plan, after others were tuned."""
+        with torch.no_grad():
+            for name, tensor in self.model.own_tensors().items():
+                tensor.copy_(self.own[name])
 
     def _epoch(self, epoch: int) -> float:
         settings, losses = self.config.tune, []
@@ -97,9 +93,8 @@ class Tuning:
         for step, (codes, targets) in enumerate(bar):
             done = (epoch + step / len(batches)) / settings.epochs
             self.optimizer.param_groups[0]["lr"] = 0.5 * settings.lr * (1 + math.cos(math.pi * done))
-            with torch.no_grad():
-                taught = self.model(codes, Pass(MASTER_BITS, training=False))
-            loss = mixed_loss(self.task, self.model(codes, self.how), targets, taught, self.config.train.distill)
+            output = self.model(codes, self.how)
+            loss = mixed_loss(self.task, output, targets, self._taught(codes), self.config.train.distill)
             check_finite(loss, f"tuning of {self.plan.name}, epoch {epoch + 1}, step {step + 1}", self.path, "tune.lr")
             self.optimizer.zero_grad()
             loss.backward()
@@ -110,17 +105,30 @@ class Tuning:
         return float(np.mean(losses))
 
     @torch.no_grad()
-    def _evaluate(self) -> float:
-        return self.task.evaluate(lambda codes: self.model(codes, self.how))[self.task.metric]
+    def _evaluate(self) -> dict[str, float]:
+        distances: list[tuple[float, int]] = []
 
-    def _copy(self) -> Norms:
-        return {
-            name: {part: tensor.clone() for part, tensor in bn.state_dict().items()} for name, bn in self.norms.items()
-        }
+        def run(codes: Tensor) -> Tensor:
+            output = self.model(codes, self.how)
+            distances.append((self.task.distillation(output, self._taught(codes)).item(), len(codes)))
+            return output
 
-    def _load(self, norms: Norms) -> None:
-        for name, state in norms.items():
-            self.norms[name].load_state_dict(state)
+        reached = self.task.evaluate(run)[self.task.metric]
+        distance = sum(each * count for each, count in distances) / sum(count for _, count in distances)
+        return {"distance": distance, self.task.metric: reached}
+
+    def _taught(self, codes: Tensor) -> Tensor:
+        with torch.no_grad():
+            output: Tensor = self.model(codes, Pass(MASTER_BITS, training=False))
+        return output
+
+    def _copy(self) -> Owned:
+        return {name: tensor.detach().clone() for name, tensor in self.own.items()}
+
+    @torch.no_grad()
+    def _load(self, held: Owned) -> None:
+        for name, tensor in self.own.items():
+            tensor.copy_(held[name])
 
     def _resume(self) -> None:
         state = torch.load(self.path, weights_only=True, map_location=next(self.model.parameters()).device)
@@ -129,13 +137,13 @@ class Tuning:
                 f"{self.path} is of another master, or of other widths than plan {self.plan.name!r} has; delete it or "
                 "choose another folder"
             )
-        self._load(state["norms"])
+        self._load(state["own"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.best, self.rows = state["best"], json.loads(state["rows"])
 
     def _save(self) -> None:
         buffer = io.BytesIO()
-        state = {"norms": self._copy(), "best": self.best, "optimizer": self.optimizer.state_dict()}
+        state = {"own": self._copy(), "best": self.best, "optimizer": self.optimizer.state_dict()}
         torch.save({**state, "rows": json.dumps(self.rows), "subject": json.dumps(self.subject)}, buffer)
         write_atomically(self.path, buffer.getvalue())
 

@@ -25,7 +25,7 @@ from bitgear.plans import MAX_PLANS, BatchNorm, NamedPlan, mean_bits
 from bitgear.tasks.datasets import LabelledImages
 from tests.core.test_core_checkpoint import rejected, split, with_metadata, with_tensors
 from tests.graphs import NODES, random_graph
-from tests.masters import LABELS, named_plan, random_codes, random_master, tiny_graph, tiny_master
+from tests.masters import LABELS, named_plan, random_codes, random_master, tiny_graph, tiny_master, with_own_scales
 
 SMALL = Graph(
     (
@@ -55,12 +55,14 @@ def content(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 
 def with_rows(master: Master, named: NamedPlan) -> Master:
-    """A master without plans whose every row of gain and bias is that of a plan: what it must equal at its widths."""
+    """A master without plans whose every row is what a plan has of its own: what it must equal at its widths."""
     assert named.batch_norm is not None
     tensors = dict(master.tensors)
     for node, norm in named.batch_norm.items():
         for part, value in (("gain", norm.gain), ("bias", norm.bias)):
             tensors[f"{node}.{part}"] = np.repeat(value[None], len(master.widths), axis=0)
+    for name, scale in (named.scales or {}).items():
+        tensors[name] = np.full(len(master.widths), scale)
     return dataclasses.replace(master, tensors=tensors, plans=())
 
 
@@ -82,12 +84,14 @@ def assert_engines_give(master: Master, plan: Plan, q_images: np.ndarray, expect
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_a_plan_brings_its_batch_norm_to_every_layer_and_every_engine(seed: int) -> None:
+def test_a_plan_brings_what_it_owns_to_every_layer_and_every_engine(seed: int) -> None:
     graph = random_graph(seed)
     if not graph.searchable:
         pytest.skip("all widths of this graph are fixed")
     bare = random_master(graph, 17, seed, extreme=seed % 2 == 1)
     named = named_plan(bare, seed=seed, default=WIDTHS[seed % 7])
+    if seed % 3:
+        named = with_own_scales(bare, named, seed)
     master = bare.with_plans([named, named_plan(bare, "other", seed)])
     q_images = random_codes(master, 3, seed)
     q_images[1], q_images[2] = -128, 127
@@ -101,7 +105,7 @@ def test_a_plan_brings_its_batch_norm_to_every_layer_and_every_engine(seed: int)
 @pytest.mark.parametrize("kind", NODES)
 def test_plans_of_every_node_equal_the_reference(kind: str) -> None:
     bare = random_master(NODES[kind], 11, 3)
-    named = named_plan(bare, seed=3)
+    named = with_own_scales(bare, named_plan(bare, seed=3))
     master = bare.with_plans([named])
     q_images = random_codes(master, 2, 3)
     expected = reference.run(with_rows(bare, named), q_images, named.plan)
@@ -406,6 +410,8 @@ def test_the_entry_is_an_object(tmp_path: Path, content: bytes, text: str) -> No
         ({"own_batch_norm": 0}, "'own_batch_norm'"),
         ({"own_batch_norm": "false"}, "'own_batch_norm'"),
         ({"own_batch_norm": None}, "'own_batch_norm'"),
+        ({"own_scales": 1}, "'own_scales'"),
+        ({"own_scales": None}, "'own_scales'"),
     ],
 )
 def test_each_part_of_a_stored_plan_is_checked(
@@ -522,6 +528,45 @@ def test_sensitivities_are_checked(tmp_path: Path, content: bytes, text: str, sa
     assert said in str(error)
 
 
+# -- scales of its own -------------------------------------------------------------------------------------------------
+
+
+def test_scales_of_its_own_are_read_back_from_one_tensor(tmp_path: Path) -> None:
+    bare = small_master()
+    named = with_own_scales(bare, bare.plans[0])
+    path = tmp_path / "scales.safetensors"
+    write_master(bare.with_plans([named]), path)
+    header = split(path.read_bytes())[0]
+    assert header["__metadata__"]["version"] == "3"
+    assert header["plans/mixed-3.2/scales"]["shape"] == [5]
+    stored = next(each for each in read_master(path).plans if each.name == "mixed-3.2")
+    assert stored.scales == named.scales
+    assert list(stored.scales or ()) == [
+        "body.act_scale", "body.residual_scale", "head.act_scale", "last.act_scale", "pool.act_scale",
+    ]  # fmt: skip
+    assert "its own batch norm and scales" in as_text(describe(read_master(path), 1234))
+
+
+@pytest.mark.parametrize(
+    ("scales", "said"), [({}, "'body.act_scale' is missing"), ({"stem.act_scale": np.float32(1)}, "too many")]
+)
+def test_scales_that_are_not_those_of_the_graph_are_refused(scales: dict[str, np.float32], said: str) -> None:
+    master = small_master()
+    with pytest.raises(errors.PlanInvalid, match=said):
+        master.with_plans([dataclasses.replace(master.plans[0], scales=scales)])
+
+
+@pytest.mark.parametrize("scale", [0.0, -1.0, np.nan, np.inf, 1e30])
+def test_a_scale_that_is_none_is_not_written(tmp_path: Path, scale: float) -> None:
+    master = small_master()
+    named = with_own_scales(master, master.plans[0])
+    wrong = dataclasses.replace(named, scales={**(named.scales or {}), "body.act_scale": np.float32(scale)})
+    path = tmp_path / "wrong.safetensors"
+    with pytest.raises(errors.ValueInvalid, match=r"plans/mixed-3\.2/scales"):
+        write_master(master.with_plans([wrong]), path)
+    assert not path.exists()
+
+
 # -- described --------------------------------------------------------------------------------------------------------
 
 
@@ -534,6 +579,7 @@ def test_plans_are_described() -> None:
     assert found["plans"]["mixed-3.2"] == {
         "mean_bits": mean_bits(SMALL, plan),
         "own_batch_norm": True,
+        "own_scales": False,
         "layers": {name: str(Plan(plan.of(name))) for name in ("body", "last")},
     }
     codes = {"stem": 54 * 8, "body": 4 * plan.of("body").weight_bits, "last": 6 * plan.of("last").weight_bits, "h": 240}

@@ -10,7 +10,7 @@ from bitgear.bits import LayerBits, Plan
 from bitgear.checkpoint import Master
 from bitgear.engines import create_engine
 from bitgear.graph import Graph
-from bitgear.plans import NamedPlan, check_batch_norm
+from bitgear.plans import NamedPlan, check_own
 from bitgear.search.statistics import Statistics, up_to
 from tests.masters import random_codes, tiny_master
 
@@ -41,7 +41,7 @@ def test_each_layer_keeps_the_moments_of_its_own_width_everywhere() -> None:
     q_images = random_codes(master, 24)
     norms = Statistics(master, create_engine("auto"), q_images).fit(PLAN)
     named = NamedPlan("fitted", PLAN, batch_norm=norms)
-    check_batch_norm(named, master.graph)
+    check_own(named, master.graph)
     fitted = master.with_plans([named])
     for conv in master.graph.searchable:
         made = sums_of(fitted, conv.name, PLAN, q_images)

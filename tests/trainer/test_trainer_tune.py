@@ -22,7 +22,7 @@ from trainer import pipeline
 from trainer.config import Config, ConfigError
 from trainer.export import compare
 from trainer.loop import NonFiniteLoss, Run, create_network
-from trainer.model import OWN, QuantNet
+from trainer.model import OWN, Pass, QuantNet
 from trainer.pipeline import tune_plans
 from trainer.quantizers import Kernels
 from trainer.restore import load_master, load_plan
@@ -92,6 +92,9 @@ def test_only_what_the_plan_owns_changes(pictures: Path, written: Path, config_f
         assert np.array_equal(ENGINE.derive(after, precision).run(q_images), reference.run(after, q_images, precision))
     narrow = next(each for each in after.plans if each.name == "narrow")
     assert narrow.batch_norm is not None
+    assert narrow.scales is not None
+    widths = {name: before.tensors[name][before.row(narrow.plan.default.act_bits)] for name in narrow.scales}
+    assert any(scale != widths[name] for name, scale in narrow.scales.items())
     assert narrow.accuracy == tuned.after
     assert after.provenance["tuned"]["narrow"]["images"] == 36
     report = json.loads((tmp_path / "run" / "tuned.json").read_text())
@@ -110,7 +113,7 @@ def test_the_network_trained_is_the_plan_of_the_master(pictures: Path, master: M
 
 def test_tuning_lowers_the_loss_and_trains_nothing_else(pictures: Path, master: Master, tmp_path: Path) -> None:
     tuning = tuning_of(pictures, master, tmp_path / "state.pt", config_of(tune={"epochs": 6, "lr": 0.02}))
-    before = {name: tensor.clone() for name, tensor in tuning.model.state_dict().items() if f"bn.{OWN}" not in name}
+    before = {name: tensor.clone() for name, tensor in tuning.model.state_dict().items() if f".{OWN}" not in name}
     tuning.fit()
     losses = [row["loss"] for row in tuning.rows[1:]]
     assert losses[-1] < losses[0]
@@ -118,28 +121,38 @@ def test_tuning_lowers_the_loss_and_trains_nothing_else(pictures: Path, master: 
         assert torch.equal(tensor, tuning.model.state_dict()[name]), name
 
 
-def test_the_best_epoch_is_kept(pictures: Path, master: Master, tmp_path: Path, monkeypatch: Any) -> None:
+def test_the_epoch_nearest_to_8_bits_is_kept(pictures: Path, master: Master, tmp_path: Path, monkeypatch: Any) -> None:
     tuning = tuning_of(pictures, master, tmp_path / "state.pt", config_of(tune={"epochs": 3}))
-    values, seen = iter([0.5, 0.7, 0.9, 0.6]), []
+    distances, seen = iter([0.5, 0.3, 0.1, 0.4]), []
 
-    def evaluate(run: Any) -> dict[str, float]:
-        seen.append(tuning.norms["conv1"].gamma.detach().clone())
-        return {"top1": next(values)}
+    def evaluate() -> dict[str, float]:
+        seen.append({name: tensor.detach().clone() for name, tensor in tuning.own.items()})
+        return {"distance": next(distances), "top1": 0.5}
 
-    monkeypatch.setattr(tuning.task, "evaluate", evaluate)
+    monkeypatch.setattr(tuning, "_evaluate", evaluate)
     tuning.fit()
-    assert tuning.reached == 0.9
-    assert torch.equal(tuning.norms["conv1"].gamma, seen[2])
+    for name, tensor in tuning.own.items():
+        assert torch.equal(tensor, seen[2][name]), name
+    assert not torch.equal(seen[2]["layer1.0.conv1.act_scale"], seen[0]["layer1.0.conv1.act_scale"])
 
 
-def test_where_no_epoch_is_better_the_start_is_kept(
+def test_where_no_epoch_is_nearer_the_start_is_kept(
     pictures: Path, master: Master, tmp_path: Path, monkeypatch: Any
 ) -> None:
     tuning = tuning_of(pictures, master, tmp_path / "state.pt")
-    start = tuning.norms["conv1"].gamma.detach().clone()
-    monkeypatch.setattr(tuning.task, "evaluate", lambda run: {"top1": 0.5})
+    start = tuning.own["conv1.gamma"].detach().clone()
+    monkeypatch.setattr(tuning, "_evaluate", lambda: {"distance": 0.5, "top1": 0.5})
     tuning.fit()
-    assert torch.equal(tuning.norms["conv1"].gamma, start)
+    assert torch.equal(tuning.own["conv1.gamma"], start)
+
+
+def test_the_distance_is_that_of_the_outputs(pictures: Path, master: Master, tmp_path: Path) -> None:
+    tuning = tuning_of(pictures, master, tmp_path / "state.pt")
+    watched = tuning.task.data.watched.codes  # type: ignore[attr-defined]
+    with torch.no_grad():
+        outputs = [tuning.model(watched, how) for how in (tuning.how, Pass(8, training=False))]
+    expected = tuning.task.distillation(*outputs).item()
+    assert tuning._evaluate()["distance"] == pytest.approx(expected, rel=1e-4)
 
 
 def test_an_interrupted_tuning_ends_with_the_same_bits(pictures: Path, master: Master, tmp_path: Path) -> None:
@@ -158,9 +171,8 @@ def test_an_interrupted_tuning_ends_with_the_same_bits(pictures: Path, master: M
     resumed = tuning_of(pictures, master, tmp_path / "state.pt")
     resumed.fit()
     assert [row["epoch"] for row in resumed.rows] == [0, 1, 2]
-    for name, bn in whole.norms.items():
-        for part, tensor in bn.state_dict().items():
-            assert torch.equal(tensor, resumed.norms[name].state_dict()[part]), (name, part)
+    for name, tensor in whole.own.items():
+        assert torch.equal(tensor, resumed.own[name]), name
 
 
 def test_the_state_of_another_plan_or_master_is_refused(pictures: Path, master: Master, tmp_path: Path) -> None:
