@@ -198,9 +198,10 @@ class _Lowering:
         padding, spare = (0, 0), (0, 0)
         if isinstance(node, Conv | AvgPool):
             padding = borders(node)
-        if isinstance(node, Conv) and node.kernel == 3 and node.stride == 1 and node.dilation == 1:
+        if isinstance(node, Conv) and node.kernel == 3 and node.stride <= 2 and node.dilation == 1:
             _, height, width = self.shapes[node.name]
-            down, across = (max(-size % side for side in (2, 3, 4)) for size in (height, width))
+            sides = (2, 3, 4) if node.stride == 1 else (2,)
+            down, across = (node.stride * max(-size % side for side in sides) for size in (height, width))
             spare = (down, across)  # Winograd's tiles reach over the end
         buffer = self._buffer(self.shapes[node.input], padding, spare, quantizer[3])
         self.read_from[node.name] = buffer

@@ -457,10 +457,30 @@ void depthwise(const DepthwiseTile& tile) {
 }
 #endif
 
+// Of a form of winograd.h, along one direction: pixels and positions of a patch, and sums that its product leaves.
+constexpr int winograd_side(int m, int stride) { return stride == 2 ? kStridedSide : m + 2; }
+constexpr int winograd_sums(int m, int stride) { return stride == 2 ? 3 : m + 2; }
+
+// Where a position is kept.
+struct StridedPlaces {
+    int of[kStridedSide * kStridedSide] = {};
+    constexpr StridedPlaces() {
+        for (int i = 0; i < kStridedSide * kStridedSide; ++i) of[kStridedOrder[i]] = i;
+    }
+};
+constexpr StridedPlaces kStridedPlaces;
+constexpr int winograd_place(int position, int stride) { return stride == 2 ? kStridedPlaces.of[position] : position; }
+
 // B^T of winograd.h along one direction. Bytes are modulo 256: every true result plus its shift lies in 0..255.
-template <int M, class V>
+template <int M, int STRIDE, class V>
 inline void winograd_patch(const V* d, V* v) {
-    if constexpr (M == 2) {
+    if constexpr (STRIDE == 2) {
+        v[0] = d[0] - d[2];
+        v[1] = d[2];
+        v[2] = d[4] - d[2];
+        v[3] = d[1];
+        v[4] = d[3];
+    } else if constexpr (M == 2) {
         v[0] = d[0] - d[2];
         v[1] = d[1] + d[2];
         v[2] = d[2] - d[1];
@@ -485,45 +505,49 @@ inline void winograd_patch(const V* d, V* v) {
     }
 }
 
-template <int N, int M, class V, class Load>
+template <int N, int M, int STRIDE, class V, class Load>
 inline void winograd_input_chunk(const std::uint8_t* a, std::size_t row_bytes, std::size_t pixel_bytes,
                                  const std::uint8_t* shifts, std::uint8_t* v, std::size_t position_bytes, Load read) {
-    V d[N + 2][M + 2];
-    for (int x = 0; x < M + 2; ++x) {
+    constexpr int kDown = winograd_side(N, STRIDE), kAcross = winograd_side(M, STRIDE);
+    V d[kDown][kAcross];
+    for (int x = 0; x < kAcross; ++x) {
         const std::uint8_t* column = a + static_cast<std::size_t>(x) * pixel_bytes;
-        V r[N + 2], t[N + 2];
-        for (int y = 0; y < N + 2; ++y) r[y] = read(column + static_cast<std::size_t>(y) * row_bytes);
-        winograd_patch<N, V>(r, t);
-        for (int y = 0; y < N + 2; ++y) d[y][x] = t[y];
+        V r[kDown], t[kDown];
+        for (int y = 0; y < kDown; ++y) r[y] = read(column + static_cast<std::size_t>(y) * row_bytes);
+        winograd_patch<N, STRIDE, V>(r, t);
+        for (int y = 0; y < kDown; ++y) d[y][x] = t[y];
     }
-    for (int y = 0; y < N + 2; ++y) {
-        V row[M + 2];
-        winograd_patch<M, V>(d[y], row);
-        for (int x = 0; x < M + 2; ++x) {
-            const int p = y * (M + 2) + x;
+    for (int y = 0; y < kDown; ++y) {
+        V row[kAcross];
+        winograd_patch<M, STRIDE, V>(d[y], row);
+        for (int x = 0; x < kAcross; ++x) {
+            const int p = winograd_place(y * kAcross + x, STRIDE);
             if constexpr (sizeof row[x][0] == 1) row[x] = row[x] + shifts[p];
             store(v + static_cast<std::size_t>(p) * position_bytes, row[x]);
         }
     }
 }
 
-template <int N, int M>
+template <int N, int M, int STRIDE = 1>
 void winograd_input(const std::uint8_t* a, std::size_t row_bytes, std::size_t pixel_bytes, int channels,
                     const std::uint8_t* shifts, std::uint8_t* v, std::size_t position_bytes) {
     typedef std::uint8_t Chunk __attribute__((vector_size(16)));
     int c = 0;
     for (; c + BG_VECTOR_BYTES <= channels; c += BG_VECTOR_BYTES) {
-        winograd_input_chunk<N, M, VecB>(a + c, row_bytes, pixel_bytes, shifts, v + c, position_bytes, load<VecB>);
+        winograd_input_chunk<N, M, STRIDE, VecB>(a + c, row_bytes, pixel_bytes, shifts, v + c, position_bytes,
+                                                 load<VecB>);
     }
     if constexpr (BG_VECTOR_BYTES == 64) {
         typedef std::uint8_t Half __attribute__((vector_size(32)));
         if (c + 32 <= channels) {
-            winograd_input_chunk<N, M, Half>(a + c, row_bytes, pixel_bytes, shifts, v + c, position_bytes, load<Half>);
+            winograd_input_chunk<N, M, STRIDE, Half>(a + c, row_bytes, pixel_bytes, shifts, v + c, position_bytes,
+                                                     load<Half>);
             c += 32;
         }
     }
     for (; c < channels; c += 16) {
-        winograd_input_chunk<N, M, Chunk>(a + c, row_bytes, pixel_bytes, shifts, v + c, position_bytes, load<Chunk>);
+        winograd_input_chunk<N, M, STRIDE, Chunk>(a + c, row_bytes, pixel_bytes, shifts, v + c, position_bytes,
+                                                  load<Chunk>);
     }
 }
 
@@ -532,24 +556,27 @@ template <int N, int M>
 void winograd_input_words(const std::uint8_t* a, std::size_t row_bytes, std::size_t pixel_bytes, int channels,
                           const std::uint8_t* shifts, std::uint8_t* v, std::size_t position_bytes) {
     for (int c = 0; c < channels; c += kWide) {
-        winograd_input_chunk<N, M, Wide>(a + c, row_bytes, pixel_bytes, shifts, v + 2 * c, position_bytes,
-                                         load_wide_bytes);
+        winograd_input_chunk<N, M, 1, Wide>(a + c, row_bytes, pixel_bytes, shifts, v + 2 * c, position_bytes,
+                                            load_wide_bytes);
     }
 }
 
 // x / (2^twos * 3^threes) where that is exact: the inverse of the threes modulo 2^32, then a shift that keeps the sign.
-template <int N, int M>
+template <int N, int M, int STRIDE>
 inline VecI winograd_divide(VecU x) {
-    constexpr int kTwos = kWinogradAxes[N - 2].twos + kWinogradAxes[M - 2].twos;
-    constexpr int kThrees = kWinogradAxes[N - 2].threes + kWinogradAxes[M - 2].threes;
+    constexpr WinogradForm kForm{"", N, M, 1, STRIDE};
+    constexpr int kTwos = kForm.twos(), kThrees = kForm.down().threes + kForm.across().threes;
     if constexpr (kThrees > 0) x = x * (kThrees == 1 ? 0xaaaaaaabu : 0x38e38e39u);
     return load<VecI>(&x) >> kTwos;
 }
 
 // A^T of winograd.h along one direction. Sums in 16-bit forms leave 32 bits on the way.
-template <int M>
+template <int M, int STRIDE = 1>
 inline void winograd_back(const VecU* m, VecU* y) {
-    if constexpr (M == 2) {
+    if constexpr (STRIDE == 2) {
+        y[0] = m[0] + m[1];
+        y[1] = m[1] + m[2];
+    } else if constexpr (M == 2) {
         y[0] = m[0] + m[0] + m[1] + m[2];
         y[1] = m[1] - m[2] - m[3] - m[3];
     } else if constexpr (M == 3) {
@@ -569,17 +596,18 @@ inline void winograd_back(const VecU* m, VecU* y) {
 }
 
 // Sums of a tile, of channels from `c` on, to its pixels. `DOWN`: whether they are to be transformed downwards too.
-template <int N, int M, bool DOWN>
+template <int N, int M, int STRIDE, bool DOWN>
 inline void winograd_tile(const WinogradSums& sums, const std::int32_t* m, int c, VecI (&pixels)[N * M]) {
-    VecU t[N][M + 2];
-    for (int x = 0; x < M + 2; ++x) {
+    constexpr int kDown = winograd_sums(N, STRIDE), kAcross = winograd_sums(M, STRIDE);
+    VecU t[N][kAcross];
+    for (int x = 0; x < kAcross; ++x) {
         const auto sum = [&](int y) {
-            return load<VecU>(m + static_cast<std::size_t>(y * (M + 2) + x) * sums.position_stride);
+            return load<VecU>(m + static_cast<std::size_t>(y * kAcross + x) * sums.position_stride);
         };
         if constexpr (DOWN) {
-            VecU column[N + 2], back[N];
-            for (int y = 0; y < N + 2; ++y) column[y] = sum(y);
-            winograd_back<N>(column, back);
+            VecU column[kDown], back[N];
+            for (int y = 0; y < kDown; ++y) column[y] = sum(y);
+            winograd_back<N, STRIDE>(column, back);
             for (int y = 0; y < N; ++y) t[y][x] = back[y];
         } else {
             for (int y = 0; y < N; ++y) t[y][x] = sum(y);
@@ -587,17 +615,17 @@ inline void winograd_tile(const WinogradSums& sums, const std::int32_t* m, int c
     }
     for (int y = 0; y < N; ++y) {
         VecU row[M];
-        winograd_back<M>(t[y], row);
+        winograd_back<M, STRIDE>(t[y], row);
         for (int x = 0; x < M; ++x) {
             const int i = y * M + x;
             const auto correction =
                 load<VecU>(sums.correction + static_cast<std::size_t>(i) * sums.correction_stride + c);
-            pixels[i] = winograd_divide<N, M>(row[x] - correction);
+            pixels[i] = winograd_divide<N, M, STRIDE>(row[x] - correction);
         }
     }
 }
 
-template <int N, int M, bool DOWN = true>
+template <int N, int M, int STRIDE = 1, bool DOWN = true>
 void winograd_output(const WinogradSums& sums) {
     const auto tile_acc = static_cast<std::size_t>(M) * sums.acc_stride;
     const std::size_t below = static_cast<std::size_t>(sums.tiles) * tile_acc;
@@ -606,7 +634,7 @@ void winograd_output(const WinogradSums& sums) {
         std::int32_t* acc = sums.acc + c;
         for (int tile = 0; tile < sums.tiles; ++tile, m += sums.tile_stride, acc += tile_acc) {
             VecI pixels[N * M];
-            winograd_tile<N, M, DOWN>(sums, m, c, pixels);
+            winograd_tile<N, M, STRIDE, DOWN>(sums, m, c, pixels);
             for (int y = 0; y < N; ++y) {
                 for (int x = 0; x < M; ++x) {
                     store(acc + static_cast<std::size_t>(y) * below + static_cast<std::size_t>(x) * sums.acc_stride,
@@ -811,9 +839,15 @@ void transpose_taps(const std::int8_t* codes, int channels, int taps, std::size_
 }
 
 // G of winograd.h along one direction, in 16 bits.
-template <int M>
+template <int M, int STRIDE>
 inline void winograd_weights_line(const Wide* g, Wide* u) {
     u[0] = g[0];
+    if constexpr (STRIDE == 2) {
+        u[1] = g[0] + g[2];
+        u[2] = g[2];
+        u[3] = u[4] = g[1];
+        return;
+    }
     u[1] = g[0] + g[1] + g[2];
     u[2] = g[0] - g[1] + g[2];
     if constexpr (M >= 3) u[3] = g[0] + (g[1] << 1) + (g[2] << 2);
@@ -828,35 +862,37 @@ inline void store_weight(std::int8_t* out, Wide u) {
     store_narrow(out, -max(-max(u, -bound), -bound));
 }
 
-template <int N, int M, class Weight>
+template <int N, int M, class Weight, int STRIDE = 1>
 int winograd_weights(const std::int8_t* codes, int channels, void* out) {
+    constexpr int kDown = winograd_side(N, STRIDE), kAcross = winograd_side(M, STRIDE);
     Wide peak = {};
     for (int next = 0; next < channels; next += kWide) {
         // The last chunk overlaps the one before: beyond the last channel lie the first ones of the next position.
         const int c = channels >= kWide && next > channels - kWide ? channels - kWide : next;
-        Wide t[N + 2][3];
+        Wide t[kDown][3];
         for (int x = 0; x < 3; ++x) {
-            Wide g[3], u[N + 2];
+            Wide g[3], u[kDown];
             for (int y = 0; y < 3; ++y) g[y] = load_wide(codes + static_cast<std::ptrdiff_t>(3 * y + x) * channels + c);
-            winograd_weights_line<N>(g, u);
-            for (int y = 0; y < N + 2; ++y) t[y][x] = u[y];
+            winograd_weights_line<N, STRIDE>(g, u);
+            for (int y = 0; y < kDown; ++y) t[y][x] = u[y];
         }
         // Of fewer channels than lanes, the rest is another tap's: the next position overwrites it, and it does not
         // count.
         const int valid = channels - c < kWide ? channels - c : kWide;
-        for (int y = 0; y < N + 2; ++y) {
-            Wide u[M + 2];
-            winograd_weights_line<M>(t[y], u);
-            for (int x = 0; x < M + 2; ++x) {
-                Wide magnitude = max(u[x], -u[x]);
-                if (valid < kWide) {
-                    for (int i = valid; i < kWide; ++i) magnitude[i] = 0;
-                }
-                peak = max(peak, magnitude);
-                store_weight(static_cast<Weight*>(out) + static_cast<std::ptrdiff_t>(y * (M + 2) + x) * channels + c,
-                             u[x]);
+        const auto keep = [&](int position, Wide weight) {
+            Wide magnitude = max(weight, -weight);
+            if (valid < kWide) {
+                for (int i = valid; i < kWide; ++i) magnitude[i] = 0;
             }
+            peak = max(peak, magnitude);
+            store_weight(static_cast<Weight*>(out) + static_cast<std::ptrdiff_t>(position) * channels + c, weight);
+        };
+        Wide u[kDown * kAcross];
+        for (int y = 0; y < kDown; ++y) {
+            winograd_weights_line<M, STRIDE>(t[y], u + y * kAcross);
+            for (int p = y * kAcross; STRIDE == 1 && p < (y + 1) * kAcross; ++p) keep(p, u[p]);
         }
+        for (int p = 0; STRIDE == 2 && p < kDown * kAcross; ++p) keep(p, u[kStridedOrder[p]]);
     }
     int largest = 0;
     for (int i = 0; i < kWide; ++i) largest = peak[i] > largest ? peak[i] : largest;
@@ -864,16 +900,18 @@ int winograd_weights(const std::int8_t* codes, int channels, void* out) {
 }
 
 template <int N, int M>
-constexpr WinogradKernels kBytes{winograd_input<N, M>, winograd_output<N, M>, winograd_weights<N, M, std::int8_t>,
-                                 nullptr};
+constexpr WinogradKernels kBytes{winograd_input<N, M>, winograd_output<N, M>, nullptr,
+                                 winograd_weights<N, M, std::int8_t>, nullptr};
 template <int N, int M>
-constexpr WinogradKernels kWords{winograd_input_words<N, M>, winograd_output<N, M>,
+constexpr WinogradKernels kWords{winograd_input_words<N, M>, winograd_output<N, M>, nullptr,
                                  winograd_weights<N, M, std::int16_t>, nullptr};
+constexpr WinogradKernels kStrided{winograd_input<2, 2, 2>, winograd_output<2, 2, 2>, nullptr,
+                                   winograd_weights<2, 2, std::int8_t, 2>, nullptr};
 
-// BYTES and WORDS: kBytes and kWords, or what a set has instead.
-#define BG_GENERIC_FUNCTIONS(BYTES, WORDS)                                                                       \
-    epilogue, {BYTES<3, 4>, BYTES<3, 3>, BYTES<2, 4>, BYTES<2, 3>, BYTES<2, 2>, WORDS<4, 4>}, interleave, weave, \
-        maximum, extreme, weighted_sum, derive, transpose_taps, BG_VECTOR_BYTES
+// BYTES, WORDS and STRIDED: kBytes, kWords and kStrided, or what a set has instead.
+#define BG_GENERIC_FUNCTIONS(BYTES, WORDS, STRIDED)                                                                \
+    epilogue, {BYTES<3, 4>, BYTES<3, 3>, BYTES<2, 4>, BYTES<2, 3>, BYTES<2, 2>, WORDS<4, 4>, STRIDED}, interleave, \
+        weave, maximum, extreme, weighted_sum, derive, transpose_taps, BG_VECTOR_BYTES
 
 }  // namespace
 }  // namespace BG_NAMESPACE

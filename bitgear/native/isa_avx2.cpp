@@ -24,7 +24,7 @@ const Isa kIsa = {"avx2",
                   kLutCount,
                   &kWordsPath,
                   {depthwise_bytes, depthwise_pack, depthwise, nullptr},
-                  BG_GENERIC_FUNCTIONS(kBytes, kWords),
+                  BG_GENERIC_FUNCTIONS(kBytes, kWords, kStrided),
                   BG_PIXEL_FUNCTIONS};
 
 }  // namespace

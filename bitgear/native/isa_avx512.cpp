@@ -291,7 +291,7 @@ const Isa kIsa = {"avx512-vnni",
                   kLutCount,
                   &kWordsPath,
                   {depthwise_bytes, depthwise_pack, depthwise, depthwise_quick},
-                  BG_GENERIC_FUNCTIONS(kBytesByColumns, kWordsByColumns),
+                  BG_GENERIC_FUNCTIONS(kBytesByColumns, kWordsByColumns, kStridedQuick),
                   BG_PIXEL_FUNCTIONS};
 
 }  // namespace

@@ -128,7 +128,7 @@ const Isa kIsa = {"neon-dotprod",
                   0,
                   nullptr,
                   {depthwise_bytes, depthwise_pack, depthwise, nullptr},
-                  BG_GENERIC_FUNCTIONS(kBytes, kWords),
+                  BG_GENERIC_FUNCTIONS(kBytes, kWords, kStrided),
                   BG_PIXEL_FUNCTIONS};
 
 }  // namespace

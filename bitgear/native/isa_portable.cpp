@@ -61,7 +61,7 @@ const Isa kIsa = {"portable",
                   0,
                   &kWordsPath,
                   {depthwise_bytes, depthwise_pack, depthwise, nullptr},
-                  BG_GENERIC_FUNCTIONS(kBytes, kWords),
+                  BG_GENERIC_FUNCTIONS(kBytes, kWords, kStrided),
                   BG_PIXEL_FUNCTIONS};
 
 }  // namespace

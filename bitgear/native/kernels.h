@@ -220,8 +220,8 @@ struct WinogradProducts {
     const std::uint8_t* w;
     std::size_t block_bytes;       // of all positions of a block
     const WinogradExcess* excess;  // of each position
-    std::int32_t* sums;            // [n + 2, or n: see WinogradColumns][m + 2][tiles][blocks * kBlock]
-    std::size_t position_stride;   // of the second index
+    std::int32_t* sums;            // [of a tile][tiles][blocks * kBlock]; by columns [n][m + 2] of a tile
+    std::size_t position_stride;   // of those of a tile
 };
 
 // Such sums of tiles side by side to the pixels that they make: acc [n][tiles * m][columns]. `correction`: [n *
@@ -266,7 +266,8 @@ struct WinogradKernels {
     // only). Reads and writes whole vectors: up to 32 bytes further, and whole 64 bytes.
     void (*input)(const std::uint8_t* a, std::size_t row_bytes, std::size_t pixel_bytes, int channels,
                   const std::uint8_t* shifts, std::uint8_t* v, std::size_t position_bytes);
-    void (*output)(const WinogradSums& sums);  // of all positions
+    void (*output)(const WinogradSums& sums);  // all of a tile's
+    WinogradQuick output_quick;                // null: there is no such function
     // Codes [9][channels] to weights [position][channels]; bytes are clipped to -127..127. Returns the largest
     // magnitude before clipping. Channels are a multiple of kGroup; reads and writes up to 64 bytes further.
     int (*weights)(const std::int8_t* codes, int channels, void* out);

@@ -485,7 +485,7 @@ void Model::Pass::run_lut(const Step& step, int index, int count) const {
     }
 }
 
-// Winograd's multiplication, a position at a time.
+// Winograd's multiplication, a sum at a time: a position, or some that are multiplied to one.
 void Model::Pass::multiply_positions(const Step& step, const WinogradProducts& products) const {
     const int columns = products.blocks * kBlock;
     const std::uint8_t* a[kMaxRows];
@@ -495,25 +495,32 @@ void Model::Pass::multiply_positions(const Step& step, const WinogradProducts& p
     tile.blocks = products.blocks;
     tile.a = a;
     tile.period = step.period;
-    for (int p = 0; p < step.form->positions(); ++p) {
-        const std::uint8_t* v = products.patches + sz(p) * products.position_bytes;
+    const auto at = [&](int position) {
+        const std::uint8_t* v = products.patches + sz(position) * products.position_bytes;
         for (int t = 0; t < products.tiles; ++t) a[t] = v + sz(t) * products.patch_bytes;
-        tile.runs = step.runs.data();
-        tile.run_count = 1;
-        tile.w = products.w + sz(p) * step.block_bytes;
+    };
+    for (int s = 0; s < step.form->sums(); ++s) {
+        const int first = step.form->first_position(s), end = step.form->first_position(s + 1);
+        std::int32_t* sums = products.sums + sz(s) * products.position_stride;
+        at(first);
+        tile.runs = step.runs.data() + first;
+        tile.run_count = end - first;
+        tile.w = products.w + sz(first) * step.block_bytes;
         tile.block_bytes = products.block_bytes;
-        tile.acc = products.sums + sz(p) * products.position_stride;
+        tile.acc = sums;
         step.dot->run(tile);
-        const WinogradExcess& excess = products.excess[p];
-        if (excess.count == 0) continue;
-        std::int32_t* sums = tile.acc;
-        tile.runs = excess.runs;
-        tile.run_count = excess.count;
-        tile.w = excess.w;
-        tile.block_bytes = excess.block_bytes;
-        tile.acc = more;
-        step.dot->run(tile);
-        for (int i = 0; i < products.tiles * columns; ++i) sums[i] += more[i];
+        for (int p = first; p < end; ++p) {
+            const WinogradExcess& excess = products.excess[p];
+            if (excess.count == 0) continue;
+            at(p);
+            tile.runs = excess.runs;
+            tile.run_count = excess.count;
+            tile.w = excess.w;
+            tile.block_bytes = excess.block_bytes;
+            tile.acc = more;
+            step.dot->run(tile);
+            for (int i = 0; i < products.tiles * columns; ++i) sums[i] += more[i];
+        }
     }
 }
 
@@ -561,16 +568,16 @@ void Model::Pass::run_winograd(const Step& step, int index, int count) const {
     const auto output = step.by_columns != nullptr ? step.by_columns->output : step.transforms->output;
     const int unit = step.by_columns != nullptr ? step.by_columns->patches : 1;  // tiles
     Writer writer(*this, step);
-    const WinogradQuick output_quick =
-        step.by_columns != nullptr && writer.quick() ? step.by_columns->output_quick : nullptr;
+    const WinogradQuick output_quick = !writer.quick()              ? nullptr
+                                       : step.by_columns != nullptr ? step.by_columns->output_quick
+                                                                    : step.transforms->output_quick;
     Area<std::uint8_t> to[2];
 
     for (int begin = my_tiles.begin; begin < my_tiles.end; begin += step.strip_tiles) {
         const int strip = std::min(step.strip_tiles, my_tiles.end - begin);
         Position p = position(begin, tile_columns);
         for (int t = 0; t < strip; ++t, advance(p, tile_columns)) {
-            const std::uint8_t* corner =
-                start(input) + sz(n * p.y) * input.row_bytes() + sz(m * p.x) * sz(input.pixel_bytes);
+            const std::uint8_t* corner = window(step, input, {n * p.y, m * p.x});
             step.transforms->input(corner, input.row_bytes(), sz(input.pixel_bytes), input.pixel_bytes, step.shifts,
                                    patches + sz(t) * products.patch_bytes, products.position_bytes);
         }

@@ -109,7 +109,7 @@ const WinogradColumns* winograd_columns(const WinogradForm& form, const Winograd
 
 // Sums that a tile leaves.
 int sum_positions(const WinogradForm& form, const WinogradColumns* columns) {
-    return columns != nullptr ? form.n * form.columns() : form.positions();
+    return columns != nullptr ? form.n * form.columns() : form.sums();
 }
 
 // Tiles that are multiplied together in Winograd's form.
@@ -428,23 +428,24 @@ Model::Choice Model::winograd_choice(const Step& step, const ConvSpec& spec, con
     const WinogradColumns* by_columns = winograd_columns(form, isa_->winograd[&form - kWinograd], dot, groups);
     const double pieces = std::ceil(tiles / winograd_rows(form, by_columns, dot));
     const double weights = double(columns) * round_up(step.in_channels, kGroup) * positions;
-    const double calls = positions * pieces * std::ceil(double(step.channels) / (dot.max_blocks * kBlock));
+    const double calls = form.sums() * pieces * std::ceil(double(step.channels) / (dot.max_blocks * kBlock));
     const double in_vectors = std::ceil(double(step.in_channels) * form.operand_bytes / isa_->vector_bytes);
     const double out_vectors = columns * double(sizeof(std::int32_t)) / isa_->vector_bytes;
     choice.ns = product_ns(weights, tiles, pieces, mac_ns(dot, choice.act_max, choice.weight_max), form.operand_bytes) +
                 (by_columns != nullptr ? 0.0 : calls * rates_of(dot).call) +
-                tiles * positions *
-                    (rates.patch * in_vectors + (by_columns != nullptr ? rates.columns : rates.sums) * out_vectors) +
+                tiles * (positions * rates.patch * in_vectors +
+                         form.sums() * (by_columns != nullptr ? rates.columns : rates.sums) * out_vectors) +
                 tiles * form.n * form.m * columns * rates_.epilogue;
     return choice;
 }
 
 bool Model::winograd_fits(const Step& step, const ConvSpec& spec, const WinogradForm& form) const {
     const Geometry& g = spec.geometry;
-    if (g.kernel != 3 || g.stride != 1 || g.dilation != 1 || step.in_channels > kWinogradMaxChannels) return false;
+    if (g.kernel != 3 || g.stride != form.stride || g.dilation != 1 || step.in_channels > kWinogradMaxChannels)
+        return false;
     const Buffer& input = buffers_[sz(spec.input)];
-    const bool room = input.spare_bottom >= (form.n - step.height % form.n) % form.n &&
-                      input.spare_right >= (form.m - step.width % form.m) % form.m;
+    const bool room = input.spare_bottom >= form.stride * ((form.n - step.height % form.n) % form.n) &&
+                      input.spare_right >= form.stride * ((form.m - step.width % form.m) % form.m);
     const std::size_t words = 2 * sz(form.positions()) * sz(step.channels) * sz(step.in_channels);
     return room &&
            (form.operand_bytes == 2 ? isa_->words != nullptr && (words <= kWordsBytes || !spec.path.empty())
@@ -753,8 +754,9 @@ bool Model::prepare_winograd(Step& step, const ConvSpec& spec, const std::int8_t
                                   packed.data() + sz(b * positions) * block_bytes);
             continue;
         }
-        for (int p = 0; p < positions; ++p) {
-            dot.pack(transformed.data() + sz(p * channels * form.operand_bytes), row_bytes, k_groups,
+        for (int s = 0; s < form.sums(); ++s) {
+            const int p = form.first_position(s), together = form.first_position(s + 1) - p;
+            dot.pack(transformed.data() + sz(p * channels * form.operand_bytes), row_bytes, together * k_groups,
                      packed.data() + sz(b * positions + p) * block_bytes);
         }
     }
@@ -762,7 +764,6 @@ bool Model::prepare_winograd(Step& step, const ConvSpec& spec, const std::int8_t
     step.packed = std::move(packed);
     step.block_bytes = block_bytes;
     step.k_groups = k_groups;
-    step.runs = {{0, k_groups}};
     set_dot(step, dot, largest, weight_max);
     step.tile_rows = winograd_rows(form, step.by_columns, dot);
     const int group_columns = step.dot->max_blocks * kBlock;
@@ -782,6 +783,10 @@ bool Model::prepare_winograd(Step& step, const ConvSpec& spec, const std::int8_t
     WinogradScratch& scratch = step.scratch;
     scratch.patch_bytes = sz(round_up(channels * form.operand_bytes, 64));
     scratch.position_bytes = scratch.patch_bytes * sz(step.strip_tiles) + kPositionGap;
+    for (int s = 0; s < form.sums(); ++s) {
+        for (int p = form.first_position(s); p < form.first_position(s + 1); ++p)
+            step.runs.push_back({(p - form.first_position(s)) * static_cast<int>(scratch.position_bytes), k_groups});
+    }
     scratch.sums = sz(positions) * scratch.position_bytes + kSlackBytes;
     scratch.acc =
         scratch.sums + sizeof(std::int32_t) * sz(sum_positions(form, step.by_columns) * step.tile_rows * group_columns);

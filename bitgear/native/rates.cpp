@@ -340,8 +340,8 @@ struct FormProbe {
     void transform_patches() {
         const std::size_t row_bytes = sz((kPatches + 1) * kMaxTileSide * kChannels);
         for (int i = 0; i < kPatches; ++i) {
-            kernels.input(input.data() + sz(i * form.m * kChannels), row_bytes, kChannels, kChannels, shifts,
-                          patches.data() + sz(i) * patch_bytes, position_bytes());
+            kernels.input(input.data() + sz(i * form.m * form.stride * kChannels), row_bytes, kChannels, kChannels,
+                          shifts, patches.data() + sz(i) * patch_bytes, position_bytes());
         }
     }
     double patch_vectors(int vector_bytes) const {
@@ -349,7 +349,7 @@ struct FormProbe {
     }
     double column_macs() const { return double(products.tiles * form.positions()) * kColumns * kColumnChannels; }
     double sum_vectors(int vector_bytes, int tiles) const {
-        return double(tiles * form.positions()) * kColumns * double(sizeof(std::int32_t)) / vector_bytes;
+        return double(tiles * form.sums()) * kColumns * double(sizeof(std::int32_t)) / vector_bytes;
     }
 };
 

@@ -14,6 +14,11 @@
 //             them unsigned.
 //   weights:  3 or 7 times as large in each direction. In bytes, what leaves -127..127 is clipped, and what was cut off
 //             is multiplied too ("excess"), so that the result is exact for any weights.
+//
+// A 3x3 convolution of stride 2 is one of the outer taps over even pixels and one of the middle tap over odd ones. For
+// two outputs along one direction: (x0 - x2) w0, x2 (w0 + w2), (x4 - x2) w2 and x1 w1, x3 w1: 5 products for 6, 25 for
+// 36 in two dimensions. Operands grow twice at most, nothing is divided. The first output alone takes the first product
+// and x1 w1, the second one alone the third and x3 w1: such positions are multiplied to one sum, and 9 sums are left.
 #pragma once
 
 #include <cstdint>
@@ -28,7 +33,7 @@ constexpr int kWinogradMaxChannels = 4096;
 constexpr int kWinogradMaxWeightBits = 6;  // in bytes
 constexpr int kExcessShare = 256;          // weights are worth clipping up to one in so many
 
-// One direction: F(m, 3).
+// One direction: F(m, 3), or two outputs of stride 2.
 struct WinogradAxis {
     int span;           // absolute sum of a row of B^T
     int twos, threes;   // the common denominator is 2^twos * 3^threes
@@ -37,7 +42,7 @@ struct WinogradAxis {
     int inverse[4][6];  // A^T, times the common denominator over each row's
 };
 
-// By m - 2. Points 0, 1, -1, infinity; 0, 1, -1, 2, infinity; 0, 1, -1, 2, -2, infinity.
+// By m - 2. Points 0, 1, -1, infinity; 0, 1, -1, 2, infinity; 0, 1, -1, 2, -2, infinity. Then that of stride 2.
 constexpr WinogradAxis kWinogradAxes[] = {
     {2,
      1,
@@ -62,32 +67,54 @@ constexpr WinogradAxis kWinogradAxes[] = {
       {0, 4, 0, -5, 0, 1}},
      {{1, 0, 0}, {1, 1, 1}, {1, -1, 1}, {1, 2, 4}, {1, -2, 4}, {0, 0, 1}},
      {{6, -4, -4, 1, 1, 0}, {0, -4, 4, 2, -2, 0}, {0, -4, -4, 4, 4, 0}, {0, -4, 4, 8, -8, 24}}},
+    {2,
+     0,
+     0,
+     {{1, 0, -1, 0, 0}, {0, 0, 1, 0, 0}, {0, 0, -1, 0, 1}, {0, 1, 0, 0, 0}, {0, 0, 0, 1, 0}},
+     {{1, 0, 0}, {1, 0, 1}, {0, 0, 1}, {0, 1, 0}, {0, 1, 0}},
+     {{1, 1, 0, 1, 0}, {0, 1, 1, 0, 1}}},
 };
+constexpr int kStridedAxis = 3, kStridedSide = 5, kStridedSums = 9;
+// Positions of stride 2 (row * 5 + column), those of each sum together, and where each sum's begin. Sums are numbered
+// [first output alone, both, second output alone] in both directions.
+constexpr int kStridedOrder[kStridedSide * kStridedSide] = {0, 3, 15, 18, 1,  16, 2,  4,  17, 19, 5,  8, 6,
+                                                            7, 9, 10, 13, 20, 23, 11, 21, 12, 14, 22, 24};
+constexpr int kStridedFirst[kStridedSums + 1] = {0, 4, 6, 10, 12, 13, 15, 19, 21, 25};
 
 struct WinogradForm {
     const char* name;
     int n, m;           // outputs down and across
     int operand_bytes;  // 1 or 2
+    int stride;         // 1, or 2: 2 x 2 outputs
 
-    const WinogradAxis& down() const { return kWinogradAxes[n - 2]; }
-    const WinogradAxis& across() const { return kWinogradAxes[m - 2]; }
-    int columns() const { return m + 2; }
-    int positions() const { return (n + 2) * (m + 2); }
-    int span() const { return down().span * across().span; }  // of a patch position, in largest activations
-    int twos() const { return down().twos + across().twos; }
+    constexpr const WinogradAxis& down() const { return kWinogradAxes[stride == 2 ? kStridedAxis : n - 2]; }
+    constexpr const WinogradAxis& across() const { return kWinogradAxes[stride == 2 ? kStridedAxis : m - 2]; }
+    constexpr int rows() const { return stride == 2 ? kStridedSide : n + 2; }  // of a patch, in pixels and in positions
+    constexpr int columns() const { return stride == 2 ? kStridedSide : m + 2; }
+    constexpr int positions() const { return rows() * columns(); }
+    // Where a position is, in the patch.
+    constexpr int row(int position) const { return (stride == 2 ? kStridedOrder[position] : position) / columns(); }
+    constexpr int column(int position) const { return (stride == 2 ? kStridedOrder[position] : position) % columns(); }
+    // What is left of the positions of a tile after the multiplication, and the first position that goes to a sum: they
+    // follow each other.
+    constexpr int sums() const { return stride == 2 ? kStridedSums : positions(); }
+    constexpr int first_position(int sum) const { return stride == 2 ? kStridedFirst[sum] : sum; }
+    constexpr int span() const { return down().span * across().span; }  // of a patch position, in largest activations
+    constexpr int twos() const { return down().twos + across().twos; }
 };
 
-constexpr int kWinogradForms = 6;
+constexpr int kWinogradForms = 7;
 // In the order of Isa::winograd. Where estimates are equal the first wins.
-constexpr WinogradForm kWinograd[kWinogradForms] = {{"winograd-3x4", 3, 4, 1}, {"winograd-3x3", 3, 3, 1},
-                                                    {"winograd-2x4", 2, 4, 1}, {"winograd-2x3", 2, 3, 1},
-                                                    {"winograd-2x2", 2, 2, 1}, {"winograd-4x4", 4, 4, 2}};
+constexpr WinogradForm kWinograd[kWinogradForms] = {{"winograd-3x4", 3, 4, 1, 1},    {"winograd-3x3", 3, 3, 1, 1},
+                                                    {"winograd-2x4", 2, 4, 1, 1},    {"winograd-2x3", 2, 3, 1, 1},
+                                                    {"winograd-2x2", 2, 2, 1, 1},    {"winograd-4x4", 4, 4, 2, 1},
+                                                    {"winograd-strided", 2, 2, 1, 2}};
 
 // The weight of one position, given the nine codes (or sums of codes) of a kernel, `stride` apart.
 template <class T>
 inline std::int32_t winograd_weight(const WinogradForm& form, int position, const T* codes, std::ptrdiff_t stride) {
-    const int* down = form.down().weights[position / form.columns()];
-    const int* across = form.across().weights[position % form.columns()];
+    const int* down = form.down().weights[form.row(position)];
+    const int* across = form.across().weights[form.column(position)];
     std::int32_t sum = 0;
     for (int t = 0; t < 9; ++t) sum += down[t / 3] * across[t % 3] * codes[t * stride];
     return sum;
@@ -95,17 +122,17 @@ inline std::int32_t winograd_weight(const WinogradForm& form, int position, cons
 
 // The largest that a weight of `bits` bits can become, or be clipped to.
 inline int winograd_weight_bound(const WinogradForm& form, int bits) {
-    const auto growth = [](int m) { return m == 2 ? 3 : 7; };  // the largest absolute sum of a row
+    const auto growth = [&](int m) { return form.stride == 2 ? 2 : m == 2 ? 3 : 7; };  // the largest sum of a row
     const int bound = growth(form.n) * growth(form.m) << (bits - 1);
     return form.operand_bytes == 2 || bound < kWinogradMaxWeight ? bound : kWinogradMaxWeight;
 }
 
 // How far a patch position can reach above zero for activations 0..act_max (sign 1), or below (sign -1).
 inline int winograd_reach(const WinogradForm& form, int position, int act_max, int sign = 1) {
-    const int* down = form.down().patch[position / form.columns()];
-    const int* across = form.across().patch[position % form.columns()];
+    const int* down = form.down().patch[form.row(position)];
+    const int* across = form.across().patch[form.column(position)];
     int total = 0;
-    for (int y = 0; y < form.n + 2; ++y) {
+    for (int y = 0; y < form.rows(); ++y) {
         for (int x = 0; x < form.columns(); ++x) {
             const int factor = sign * down[y] * across[x];
             if (factor > 0) total += factor;
@@ -124,8 +151,8 @@ inline std::int32_t winograd_correction(const WinogradForm& form, int output, co
                                         const std::uint8_t* shifts) {
     std::int32_t total = 0;
     for (int p = 0; p < form.positions(); ++p) {
-        const int factor = form.down().inverse[output / form.m][p / form.columns()] *
-                           form.across().inverse[output % form.m][p % form.columns()];
+        const int factor =
+            form.down().inverse[output / form.m][form.row(p)] * form.across().inverse[output % form.m][form.column(p)];
         total += factor * shifts[p] * sums[p];
     }
     return total;

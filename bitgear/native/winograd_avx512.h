@@ -140,7 +140,8 @@ __attribute__((noinline)) void settle_tile(const Doubts& doubts, const EpilogueT
     }
 }
 
-template <int N, int M, bool RESIDUAL, int OUTPUTS>
+// `DOWN`: whether sums are to be transformed downwards too.
+template <int N, int M, int STRIDE, bool DOWN, bool RESIDUAL, int OUTPUTS>
 void output_tiles(const WinogradSums& sums, const EpilogueTile& constants, const WinogradPixels& pixels) {
     constexpr int kPixels = N * M, kFours = (kPixels + 3) / 4;
     const VecI residual_zero = broadcast(constants.residual_zero);
@@ -171,7 +172,7 @@ void output_tiles(const WinogradSums& sums, const EpilogueTile& constants, const
                        static_cast<std::size_t>(left + k % M) * area.pixel_bytes + channel;
             };
             VecI sum[kPixels];
-            winograd_tile<N, M, false>(sums, m, c, sum);
+            winograd_tile<N, M, STRIDE, DOWN>(sums, m, c, sum);
             Doubts doubts;
 #pragma GCC unroll 4
             for (int four = 0; four < kFours; ++four) {
@@ -219,23 +220,25 @@ void output_tiles(const WinogradSums& sums, const EpilogueTile& constants, const
     }
 }
 
-template <int N, int M>
+template <int N, int M, int STRIDE, bool DOWN>
 void output_quick(const WinogradSums& sums, const EpilogueTile& constants, const WinogradPixels& pixels) {
-    const bool one = constants.outputs == 1;
-    if (constants.residual != nullptr) {
-        (one ? output_tiles<N, M, true, 1> : output_tiles<N, M, true, 2>)(sums, constants, pixels);
-    } else {
-        (one ? output_tiles<N, M, false, 1> : output_tiles<N, M, false, 2>)(sums, constants, pixels);
-    }
+    const auto run = [&](auto residual) {
+        constexpr bool kResidual = decltype(residual)::value;
+        (constants.outputs == 1 ? output_tiles<N, M, STRIDE, DOWN, kResidual, 1>
+                                : output_tiles<N, M, STRIDE, DOWN, kResidual, 2>)(sums, constants, pixels);
+    };
+    constants.residual != nullptr ? run(std::true_type()) : run(std::false_type());
 }
 
 template <class Operand, int N, int M>
 constexpr WinogradColumns kColumns{kPatchesAtOnce<N, 2>, pack_columns<N, M>, run_columns<Operand, N, M>,
-                                   winograd_output<N, M, false>, output_quick<N, M>};
+                                   winograd_output<N, M, 1, false>, output_quick<N, M, 1, false>};
 
 template <int N, int M>
-constexpr WinogradKernels kBytesByColumns{winograd_input<N, M>, winograd_output<N, M>,
+constexpr WinogradKernels kBytesByColumns{winograd_input<N, M>, winograd_output<N, M>, nullptr,
                                           winograd_weights<N, M, std::int8_t>, &kColumns<Bytes, N, M>};
 template <int N, int M>
-constexpr WinogradKernels kWordsByColumns{winograd_input_words<N, M>, winograd_output<N, M>,
+constexpr WinogradKernels kWordsByColumns{winograd_input_words<N, M>, winograd_output<N, M>, nullptr,
                                           winograd_weights<N, M, std::int16_t>, &kColumns<Words, N, M>};
+constexpr WinogradKernels kStridedQuick{winograd_input<2, 2, 2>, winograd_output<2, 2, 2>, output_quick<2, 2, 2, true>,
+                                        winograd_weights<2, 2, std::int8_t, 2>, nullptr};

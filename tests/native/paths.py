@@ -31,6 +31,7 @@ PLANS = {
     "winograd-3x3": ("w4a3", "3", "w2a3", "2"),
     "winograd-3x4": ("w3a2", "w4a2", "2"),
     "winograd-4x4": ("8", "7", "w8a7", "w2a8", "3", "w7a8"),
+    "winograd-strided": ("6", "w6a2", "w2a6", "4", "w3a5", "2"),
 }
 """Paths, and the widths at which each can be had."""
 
@@ -45,7 +46,8 @@ OFFERED = {
 MULTIPLICATIONS = {name: tuple(paths) for name, _, _, paths in _native.instruction_sets() if name in OFFERED}
 """The same, with those of 16-bit numbers."""
 
-FORMS = {f"winograd-{n}x{m}": (n, m) for n, m in ((2, 2), (2, 3), (2, 4), (3, 3), (3, 4), (4, 4))}
+STRIDED = "winograd-strided"
+FORMS = {f"winograd-{n}x{m}": (n, m) for n, m in ((2, 2), (2, 3), (2, 4), (3, 3), (3, 4), (4, 4))} | {STRIDED: (2, 2)}
 IN_WORDS = ("winograd-4x4",)
 EVERY_FORM = [
     (name, form)
@@ -109,21 +111,28 @@ _LINE = {
     3: np.array([[1, 0, 0], [1, 1, 1], [1, -1, 1], [1, 2, 4], [0, 0, 1]]),
     4: np.array([[1, 0, 0], [1, 1, 1], [1, -1, 1], [1, 2, 4], [1, -2, 4], [0, 0, 1]]),
 }
+_STRIDED_LINE = np.array([[1, 0, 0], [1, 0, 1], [0, 0, 1], [0, 1, 0], [0, 1, 0]])
 _SPAN = {2: 2, 3: 6, 4: 10}
 
 
-def outlier_share(q_weight: NDArray[np.int8], form: tuple[int, int]) -> float:
+def stride_of(path: str) -> int:
+    """The stride of 3x3 convolutions that a form of Winograd's computes."""
+    return 2 if path == STRIDED else 1
+
+
+def outlier_share(q_weight: NDArray[np.int8], path: str) -> float:
     """Share of the transformed weights (O, I, 3, 3) that exceed 127, which are multiplied one by one.
 
     Input channels count in fours, as they are stored.
     """
-    wide = np.einsum("yi,ocij,xj->ocyx", _LINE[form[0]], q_weight.astype(int), _LINE[form[1]])
+    down, across = (_STRIDED_LINE if path == STRIDED else _LINE[side] for side in FORMS[path])
+    wide = np.einsum("yi,ocij,xj->ocyx", down, q_weight.astype(int), across)
     stored = -(-q_weight.shape[1] // 4) * 4
     return float((np.abs(wide) > 127).sum()) / (q_weight.shape[0] * stored * wide.shape[2] * wide.shape[3])
 
 
 def has_winograd(master: Master, node: Conv, plan: Plan, path: str) -> bool:
-    """Whether a 3x3 convolution of stride 1 can take a form of Winograd's."""
+    """Whether a 3x3 convolution of a form's stride can take this form of Winograd's."""
     form = FORMS[path]
     folded = fold(master, node, plan)
     low, high = activation_range(8 if node.input == IMAGE else folded.act_bits, master.graph.signed(node.input))
@@ -135,4 +144,4 @@ def has_winograd(master: Master, node: Conv, plan: Plan, path: str) -> bool:
         sums = np.maximum(np.where(flat > 0, flat, 0).sum(1), np.where(flat < 0, -flat, 0).sum(1))
         return bool(sums.max() * (high - low) < 2**25)
     fits = (high - low) * _SPAN[form[0]] * _SPAN[form[1]] <= 255 and folded.weight_bits <= 6
-    return fits and outlier_share(q_weight, form) <= 1 / 256
+    return fits and outlier_share(q_weight, path) <= 1 / 256

@@ -18,7 +18,17 @@ from bitgear.errors import EngineUnavailable, GraphError, InputError, PrecisionN
 from bitgear.graph import IMAGE, Concat, Conv, Graph, MaxPool, Pool, Resize, Shortcut
 from bitgear.models import find_master
 from tests.masters import random_codes, random_master, tiny_master
-from tests.native.paths import MULTIPLICATIONS, OFFERED, NativeModel, _native, derived, measured, taken
+from tests.native.paths import (
+    FORMS,
+    MULTIPLICATIONS,
+    OFFERED,
+    NativeModel,
+    _native,
+    derived,
+    measured,
+    stride_of,
+    taken,
+)
 
 BEST = next(iter(OFFERED))
 
@@ -375,14 +385,14 @@ def test_a_mistake_in_building_raises_and_harms_nothing(mistake: str) -> None:
 
 
 @pytest.mark.parametrize("instruction_set", OFFERED)
-@pytest.mark.parametrize("path", ["winograd-2x2", "winograd-2x3", "winograd-2x4", "winograd-3x3", "winograd-4x4"])
+@pytest.mark.parametrize("path", FORMS)
 def test_a_buffer_without_room_for_patches_is_no_danger(instruction_set: str, path: str) -> None:
     """Patches reach over odd sizes; without the spare pixels another path is taken or the step refused."""
     core = _native.Model(instruction_set, measured(instruction_set))
     core.add_buffer(5, 5, 3, 1, 1, 1, 1, 0, 0, 0)
     core.add_image(0)
     try:
-        add_conv(core, weight_bits=3, act_max=7, zero=4, path=path)
+        add_conv(core, stride=stride_of(path), weight_bits=3, act_max=7, zero=4, path=path)
     except ValueError:
         return
     assert not any("winograd" in taken for _, taken in core.paths)

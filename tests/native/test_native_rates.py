@@ -16,7 +16,18 @@ from bitgear import reference
 from bitgear.engines import native
 from bitgear.graph import IMAGE, Conv, Graph
 from tests.masters import random_codes, random_master, tiny_master
-from tests.native.paths import FORMS, IN_WORDS, MULTIPLICATIONS, OFFERED, WORDS, _native, derived, measured, taken
+from tests.native.paths import (
+    FORMS,
+    IN_WORDS,
+    MULTIPLICATIONS,
+    OFFERED,
+    WORDS,
+    _native,
+    derived,
+    measured,
+    stride_of,
+    taken,
+)
 
 from bitgear.engines import rates as kept_rates  # isort: skip - not before the extension is known to be there
 
@@ -35,8 +46,8 @@ class Measured:
         return {name: self.factor * ns for name, ns in measured(instruction_set).items()}
 
 
-def one_layer(channels: int = 64, side_px: int = 12) -> Graph:
-    return Graph((Conv("x", IMAGE, channels, 1), Conv("t", "x", channels, 3, padding=1, relu=False)))
+def one_layer(channels: int = 64, stride: int = 1) -> Graph:
+    return Graph((Conv("x", IMAGE, channels, 1), Conv("t", "x", channels, 3, stride=stride, padding=1, relu=False)))
 
 
 # -- what is measured -------------------------------------------------------------------------------------------------
@@ -86,6 +97,8 @@ def test_a_layer_takes_the_path_that_the_rates_say_is_fastest(instruction_set: s
         form for form in FORMS if form not in IN_WORDS or any(WORDS in p for p in MULTIPLICATIONS[instruction_set])
     ]
     for form in forms:
+        master = random_master(one_layer(stride=stride_of(form)), 12, 1)
+        expected = reference.run(master, q_images, 2)
         rates = {name: SLOW_NS if name.endswith(" patch") else ns for name, ns in times.items()}
         for path in OFFERED[instruction_set]:
             rates |= (

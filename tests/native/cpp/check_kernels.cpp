@@ -936,19 +936,29 @@ Line check_depthwise_quick(const Isa& isa) {
 }
 
 int form_factor(const WinogradForm& form, int position, int y, int x) {
-    return form.down().patch[position / form.columns()][y] * form.across().patch[position % form.columns()][x];
+    return form.down().patch[form.row(position)][y] * form.across().patch[form.column(position)][x];
 }
 
-int form_inverse(const WinogradForm& form, int output, int position) {
-    return form.down().inverse[output / form.m][position / form.columns()] *
-           form.across().inverse[output % form.m][position % form.columns()];
+// All positions that are multiplied to one sum go to outputs alike.
+int form_inverse(const WinogradForm& form, int output, int sum) {
+    const auto factor = [&](int position) {
+        return form.down().inverse[output / form.m][form.row(position)] *
+               form.across().inverse[output % form.m][form.column(position)];
+    };
+    const int first = form.first_position(sum);
+    for (int p = first; p < form.first_position(sum + 1); ++p) {
+        if (factor(p) == factor(first)) continue;
+        std::fprintf(stderr, "check_kernels: positions %d and %d of %s have no common sum\n", first, p, form.name);
+        std::exit(2);
+    }
+    return factor(first);
 }
 
 int form_max_act(const WinogradForm& form) { return form.operand_bytes == 1 ? 255 / form.span() : 255; }
 
 int form_divisor(const WinogradForm& form) {
     const auto divisor = [](int m) { return m == 2 ? 2 : m == 3 ? 6 : 24; };
-    return divisor(form.n) * divisor(form.m);
+    return form.stride == 2 ? 1 : divisor(form.n) * divisor(form.m);
 }
 
 const WinogradKernels& kernels_of(const Isa& isa, const WinogradForm& form) { return isa.winograd[&form - kWinograd]; }
@@ -970,7 +980,7 @@ void expect_operand(Output& out, const WinogradForm& form, std::size_t k, int va
     }
 }
 
-// A patch of (n + 2) x (m + 2) pixels that lies somewhere in an image.
+// A patch that lies somewhere in an image.
 struct Patch {
     const std::uint8_t* a;
     std::size_t row_bytes, pixel_bytes;
@@ -983,7 +993,7 @@ void check_winograd_patch(const Isa& isa, const WinogradForm& form, const Patch&
     std::uint8_t shifts[kMaxPositions] = {};
     for (int p = 0; p < positions; ++p) {
         int below = 0, above = 0;
-        for (int y = 0; y < form.n + 2; ++y) {
+        for (int y = 0; y < form.rows(); ++y) {
             for (int x = 0; x < form.columns(); ++x) {
                 const int factor = form_factor(form, p, y, x) * act_max;
                 (factor < 0 ? below : above) += std::abs(factor);
@@ -1004,14 +1014,16 @@ void check_winograd_patch(const Isa& isa, const WinogradForm& form, const Patch&
     for (int p = 0; p < positions; ++p) {
         for (int c = 0; c < channels; ++c) {
             int sum = shifts[p];
-            for (int y = 0; y < form.n + 2; ++y) {
+            for (int y = 0; y < form.rows(); ++y) {
                 for (int x = 0; x < form.columns(); ++x) sum += form_factor(form, p, y, x) * patch.at(y, x, c);
             }
             expect_operand(v, form, sz(p) * position_bytes / sz(form.operand_bytes) + sz(c), sum);
         }
         v.any(sz(p) * position_bytes + used, sz(p) * position_bytes + room);
     }
-    line.check(v.difference(), text({{"n", form.n}, {"m", form.m}, {"channels", channels}, {"act_max", act_max}}));
+    line.check(
+        v.difference(),
+        text({{"n", form.n}, {"m", form.m}, {"stride", form.stride}, {"channels", channels}, {"act_max", act_max}}));
 }
 
 Line check_winograd_input(const Isa& isa) {
@@ -1025,11 +1037,11 @@ Line check_winograd_input(const Isa& isa) {
                     random.between(0, 3) == 0 ? random.between(1, form_max_act(form)) : form_max_act(form);
                 const std::size_t pixel_bytes = sz(channels),
                                   row_bytes = pixel_bytes * sz(random.between(form.columns(), 9));
-                const std::size_t bytes = sz(form.n + 1) * row_bytes + sz(form.columns()) * pixel_bytes;
+                const std::size_t bytes = sz(form.rows() - 1) * row_bytes + sz(form.columns()) * pixel_bytes;
                 std::uint8_t* a = memory.place(bytes, kSlackBytes, random);
                 for (std::size_t k = 0; k < bytes; ++k) a[k] = static_cast<std::uint8_t>(random.between(0, act_max));
                 // In half of the channels, what takes a position to its highest or its lowest value.
-                for (int y = 0; y < form.n + 2; ++y) {
+                for (int y = 0; y < form.rows(); ++y) {
                     for (int x = 0; x < form.columns(); ++x) {
                         const bool high = (form_factor(form, i / 2, y, x) > 0) == (i % 2 == 0);
                         for (int c = 0; c < channels; c += random.between(1, 3)) {
@@ -1051,7 +1063,7 @@ Line check_winograd_output(const Isa& isa) {
     constexpr int kMostColumns = kMaxBlocks * kBlock;
     Input sums(4 * sz(kMaxPositions * (2 * kMaxRows + 1) * kMostColumns)), corrections(4 * sz(16 * 2 * kMostColumns));
     for (const WinogradForm& form : kWinograd) {
-        const int positions = form.positions(), outputs = form.n * form.m, divisor = form_divisor(form);
+        const int positions = form.sums(), outputs = form.n * form.m, divisor = form_divisor(form);
         for (int columns = kBlock; columns <= kMaxBlocks * kBlock; columns += kBlock) {
             for (int repeat = 0; repeat < 150; ++repeat) {
                 // Sums may be beyond 32 bits on the way; a result times a power of two must not.
@@ -1137,9 +1149,10 @@ Line check_winograd_output(const Isa& isa) {
 }
 
 // Sums of tiles at the edges of an image to bytes, with and without a residual, against the chain of operations.
-void check_winograd_quick_case(const WinogradForm& form, const WinogradColumns& kernels, int number, Random& random,
-                               Line& line) {
-    const int positions = form.n * form.columns();
+// `kernels`: with `positions` sums of each tile.
+template <class Kernels>
+void check_winograd_quick_case(const WinogradForm& form, const Kernels& kernels, int positions, int number,
+                               Random& random, Line& line) {
     const int tiles = random.between(1, kMaxRows / form.m), channels = random.between(1, 2 * kBlock);
     const int padded = round_up(channels, kBlock), rows = random.between(1, form.n),
               pixels = random.between((tiles - 1) * form.m + 1, tiles * form.m);
@@ -1210,6 +1223,7 @@ void check_winograd_quick_case(const WinogradForm& form, const WinogradColumns& 
     line.check(out.difference(), text({{"case", number},
                                        {"n", form.n},
                                        {"m", form.m},
+                                       {"positions", positions},
                                        {"tiles", tiles},
                                        {"channels", channels},
                                        {"rows", rows},
@@ -1220,8 +1234,11 @@ Line check_winograd_quick(const Isa& isa) {
     Line line(isa.name, "winograd_output quick");
     Random random(15);
     for (const WinogradForm& form : kWinograd) {
-        const WinogradColumns* columns = kernels_of(isa, form).columns;
-        for (int i = 0; columns != nullptr && i < 1200; ++i) check_winograd_quick_case(form, *columns, i, random, line);
+        const WinogradKernels& kernels = kernels_of(isa, form);
+        for (int i = 0; kernels.output_quick != nullptr && i < 1200; ++i)
+            check_winograd_quick_case(form, kernels, form.sums(), i, random, line);
+        for (int i = 0; kernels.columns != nullptr && i < 1200; ++i)
+            check_winograd_quick_case(form, *kernels.columns, form.n * form.columns(), i, random, line);
     }
     return line;
 }
@@ -1357,7 +1374,7 @@ Line check_winograd(const Isa& isa) {
                       bits = random.between(2, form.operand_bytes == 1 ? kWinogradMaxWeightBits : 8);
             const int act_max = form_max_act(form);
             const std::size_t pixel_bytes = sz(channels), row_bytes = pixel_bytes * sz(form.columns()),
-                              rows_bytes = sz(form.n + 2) * row_bytes,
+                              rows_bytes = sz(form.rows()) * row_bytes,
                               room = sz(round_up(form.operand_bytes * channels, 64));
             std::uint8_t* a = memory.place(rows_bytes, kSlackBytes, random);
             for (std::size_t k = 0; k < rows_bytes; ++k) {
@@ -1378,22 +1395,27 @@ Line check_winograd(const Isa& isa) {
                                                                   (1 << (bits - 1)) - 1, k + sz(column), random));
                 }
                 std::int32_t sums[kMaxPositions] = {};
-                for (int p = 0; p < positions; ++p) {
-                    std::uint32_t product = 0;  // wraps around
+                std::uint32_t product = 0;  // wraps around
+                for (int p = 0, s = 0; p < positions; ++p) {
+                    if (p == form.first_position(s + 1)) {
+                        ++s;
+                        product = 0;
+                    }
                     for (int c = 0; c < channels; ++c) {
                         const std::int32_t weight = winograd_weight(form, p, codes.data() + c, channels);
                         sums[p] += weight;
                         const int v_c = operand<std::uint8_t>(form, v.data() + sz(p) * room, sz(c));
                         product += static_cast<std::uint32_t>(v_c) * static_cast<std::uint32_t>(weight);
                     }
-                    m[p * kBlock + column] = static_cast<std::int32_t>(product);
+                    m[s * kBlock + column] = static_cast<std::int32_t>(product);
                 }
                 for (int o = 0; o < outputs; ++o) {
                     correction[o * kBlock + column] = winograd_correction(form, o, sums, shifts);
                     std::int32_t sum = 0;
                     for (int t = 0; t < 9; ++t) {
                         for (int c = 0; c < channels; ++c) {
-                            sum += patch.at(o / form.m + t / 3, o % form.m + t % 3, c) * codes[sz(t * channels + c)];
+                            sum += patch.at(form.stride * (o / form.m) + t / 3, form.stride * (o % form.m) + t % 3, c) *
+                                   codes[sz(t * channels + c)];
                         }
                     }
                     expected[o * kBlock + column] = sum;
@@ -1438,8 +1460,8 @@ Line check_winograd_weights(const Isa& isa) {
                     for (int c = 0; c < channels; ++c) {
                         int weight = 0;
                         for (int t = 0; t < 9; ++t) {
-                            const int factor = form.down().weights[p / form.columns()][t / 3] *
-                                               form.across().weights[p % form.columns()][t % 3];
+                            const int factor =
+                                form.down().weights[form.row(p)][t / 3] * form.across().weights[form.column(p)][t % 3];
                             weight += factor * codes[t * channels + c];
                         }
                         must = std::max(must, std::abs(weight));
