@@ -662,38 +662,39 @@ void interleave(const std::int8_t* red, const std::int8_t* green, const std::int
 }
 
 #if BG_VECTOR_BYTES == 64
-// From 16 bytes of each of ROWS rows, in two vectors, to the bytes of four woven pixels of three channels.
+// ROWS rows of three channels: some bytes of each, in two vectors, to as many woven pixels.
 template <int ROWS>
 struct WeavingOrder {
+    static constexpr int kRead = 128 / (ROWS > 4 ? 8 : 4), kPixels = kRead / kGroup, kWritten = kPixels * 3 * ROWS;
     alignas(64) std::uint8_t bytes[2 * 64] = {};
     constexpr WeavingOrder() {
-        for (int i = 0; i < 4 * 3 * ROWS; ++i) {
+        for (int i = 0; i < kWritten; ++i) {
             const int pixel = i / (3 * ROWS), row = i / 3 % ROWS;
-            bytes[i] = static_cast<std::uint8_t>(16 * row + kGroup * pixel + i % 3);
+            bytes[i] = static_cast<std::uint8_t>(kRead * row + kGroup * pixel + i % 3);
         }
     }
 };
 
 template <int ROWS>
 void weave_three(const Weaving& w) {
-    constexpr int kRead = 16, kPixels = kRead / kGroup, kWritten = kPixels * 3 * ROWS;
-    static constexpr WeavingOrder<ROWS> kOrder;
+    using Order = WeavingOrder<ROWS>;
+    static constexpr Order kOrder;
     const __m512i order[] = {_mm512_load_si512(kOrder.bytes), _mm512_load_si512(kOrder.bytes + 64)};
     std::uint8_t* out = w.out;
-    for (int x = 0; x < w.pixels; x += kPixels, out += kWritten) {
-        const std::uint8_t* from = w.from + x * kGroup;
+    for (int x = 0; x < w.pixels; x += Order::kPixels, out += Order::kWritten) {
         const auto row = [&](int y) {
-            return _mm_loadu_si128(reinterpret_cast<const __m128i*>(
-                from + static_cast<std::size_t>(y < ROWS ? y : ROWS - 1) * w.row_bytes));
+            return w.from + static_cast<std::size_t>(y < ROWS ? y : ROWS - 1) * w.row_bytes + x * kGroup;
         };
-        const auto four = [&](int y) {
-            const __m256i low = _mm256_inserti128_si256(_mm256_castsi128_si256(row(y)), row(y + 1), 1);
-            const __m256i high = _mm256_inserti128_si256(_mm256_castsi128_si256(row(y + 2)), row(y + 3), 1);
-            return _mm512_maskz_inserti64x4(0xff, _mm512_castsi256_si512(low), high, 1);
+        const auto half = [&](int i) {
+            if constexpr (Order::kRead == 32) return load<__m256i>(row(i));
+            return _mm256_inserti128_si256(_mm256_castsi128_si256(load<__m128i>(row(2 * i))),
+                                           load<__m128i>(row(2 * i + 1)), 1);
         };
-        const __m512i first = four(0), last = ROWS > 4 ? four(4) : first;
-        _mm512_storeu_si512(out, _mm512_permutex2var_epi8(first, order[0], last));
-        if constexpr (kWritten > 64) _mm512_storeu_si512(out + 64, _mm512_permutex2var_epi8(first, order[1], last));
+        const __m512i first = _mm512_maskz_inserti64x4(0xff, _mm512_castsi256_si512(half(0)), half(1), 1);
+        const __m512i second = _mm512_maskz_inserti64x4(0xff, _mm512_castsi256_si512(half(2)), half(3), 1);
+        store(out, _mm512_permutex2var_epi8(first, order[0], second));
+        const __m512i rest = _mm512_permutex2var_epi8(first, order[1], second);
+        store(out + 64, load<__m256i>(&rest));
     }
 }
 #endif

@@ -157,7 +157,7 @@ struct DepthwiseTile {
 // is then one stretch of bytes, without padding.
 struct Weaving {
     int rows, channels, pixels;
-    const std::uint8_t* from;  // pixels of kGroup bytes; up to 16 bytes more are read
+    const std::uint8_t* from;  // pixels of kGroup bytes; up to 32 bytes more are read
     std::size_t row_bytes;
     std::uint8_t* out;  // up to kSlackBytes more are written
 };

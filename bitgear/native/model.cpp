@@ -84,6 +84,12 @@ struct Pixels {
         }
     }
 
+    // Whether any lies in a row whose number is a multiple of `step`, or, of 0, in the first one.
+    bool in_rows(int step) const {
+        return std::any_of(list, list + stretches,
+                           [&](const Stretch& s) { return step == 0 ? s.first.y == 0 : s.first.y % step == 0; });
+    }
+
     // An address for each pixel: that of a stretch's first, given its position, and `pixel_bytes` more for each next
     // one.
     template <class Byte, class First>
@@ -172,7 +178,10 @@ public:
             tile_.residual_zero = step.residual.zero;
         }
         tile_.outputs = static_cast<int>(step.outputs.size());
-        for (int o = 0; o < tile_.outputs; ++o) quantizers_[o] = &step.outputs[sz(o)].quantizer;
+        for (int o = 0; o < tile_.outputs; ++o) {
+            quantizers_[o] = &step.outputs[sz(o)].quantizer;
+            leaves_out_ |= pass.buffer(step.outputs[sz(o)].buffer).row_step == 1;
+        }
         tile_.quantizers = quantizers_;
         tile_.out = out_;
         if (step.result) tile_.floats = floats_;
@@ -183,7 +192,7 @@ public:
     Writer(const Writer&) = delete;
     Writer& operator=(const Writer&) = delete;
 
-    // Which pixels the next sums are of.
+    // Which pixels the next sums are of. Readers that read none of their rows are left out, unless no reader needs all.
     void at(const Pixels& pixels) {
         tile_.rows = pixels.rows;
         if (tile_.residual != nullptr) {
@@ -191,11 +200,13 @@ public:
             pixels.addresses(sz(b.pixel_bytes), residual_,
                              [&](const Position& p) { return pass_.pixel(b, p) + step_.channel; });
         }
-        for (int o = 0; o < tile_.outputs; ++o) {
-            const Output& output = step_.outputs[sz(o)];
+        tile_.outputs = 0;
+        for (const Output& output : step_.outputs) {
             const Buffer& b = pass_.buffer(output.buffer);
-            pixels.addresses(sz(b.pixel_bytes), out_ + o * kMaxRows,
+            if (leaves_out_ && b.row_step != 1 && !pixels.in_rows(b.row_step)) continue;
+            pixels.addresses(sz(b.pixel_bytes), out_ + tile_.outputs * kMaxRows,
                              [&](const Position& p) { return pass_.pixel(b, p) + output.channel; });
+            quantizers_[tile_.outputs++] = &output.quantizer;
         }
         if (step_.result) {
             pixels.addresses(sz(step_.result_channels), floats_,
@@ -233,6 +244,7 @@ private:
     const Step& step_;
     EpilogueTile tile_{};
     bool quick_;
+    bool leaves_out_ = false;
     const Quantizer* quantizers_[kMaxOutputs];
     const std::uint8_t* residual_[kMaxRows];
     std::uint8_t* out_[kMaxOutputs * kMaxRows];

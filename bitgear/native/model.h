@@ -26,6 +26,7 @@ struct Buffer {
     std::size_t image_bytes = 0;
     std::size_t offset = 0;  // in the arena
     int first_step = -1, last_step = -1;
+    int row_step = 1;  // of its picture, only rows whose number is a multiple of this are read
 
     int row_pixels() const { return left + width + right; }
     std::size_t row_bytes() const {

@@ -152,6 +152,14 @@ std::int32_t largest_sum(const std::int8_t* row, std::size_t count) {
     return std::max(positive, positive - sum_of(row, count));
 }
 
+// What the numbers of the rows that a step reads of its input's picture are multiples of.
+int row_step(const Step& step, const Buffer& input) {
+    if (step.kind == Step::Kind::conv && step.method == Method::dot && step.geometry.kernel == 1 && input.top == 0)
+        return step.geometry.stride;
+    if (step.kind != Step::Kind::copy) return 1;
+    return std::accumulate(step.source_y.begin(), step.source_y.end(), 0, std::gcd<int, int>);
+}
+
 }  // namespace
 
 // Takes back the steps that were begun unless it is told to keep them.
@@ -920,6 +928,7 @@ void Model::finish() {
     check(!finished_, "the model is finished");
     check(image_height_ > 0 && result_channels_ > 0, "a model needs an image and a result");
     finished_ = true;
+    for (Buffer& b : buffers_) b.row_step = 0;
     for (std::size_t s = 0; s < steps_.size(); ++s) {
         Step& step = steps_[s];
         const int index = static_cast<int>(s);
@@ -930,6 +939,11 @@ void Model::finish() {
         };
         uses(step.input);
         uses(step.residual.buffer);
+        if (step.input >= 0) {
+            Buffer& input = buffers_[sz(step.input)];
+            input.row_step = std::gcd(input.row_step, row_step(step, input));
+        }
+        if (step.residual.buffer >= 0) buffers_[sz(step.residual.buffer)].row_step = 1;
         for (const Output& output : step.outputs) {
             if (buffers_[sz(output.buffer)].first_step < 0) step.prefill.push_back(output.buffer);
             uses(output.buffer);

@@ -381,6 +381,21 @@ def test_depthwise_kernels(kernel: int, stride: int) -> None:
                 assert_every_set_exact(master, extreme_codes(master, 3), bits)
 
 
+@pytest.mark.parametrize("stride", [2, 3])
+@pytest.mark.parametrize("side_px", [5, 25, 38])
+@pytest.mark.parametrize("pooled", [False, True])
+def test_readers_of_every_second_or_third_row(stride: int, side_px: int, pooled: bool) -> None:
+    """Rows that one reader alone leaves out are not written for it; another one reads them all."""
+    nodes: list[Node] = [Conv("u", IMAGE, 20, 3, padding=1)]
+    if pooled:
+        nodes = [Conv("c", IMAGE, 20, 3, stride=2, padding=1), MaxPool("u", "c", 2, padding=1)]
+    for shortcut in (Conv("a", "u", 24, 1, stride=stride, relu=False), Shortcut("a", "u", 24, stride)):
+        last = Conv("b", "u", 24, 3, stride=stride, padding=1, residual="a")
+        master = random_master(Graph((*nodes, shortcut, last)), side_px, stride)
+        for bits in (8, 4, 2):
+            assert_every_set_exact(master, random_codes(master, 3), bits, 2)
+
+
 CONCATENATIONS = {
     "signed and not": (Conv("a", "u", 5, 1), Conv("b", "u", 3, 1, relu=False), Concat("k", ("a", "b"))),
     "clipped and signed": (Conv("a", "u", 5, 1, clip=1.5), Conv("b", "u", 3, 1, relu=False), Concat("k", ("b", "a"))),
