@@ -81,6 +81,7 @@ private:
     std::vector<std::int8_t> codes_;
 };
 
+constexpr double kStridedShare = 0.8;                     // of the definition's products: the most for stride 2
 constexpr std::size_t kOverrun = 64;                      // codes are read and written in whole vectors
 constexpr std::size_t kSumsBytes = 26 * 1024;             // of all positions: most of a core's first cache
 constexpr int kManyPixels = 128;                          // for which looking at weights pays
@@ -455,7 +456,11 @@ bool Model::winograd_fits(const Step& step, const ConvSpec& spec, const Winograd
     const bool room = input.spare_bottom >= form.stride * ((form.n - step.height % form.n) % form.n) &&
                       input.spare_right >= form.stride * ((form.m - step.width % form.m) % form.m);
     const std::size_t words = 2 * sz(form.positions()) * sz(step.channels) * sz(step.in_channels);
-    return room &&
+    // Of small maps tiles of stride 2 reach over the ends, and save too little for nearly three times the weights.
+    const int tiles = round_up(step.height, form.n) / form.n * (round_up(step.width, form.m) / form.m);
+    const bool saves =
+        form.stride == 1 || double(tiles) * form.positions() <= kStridedShare * 9.0 * step.height * step.width;
+    return room && (saves || !spec.path.empty()) &&
            (form.operand_bytes == 2 ? isa_->words != nullptr && (words <= kWordsBytes || !spec.path.empty())
                                     : form.span() * spec.act_max <= 255 && spec.weight_bits <= kWinogradMaxWeightBits);
 }

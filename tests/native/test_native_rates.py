@@ -112,6 +112,15 @@ def test_a_layer_takes_the_path_that_the_rates_say_is_fastest(instruction_set: s
         np.testing.assert_array_equal(model.run(q_images), expected)
 
 
+@pytest.mark.parametrize("instruction_set", OFFERED)
+def test_maps_whose_ends_waste_what_a_form_saves_do_not_take_it(instruction_set: str) -> None:
+    """Of 7x7 outputs of stride 2, tiles of 2x2 multiply 400 positions for 441 products; of 8x8, 400 for 576."""
+    times = {name: SLOW_NS if name.endswith(" finish") else ns for name, ns in measured(instruction_set).items()}
+    for side_px, takes_it in ((14, False), (16, True)):
+        model = derived(random_master(one_layer(stride=2), side_px, 1), 4, instruction_set, rates=times)
+        assert (taken(model, "t") <= set(OFFERED[instruction_set])) is not takes_it
+
+
 @pytest.mark.parametrize("instruction_set", [n for n in OFFERED if any(WORDS in p for p in MULTIPLICATIONS[n])])
 def test_where_weights_do_not_allow_the_fastest_path_the_next_one_is_taken(instruction_set: str) -> None:
     """Transformed weights that leave a byte in many places rule out forms in bytes, but not that in 16 bits."""
