@@ -49,14 +49,20 @@ def _master(master: Master, times_ms: Mapping[str, float], search: dict[str, Any
 
 def tuned(report: dict[str, Any]) -> str:
     """Return what tuning gave plans, from the report of ``bitgear tune`` on a classifier."""
-    lines = ["| top-1 in % | held out, altered: before | best epoch | test: before | after |", "|---|---|---|---|---|"]
+    lines = [
+        "| | held out, altered: distance before | kept epoch | top-1 in % before | kept epoch | test: before | after |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for name, row in report.items():
         start, *epochs = row["epochs"]
-        best = max(row["epochs"], key=lambda epoch: epoch["top1"])
-        cells = [start["top1"], best["top1"], row["before"]["top1"], row["after"]["top1"]]
-        shown = [f"{100 * value:.2f}" for value in cells]
-        shown[1] += f" ({best['epoch']} of {len(epochs)})"
-        lines.append(f"| {name} | {' | '.join(shown)} |")
+        kept = min(row["epochs"], key=lambda epoch: epoch["distance"])
+        shares = [start["top1"], kept["top1"], row["before"]["top1"], row["after"]["top1"]]
+        cells = [
+            f"{start['distance']:.3f}",
+            f"{kept['distance']:.3f} ({kept['epoch']} of {len(epochs)})",
+            *(f"{100 * share:.2f}" for share in shares),
+        ]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

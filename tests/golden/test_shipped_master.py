@@ -13,7 +13,6 @@ from bitgear.bits import WIDTHS
 from bitgear.checkpoint import Master, read_master, write_master
 from bitgear.describe import code_shares
 from bitgear.engines import create_engine
-from bitgear.graph import Conv
 from bitgear.models import shipped_masters
 from bitgear.rounding import derive
 from bitgear.tasks.classify import predictions, preprocess
@@ -98,11 +97,14 @@ def test_the_engines_equal_the_reference_to_the_bit(name: str, bits: int, engine
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_all_four_codes_are_used_at_two_bits_in_every_layer(name: str) -> None:
+def test_no_layer_collapses_at_two_bits(name: str) -> None:
+    """Codes -1, 0 and 1 each make a hundredth of every layer; -2 is for outliers, which some layers do not have."""
     master = shipped(name)
-    for node in master.graph.nodes:
-        if isinstance(node, Conv) and node.bits is None:
-            assert min(code_shares(derive(master.tensors[f"{node.name}.weight"], 2), 2)) > 0, node.name
+    open_layers = [node for node in master.graph.convs if node.bits is None]
+    shares = {node.name: code_shares(derive(master.tensors[f"{node.name}.weight"], 2), 2) for node in open_layers}
+    for node, share in shares.items():
+        assert min(share[1:]) > 0.01, node
+    assert sum(share[0] > 0 for share in shares.values()) > len(shares) // 2
 
 
 @pytest.mark.parametrize("bits", WIDTHS)
