@@ -18,7 +18,7 @@ from bitgear.engines import Engine
 from bitgear.errors import BitgearError
 from bitgear.graph import IMAGE, Conv, Linear
 from bitgear.inputs import InputRecord
-from bitgear.plans import BatchNorm, NamedPlan
+from bitgear.plans import BatchNorm, NamedPlan, scale_names
 from trainer.model import OWN, Norms, Pass, QuantNet, key, require
 from trainer.quantizers import derive_codes
 
@@ -108,12 +108,8 @@ def export_own(path: Path, model: QuantNet, plan: NamedPlan, q_images: NDArray[n
     """
     folded = {conv.name: model.layer(conv.name).norm(OWN).folded() for conv in model.graph.convs}
     own = {name: BatchNorm(gain.detach().numpy(), bias.detach().numpy()) for name, (gain, bias) in folded.items()}
-    scales = {
-        f"{node.name}.{part}": np.float32(held[OWN].detach().exp().item())
-        for node, layer in model.quantised()
-        for part, held in (("act_scale", layer.act_log_scale), ("residual_scale", layer.residual_log_scale))
-        if OWN in held
-    }
+    held = model.own_tensors()
+    scales = {name: np.float32(held[name].detach().exp().item()) for name in scale_names(model.graph) if name in held}
     master = read_master(path).with_plans([replace(plan, batch_norm=own, scales=scales or None)])
     compare(master, model, q_images, plan.plan, engine, OWN)
     write_master(master, path)

@@ -240,9 +240,8 @@ class QuantNet(nn.Module):
                 if OWN in scales:
                     held[f"{node.name}.{part}"] = scales[OWN]
             if isinstance(node, Conv):
-                bn = layer.norm(OWN)
-                held |= {f"{node.name}.{part}": tensor for part, tensor in bn.named_parameters()}
-                held |= {f"{node.name}.{part}": tensor for part, tensor in bn.named_buffers()}
+                state = layer.norm(OWN).state_dict(keep_vars=True)
+                held |= {f"{node.name}.{part}": tensor for part, tensor in state.items()}
         return held
 
     def add_width(self, bits: int, source: int | None) -> None:
