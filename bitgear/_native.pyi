@@ -46,6 +46,9 @@ def paint_mask(
 ) -> None:
     """Write the mask (h, w) of logits (classes, H', W'), as :func:`bitgear.tasks.segment.class_mask` does."""
 
+def count_ids(mask: NDArray[np.uint8], counts: NDArray[np.int64]) -> None:
+    """Add to ``counts`` (256,) how often each id stands in a mask (h, w)."""
+
 class Model:
     """A flat list of steps over byte buffers; see model.h. Arguments are checked for memory safety, not for sense."""
 

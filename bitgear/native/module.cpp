@@ -118,6 +118,12 @@ void paint_mask_into(const std::string& isa, const Array<const float, 3>& logits
     paint_mask(chosen->pixels, logits.data(), static_cast<int>(logits.shape(0)), y, x, mask.data());
 }
 
+void count_ids_into(const Array<const std::uint8_t, 2>& mask, const Array<std::int64_t, 1>& counts) {
+    if (counts.size() != 256) throw nb::value_error("counts are of all 256 ids");
+    const nb::gil_scoped_release release;
+    count_ids(mask.data(), mask.size(), counts.data());
+}
+
 }  // namespace
 }  // namespace bitgear
 
@@ -160,6 +166,7 @@ NB_MODULE(_native, m) {
           "corner"_a, "table"_a.noconvert(), "bar"_a, "codes"_a.noconvert());
     m.def("paint_mask", paint_mask_into, "instruction_set"_a, "logits"_a.noconvert(), "y_first"_a.noconvert(),
           "y_share"_a.noconvert(), "x_first"_a.noconvert(), "x_share"_a.noconvert(), "mask"_a.noconvert());
+    m.def("count_ids", count_ids_into, "mask"_a.noconvert(), "counts"_a.noconvert());
 
     nb::class_<Model>(m, "Model")
         .def(

@@ -96,15 +96,58 @@ void place_picture(const PixelKernels& kernels, const Placement& p, std::int8_t*
     }
 }
 
+namespace {
+
+// Two rows of cells, one below the other, each read when it is first needed: what is in use stays in the first cache.
+class CellRows {
+public:
+    CellRows(const PixelKernels& kernels, const float* logits, int classes, int rows, int cells)
+        : kernels_(kernels),
+          logits_(logits),
+          classes_(classes),
+          cells_(cells),
+          plane_(sz(rows) * sz(cells)),
+          class_stride_(sz(cells) + kCellSlack) {
+        for (Row& row : rows_) {
+            row.bounded.resize(sz(classes) * class_stride_ + kCellSlack);
+            row.best.resize(class_stride_ + kPixelSlackBytes);
+        }
+    }
+
+    struct Row {
+        int at = -1;
+        std::vector<float> bounded;      // [class][class_stride()]
+        std::vector<std::uint8_t> best;  // [cell]: the class of its largest logit
+    };
+
+    // With room behind a row, so that vectors need no remainder.
+    std::size_t class_stride() const { return class_stride_; }
+
+    // Valid until two others have been asked for.
+    const Row& of(int at) {
+        Row& row = rows_[at % 2];
+        if (row.at == at) return row;
+        for (int c = 0; c < classes_; ++c)
+            kernels_.bound(logits_ + sz(c) * plane_ + sz(at) * sz(cells_), cells_, &row.bounded[sz(c) * class_stride_]);
+        kernels_.largest(row.bounded.data(), class_stride_, classes_, cells_, row.best.data());
+        row.at = at;
+        return row;
+    }
+
+private:
+    const PixelKernels& kernels_;
+    const float* logits_;
+    int classes_, cells_;
+    std::size_t plane_, class_stride_;
+    Row rows_[2];
+};
+
+}  // namespace
+
 void paint_mask(const PixelKernels& kernels, const float* logits, int classes, const Samples& y, const Samples& x,
                 std::uint8_t* mask) {
-    // Cells with room behind each row, so that vectors need no remainder.
-    const std::size_t columns = sz(x.cells + kCellSlack), plane = sz(y.cells) * columns;
-    std::vector<float> bounded(sz(classes) * plane + kCellSlack);
-    for (int i = 0; i < classes * y.cells; ++i)
-        kernels.bound(logits + sz(i) * sz(x.cells), x.cells, &bounded[sz(i) * columns]);
-    std::vector<std::uint8_t> best(plane + kPixelSlackBytes), wanted(sz(x.cells));
-    kernels.largest(bounded.data(), plane, classes, static_cast<int>(plane), best.data());
+    CellRows rows(kernels, logits, classes, y.cells, x.cells);
+    std::vector<std::uint8_t> wanted(sz(x.cells));
     std::vector<int> begin(sz(x.cells) + 1);
     for (int cell = 0, i = 0; cell <= x.cells; ++cell) {
         while (i < x.pixels && x.first[i] < cell) ++i;
@@ -115,12 +158,12 @@ void paint_mask(const PixelKernels& kernels, const float* logits, int classes, c
     const std::size_t room = sz(x.pixels) + kPixelSlackBytes;
     std::vector<std::uint8_t> flat(room), pick(room), ids(room);
     std::vector<float> lines(2 * sz(classes) * sz(x.cells + kCellSlack));
-    MixedRow row{nullptr,      nullptr,      plane,         classes,     x.cells,     x.pixels,     0.0f,
-                 begin.data(), share.data(), wanted.data(), pick.data(), flat.data(), lines.data(), ids.data()};
+    MixedRow row{nullptr,      nullptr,      rows.class_stride(), classes,     x.cells,     x.pixels,     0.0f,
+                 begin.data(), share.data(), wanted.data(),       pick.data(), flat.data(), lines.data(), ids.data()};
     for (int i = 0; i < y.pixels;) {
         const int cell = y.first[i], below = std::min(cell + 1, y.cells - 1);
-        const std::uint8_t* upper = &best[sz(cell) * columns];
-        const std::uint8_t* lower = &best[sz(below) * columns];
+        const CellRows::Row &above = rows.of(cell), &under = rows.of(below);
+        const std::uint8_t *upper = above.best.data(), *lower = under.best.data();
         bool any = false;
         for (int c = 0; c < x.cells; ++c) {
             const int beside = std::min(c + 1, x.cells - 1), pixels = begin[sz(c) + 1] - begin[sz(c)];
@@ -132,8 +175,8 @@ void paint_mask(const PixelKernels& kernels, const float* logits, int classes, c
                 pick[sz(k)] = wanted[sz(c)];
             }
         }
-        row.upper = &bounded[sz(cell) * columns];
-        row.lower = &bounded[sz(below) * columns];
+        row.upper = above.bounded.data();
+        row.lower = under.bounded.data();
         for (; i < y.pixels && y.first[i] == cell; ++i) {
             std::uint8_t* out = mask + sz(i) * sz(x.pixels);
             row.down_share = y.share[i];
@@ -143,6 +186,22 @@ void paint_mask(const PixelKernels& kernels, const float* logits, int classes, c
                 std::memcpy(out, flat.data(), sz(x.pixels));
             }
         }
+    }
+}
+
+void count_ids(const std::uint8_t* mask, std::size_t pixels, std::int64_t* counts) {
+    // Neighbours mostly are of one class: eight of them are told by one comparison.
+    std::size_t i = 0;
+    while (i < pixels) {
+        const std::uint8_t id = mask[i];
+        const std::uint64_t eight_alike = 0x0101010101010101ull * id;
+        const std::size_t first = i++;
+        for (std::uint64_t eight; i + sizeof eight <= pixels; i += sizeof eight) {
+            std::memcpy(&eight, mask + i, sizeof eight);
+            if (eight != eight_alike) break;
+        }
+        while (i < pixels && mask[i] == id) ++i;
+        counts[id] += static_cast<std::int64_t>(i - first);
     }
 }
 

@@ -39,4 +39,7 @@ struct Samples {
 void paint_mask(const PixelKernels& kernels, const float* logits, int classes, const Samples& y, const Samples& x,
                 std::uint8_t* mask);
 
+// Adds to counts[id], of 256 ids, how often each one stands in a mask.
+void count_ids(const std::uint8_t* mask, std::size_t pixels, std::int64_t* counts);
+
 }  // namespace bitgear

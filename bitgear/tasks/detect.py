@@ -5,6 +5,7 @@ are the logits of the classes: sigmoid makes them scores. The last four are the 
 left, top, right and bottom side of its object: ``softplus(value) * stride`` input pixels. No anchors, one level.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -24,6 +25,9 @@ _NMS_BLOCK = 128
 
 _LARGEST_LOGIT = 80.0
 """Beyond, a score is 0 or 1 to the last bit; what is not a number becomes the least score."""
+
+_ROUNDING = 1e-3
+"""More than a logit and its score are rounded by."""
 
 _LARGEST_DISTANCE = 1e4
 """In cells: farther than any input reaches."""
@@ -82,13 +86,14 @@ def detections(
     """
     channels, height, width = output.shape
     flat = output.reshape(channels, -1)
-    scores = _sigmoid(flat[:-SIDES])
-    wanted = scores >= np.float32(options.confidence)
+    logits = flat[:-SIDES]
+    wanted = ~(logits < _least_logit(options.confidence))  # few; what is no number is among them
     if options.classes is not None:
         wanted[np.setdiff1d(np.arange(len(labels)), options.classes)] = False
     class_ids, cells = np.nonzero(wanted)
-    found = scores[class_ids, cells]
-    order = np.argsort(-found, kind="stable")[:MAX_CANDIDATES]  # nonzero gives class ids ascending, then cells
+    found = _sigmoid(logits[class_ids, cells])
+    order = np.argsort(-found, kind="stable")  # nonzero gives class ids ascending, then cells
+    order = order[: min(MAX_CANDIDATES, np.count_nonzero(found >= np.float32(options.confidence)))]
     class_ids, cells, found = class_ids[order], cells[order], found[order]
     boxes = letterbox.to_picture(_boxes(flat[-SIDES:, cells].T, cells, height, width, record))
     real = ((boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])).nonzero()[0]
@@ -120,11 +125,15 @@ def nms(
     kept = np.empty(0, np.int64)
     for start in range(0, len(order), _NMS_BLOCK):
         block = np.arange(start, min(start + _NMS_BLOCK, len(order)))
-        block = block[~_overlap(sides, kept, block, iou).any(axis=0)]
-        stays = np.ones(len(block), bool)
-        for i, overlapped in enumerate(_overlap(sides, block, block, iou)):
-            if stays[i]:
-                stays[i + 1 :] &= ~overlapped[i + 1 :]
+        if len(kept):
+            block = block[~_overlap(sides, kept, block, iou).any(axis=0)]
+        # A row of bits for each box: those that it overlaps.
+        rows = np.packbits(_overlap(sides, block, block, iou), axis=1, bitorder="little")
+        gone, stays = 0, []
+        for i, row in enumerate(rows):
+            if not gone >> i & 1:
+                gone |= int.from_bytes(row.tobytes(), "little")
+                stays.append(i)
         kept = np.concatenate([kept, block[stays]])
         if limit is not None and len(kept) >= limit:
             break
@@ -156,6 +165,14 @@ def _boxes(
     distances = np.logaddexp(np.float64(0), values) * np.tile(strides, 2)
     boxes: NDArray[np.float32] = np.hstack([centres - distances[:, :2], centres + distances[:, 2:]]).astype(np.float32)
     return boxes
+
+
+def _least_logit(confidence: float) -> float:
+    """Return a bound that no logit is below whose score, as :func:`_sigmoid` rounds it, reaches ``confidence``."""
+    if confidence <= math.exp(-_LARGEST_LOGIT):
+        return -math.inf  # logits are bounded, and all scores reach it
+    bounded = min(confidence, 1 - _ROUNDING)
+    return math.log(bounded / (1 - bounded)) - _ROUNDING
 
 
 def _sigmoid(logits: NDArray[np.float32]) -> NDArray[np.float32]:

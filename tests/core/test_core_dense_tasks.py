@@ -120,6 +120,23 @@ def test_a_box_is_where_the_output_says_in_pixels_of_the_picture() -> None:
     np.testing.assert_allclose(found.box_xyxy, (100, 60, 400, 300), atol=0.01)
 
 
+def test_what_is_exactly_as_confident_as_asked_for_is_told() -> None:
+    output = np.random.default_rng(3).normal(0, 12, (7, 6, 8)).astype(np.float32)
+    output[0, 0, :3] = np.nan, np.inf, -np.inf
+    output[0, 1, 0] = 30  # a score of 1, rounded
+    letterbox = Letterbox.of(64, 48, RECORD)
+    scores = detect.decode(output, RECORD)[1]
+    for confidence in [0.0, 1.0, 1e-38, 0.25, 0.9995, *scores[scores > 1e-3].tolist()]:
+        options = DetectOptions(confidence, iou=1.0, max_detections=1000)
+        told = sorted(found.confidence for found in detections(output, letterbox, LABELS, RECORD, options))
+        # Boxes of no size, as those of the least distances are, are not told.
+        assert set(told) <= set(scores[scores >= np.float32(confidence)].tolist())
+        everything = sorted(
+            found.confidence for found in detections(output, letterbox, LABELS, RECORD, replace(options, confidence=0))
+        )
+        assert told == [score for score in everything if score >= np.float32(confidence)]
+
+
 def test_nothing_is_found_where_nothing_is() -> None:
     assert detections(np.full((7, 6, 8), -30, np.float32), Letterbox.of(9, 9, RECORD), LABELS, RECORD,
                       DetectOptions()) == []  # fmt: skip

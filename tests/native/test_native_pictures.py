@@ -165,3 +165,17 @@ def test_samples_that_would_reach_beyond_memory_are_refused(name: str, value: ND
     _native.paint_mask("portable", **right)
     with pytest.raises(ValueError, match=r"logits are|samples go"):
         _native.paint_mask("portable", **{**right, name: value})
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 7), (3, 8), (5, 13), (40, 33)])
+@pytest.mark.parametrize("ids", [1, 3, 256])
+def test_ids_are_counted(shape: tuple[int, int], ids: int):
+    mask = np.repeat(np.random.default_rng(ids).integers(256 - ids, 256, shape, np.uint8), 9, axis=1)
+    counts = np.full(256, 5, np.int64)
+    _native.count_ids(mask, counts)
+    np.testing.assert_array_equal(counts, 5 + np.bincount(mask.ravel(), minlength=256))
+
+
+def test_counts_of_fewer_ids_are_refused():
+    with pytest.raises(ValueError, match="256 ids"):
+        _native.count_ids(np.zeros((2, 2), np.uint8), np.zeros(255, np.int64))
