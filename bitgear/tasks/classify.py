@@ -41,7 +41,9 @@ def softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
 def predictions(logits: NDArray[np.float32], labels: Sequence[str], top_k: int) -> list[Prediction]:
     """Return the ``top_k`` most probable classes of one image (logits (classes,)), best first; ties by class id."""
     scores = softmax(logits)
-    best = np.argsort(-scores, kind="stable")[:top_k]
+    last = max(len(scores) - top_k, 0)
+    near = np.flatnonzero(~(scores < np.partition(scores, last)[last]))  # the best and what equals the last of them
+    best = near[np.argsort(-scores[near], kind="stable")][:top_k]
     return [Prediction(labels[i], int(i), float(scores[i])) for i in best]
 
 
