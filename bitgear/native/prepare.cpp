@@ -84,6 +84,8 @@ private:
 constexpr double kStridedShare = 0.8;                     // of the definition's products: the most for stride 2
 constexpr std::size_t kOverrun = 64;                      // codes are read and written in whole vectors
 constexpr std::size_t kSumsBytes = 26 * 1024;             // of all positions: most of a core's first cache
+constexpr double kFarWeightBytes = 1 << 20;               // what a core's second cache does not keep
+constexpr double kAlike = 1.0 / 16;                       // times of layers that differ by less count as equal
 constexpr int kManyPixels = 128;                          // for which looking at weights pays
 constexpr std::size_t kNearTablesBytes = 32 * 1024;       // look-up tables that stay in a core's first cache
 constexpr std::size_t kColumnBytes = 16 * 1024;           // of weights: half of a core's first cache
@@ -365,6 +367,7 @@ struct Model::Choice {
     int act_max = 0, weight_max = 0;  // of the operands of `dot`
     const LutPath* lut = nullptr;
     const WinogradForm* form = nullptr;
+    double weight_bytes = 0;  // that a pass reads
 };
 
 const DotRates& Model::rates_of(const DotPath& dot) const {
@@ -401,6 +404,7 @@ Model::Choice Model::dot_choice(const Step& step, const ConvSpec& spec, const Do
     const int columns = round_up(step.channels, kBlock);
     const double weights = double(columns) * window_groups(spec.geometry, step.in_channels) * kGroup;
     const double pixels = double(step.conv_height) * step.conv_width;
+    choice.weight_bytes = weights * dot.group_bytes / (kBlock * kGroup);
     choice.ns = product_ns(weights, pixels, std::ceil(pixels / dot.max_rows),
                            mac_ns(dot, choice.act_max, choice.weight_max), 1) +
                 pixels * columns * rates_of(dot).finish;
@@ -418,6 +422,7 @@ Model::Choice Model::lut_choice(const Step& step, const ConvSpec& spec, const Lu
     const double tables = double(input.row_pixels()) * (input.top + input.height + input.bottom) * groups;
     const double pieces = std::ceil(pixels / lut.max_rows), calls = pieces * columns / lut.columns;
     const double bytes = double(lut.group_bytes) / (lut.inputs * lut.columns);
+    choice.weight_bytes = weights * bytes;
     choice.ns = product_ns(weights, pixels, pieces, rates.mac, bytes) + tables * rates.table + calls * rates.call +
                 pixels * columns * rates_.epilogue;
     return choice;
@@ -440,6 +445,7 @@ Model::Choice Model::winograd_choice(const Step& step, const ConvSpec& spec, con
     const double calls = form.sums() * pieces * std::ceil(double(step.channels) / (dot.max_blocks * kBlock));
     const double in_vectors = std::ceil(double(step.in_channels) * form.operand_bytes / isa_->vector_bytes);
     const double out_vectors = columns * double(sizeof(std::int32_t)) / isa_->vector_bytes;
+    choice.weight_bytes = weights * form.operand_bytes;
     choice.ns = product_ns(weights, tiles, pieces, mac_ns(dot, choice.act_max, choice.weight_max), form.operand_bytes) +
                 (by_columns != nullptr ? 0.0 : calls * rates_of(dot).call) +
                 tiles * (positions * rates.patch * in_vectors +
@@ -489,6 +495,14 @@ std::vector<Model::Choice> Model::choices(const Step& step, const ConvSpec& spec
         std::reverse(all.begin(), all.end());
     } else {
         std::stable_sort(all.begin(), all.end(), [](const Choice& a, const Choice& b) { return a.ns < b.ns; });
+        if (all[0].weight_bytes > kFarWeightBytes) {
+            // How fast they come varies with what else runs on the machine.
+            const auto alike = std::find_if(all.begin(), all.end(),
+                                            [&](const Choice& each) { return each.ns > (1 + kAlike) * all[0].ns; });
+            const auto fewest = std::min_element(
+                all.begin(), alike, [](const Choice& a, const Choice& b) { return a.weight_bytes < b.weight_bytes; });
+            std::rotate(all.begin(), fewest, fewest + 1);
+        }
     }
     return all;
 }
