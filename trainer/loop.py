@@ -312,7 +312,7 @@ class Run:
         weight_scales, act_scales = [], []
         for _, layer in self.model.quantised():
             weight_scales += [] if layer.weight_log_scale is None else [layer.weight_log_scale]
-            for scales in (layer.act_log_scale, layer.residual_log_scale):
+            for scales in layer.read_scales.values():
                 act_scales += [scales[key(bits)]] if key(bits) in scales else []
         return weight_scales, act_scales
 

@@ -106,13 +106,18 @@ class Layer(nn.Module):
         return OWN if norms == OWN and self.own_scales else key(bits)
 
     @property
+    def read_scales(self) -> Mapping[str, nn.ParameterDict]:
+        """The scales of what the layer reads, its input and its residual, by their names in a master."""
+        return {"act_scale": self.act_log_scale, "residual_scale": self.residual_log_scale}
+
+    @property
     def own_scales(self) -> bool:
         """Whether there are scales of one plan; :meth:`own` makes them."""
-        return OWN in self.act_log_scale or OWN in self.residual_log_scale
+        return any(OWN in scales for scales in self.read_scales.values())
 
     def own(self, bits: int) -> None:
         """Make the scales of a plan, or replace them, by copies of those of a width."""
-        for scales in (self.act_log_scale, self.residual_log_scale):
+        for scales in self.read_scales.values():
             if key(bits) in scales:
                 scales[OWN] = nn.Parameter(scales[key(bits)].detach().clone())
 
@@ -236,7 +241,7 @@ class QuantNet(nn.Module):
         """Return what the network holds for one plan, batch norm and scales, by place: the tensors themselves."""
         held: dict[str, Tensor] = {}
         for node, layer in self.quantised():
-            for part, scales in (("act_scale", layer.act_log_scale), ("residual_scale", layer.residual_log_scale)):
+            for part, scales in layer.read_scales.items():
                 if OWN in scales:
                     held[f"{node.name}.{part}"] = scales[OWN]
             if isinstance(node, Conv):

@@ -84,7 +84,7 @@ def load_master(model: QuantNet, master: Master, widths: Sequence[int]) -> None:
                 )
             layer.weight_log_scale.copy_(scale.log())
         for bits in widths:
-            for part, scales in (("act_scale", layer.act_log_scale), ("residual_scale", layer.residual_log_scale)):
+            for part, scales in layer.read_scales.items():
                 if key(bits) in scales:
                     scales[key(bits)].fill_(math.log(master.tensors[f"{node.name}.{part}"][master.row(bits)]))
             if isinstance(node, Conv):
@@ -100,7 +100,7 @@ def load_plan(model: QuantNet, master: Master, plan: Plan) -> None:
     for node, layer in model.quantised():
         bits = plan.of(node.name).act_bits
         layer.own(bits)
-        for part, scales in (("act_scale", layer.act_log_scale), ("residual_scale", layer.residual_log_scale)):
+        for part, scales in layer.read_scales.items():
             if OWN in scales:
                 scales[OWN].fill_(math.log(master.scale(f"{node.name}.{part}", bits, plan)))
         if isinstance(node, Conv):

@@ -45,7 +45,7 @@ class SuperNetwork:
         for _, layer in self.run.model.quantised():
             decayed += [] if layer.weight is None else [layer.weight]
             plain += [each for each in (layer.bias, layer.weight_log_scale) if each is not None]
-            for scales in (layer.act_log_scale, layer.residual_log_scale):
+            for scales in layer.read_scales.values():
                 plain += [scale for name, scale in scales.items() if name in keys]
             plain += [each for name in sorted(keys & set(layer.bn)) for each in layer.norm(name).parameters()]
         return [{"params": decayed, "weight_decay": train.weight_decay}, {"params": plain, "weight_decay": 0.0}]
