@@ -27,6 +27,8 @@ from bitgear.graph import (
 Observer = Callable[[str, str, NDArray[np.int32]], None]
 """Called with node name, what ("input", "residual" or "accumulator") and the integers, to compare layer by layer."""
 
+_CODES = np.dtype(np.int8)
+
 Values = Mapping[str, NDArray[np.float32]]
 """Values made so far, by name."""
 
@@ -50,7 +52,7 @@ def run(
 def check_image(master: Master, q_image: NDArray[np.int8]) -> None:
     """Raise :class:`InputError` unless ``q_image`` is int8 (N, 3, H, W) of the master's input size, N at least 1."""
     expected = (3, master.input.height_px, master.input.width_px)
-    if q_image.dtype != np.int8 or q_image.ndim != 4 or q_image.shape[1:] != expected or q_image.shape[0] < 1:
+    if q_image.dtype != _CODES or q_image.shape[1:] != expected or q_image.shape[0] < 1:
         raise InputError(
             f"expected int8 codes of shape (N, {', '.join(map(str, expected))}), got {q_image.dtype} {q_image.shape}"
         )

@@ -10,6 +10,7 @@ Byte = code + zero, zero 0 for unsigned codes, 2^(bits-1) for signed ones.
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,13 +67,16 @@ class NativeModel:
     def nbytes(self) -> int:
         return self.core.resident_bytes
 
+    @cached_property  # a small network is run in less time than it takes to look all of this up a few times
+    def _shape(self) -> tuple[int, ...]:
+        """The output's for one image."""
+        channels, height, width = self.core.result_shape
+        return (channels,) if isinstance(self.master.graph.nodes[-1], Pool | Linear) else (channels, height, width)
+
     def run(self, q_image: NDArray[np.int8], threads: int | None = None) -> NDArray[np.float32]:
         """Return what :meth:`bitgear.engines.base.DerivedModel.run` does, with up to ``threads`` threads."""
         check_image(self.master, q_image)
-        channels, height, width = self.core.result_shape
-        last = self.master.graph.nodes[-1]
-        shape = (len(q_image), channels) if isinstance(last, Pool | Linear) else (len(q_image), channels, height, width)
-        result = np.empty(shape, np.float32)
+        result = np.empty((len(q_image), *self._shape), np.float32)
         self.core.run(np.ascontiguousarray(q_image), result, self.threads if threads is None else threads)
         return result
 

@@ -855,7 +855,9 @@ void Model::Call::take_through(int image, int owner, int index, int count) {
     for (std::size_t s = 0; s < model.steps_.size(); ++s) {
         const Clock::time_point start = seconds != nullptr ? Clock::now() : Clock::time_point();
         pass.run_step(model.steps_[s], index, count);
-        if (count > 1) barrier.wait(count);
+        // After a call's last step there is nothing to meet for: its caller waits for all threads.
+        const bool ends = pixels == 1 && s + 1 == model.steps_.size() && image + 1 == batch;
+        if (count > 1 && !ends) barrier.wait(count);
         if (seconds != nullptr && owner + index == 0)
             (*seconds)[s] += std::chrono::duration<double>(Clock::now() - start).count();
     }
