@@ -524,6 +524,45 @@ def search(
         typer.echo(f"{each.name:16}{each.trial.use:9.4g} ms  {test}  ({each.reason})")
 
 
+@app.command()
+def refine(
+    model: ModelArgument,
+    data: Annotated[Path, typer.Option(help="The data set: a folder, or for boxes and label maps also a tar archive.")],
+    start: Annotated[str, typer.Option(help="Where to begin: a width, such as 3, or the name of a plan.")],
+    name: Annotated[
+        str | None, typer.Option(help="Of the plan that is written. Default: that of the start, or by its mean width.")
+    ] = None,
+    trials: Annotated[int, typer.Option(min=1, help="Plans to try.")] = 400,
+    split: Annotated[
+        str | None, typer.Option(help="Pictures to choose by. Default: val; to classify, some of train held out.")
+    ] = None,
+    test_split: Annotated[str, typer.Option(help="Pictures to state the accuracy by.")] = "test",
+    validate: Annotated[int, typer.Option(min=1, help="Pictures to choose by, at most.")] = 2500,
+    calibrate: Annotated[
+        int | None, typer.Option(min=1, help="Pictures to fit batch norm on. Default: by their size, 16 to 128.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Write the master here. Default: in place.", callback=_in_a_folder)
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Draws the pictures and the moves.")] = 0,
+) -> None:
+    """Move bits between weights and activations of layers, at the same mean width, to where they do most."""
+    from bitgear.search.command import RefineRequest, refine_and_write
+
+    found = refine_and_write(
+        RefineRequest(
+            model=model, data=data, start=start, name=name, trials=trials, split=split, test_split=test_split,
+            validate=validate, calibrate=calibrate, seed=seed, out=out,
+        )
+    )  # fmt: skip
+    moved = f"{found.refined.start_distance:.4f} -> {found.refined.distance:.4f} after {found.refined.trials} trials"
+    if found.plan is None:
+        typer.echo(f"nothing is nearer to 8 bits than {start}: {moved}; nothing was written")
+        return
+    test = ", ".join(f"{metric} {value:.2%}" for metric, value in found.plan.accuracy.items() if value <= 1)
+    typer.echo(f"{found.plan.name:16} mean {found.mean_bits:.2f} bits  {test}  (output moves by {moved})")
+
+
 @app.command("import")
 def import_(
     weights: Annotated[Path, typer.Argument(help="Float weights: a state dict in a safetensors file.")],

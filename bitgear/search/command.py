@@ -9,15 +9,22 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from bitgear.bits import Plan, is_plan_name, plan_name
 from bitgear.checkpoint import Master, read_master, rewrite_master, write_master
 from bitgear.engines.registry import create_native
-from bitgear.evaluate import read_data
+from bitgear.errors import PlanInvalid
+from bitgear.evaluate import evaluate_master, read_data
 from bitgear.machine import available_cores
 from bitgear.models import find_master
-from bitgear.search.pictures import read_pictures
+from bitgear.plans import NamedPlan, mean_bits
+from bitgear.search.costs import Movement
+from bitgear.search.moves import Refined, refine
+from bitgear.search.pictures import codes_of, read_pictures
 from bitgear.search.report import write_report
-from bitgear.search.run import Result, SearchOptions, search
+from bitgear.search.run import Result, SearchOptions, search, stored
+from bitgear.search.statistics import Statistics
 from bitgear.search.timings import measure_timings, read_timings
+from bitgear.search.trials import alone
 
 CALIBRATION_PIXELS = 1 << 17
 """Of all pictures that batch norm is fitted on, where their number is not given: 128 of CIFAR-10's size."""
@@ -72,6 +79,87 @@ def search_and_write(request: SearchRequest) -> Result:
     if request.report is not None:
         write_report(result, request.report)
     return result
+
+
+@dataclass(frozen=True)
+class RefineRequest:
+    """What ``bitgear refine`` asks for. ``start``: a width or the name of a plan; ``name`` None: the usual one."""
+
+    model: str
+    data: Path
+    start: str
+    name: str | None
+    trials: int
+    split: str | None
+    test_split: str
+    validate: int
+    calibrate: int | None
+    seed: int
+    out: Path | None
+
+
+@dataclass(frozen=True, eq=False)
+class Refinement:
+    """What moves led to, the plan as it was written, with its accuracy, and the master's mean width of it.
+
+    ``plan`` None: nothing was nearer to 8 bits than the start, and nothing was written.
+    """
+
+    refined: Refined
+    mean_bits: float
+    plan: NamedPlan | None
+
+
+def refine_and_write(request: RefineRequest) -> Refinement:
+    """Refine a plan or a width, and write what is nearer to 8 bits; the master is as it was if anything fails before.
+
+    A plan that is refined under its own name is replaced; its own scales, tuned for other widths, go.
+    """
+    path = find_master(request.model)
+    master = read_master(path)
+    start = master.plan(request.start)
+    if request.name is not None and not is_plan_name(request.name):
+        raise PlanInvalid(f"{request.name[:40]!r} cannot name a plan; give 1 to 32 of a-z 0-9 . -, first a letter")
+    engine, rng = create_native(available_cores()), np.random.default_rng(request.seed)
+    pictures = read_pictures(
+        master, request.data, split=request.split, calibration=request.calibrate or calibration_count(master),
+        validation=request.validate, rng=rng,
+    )  # fmt: skip
+    test = read_data(master, request.data, request.test_split)
+    statistics = Statistics(master, engine, pictures.calibration)
+    movement = Movement(master, engine, codes_of(pictures.validation, master.input))
+
+    def moved_by(plan: Plan) -> float:
+        return movement.of(alone(master, plan, statistics.fit(plan) if plan.layers else None), plan)
+
+    layers = [conv.name for conv in master.graph.searchable]
+    with tqdm(desc="moves", total=request.trials, leave=False) as bar:
+
+        def progress(least: float) -> None:
+            bar.set_postfix(moved=f"{least:.4f}")
+            bar.update()
+
+        refined = refine(start, layers, master.widths, moved_by, request.trials, rng, progress)
+    mean = mean_bits(master.graph, refined.plan)
+    if refined.distance >= refined.start_distance:
+        return Refinement(refined, mean, None)
+    plan = refined.plan
+    norms = statistics.fit(plan)
+    measured = evaluate_master(alone(master, plan, norms), engine, test, [plan])[plan]
+    named = NamedPlan(_name(master, request, plan), plan, stored(measured), norms)
+    if request.out is None:
+        rewrite_master(path, lambda held: held.with_plans([named]))
+    else:
+        write_master(master.with_plans([named]), request.out)
+    return Refinement(refined, mean, named)
+
+
+def _name(master: Master, request: RefineRequest, plan: Plan) -> str:
+    """Return the name of a plan: the one it has already, the one asked for, that of the start, or the usual one."""
+    held = {each.name: each.plan for each in master.plans}
+    known = next((name for name, other in held.items() if other == plan), None)
+    start = request.start.strip()
+    return known or request.name or (start if start in held else plan_name(mean_bits(master.graph, plan), held))
 
 
 def calibration_count(master: Master) -> int:

@@ -55,32 +55,41 @@ def _errors(space: Space, factors: Mapping[str, float]) -> Table:
     )
 
 
+class Movement:
+    """What a master's output moves by from that at 8 bits, on pictures, int8 codes (N, 3, H, W)."""
+
+    def __init__(self, master: Master, engine: Engine, q_images: NDArray[np.int8]) -> None:
+        self.engine = engine
+        self.q_images = q_images
+        self._at_rest = self._outputs(master, Plan.uniform(MASTER_BITS))
+
+    def of(self, master: Master, plan: Plan) -> float:
+        """Return the mean square of what the output at a plan moves by, relative to its variance at 8 bits.
+
+        ``master`` may hold other plans than the one that was given first.
+        """
+        if plan == Plan.uniform(MASTER_BITS):
+            return 0.0
+        return float(np.square(self._outputs(master, plan) - self._at_rest).mean() / self._at_rest.var())
+
+    def _outputs(self, master: Master, plan: Plan) -> NDArray[np.float32]:
+        model = self.engine.derive(master, plan)
+        batches = range(0, len(self.q_images), BATCH_IMAGES)
+        return np.concatenate([model.run(self.q_images[start : start + BATCH_IMAGES]) for start in batches])
+
+
 def measured_costs(
     space: Space, engine: Engine, q_images: NDArray[np.int8], progress: Callable[[int], object] = lambda _: None
 ) -> Table:
-    """Return the mean square of what the output moves by, relative to its variance at 8 bits.
+    """Return what the output moves by (:class:`Movement`) when each unit alone is lowered to each width.
 
-    Each unit alone runs at each width, all others at 8 bits, on int8 codes (N, 3, H, W). ``progress`` is called with 1
-    after each unit.
+    ``q_images``: int8 codes (N, 3, H, W). ``progress`` is called with 1 after each unit.
     """
-    full = LayerBits(MASTER_BITS, MASTER_BITS)
-
-    def outputs(plan: Plan) -> NDArray[np.float32]:
-        model = engine.derive(space.master, plan)
-        batches = range(0, len(q_images), BATCH_IMAGES)
-        return np.concatenate([model.run(q_images[start : start + BATCH_IMAGES]) for start in batches])
-
-    at_rest = outputs(Plan(full))
-
-    def moved(plan: Plan) -> float:
-        if not plan.layers:  # 8 bits, as at rest
-            return 0.0
-        return float(np.square(outputs(plan) - at_rest).mean() / at_rest.var())
-
+    full, movement = LayerBits(MASTER_BITS, MASTER_BITS), Movement(space.master, engine, q_images)
     rows = []
     for unit in space.units:
         lowered = (Plan(full, tuple((name, LayerBits(bits, bits)) for name in unit.names)) for bits in space.widths)
-        rows.append([moved(plan) for plan in lowered])
+        rows.append([movement.of(space.master, plan) for plan in lowered])
         progress(1)
     return np.array(rows)
 

@@ -36,7 +36,7 @@ def read_pictures(
     """
     trained = read_data(master, source, CALIBRATION_SPLIT)
     order = rng.permutation(len(trained))
-    codes = _codes(_taken(trained, order[:calibration]), master.input)
+    codes = codes_of(_taken(trained, order[:calibration]), master.input)
     if split is None and master.task != "classify":
         split = "val"
     if split is None or split == CALIBRATION_SPLIT:
@@ -62,7 +62,8 @@ def _taken(data: Data, indices: NDArray[np.int64]) -> Data:
             return replace(data, names=names, images=data.images[indices], maps=data.maps[indices])
 
 
-def _codes(data: Data, record: InputRecord) -> NDArray[np.int8]:
+def codes_of(data: Data, record: InputRecord) -> NDArray[np.int8]:
+    """Return the pictures of a data set as a network reads them, int8 (N, 3, H, W)."""
     if isinstance(data, BoxedPictures):
         return np.concatenate([preprocess(data.read(item), record)[0] for item in data.items])
     return record.encode(data.images)

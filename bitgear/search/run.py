@@ -167,7 +167,7 @@ class _Search:
             if trial is not None:
                 chosen[trial.choice] = (reason, timed[trial.choice])
         found = self._named(list(chosen.values()), test)
-        plans = [replace(each.trial.named(each.name), accuracy=_stored(each.test)) for each in found]
+        plans = [replace(each.trial.named(each.name), accuracy=stored(each.test)) for each in found]
         return Result(
             self.master.with_plans(plans), self.space, self.timings, self.pictures, self.options, self.costs,
             timed_widths, self.trials.chosen(), found, self.told, probes, self.seconds,
@@ -294,5 +294,6 @@ class _Search:
         return found
 
 
-def _stored(metrics: Metrics) -> dict[str, Any]:
+def stored(metrics: Metrics) -> dict[str, Any]:
+    """Return what a master holds of metrics: how long it took to measure them is not part of it."""
     return {name: value for name, value in metrics.items() if name != "seconds"}

@@ -7,13 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 pytest.importorskip("bitgear._native")
 pytest.importorskip("scipy.optimize")
 
 from bitgear import reference
-from bitgear.checkpoint import Master, read_master, write_master
+from bitgear.checkpoint import Master, read_master
 from bitgear.engines import create_engine
 from bitgear.errors import DataError, EngineUnavailable, SearchError
 from bitgear.search.command import SearchRequest, calibration_count, search_and_write
@@ -25,32 +24,12 @@ from tests.task_masters import areas_master, boxes_master
 from tests.trainer.dense_data import write_boxes, write_maps
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data")
-    rng = np.random.default_rng(0)
-    for split, count in (("train", 6), ("test", 3)):
-        for label in range(10):
-            (folder / split / f"class{label}").mkdir(parents=True)
-            for i in range(count):
-                pixels = rng.integers(0, 256, (16, 16, 3)).astype(np.uint8)
-                Image.fromarray(pixels).save(folder / split / f"class{label}" / f"{i}.png")
-    return folder
-
-
 def request(master: Path, data: Path, options: SearchOptions, **changes: object) -> SearchRequest:
     plain = SearchRequest(
         model=str(master), data=data, options=options, split=None, test_split="test", validate=20, calibrate=8,
         timings=None, replace=False, out=None, report=None, threads=1,
     )  # fmt: skip
     return replace(plain, **changes)
-
-
-@pytest.fixture
-def file(tmp_path: Path) -> Path:
-    path = tmp_path / "tiny.safetensors"
-    write_master(tiny_master(), path)
-    return path
 
 
 OPTIONS = SearchOptions(

@@ -1,0 +1,88 @@
+"""Moves: a bit goes from one place of a plan to another at random, and stays where the output comes nearer to 8 bits.
+
+A search gives a layer one width. Here weights and activations of a layer have widths of their own, which are too many
+choices for a programme of them all and, one judgement being the run of some pictures, for evolution too. The mean width
+never changes.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from bitgear.bits import LayerBits, Plan
+
+SECOND_MOVE = 0.3
+"""In what share of the trials two bits move at once: some moves pay only together."""
+
+ATTEMPTS = 1000
+"""At a plan that has not been tried yet."""
+
+Places = tuple[int, ...]
+"""The widths of the weights of every layer, then those of what each reads."""
+
+
+@dataclass(frozen=True)
+class Refined:
+    """A plan and how far its output is from that at 8 bits, the same of what it began as, and how many were tried."""
+
+    plan: Plan
+    distance: float
+    start_distance: float
+    trials: int
+
+
+def refine(
+    start: Plan, layers: Sequence[str], widths: Sequence[int], judge: Callable[[Plan], float], trials: int,
+    rng: np.random.Generator, progress: Callable[[float], object] = lambda _: None,
+) -> Refined:  # fmt: skip
+    """Return the plan that is nearest to 8 bits of those that moves lead to, one after the other, from ``start``.
+
+    ``layers``: the convolutions whose widths may change; ``widths``: those that there are. ``judge`` tells how far the
+    output of a plan is from that at 8 bits; ``trials``: how many plans it judges at most, ``start`` aside. ``progress``
+    is called with the least distance after each.
+    """
+    places = _places(start, layers)
+    known = {places}
+    started = least = judge(start)
+    tried = 0
+    while tried < trials:
+        other = next(filter(None, (_moved(places, widths, known, rng) for _ in range(ATTEMPTS))), None)
+        if other is None:
+            break
+        known.add(other)
+        distance = judge(_plan(start, layers, other))
+        tried += 1
+        if distance < least:
+            places, least = other, distance
+        progress(least)
+    return Refined(_plan(start, layers, places), least, started, tried)
+
+
+def _places(plan: Plan, layers: Sequence[str]) -> Places:
+    held = [plan.of(name) for name in layers]
+    return (*(layer.weight_bits for layer in held), *(layer.act_bits for layer in held))
+
+
+def _plan(start: Plan, layers: Sequence[str], places: Places) -> Plan:
+    """Return a plan of these widths, with the default of ``start``."""
+    count = len(layers)
+    return Plan(
+        start.default,
+        tuple(
+            (name, LayerBits(weights, activations))
+            for name, weights, activations in zip(layers, places[:count], places[count:], strict=True)
+        ),
+    )
+
+
+def _moved(places: Places, widths: Sequence[int], known: set[Places], rng: np.random.Generator) -> Places | None:
+    """Return widths among which a bit or two have moved; None if that cannot be, or they are known."""
+    moved = list(places)
+    for _ in range(2 if rng.random() < SECOND_MOVE else 1):
+        up, down = (int(place) for place in rng.integers(len(moved), size=2))
+        if up == down or moved[up] + 1 not in widths or moved[down] - 1 not in widths:
+            return None
+        moved[up] += 1
+        moved[down] -= 1
+    return None if tuple(moved) in known else tuple(moved)

@@ -1,0 +1,111 @@
+"""Moves of bits between weights and activations."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("bitgear._native")
+
+from bitgear import reference
+from bitgear.bits import LayerBits, Plan
+from bitgear.checkpoint import read_master
+from bitgear.engines import create_engine
+from bitgear.errors import PlanInvalid, PrecisionNotOffered
+from bitgear.plans import mean_bits
+from bitgear.search.command import RefineRequest, refine_and_write
+from bitgear.search.moves import refine
+from tests.masters import random_codes
+
+LAYERS = ("a", "b", "c")
+WIDTHS = (8, 7, 6, 5, 4, 3, 2)
+
+
+def sensitive(weights: dict[str, float], activations: dict[str, float]) -> Callable[[Plan], float]:
+    """What is lost is least if the places of the largest numbers have most bits."""
+    return lambda plan: sum(
+        weights[name] * 4.0 ** -plan.of(name).weight_bits + activations[name] * 4.0 ** -plan.of(name).act_bits
+        for name in LAYERS
+    )
+
+
+def test_bits_go_where_they_do_most_and_the_mean_stays() -> None:
+    judge = sensitive({"a": 64, "b": 1, "c": 1}, {"a": 1, "b": 1, "c": 4})
+    found = refine(Plan.uniform(3), LAYERS, WIDTHS, judge, 500, np.random.default_rng(0))
+    assert found.distance < found.start_distance
+    assert found.distance == judge(found.plan)
+    layers = [found.plan.of(name) for name in LAYERS]
+    assert sum(layer.weight_bits + layer.act_bits for layer in layers) == 6 * 3
+    by_hand = (("a", LayerBits(5, 2)), ("b", LayerBits(2, 3)), ("c", LayerBits(2, 4)))
+    assert found.distance <= judge(Plan(LayerBits(3, 3), by_hand))
+
+
+def test_equal_seeds_make_equal_moves_and_no_more_are_judged_than_asked_for() -> None:
+    judged: list[Plan] = []
+
+    def judge(plan: Plan) -> float:
+        judged.append(plan)
+        return sensitive({"a": 9, "b": 2, "c": 1}, {"a": 3, "b": 1, "c": 5})(plan)
+
+    first = refine(Plan.uniform(4), LAYERS, WIDTHS, judge, 20, np.random.default_rng(7))
+    assert len(judged) == len(set(judged)) == 1 + first.trials == 21
+    assert all(plan.widths <= set(WIDTHS) for plan in judged)
+    again = refine(Plan.uniform(4), LAYERS, WIDTHS, judge, 20, np.random.default_rng(7))
+    assert again == first
+
+
+def test_where_nothing_can_move_the_start_stays() -> None:
+    for start, widths in ((Plan.uniform(8), (8, 7)), (Plan.uniform(4), (8, 6, 4, 2))):
+        found = refine(start, LAYERS, widths, lambda _: 1.0, 10, np.random.default_rng(0))
+        assert (found.plan, found.trials) == (start, 0)
+
+
+def request(master: Path, data: Path, **changes: object) -> RefineRequest:
+    plain = RefineRequest(
+        model=str(master), data=data, start="4", name=None, trials=12, split=None, test_split="test", validate=20,
+        calibrate=8, seed=1, out=None,
+    )  # fmt: skip
+    return replace(plain, **changes)
+
+
+def test_what_is_nearer_is_written_and_served_and_all_else_stays(file: Path, data: Path) -> None:
+    before = read_master(file)
+    found = refine_and_write(request(file, data))
+    assert found.plan is not None
+    assert found.refined.distance < found.refined.start_distance
+    after = read_master(file)
+    (plan,) = after.plans
+    assert plan.name == "mixed-4.0"
+    assert mean_bits(after.graph, plan.plan) == 4.0
+    assert after.metrics("mixed-4.0") == found.plan.accuracy
+    for name, tensor in before.tensors.items():
+        np.testing.assert_array_equal(after.tensors[name], tensor)
+    codes = random_codes(after, 3)
+    np.testing.assert_array_equal(
+        create_engine().derive(after, plan.plan).run(codes), reference.run(after, codes, plan.plan)
+    )
+    # Once more from there: the plan keeps its name.
+    again = refine_and_write(request(file, data, start="mixed-4.0", trials=30, seed=3))
+    assert [each.name for each in read_master(file).plans] == ["mixed-4.0"]
+    assert again.refined.start_distance <= found.refined.distance * 1.5  # other pictures
+
+
+def test_nothing_nearer_leaves_the_file_alone(file: Path, data: Path) -> None:
+    content = file.read_bytes()
+    assert refine_and_write(request(file, data, start="8", trials=5)).plan is None
+    assert file.read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    ("changes", "error"), [({"name": "W8A7"}, PlanInvalid), ({"start": "mixed-9.9"}, PrecisionNotOffered)]
+)
+def test_names_are_checked_before_anything_is_tried(
+    file: Path,
+    data: Path,
+    changes: dict[str, str],
+    error: type[Exception],
+) -> None:
+    with pytest.raises(error):
+        refine_and_write(request(file, data, trials=10**9, **changes))
