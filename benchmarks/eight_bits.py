@@ -2,7 +2,7 @@
 
     python -m benchmarks.eight_bits begin --config bccd_resnet_cpu --data bccd.tar --trained RUN --out DIR
     python -m benchmarks.eight_bits train --config bccd_resnet_cpu --data bccd.tar --trained RUN --out DIR
-    python -m benchmarks.eight_bits gather --out DIR
+    python -m benchmarks.eight_bits gather --out DIR [DIR ...]
     python -m benchmarks.eight_bits time [--models NAME ...]
 
 ``begin`` takes a finished run and changes which parts stay at 8 bits: layers that change get scales anew, all layers
@@ -175,8 +175,9 @@ def write_cell(path: Path, row: Mapping[str, Any], accuracy: Mapping[str, float]
 
 
 def gather(arguments: argparse.Namespace) -> None:
-    """Write the report of all cells that are done, choice by choice."""
-    done = [json.loads(path.read_text(encoding="utf-8")) for path in sorted((arguments.out / "cells").glob("*.json"))]
+    """Write the report of all cells that are done, choice by choice: of several folders, one for each network."""
+    files = [path for folder in arguments.out for path in sorted((folder / "cells").glob("*.json"))]
+    done = [json.loads(path.read_text(encoding="utf-8")) for path in files]
     order = list(CHOICES)
     done.sort(key=lambda cell: (order.index(cell["choice"]), cell["seed"]))
     print(f"{len(done)} cells: wrote {write_report('eight-bits', {'cells': done})}")
@@ -253,7 +254,7 @@ def main() -> None:
             training.add_argument("--lr", type=float, default=1e-4)
         training.set_defaults(run=run)
     gathering = commands.add_parser("gather")
-    gathering.add_argument("--out", type=Path, required=True)
+    gathering.add_argument("--out", type=Path, nargs="+", required=True)
     gathering.set_defaults(run=gather)
     timing = commands.add_parser("time")
     timing.add_argument("--models", nargs="+", default=["bccd-resnet", "camvid-resnet"])

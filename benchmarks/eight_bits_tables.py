@@ -19,16 +19,23 @@ def said(choice: str) -> str:
 
 
 def accuracy(report: Row) -> str:
-    """Return the accuracy of every choice in per cent by width, and of those trained again; means over seeds."""
+    """Return the accuracy of every choice in per cent by width, and of those trained again; means over seeds.
+
+    A table for each network.
+    """
     cells: Sequence[Row] = report["cells"]
-    first, trained = cells[0], [cell for cell in cells if "after" in cell]
-    what = f"{SHOWN[first['metric']]} of {first['model']} in %"
-    lines = [*_by_width(f"{what}, stays at 8 bits", cells, "before"), ""]
-    if trained:
-        lines += [*_by_width(f"after {trained[0]['steps']} further steps, stays at 8 bits", trained, "after"), ""]
+    lines = []
+    for model in dict.fromkeys(cell["model"] for cell in cells):
+        own = [cell for cell in cells if cell["model"] == model]
+        what = f"{SHOWN[own[0]['metric']]} of {model} in %"
+        lines += [*_by_width(f"{what}, stays at 8 bits", own, "before"), ""]
+        trained = [cell for cell in own if "after" in cell]
+        if trained:
+            steps = f"after {trained[0]['steps']} further steps at a rate of {trained[0]['lr']:g}"
+            lines += [*_by_width(f"{model} {steps}, stays at 8 bits", trained, "after"), ""]
     lines.append("Split `val`; the trained network, with scales and statistics of the change alone.")
-    if trained:
-        lines[-1] += f" Further steps: joint training at a rate of {trained[0]['lr']:g}."
+    if any("after" in cell for cell in cells):
+        lines[-1] += " Further steps: joint training, of the same pictures in the same order."
     if len({cell["seed"] for cell in cells}) > 1:
         lines[-1] += " Several seeds: mean and half the range."
     return "\n".join(lines)

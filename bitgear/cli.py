@@ -560,7 +560,7 @@ def refine(
         typer.echo(f"nothing is nearer to 8 bits than {start}: {moved}; nothing was written")
         return
     test = ", ".join(f"{metric} {value:.2%}" for metric, value in found.plan.accuracy.items() if value <= 1)
-    typer.echo(f"{found.plan.name:16} mean {found.mean_bits:.2f} bits  {test}  (output moves by {moved})")
+    typer.echo(f"{found.plan.name:16} mean {found.mean_bits:.2f} bits  {test}  (from 8 bits: {moved})")
 
 
 @app.command("import")

@@ -17,7 +17,7 @@ from bitgear.evaluate import evaluate_master, read_data
 from bitgear.machine import available_cores
 from bitgear.models import find_master
 from bitgear.plans import NamedPlan, mean_bits
-from bitgear.search.costs import Movement
+from bitgear.search.distance import BETWEEN, Distance
 from bitgear.search.moves import Refined, refine
 from bitgear.search.pictures import codes_of, read_pictures
 from bitgear.search.report import write_report
@@ -127,19 +127,19 @@ def refine_and_write(request: RefineRequest) -> Refinement:
     )  # fmt: skip
     test = read_data(master, request.data, request.test_split)
     statistics = Statistics(master, engine, pictures.calibration)
-    movement = Movement(master, engine, codes_of(pictures.validation, master.input))
+    distance = Distance(master, engine, codes_of(pictures.validation, master.input), BETWEEN[master.task])
 
-    def moved_by(plan: Plan) -> float:
-        return movement.of(alone(master, plan, statistics.fit(plan) if plan.layers else None), plan)
+    def judge(plan: Plan) -> float:
+        return distance.of(alone(master, plan, statistics.fit(plan) if plan.layers else None), plan)
 
     layers = [conv.name for conv in master.graph.searchable]
     with tqdm(desc="moves", total=request.trials, leave=False) as bar:
 
         def progress(least: float) -> None:
-            bar.set_postfix(moved=f"{least:.4f}")
+            bar.set_postfix(distance=f"{least:.4f}")
             bar.update()
 
-        refined = refine(start, layers, master.widths, moved_by, request.trials, rng, progress)
+        refined = refine(start, layers, master.widths, judge, request.trials, rng, progress)
     mean = mean_bits(master.graph, refined.plan)
     if refined.distance >= refined.start_distance:
         return Refinement(refined, mean, None)

@@ -15,8 +15,8 @@ from bitgear.checkpoint import Master
 from bitgear.engines.base import Engine
 from bitgear.errors import SearchError
 from bitgear.rounding import derive
+from bitgear.search.distance import Distance, moved
 from bitgear.search.space import Space, Table
-from bitgear.search.statistics import BATCH_IMAGES
 
 
 class Cost(StrEnum):
@@ -55,41 +55,18 @@ def _errors(space: Space, factors: Mapping[str, float]) -> Table:
     )
 
 
-class Movement:
-    """What a master's output moves by from that at 8 bits, on pictures, int8 codes (N, 3, H, W)."""
-
-    def __init__(self, master: Master, engine: Engine, q_images: NDArray[np.int8]) -> None:
-        self.engine = engine
-        self.q_images = q_images
-        self._at_rest = self._outputs(master, Plan.uniform(MASTER_BITS))
-
-    def of(self, master: Master, plan: Plan) -> float:
-        """Return the mean square of what the output at a plan moves by, relative to its variance at 8 bits.
-
-        ``master`` may hold other plans than the one that was given first.
-        """
-        if plan == Plan.uniform(MASTER_BITS):
-            return 0.0
-        return float(np.square(self._outputs(master, plan) - self._at_rest).mean() / self._at_rest.var())
-
-    def _outputs(self, master: Master, plan: Plan) -> NDArray[np.float32]:
-        model = self.engine.derive(master, plan)
-        batches = range(0, len(self.q_images), BATCH_IMAGES)
-        return np.concatenate([model.run(self.q_images[start : start + BATCH_IMAGES]) for start in batches])
-
-
 def measured_costs(
     space: Space, engine: Engine, q_images: NDArray[np.int8], progress: Callable[[int], object] = lambda _: None
 ) -> Table:
-    """Return what the output moves by (:class:`Movement`) when each unit alone is lowered to each width.
+    """Return what the output moves by (:func:`~bitgear.search.distance.moved`) when each unit alone is lowered.
 
     ``q_images``: int8 codes (N, 3, H, W). ``progress`` is called with 1 after each unit.
     """
-    full, movement = LayerBits(MASTER_BITS, MASTER_BITS), Movement(space.master, engine, q_images)
+    full, distance = LayerBits(MASTER_BITS, MASTER_BITS), Distance(space.master, engine, q_images, moved)
     rows = []
     for unit in space.units:
         lowered = (Plan(full, tuple((name, LayerBits(bits, bits)) for name in unit.names)) for bits in space.widths)
-        rows.append([movement.of(space.master, plan) for plan in lowered])
+        rows.append([distance.of(space.master, plan) for plan in lowered])
         progress(1)
     return np.array(rows)
 

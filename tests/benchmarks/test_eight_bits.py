@@ -93,7 +93,7 @@ def test_accuracy_is_told_before_and_after_training() -> None:
     text = accuracy({"cells": [cell(SHIPPED, 1, 0.5, b8=0.61, b2=0.55), cell("none", 1, 0.4)]})
     lines = text.splitlines()
     assert lines[2:5] == [f"| {said(SHIPPED)} | 60.0 | 50.0 |", "| nothing | 60.0 | 40.0 |", ""]
-    assert lines[5] == "| after 25 further steps, stays at 8 bits | 8 bit | 2 bit |"
+    assert lines[5] == "| bccd-resnet after 25 further steps at a rate of 0.0001, stays at 8 bits | 8 bit | 2 bit |"
     assert lines[7:9] == [f"| {said(SHIPPED)} | 61.0 | 55.0 |", ""]
     assert "seeds" not in text
     assert "further" not in accuracy({"cells": [cell("none", 1, 0.4)]})
@@ -103,6 +103,13 @@ def test_several_seeds_are_told_by_mean_and_range() -> None:
     text = accuracy({"cells": [cell("none", 1, 0.5), cell("none", 2, 0.52)]})
     assert "| nothing | 60.0 ± 0.0 | 51.0 ± 1.0 |" in text
     assert "half the range" in text
+
+
+def test_every_network_has_tables_of_its_own() -> None:
+    text = accuracy({"cells": [cell("none", 1, 0.5), {**cell("none", 1, 0.4), "model": "y"}]})
+    assert [line.split(" stays")[0] for line in text.splitlines() if "stays" in line] == [
+        "| mAP50-95 of bccd-resnet in %,", "| mAP50-95 of y in %,",
+    ]  # fmt: skip
 
 
 def test_parts_are_told_in_words() -> None:
