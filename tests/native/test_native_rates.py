@@ -147,18 +147,28 @@ def test_an_engine_asks_for_the_rates_of_the_machine_when_it_derives(monkeypatch
 # -- where they are kept ----------------------------------------------------------------------------------------------
 
 
-def test_a_machine_is_measured_once(tmp_path: Path) -> None:
-    machine = Measured()
-    first = kept_rates.rates("portable", tmp_path / "rates", machine)
-    assert kept_rates.rates("portable", tmp_path / "rates", Measured(2)) == first == measured("portable")
-    assert machine.calls == ["portable"]
+def test_a_machine_is_measured_by_its_first_processes_and_a_busy_moment_does_not_count(tmp_path: Path) -> None:
+    usual = measured("portable")
+    assert kept_rates.rates("portable", tmp_path / "rates", Measured(3)) == {name: 3 * ns for name, ns in usual.items()}
+    later = [Measured() for _ in range(kept_rates.MEASUREMENTS)]
+    for process in later:
+        found = kept_rates.rates("portable", tmp_path / "rates", process)
+    assert found == usual
+    assert [len(process.calls) for process in later] == [1] * (kept_rates.MEASUREMENTS - 1) + [0]
+
+
+def measured_enough(folder: Path, factor: float = 1.0) -> dict[str, float]:
+    """The rates of a machine that no process measures any more."""
+    for _ in range(kept_rates.MEASUREMENTS):
+        found = kept_rates.rates("portable", folder, Measured(factor))
+    return found
 
 
 @pytest.mark.parametrize("name", ["processor", "_build"])
 def test_another_processor_or_build_is_measured_anew(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = kept_rates.rates("portable", tmp_path, Measured())
+    first = measured_enough(tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr(kept_rates, name, lambda: "another")
         assert kept_rates.rates("portable", tmp_path, Measured(2)) != first
@@ -170,15 +180,18 @@ def _of_another_key(content: dict[str, object]) -> object:
 
 
 def _without_a_name(content: dict[str, object]) -> object:
-    ns = content["ns"]
-    assert isinstance(ns, dict)
-    return content | {"ns": {name: value for name, value in ns.items() if name != "stream"}}
+    return content | {"ns": [{name: ns for name, ns in each.items() if name != "stream"} for each in _tables(content)]}
 
 
 def _negative(content: dict[str, object]) -> object:
-    ns = content["ns"]
-    assert isinstance(ns, dict)
-    return content | {"ns": ns | {"stream": -1}}
+    first, *rest = _tables(content)
+    return content | {"ns": [first | {"stream": -1}, *rest]}
+
+
+def _tables(content: dict[str, object]) -> list[dict[str, float]]:
+    tables = content["ns"]
+    assert isinstance(tables, list)
+    return tables
 
 
 BROKEN: dict[str, Callable[[dict[str, object]], object]] = {
@@ -187,7 +200,8 @@ BROKEN: dict[str, Callable[[dict[str, object]], object]] = {
     "a name missing": _without_a_name,
     "a negative time": _negative,
     "no table": lambda content: content | {"ns": [1.0]},
-    "text for times": lambda content: content | {"ns": {"stream": "fast"}},
+    "one table": lambda content: content | {"ns": _tables(content)[0]},
+    "text for times": lambda content: content | {"ns": [{"stream": "fast"}]},
     "no content": lambda content: [],
     "no key": lambda content: {"format": content["format"]},
 }
@@ -195,15 +209,15 @@ BROKEN: dict[str, Callable[[dict[str, object]], object]] = {
 
 @pytest.mark.parametrize("what", BROKEN)
 def test_a_file_of_something_else_is_made_anew(what: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    kept_rates.rates("portable", tmp_path, Measured())
+    usual = measured_enough(tmp_path)
     (file,) = tmp_path.iterdir()
     file.write_text(json.dumps(BROKEN[what](json.loads(file.read_text()))))
     again = Measured(2)
     found = kept_rates.rates("portable", tmp_path, again)
     assert again.calls == ["portable"]
+    assert found == {name: 2 * ns for name, ns in usual.items()}
     assert "measured anew" in caplog.text
-    assert kept_rates.rates("portable", tmp_path, again) == found
-    assert again.calls == ["portable"]
+    assert len(json.loads(file.read_text())["ns"]) == 1
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff", b"[" * 100_000, b"null"])
@@ -225,7 +239,7 @@ def test_a_folder_that_cannot_be_written_is_no_error(tmp_path: Path, caplog: pyt
     assert machine.calls == ["portable"]
 
 
-def test_two_processes_choose_the_same_paths(tmp_path: Path) -> None:
+def test_processes_choose_the_same_paths_once_enough_have_measured(tmp_path: Path) -> None:
     program = (
         "from bitgear.engines.native import NativeEngine\n"
         "from tests.masters import tiny_master\n"
@@ -233,11 +247,11 @@ def test_two_processes_choose_the_same_paths(tmp_path: Path) -> None:
         "print(engine.rates, [engine.derive(tiny_master(), bits).core.paths for bits in (8, 6, 4, 2)])\n"
     )
     environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path)}
-    first, second = (
+    *_, first, second = (
         subprocess.run(
             [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
         ).stdout
-        for _ in range(2)
+        for _ in range(kept_rates.MEASUREMENTS + 1)
     )
     assert first == second
     assert len(list((tmp_path / "bitgear" / "rates").iterdir())) == 1
