@@ -555,7 +555,7 @@ def refine(
             validate=validate, calibrate=calibrate, seed=seed, out=out,
         )
     )  # fmt: skip
-    moved = f"{found.refined.start_distance:.4f} -> {found.refined.distance:.4f} after {found.refined.trials} trials"
+    moved = f"{found.refined.start_distance:.4g} -> {found.refined.distance:.4g} after {found.refined.trials} trials"
     if found.plan is None:
         typer.echo(f"nothing is nearer to 8 bits than {start}: {moved}; nothing was written")
         return

@@ -139,6 +139,9 @@ struct LutPath {
     // further.
     void (*pack)(const std::int8_t* codes, std::size_t row_bytes, int groups, std::uint8_t* packed);
     void (*run)(const LutTile& tile);
+    // The same and the epilogue of `to`, as DotPath's, of at most `quick_groups` groups in all. Null: there is none.
+    int quick_groups;
+    void (*run_quick)(const LutTile& tile, const EpilogueTile& to);
 };
 
 // Depthwise convolution: acc[p][c] = sum over taps of a[p][tap_offsets[tap] + c] * w[tap][c]. In acc, channels are

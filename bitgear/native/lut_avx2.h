@@ -164,6 +164,6 @@ void lut(const LutTile& tile) {
 
 const LutPath kLuts[] = {
     {"pshufb", kLutPlanes, kLutColumns, kLutInputs, kLutTable, kLutPlanes * kLutColumns, kLutRows, kLutMaxAct,
-     lut_tables, lut_pack, lut},
+     lut_tables, lut_pack, lut, 0, nullptr},
 };
 constexpr int kLutCount = 1;

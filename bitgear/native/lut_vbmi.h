@@ -75,21 +75,25 @@ inline void combine(__m512i low, __m512i high, __m512i* sums) {
     sums[1] = _mm512_add_epi16(sums[1], _mm512_maddubs_epi16(_mm512_unpackhi_epi8(low, high), weights));
 }
 
+// Vector `k` of 16 columns of the 16-bit sums of 32 * V columns, as 32-bit ones.
+template <int V>
+inline __m512i widened(const __m512i* sums, int k) {
+    // 16-byte lanes 2 v and 2 v + 1 of both.
+    const __m512i order = _mm512_add_epi64(_mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11), _mm512_set1_epi64(4 * (k / 2)));
+    const __m512i columns = _mm512_permutex2var_epi64(sums[0], order, sums[1]);
+    return _mm512_maskz_cvtepi16_epi32(0xffff, k % 2 == 0 ? _mm512_maskz_extracti64x4_epi64(0xff, columns, 0)
+                                                          : _mm512_maskz_extracti64x4_epi64(0xff, columns, 1));
+}
+
 // 16-bit sums of 32 * V columns to 32-bit ones in the order of columns, or added to those.
 template <int V>
 inline void flush(const __m512i* sums, std::int32_t* acc, bool add) {
-    for (int v = 0; v < V; ++v) {
-        // 16-byte lanes 2 v and 2 v + 1 of both.
-        const __m512i order = _mm512_add_epi64(_mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11), _mm512_set1_epi64(4 * v));
-        const __m512i columns = _mm512_permutex2var_epi64(sums[0], order, sums[1]);
-        const __m256i halves[] = {_mm512_maskz_extracti64x4_epi64(0xff, columns, 0),
-                                  _mm512_maskz_extracti64x4_epi64(0xff, columns, 1)};
-        for (int half = 0; half < 2; ++half) {
-            std::int32_t* out = acc + 32 * v + 16 * half;
-            __m512i sum = _mm512_maskz_cvtepi16_epi32(0xffff, halves[half]);
-            if (add) sum = _mm512_add_epi32(sum, _mm512_loadu_si512(out));
-            _mm512_storeu_si512(out, sum);
-        }
+#pragma GCC unroll 4
+    for (int k = 0; k < 2 * V; ++k) {
+        std::int32_t* out = acc + kBlock * k;
+        __m512i sum = widened<V>(sums, k);
+        if (add) sum = _mm512_add_epi32(sum, _mm512_loadu_si512(out));
+        _mm512_storeu_si512(out, sum);
     }
 }
 
@@ -121,18 +125,23 @@ private:
     std::ptrdiff_t offset_;
 };
 
-// R pixels; V = 2: 64 columns, an index vector for each of 2 planes; V = 1: 32 columns, both planes in one index
-// vector.
+// What remains to be looked up of a tile.
+struct LutRest {
+    explicit LutRest(const LutTile& tile) : chunks(tile), w(tile.w) {}
+    Chunks chunks;
+    const std::uint8_t* w;
+};
+
+// Adds to 16-bit sums of R pixels until these are full or nothing is left. V = 2: 64 columns, an index vector for each
+// of 2 planes; V = 1: 32 columns, both planes in one index vector.
 template <int R, int V>
-void lut_tile(const LutTile& tile) {
-    alignas(64) __m512i sums[R][2];
+__attribute__((always_inline)) inline void look_up(const LutTile& tile, LutRest& rest, __m512i (&sums)[R][2]) {
     for (int r = 0; r < R; ++r) sums[r][0] = sums[r][1] = _mm512_setzero_si512();
-    const std::uint8_t* w = tile.w;
+    Chunks& chunks = rest.chunks;
+    const std::uint8_t* w = rest.w;
     const std::uint8_t* tables[R];
     for (int r = 0; r < R; ++r) tables[r] = tile.tables[r];
-    int summed = 0;
-    bool flushed = false;
-    for (Chunks chunks(tile); !chunks.done();) {
+    for (int summed = 0; summed <= kLutFlush - kLutSteps && !chunks.done(); summed += kLutSteps) {
         __m512i bytes[R][V];
 #pragma GCC unroll 16
         for (int r = 0; r < R; ++r) {
@@ -181,16 +190,64 @@ void lut_tile(const LutTile& tile) {
                 V == 2 ? bytes[r][V - 1] : _mm512_maskz_shuffle_i64x2(0xff, bytes[r][0], bytes[r][0], 0x4e);
             combine(bytes[r][0], high, sums[r]);
         }
-        summed += kLutSteps;
-        if (summed > kLutFlush - kLutSteps || chunks.done()) {
-            for (int r = 0; r < R; ++r) {
-                flush<V>(sums[r], tile.acc + r * 32 * V, flushed);
-                sums[r][0] = sums[r][1] = _mm512_setzero_si512();
+    }
+    rest.w = w;
+}
+
+template <int R, int V>
+void lut_tile(const LutTile& tile) {
+    alignas(64) __m512i sums[R][2];
+    LutRest rest(tile);
+    for (bool flushed = false; !rest.chunks.done(); flushed = true) {
+        look_up<R, V>(tile, rest, sums);
+        for (int r = 0; r < R; ++r) flush<V>(sums[r], tile.acc + r * 32 * V, flushed);
+    }
+}
+
+// The same of 64 columns and at most kLutFlush - kLutSteps groups, and bytes straight from the sums.
+template <int R>
+void lut_quick_tile(const LutTile& tile, const EpilogueTile& to) {
+    alignas(64) __m512i sums[R][2];
+    LutRest rest(tile);
+    look_up<R, 2>(tile, rest, sums);
+    Doubts doubts;
+    const int channel = to.column;
+    const __mmask64 valid = ~0ull >> (64 - to.columns);
+    for (int o = 0; o < to.outputs; ++o) {
+        const Quantizer& q = *to.quantizers[o];
+        VecF multiplier[4], bias[4];
+#pragma GCC unroll 4
+        for (int k = 0; k < 4; ++k) {
+            multiplier[k] = load<VecF>(q.multiplier + channel + k * kBlock);
+            bias[k] = load<VecF>(q.bias + channel + k * kBlock);
+        }
+        const VecI window = broadcast(q.window);
+        const VecB low = VecB{} + static_cast<std::uint8_t>(q.low + q.zero);
+        const VecB high = VecB{} + static_cast<std::uint8_t>(q.high + q.zero);
+        for (int r = 0; r < R; ++r) {
+            VecI sum[4], fixed[4];
+#pragma GCC unroll 4
+            for (int k = 0; k < 4; ++k) {
+                sum[k] = reinterpret_cast<VecI>(widened<2>(sums[r], k)) + load<VecI>(to.offset + channel + k * kBlock);
+                VecF t = multiply_add(to_float(sum[k]), multiplier[k], bias[k]);
+                if (to.residual != nullptr) {
+                    const VecI other = load_bytes(to.residual[r] + channel + k * kBlock) - broadcast(to.residual_zero);
+                    t = multiply_add(to_float(other), broadcast(q.residual_scale), t);
+                }
+                fixed[k] = reinterpret_cast<VecI>(_mm512_maskz_cvtps_epi32(0xffff, reinterpret_cast<__m512>(t)));
             }
-            summed = 0;
-            flushed = true;
+            const VecI least = min_words(min_words(fixed[0], fixed[1]), min_words(fixed[2], fixed[3]));
+            if (__builtin_expect(any_low_word(least, window), 0)) {
+                __m512i* kept = doubts.add(o, r);
+#pragma GCC unroll 4
+                for (int k = 0; k < 4; ++k) kept[k] = reinterpret_cast<__m512i>(sum[k]);
+            }
+            const auto bytes = reinterpret_cast<__m512i>(min(max(pack_high(fixed), low), high));
+            _mm512_mask_storeu_epi8(to.out[o * kMaxRows + r] + channel, valid, bytes);
         }
     }
+    if (__builtin_expect(doubts.count > 0, 0))
+        settle(doubts, to, [&](int first, int k) { return Place{first, channel + k * kBlock}; });
 }
 
 constexpr int kLutRows = 12;
@@ -204,8 +261,19 @@ void lut(const LutTile& tile) {
     table[tile.rows - 1](tile);
 }
 
+void lut_quick(const LutTile& tile, const EpilogueTile& to) {
+    using Fn = void (*)(const LutTile&, const EpilogueTile&);
+    static const Fn table[] = {lut_quick_tile<1>, lut_quick_tile<2>,  lut_quick_tile<3>,  lut_quick_tile<4>,
+                               lut_quick_tile<5>, lut_quick_tile<6>,  lut_quick_tile<7>,  lut_quick_tile<8>,
+                               lut_quick_tile<9>, lut_quick_tile<10>, lut_quick_tile<11>, lut_quick_tile<12>};
+    table[tile.rows - 1](tile, to);
+}
+
+constexpr int kLutQuickGroups = kLutFlush - kLutSteps;
+
 const LutPath kLuts[] = {
-    {"vpermb-64", 2, 64, kLutInputs, 64, 128, kLutRows, 3, lut_tables2, lut_pack<64>, lut<2>},
-    {"vpermb-32", 2, 32, kLutInputs, 64, 64, kLutRows, 3, lut_tables2, lut_pack<32>, lut<1>},
+    {"vpermb-64", 2, 64, kLutInputs, 64, 128, kLutRows, 3, lut_tables2, lut_pack<64>, lut<2>, kLutQuickGroups,
+     lut_quick},
+    {"vpermb-32", 2, 32, kLutInputs, 64, 64, kLutRows, 3, lut_tables2, lut_pack<32>, lut<1>, 0, nullptr},
 };
 constexpr int kLutCount = 2;

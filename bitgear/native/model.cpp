@@ -459,10 +459,16 @@ void Model::Pass::run_lut(const Step& step, int index, int count) const {
     const std::uint8_t* first[kMaxRows];
     tile.tables = first;
     Writer writer(*this, step);
+    const bool quick =
+        writer.quick() && lut.run_quick != nullptr && g.kernel * g.kernel * step.k_groups <= lut.quick_groups;
     const auto run_block = [&](int block) {
         tile.w = step.packed.data() + sz(block) * step.block_bytes;
-        lut.run(tile);
-        writer.write(block * lut.columns, lut.columns, tile.acc, lut.columns);
+        if (quick) {
+            lut.run_quick(tile, writer.target(block * lut.columns, lut.columns));
+        } else {
+            lut.run(tile);
+            writer.write(block * lut.columns, lut.columns, tile.acc, lut.columns);
+        }
     };
     const bool tile_by_tile = sz(my_blocks.end - my_blocks.begin) * step.block_bytes <= kCachedBytes;
     for (int y = my_rows.begin; y < my_rows.end;) {

@@ -424,7 +424,7 @@ Model::Choice Model::lut_choice(const Step& step, const ConvSpec& spec, const Lu
     const double bytes = double(lut.group_bytes) / (lut.inputs * lut.columns);
     choice.weight_bytes = weights * bytes;
     choice.ns = product_ns(weights, pixels, pieces, rates.mac, bytes) + tables * rates.table + calls * rates.call +
-                pixels * columns * rates_.epilogue;
+                pixels * columns * rates.finish;
     return choice;
 }
 

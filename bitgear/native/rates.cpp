@@ -48,6 +48,7 @@ void each(const Isa& isa, R& rates, Visit visit) {
         visit(name + " mac", rates.luts[sz(i)].mac);
         visit(name + " table", rates.luts[sz(i)].table);
         visit(name + " call", rates.luts[sz(i)].call);
+        visit(name + " finish", rates.luts[sz(i)].finish);
     }
     for (int i = 0; i < kWinogradForms; ++i) {
         const std::string name = kWinograd[i].name;
@@ -254,6 +255,7 @@ struct LutProbe {
     AlignedBytes weights, acc, tables;
     LutTile whole{}, tap{};
     Run one_tap;
+    Reader reader;
 
     explicit LutProbe(const LutPath& lut)
         : path(lut),
@@ -263,7 +265,8 @@ struct LutProbe {
           weights(noise(sz(kTaps * kTaps * groups * lut.group_bytes), 0x0f)),
           acc(sizeof(std::int32_t) * kMaxRows * kLutColumnsMax),
           tables(sz(kMaxRows * groups * lut.table_bytes)),
-          one_tap{0, groups} {
+          one_tap{0, groups},
+          reader(lut.max_rows, lut.columns) {
         whole.rows = lut.max_rows;
         whole.tables = windows.first;
         whole.runs = windows.runs;
@@ -274,8 +277,11 @@ struct LutProbe {
         tap = whole;
         tap.runs = &one_tap;
         tap.run_count = 1;
+        reader.tile.acc = whole.acc;
     }
     LutProbe(const LutProbe&) = delete;
+
+    double sums() const { return double(path.max_rows) * path.columns; }
 
     void run_tiles() {
         const std::uint8_t* first[kMaxRows];
@@ -399,6 +405,14 @@ Rates measure_rates(const Isa& isa) {
         watch.add(4, [probe] {
             probe->path.tables(probe->codes.data(), kMaxRows, kChannels, probe->groups, probe->tables.data());
         });
+        watch.add(16, [probe, &isa] {
+            if (probe->path.run_quick != nullptr) {
+                probe->path.run_quick(probe->tap, probe->reader.tile);
+            } else {
+                probe->path.run(probe->tap);
+                isa.epilogue(probe->reader.tile);
+            }
+        });
     }
     for (int i = 0; i < kWinogradForms; ++i) {
         forms.push_back(std::make_unique<FormProbe>(kWinograd[i], isa.winograd[i]));
@@ -437,10 +451,11 @@ Rates measure_rates(const Isa& isa) {
     for (int i = 0; i < isa.lut_count; ++i) {
         const LutProbe& probe = *luts[sz(i)];
         const std::size_t at = lut_pieces[sz(i)];
-        const double macs = double(probe.path.max_rows) * probe.path.columns * probe.path.inputs * probe.groups;
+        const double macs = probe.sums() * probe.path.inputs * probe.groups;
         LutRates& lut = rates.luts[sz(i)];
         lut.mac = (watch.least(at) / LutProbe::kTiles - watch.least(at + 1)) / (macs * (kTaps * kTaps - 1));
         lut.call = watch.least(at + 1) - lut.mac * macs;
+        lut.finish = std::max(0.0, watch.least(at + 3) - watch.least(at + 1)) / probe.sums();
         lut.table = watch.least(at + 2) / (kMaxRows * probe.groups);
     }
     for (int i = 0; i < kWinogradForms; ++i) {

@@ -17,7 +17,7 @@ struct DotRates {
 };
 
 struct LutRates {
-    double mac = 0, table = 0, call = 0;
+    double mac = 0, table = 0, call = 0, finish = 0;
 };
 
 // Of one of Winograd's forms: a vector of one position of a patch, and a vector of one position's sums, where positions

@@ -600,14 +600,72 @@ struct Products {
     Products(const Products&) = delete;
     Products& operator=(const Products&) = delete;
 
+    static int columns_of_block(const DotPath&) { return kBlock; }
+
     const std::uint8_t* a[kMaxRows];
     Run run;
     DotTile tile{};
     std::vector<std::int32_t> sums;  // [row][column], padded to whole blocks; at most 9 * 4 * 15 * 3
 };
 
+// The same of a look-up in tables.
+struct LookUps {
+    LookUps(const LutPath& path, int rows, int columns, bool equal_rows, Input* memory, Random& random) {
+        const int groups = random.between(1, 9), inputs = groups * path.inputs;
+        std::uint8_t* acts = memory[0].place(sz(rows) * sz(inputs), kSlackBytes, random);
+        for (int r = 0; r < rows; ++r) {
+            std::uint8_t* row = acts + sz(r) * sz(inputs);
+            for (int k = 0; k < inputs; ++k) row[k] = static_cast<std::uint8_t>(random.between(0, path.max_act));
+            if (equal_rows) std::memcpy(row, acts, sz(inputs));
+        }
+        tables.resize(sz(rows) * sz(groups) * sz(path.table_bytes));
+        path.tables(acts, rows, sz(inputs), groups, tables.data());
+        for (int r = 0; r < rows; ++r) first[r] = &tables[sz(r) * sz(groups) * sz(path.table_bytes)];
+        std::vector<std::int8_t> weights(sz(path.columns) * sz(inputs) + kSlackBytes);
+        for (int i = 0; i < columns * inputs; ++i) weights[sz(i)] = static_cast<std::int8_t>(random.between(-2, 1));
+        std::uint8_t* packed = memory[1].place(sz(groups) * sz(path.group_bytes), 0, random);
+        path.pack(weights.data(), sz(inputs), groups, packed);
+        run = {0, groups};
+        tile.rows = rows;
+        tile.tables = first;
+        tile.runs = &run;
+        tile.run_count = 1;
+        tile.w = packed;
+        tile.act_max = path.max_act;
+        for (int r = 0; r < rows; ++r) {
+            for (int c = 0; c < path.columns; ++c) {
+                std::int32_t sum = 0;
+                for (int k = 0; k < inputs; ++k) sum += acts[sz(r * inputs + k)] * weights[sz(c * inputs + k)];
+                sums.push_back(sum);
+            }
+        }
+    }
+    LookUps(const LookUps&) = delete;
+    LookUps& operator=(const LookUps&) = delete;
+
+    static int columns_of_block(const LutPath& path) { return path.columns; }
+
+    std::vector<std::uint8_t> tables;
+    const std::uint8_t* first[kMaxRows];
+    Run run;
+    LutTile tile{};
+    std::vector<std::int32_t> sums;  // [row][column of the block]
+};
+
+template <class Path>
+struct SumsOf;
+template <>
+struct SumsOf<DotPath> {
+    using Type = Products;
+};
+template <>
+struct SumsOf<LutPath> {
+    using Type = LookUps;
+};
+
 // `path`: null, or the multiplication that makes the sums and is to quantise them as well.
-void check_epilogue_case(const Isa& isa, const DotPath* path, int rows, int columns, Values values, int options,
+template <class Path>
+void check_epilogue_case(const Isa& isa, const Path* path, int rows, int columns, Values values, int options,
                          Input* memory, Random& random, Line& line) {
     const bool exact_value = values == Values::boundary;
     const bool with_bias = !exact_value && (options & 1) != 0, with_residual = !exact_value && (options & 2) != 0;
@@ -615,7 +673,8 @@ void check_epilogue_case(const Isa& isa, const DotPath* path, int rows, int colu
                with_floats = path == nullptr && (options & 16) != 0;
     int outputs = random.coin() ? random.between(0, 3) : random.pick<int>({1, 1, 1, kMaxOutputs});
     if (path != nullptr) outputs = random.between(1, 2);
-    const int padded = round_up(columns, kBlock);
+    using Sums = typename SumsOf<Path>::Type;
+    const int padded = round_up(columns, path != nullptr ? Sums::columns_of_block(*path) : kBlock);
 
     Quantizer quantizers[kMaxOutputs] = {};
     const Quantizer* pointers[kMaxOutputs];
@@ -644,7 +703,7 @@ void check_epilogue_case(const Isa& isa, const DotPath* path, int rows, int colu
     const std::uint8_t* residual_rows[kMaxRows] = {};
     for (int r = 0; r < rows; ++r) residual_rows[r] = residual + sz(r) * residual_pitch;
 
-    std::optional<Products> products;
+    std::optional<Sums> products;
     if (path != nullptr) products.emplace(*path, rows, columns, exact_value, memory + 5, random);
 
     const std::int32_t residual_zero = random.coin() ? 0 : 128;
@@ -771,28 +830,28 @@ Line check_epilogue(const Isa& isa) {
     for (const Values values : {Values::boundary, Values::ties, Values::random, Values::large}) {
         for (int options = 0; options < 32; ++options) {
             for (const int columns : {1, 2, 3, 4, 5, 7, 8, 9, 12, 15, 16, 17, 24, 31, 32, 33, 47, 48, 64, 65, 80}) {
-                check_epilogue_case(isa, nullptr, random.between(1, kMaxRows), columns, values, options, memory, random,
-                                    line);
+                check_epilogue_case<DotPath>(isa, nullptr, random.between(1, kMaxRows), columns, values, options,
+                                             memory, random, line);
             }
         }
     }
     // Many more boundaries: all that a quotient of 8 bits can meet.
     for (int i = 0; i < 1500; ++i)
-        check_epilogue_case(isa, nullptr, 1, kMostColumns, Values::boundary, 16, memory, random, line);
+        check_epilogue_case<DotPath>(isa, nullptr, 1, kMostColumns, Values::boundary, 16, memory, random, line);
     return line;
 }
 
-Line check_dot_quick(const Isa& isa, const DotPath& path) {
-    Line line(isa.name, std::string("dot ") + path.name + " quick");
+// `most` columns at once, of packed weights of so many bytes.
+template <class Path>
+void check_quick(const Isa& isa, const Path& path, int most, std::size_t packed_bytes, Line& line) {
     Random random(13);
-    const int most = path.max_blocks * kBlock;
     Input memory[] = {Input(4 * sz(kMaxRows) * sz(most + 3 * kBlock)),
                       Input(4 * sz(most)),
                       Input(4 * sz(most)),
                       Input(4 * sz(most)),
                       Input(sz(kMaxRows) * sz(most + 8) + kSlackBytes),
                       Input(sz(kMaxRows) * 64 + kSlackBytes),
-                      Input(sz(path.max_blocks) * (9 * sz(path.group_bytes) + kBlockTail))};
+                      Input(packed_bytes)};
     for (const Values values : {Values::boundary, Values::ties, Values::random}) {
         for (int options = 0; options < 16; ++options) {
             for (int rows = 1; rows <= path.max_rows; ++rows) {
@@ -801,6 +860,18 @@ Line check_dot_quick(const Isa& isa, const DotPath& path) {
             }
         }
     }
+}
+
+Line check_dot_quick(const Isa& isa, const DotPath& path) {
+    Line line(isa.name, "dot " + std::string(path.name) + " quick");
+    check_quick(isa, path, path.max_blocks * kBlock, sz(path.max_blocks) * (9 * sz(path.group_bytes) + kBlockTail),
+                line);
+    return line;
+}
+
+Line check_lut_quick(const Isa& isa, const LutPath& path) {
+    Line line(isa.name, "lut " + std::string(path.name) + " quick");
+    check_quick(isa, path, path.columns, 9 * sz(path.group_bytes), line);
     return line;
 }
 
@@ -1925,7 +1996,10 @@ bool check_isa(const IsaEntry& entry) {
     good &= check_bound(isa).print();
     good &= check_largest(isa).print();
     good &= check_mixed(isa).print();
-    for (int i = 0; i < isa.lut_count; ++i) good &= check_lut(isa, isa.luts[i]).print();
+    for (int i = 0; i < isa.lut_count; ++i) {
+        good &= check_lut(isa, isa.luts[i]).print();
+        if (isa.luts[i].run_quick != nullptr) good &= check_lut_quick(isa, isa.luts[i]).print();
+    }
     return good;
 }
 
