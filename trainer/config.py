@@ -288,6 +288,20 @@ class HasbConfig(_Frozen):
         return every
 
 
+class WithPlanConfig(_Frozen):
+    """Training on with a plan of the master that a run goes on from, beside the widths: Adam, cosine to zero.
+
+    ``every``: widths that take part in every so many steps only, from the first one on; those between two others need
+    no more. The highest takes part in all.
+    """
+
+    plan: str
+    epochs: int = Field(default=5, ge=1)
+    epoch_images: int | None = Field(default=None, ge=1)
+    lr: float = Field(default=3e-4, gt=0)
+    every: dict[int, PositiveInt] = Field(default_factory=dict)
+
+
 class TuneConfig(_Frozen):
     """Training of the batch norm and scales of plans: Adam, cosine to zero; an epoch as in ``train``."""
 
@@ -329,8 +343,19 @@ class RunConfig(_Frozen):
     calibrate: CalibrateConfig = CalibrateConfig()
     hessian: HessianConfig = HessianConfig()
     hasb: HasbConfig | None = None
+    with_plan: WithPlanConfig | None = None
     tune: TuneConfig = TuneConfig()
     plans: dict[str, PlanConfig] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _one_stage(self) -> "RunConfig":
+        if self.hasb is not None and self.with_plan is not None:
+            raise ValueError("hasb and with_plan both follow joint training; give one of them")
+        if self.with_plan is not None:
+            rare = [bits for bits, steps in self.with_plan.every.items() if steps > 1]
+            if not set(rare) < set(self.train.widths) - {max(self.train.widths)}:
+                raise ValueError("with_plan.every is of trained widths below the highest, and not of all of them")
+        return self
 
 
 class Config(RunConfig):

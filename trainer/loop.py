@@ -77,12 +77,13 @@ def join_processes(device: str) -> Process:
 class History:
     """What a run records: a row for each epoch of its stages, seconds spent, metrics of the FP32 start and teacher.
 
-    ``seconds`` are those of joint training and of the super-network stage.
+    ``seconds`` are those of joint training and of the stage after it.
     """
 
     fp32_epochs: list[dict[str, Any]] = field(default_factory=list)
     epochs: list[dict[str, Any]] = field(default_factory=list)
     hasb_epochs: list[dict[str, Any]] = field(default_factory=list)
+    plan_epochs: list[dict[str, Any]] = field(default_factory=list)
     seconds: float = 0.0
     fp32: dict[str, float] | None = None
     teacher: dict[str, float] | None = None
@@ -230,11 +231,16 @@ class Run:
         measured better than searching for the scales of least error anew (docs/training.md); above the highest trained
         one, its own.
         """
+        self.add_untrained_widths()
+        for bits in WIDTHS:
+            self.model.calibrate_width(bits, self.calibration_batches(), scales=False)
+
+    def add_untrained_widths(self) -> None:
+        """Give the network the widths that are not trained, as :meth:`calibrate` says, or give it them anew."""
         trained = self.config.train.widths
         for bits in WIDTHS:
             if bits not in trained:
                 self.model.add_width(bits, min((b for b in trained if b > bits), default=max(trained)))
-            self.model.calibrate_width(bits, self.calibration_batches(), scales=False)
 
     def calibration_batches(self) -> list[Tensor]:
         """Return the configured number of batches of training images, augmented as in training, always the same."""

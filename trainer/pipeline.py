@@ -31,6 +31,7 @@ from trainer.supernet import SuperNetwork
 from trainer.tasks import create_task
 from trainer.tasks.base import Metrics, on_device
 from trainer.tune import Tuning
+from trainer.with_plan import WithPlan
 
 SHEET_WIDTHS = (8, 4, 2)
 """Widths on the contact sheet."""
@@ -69,12 +70,17 @@ def train_master(
     run.fit(from_epoch)
     if config.hasb is not None:
         fit_supernet(run, config.hasb, anew=from_epoch is not None)
+    own = None
+    if config.with_plan is not None:
+        stage = WithPlan(run, config.with_plan)
+        stage.fit(anew=from_epoch is not None)
+        own = stage.plan
     if not process.first:
         return None
     sources = {"weights": _provenance(weights), "teacher": _provenance(teacher)}
     if run.master is not None:
         sources["master"] = {"name": run.master.name, "sha256": run.master.digest}
-    return finish(run, data, sources)
+    return finish(run, data, sources, own)
 
 
 def fit_supernet(run: Run, settings: HasbConfig, *, anew: bool = False) -> None:
@@ -206,9 +212,10 @@ def _told(master: Master, plan: str, reached: Metrics, record: Mapping[str, Any]
     return replace(master.with_accuracy({plan: reached}), provenance={**master.provenance, "tuned": tuned})
 
 
-def finish(run: Run, data: Path, sources: dict[str, Any]) -> Path:
+def finish(run: Run, data: Path, sources: dict[str, Any], own: NamedPlan | None = None) -> Path:
     """Calibrate, export and prove the master with its plans, measure all through the serving engine, and report.
 
+    ``own``: the plan of which the network holds batch norm and scales, if it does.
     The test split is opened here and nowhere before. The FP32 network that joint training started from is measured by
     the same code.
     """
@@ -253,6 +260,11 @@ def finish(run: Run, data: Path, sources: dict[str, Any]) -> Path:
         master = export_plan(path, run.model, NamedPlan(name, entry.plan), batches, norms, q_images, engine)
         measured = examined.measure(engine.derive(master, entry.plan).run, lambda _: None)
         write_master(master.with_accuracy({name: measured}), path)
+        master = read_master(path)
+    if own is not None:
+        master = export_own(path, run.model, own, q_images, engine)
+        measured = examined.measure(engine.derive(master, own.plan).run, lambda _: None)
+        write_master(master.with_accuracy({own.name: measured}), path)
         master = read_master(path)
     if traces is not None:
         draw_traces(traces, {each.name: each.plan for each in master.plans}, run.out / "traces.png")

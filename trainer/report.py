@@ -174,7 +174,12 @@ def _markdown(
         lines += [f"FP32 training: {len(history.fp32_epochs)} epochs, {minutes:.0f} minutes."]
     if history.teacher is not None:
         lines += [f"Teacher: {METRIC_NAMES[metric]} {100 * history.teacher[metric]:.2f} %."]
-    for stage, rows in (("Joint training", history.epochs), ("Super-network stage", history.hasb_epochs)):
+    stages = {
+        "Joint training": history.epochs,
+        "Super-network stage": history.hasb_epochs,
+        "Training on with a plan": history.plan_epochs,
+    }
+    for stage, rows in stages.items():
         if rows:
             minutes = sum(row["seconds"] for row in rows) / 60
             lines += [f"{stage}: {len(rows)} epochs, {minutes:.0f} minutes."]

@@ -1,0 +1,123 @@
+"""Training on with a plan: every precision takes its step, interruptions leave no trace, the plan is exported."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from bitgear import reference
+from bitgear.bits import LayerBits, Plan
+from bitgear.checkpoint import Master, read_master, write_master
+from bitgear.engines import create_engine
+from bitgear.errors import PrecisionNotOffered
+from bitgear.plans import NamedPlan
+from tests.masters import random_codes
+from tests.trainer.test_trainer_export import master_of
+from tests.trainer.tiny_runs import state_of, tiny_config, tiny_run
+from trainer.config import Config, ConfigError
+from trainer.loop import Run
+from trainer.pipeline import train_master
+from trainer.with_plan import WithPlan
+
+NARROW = NamedPlan("narrow", Plan(LayerBits(2, 2), (("layer1.0.conv1", LayerBits(3, 4)),)))
+"""Of widths that are trained, and of one that is not."""
+
+
+def config_of(**settings: Any) -> Config:
+    train = {"epochs": 0, "evaluate_every": 2}
+    return tiny_config(train=train, fp32={"epochs": 0}, with_plan={"plan": "narrow", "epochs": 2, **settings})
+
+
+@pytest.fixture
+def master(pictures: Path, finished: Run, tmp_path: Path) -> Path:
+    run = tiny_run(pictures, finished.out)
+    run.fit()
+    run.calibrate()
+    write_master(master_of(run).with_plans([NARROW]), tmp_path / "tiny.safetensors")
+    return tmp_path / "tiny.safetensors"
+
+
+def stage_of(pictures: Path, master: Path, out: Path, config: Config | None = None) -> WithPlan:
+    run = tiny_run(pictures, out, config or config_of(), master=master)
+    run.fit()
+    return WithPlan(run, run.config.with_plan)
+
+
+def test_all_precisions_are_trained_those_between_more_rarely(pictures: Path, master: Path, tmp_path: Path) -> None:
+    stage = stage_of(pictures, master, tmp_path / "run", config_of(every={4: 2}))
+    taken = [[str(each) for each in stage._widths(step)] for step in range(3)]
+    assert taken == [["8", "4", "2"], ["8", "2"], ["8", "4", "2"]]
+    before = state_of(stage.run)
+    stage.fit()
+    after = state_of(stage.run)
+    moved = {name for name, tensor in before.items() if not torch.equal(tensor, after[name])}
+    for part in ("weight", "bn.own.gamma", "bn.w2.gamma", "act_log_scale.own", "act_log_scale.w2"):
+        assert any(name.endswith(part) for name in moved), part
+    assert not any(".w3" in name or ".fp32" in name for name in moved)  # not trained
+    first, last = stage.run.history.plan_epochs
+    assert set(first["loss"]) == {"8", "4", "2", "narrow"}
+    assert set(last["top1"]) == {"8", "4", "2", "narrow"}
+
+
+def test_an_interrupted_stage_ends_with_the_same_bits(pictures: Path, master: Path, tmp_path: Path) -> None:
+    whole = stage_of(pictures, master, tmp_path / "whole")
+    whole.fit()
+    stage = stage_of(pictures, master, tmp_path / "parts")
+    epoch, stopped = stage._epoch, []
+
+    def once(number: int) -> dict[str, float]:
+        if number == 1:
+            stopped.append(number)
+            raise KeyboardInterrupt
+        return epoch(number)
+
+    stage._epoch = once  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        stage.fit()
+    assert stopped == [1]
+    resumed = stage_of(pictures, master, tmp_path / "parts")
+    resumed.fit()
+    for name, tensor in state_of(whole.run).items():
+        torch.testing.assert_close(state_of(resumed.run)[name], tensor, rtol=0, atol=0)
+
+
+def test_the_master_holds_the_plan_with_all_that_it_owns(pictures: Path, master: Path, tmp_path: Path) -> None:
+    file = tmp_path / "plan.toml"
+    file.write_text(
+        '[network]\nname = "tiny"\ndepth = 8\n[data]\nside_px = 8\nshift_px = 1\n'
+        "[train]\nwidths = [8, 4, 2]\nepochs = 0\nbatch_size = 16\ncompile = false\n"
+        '[calibrate]\nimages = 16\nbatches = 2\n[with_plan]\nplan = "narrow"\nepochs = 1\nevery = { 4 = 2 }\n'
+    )
+    path = train_master(file, pictures, tmp_path / "run", weights=None, teacher=None, master=master)
+    assert path is not None
+    trained: Master = read_master(path)
+    (plan,) = trained.plans
+    assert (plan.name, plan.plan) == ("narrow", NARROW.plan)
+    assert plan.batch_norm is not None
+    assert plan.scales is not None
+    assert plan.accuracy["images"] == 24
+    codes = random_codes(trained, 2)
+    np.testing.assert_array_equal(
+        create_engine().derive(trained, plan.plan).run(codes), reference.run(trained, codes, plan.plan)
+    )
+    assert "Training on with a plan: 1 epochs" in (tmp_path / "run" / "report.md").read_text()
+
+
+def test_a_master_with_the_plan_is_needed(pictures: Path, master: Path, finished: Run, tmp_path: Path) -> None:
+    with pytest.raises(PrecisionNotOffered, match="wide"):
+        stage_of(pictures, master, tmp_path / "run", config_of(plan="wide"))
+    with pytest.raises(ConfigError, match="--master"):
+        WithPlan(tiny_run(pictures, finished.out), config_of().with_plan)
+
+
+@pytest.mark.parametrize("every", [{8: 2}, {6: 2}, {4: 2, 2: 2, 8: 2}])
+def test_every_is_of_trained_widths_below_the_highest(every: dict[int, int]) -> None:
+    with pytest.raises(ValueError, match="below the highest"):
+        config_of(every=every)
+
+
+def test_there_is_one_stage_after_joint_training() -> None:
+    with pytest.raises(ValueError, match="one of them"):
+        tiny_config(hasb={"epochs": 1}, with_plan={"plan": "narrow"})
