@@ -327,6 +327,11 @@ class QuantNet(nn.Module):
             bn.load_state_dict(chosen)
         self._calibrate(Pass(plan, training=True, norms=OWN), batches)
 
+    @torch.no_grad()
+    def calibrate_own(self, plan: Plan, batches: Sequence[Tensor]) -> None:
+        """Give the plan's own batch norm the statistics of batches, as :meth:`calibrate_width` does for a width."""
+        self._calibrate(Pass(plan, training=True, norms=OWN), batches)
+
     def _calibrate(self, how: Pass, batches: Sequence[Tensor]) -> None:
         for i, batch in enumerate(batches):
             self.forward(batch, replace(how, momentum=1.0 / (i + 1)))

@@ -221,6 +221,8 @@ def finish(run: Run, data: Path, sources: dict[str, Any], own: NamedPlan | None 
     """
     config, task = run.config, run.task
     run.calibrate()
+    if own is not None:
+        run.model.calibrate_own(own.plan, run.calibration_batches())
     cpu = torch.device("cpu")
     run.model.to(cpu).eval()
     float_network = run.fp32_network().to(cpu).eval()
