@@ -58,6 +58,7 @@ def blocks() -> dict[str, str]:
         "imports": _imports([_report(name) for name in IMPORTS]),
         "provenance": _provenance(),
         "supernet": _supernet(),
+        "with_plan": _with_plan(),
         "segmenter": _trained(SEGMENTER, ("miou", "pixel_accuracy")),
         "segmenter_training": _training(SEGMENTER),
         "detector": _trained(DETECTOR, ("map50_95", "map50")),
@@ -290,6 +291,21 @@ def _supernet() -> str:
     }
     lines = [f"| top-1, % | {' | '.join(f'{bits} bit' for bits in after)} |", "|---|" + "---|" * len(after)]
     lines += [f"| {name} | {' | '.join(f'{100 * value:.2f}' for value in values)} |" for name, values in rows.items()]
+    return "\n".join(lines)
+
+
+def _with_plan() -> str:
+    """Return top-1 of the shipped classifier, and of the one trained on with one of its plans."""
+    before = read_master(find_master(MODEL))
+    report = json.loads((ROOT / "docs/reports/resnet20-plan/report.json").read_text(encoding="utf-8"))
+    plan = report["master"]["provenance"]["recipe"]["with_plan"]["plan"]
+    after = {name: row["top1"] for name, row in report["master"]["precisions"].items()}
+    rows = {
+        "as shipped": {name: before.metrics(name)["top1"] for name in after},
+        f"trained on with {plan}": after,
+    }
+    lines = [f"| top-1, % | {' | '.join(map(_said, after))} |", "|---|" + "---|" * len(after)]
+    lines += [f"| {name} | {' | '.join(f'{100 * row[each]:.2f}' for each in after)} |" for name, row in rows.items()]
     return "\n".join(lines)
 
 
