@@ -69,6 +69,7 @@ def blocks() -> dict[str, str]:
         "slo_conditions": slo_tables.conditions(_report("slo-quick")),
         "slo_bars": slo_tables.bar_table(_report("slo-quick")),
         "slo_bursts": slo_tables.burst_table(_report("slo-quick")),
+        "slo_matrix": slo_tables.matrix_table(_report("slo-short")),
         "slo_classifier_conditions": slo_tables.conditions(_report("slo-resnet18")),
         "slo_classifier_bars": slo_tables.bar_table(_report("slo-resnet18")),
         "slo_classifier": slo_tables.burst_table(_report("slo-resnet18")),
