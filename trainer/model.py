@@ -325,7 +325,7 @@ class QuantNet(nn.Module):
             chosen = self.norm(conv, Pass(plan, training=False, norms=norms)).state_dict()
             self.layer(conv.name).bn[OWN] = bn = BatchNorm(conv.channels).to(batches[0].device)
             bn.load_state_dict(chosen)
-        self._calibrate(Pass(plan, training=True, norms=OWN), batches)
+        self.calibrate_own(plan, batches)
 
     @torch.no_grad()
     def calibrate_own(self, plan: Plan, batches: Sequence[Tensor]) -> None:

@@ -256,18 +256,19 @@ def finish(run: Run, data: Path, sources: dict[str, Any], own: NamedPlan | None 
         accuracy = {bits: examined.measure(engine.derive(master, bits).run, bar.update) for bits in WIDTHS}
     provenance |= _named("fp32", float_metrics) | _named("teacher", run.history.teacher or {})
     master = export(built(accuracy), run.model, path, q_images, engine)
+
+    def measured(exported: Master, name: str) -> Master:
+        metrics = examined.measure(engine.derive(exported, exported.plan(name)).run, lambda _: None)
+        write_master(exported.with_accuracy({name: metrics}), path)
+        return read_master(path)
+
     batches = [batch.cpu() for batch in run.calibration_batches()]
     for name, entry in config.plans.items():
         norms = "width" if config.hasb is None else config.hasb.batch_norm
-        master = export_plan(path, run.model, NamedPlan(name, entry.plan), batches, norms, q_images, engine)
-        measured = examined.measure(engine.derive(master, entry.plan).run, lambda _: None)
-        write_master(master.with_accuracy({name: measured}), path)
-        master = read_master(path)
+        named = NamedPlan(name, entry.plan)
+        master = measured(export_plan(path, run.model, named, batches, norms, q_images, engine), name)
     if own is not None:
-        master = export_own(path, run.model, own, q_images, engine)
-        measured = examined.measure(engine.derive(master, own.plan).run, lambda _: None)
-        write_master(master.with_accuracy({own.name: measured}), path)
-        master = read_master(path)
+        master = measured(export_own(path, run.model, own, q_images, engine), own.name)
     if traces is not None:
         draw_traces(traces, {each.name: each.plan for each in master.plans}, run.out / "traces.png")
     columns = {"FP32": run_float} | {f"{b} bit": engine.derive(master, b).run for b in SHEET_WIDTHS}

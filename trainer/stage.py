@@ -1,0 +1,99 @@
+"""What the stages after joint training do alike: one Adam for all parameters, cosine to zero, resumable by epoch."""
+
+import io
+import json
+import math
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from bitgear.files import write_atomically
+from trainer.loop import History, Run
+from trainer.model import QuantNet
+
+
+class Stage(ABC):
+    """A stage of a run whose joint training has ended; its state is the file ``path``.
+
+    ``keys``: of the scales and batch norms that are trained.
+    """
+
+    def __init__(self, run: Run, path: Path, *, epochs: int, lr: float, keys: Collection[str]) -> None:
+        self.run = run
+        self.path = path
+        self.epochs = epochs
+        self.lr = lr
+        self.next_epoch = 0
+        self.optimizer = torch.optim.Adam(_groups(run.model, keys, run.config.train.weight_decay), lr=lr)
+
+    @abstractmethod
+    def _epoch(self, epoch: int) -> dict[str, Any]:
+        """Train one epoch, from 0, and return its row of the history."""
+
+    @abstractmethod
+    def _rows(self) -> list[dict[str, Any]]:
+        """Return the stage's part of the run's history."""
+
+    def fit(self, *, anew: bool = False) -> None:
+        """Train from where the file stands, or from the run's network if it does not exist or ``anew``."""
+        run = self.run
+        if self.path.is_file() and not anew:
+            state = torch.load(self.path, weights_only=True, map_location=run.device)
+            run.model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            run.history, self.next_epoch = History(**json.loads(state["history"])), state["epoch"]
+        for epoch in range(self.next_epoch, self.epochs):
+            started = time.perf_counter()
+            row = self._epoch(epoch)
+            run.average_statistics()
+            if run.evaluates(epoch, self.epochs):
+                row[run.task.metric] = self._evaluate()
+            row["seconds"] = time.perf_counter() - started
+            self._rows().append(row)
+            run.history.seconds += row["seconds"]
+            self._save(epoch + 1)
+
+    def _evaluate(self) -> dict[str, float]:
+        """Return the task's metric by precision: of the widths that are trained."""
+        run = self.run
+        return {str(bits): run.evaluate(run.model, bits)[run.task.metric] for bits in run.config.train.widths}
+
+    def _set_rate(self, done: float) -> None:
+        """Set the learning rate of a moment, 0..1 of the stage."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = 0.5 * self.lr * (1 + math.cos(math.pi * done))
+
+    def _step(self) -> None:
+        """Step by the gradients, averaged over processes."""
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        self.run.process.average([p.grad for p in parameters if p.grad is not None])
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+    def _save(self, epoch: int) -> None:
+        if not self.run.process.first:
+            return
+        buffer = io.BytesIO()
+        history = json.dumps(vars(self.run.history))
+        state = {"model": self.run.model.state_dict(), "optimizer": self.optimizer.state_dict()}
+        torch.save({**state, "history": history, "epoch": epoch}, buffer)
+        write_atomically(self.path, buffer.getvalue())
+        write_atomically(self.run.out / "history.json", json.dumps(vars(self.run.history), indent=1).encode())
+
+
+def _groups(model: QuantNet, keys: Collection[str], weight_decay: float) -> list[dict[str, Any]]:
+    """Return all parameters: weights decay, scales, biases and batch norm do not."""
+    decayed: list[nn.Parameter] = []
+    plain: list[nn.Parameter] = []
+    for _, layer in model.quantised():
+        decayed += [] if layer.weight is None else [layer.weight]
+        plain += [each for each in (layer.bias, layer.weight_log_scale) if each is not None]
+        for scales in layer.read_scales.values():
+            plain += [scale for name, scale in scales.items() if name in keys]
+        plain += [each for name in sorted(set(keys) & set(layer.bn)) for each in layer.norm(name).parameters()]
+    return [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
