@@ -78,7 +78,7 @@ def blocks() -> dict[str, str]:
         "slo_avx2": slo_tables.burst_table(_report("slo-resnet18-avx2")),
         "slo_simulated": slo_tables.simulated_table(_report("slo-quick"), _report("simulate-slo")),
         "plans": _plans(),
-        "tuned": plan_tables.tuned(_tuned(MODEL)),
+        "tuned": plan_tables.tuned(_filed(MODEL, "tuned")),
         "plan_costs": plan_tables.costs(_report("plan-costs")),
         "plan_methods": plan_tables.methods(_report("methods")),
         "plan_times": plan_tables.predictions(_report("plans")),
@@ -92,22 +92,16 @@ def _report(name: str) -> dict[str, Any]:
     return report
 
 
-def _search(model: str) -> dict[str, Any]:
-    """Return the report that ``bitgear search`` wrote of a shipped master."""
-    report: dict[str, Any] = json.loads((ROOT / "docs/reports" / model / "plans.json").read_text(encoding="utf-8"))
-    return report
-
-
-def _tuned(model: str) -> dict[str, Any]:
-    """Return the report that ``bitgear tune`` wrote of a shipped master."""
-    report: dict[str, Any] = json.loads((ROOT / "docs/reports" / model / "tuned.json").read_text(encoding="utf-8"))
+def _filed(folder: str, name: str) -> dict[str, Any]:
+    """Return a report of training, a search or tuning, of a folder of docs/reports."""
+    report: dict[str, Any] = json.loads((ROOT / "docs/reports" / folder / f"{name}.json").read_text(encoding="utf-8"))
     return report
 
 
 def _plans() -> str:
     """Return the tables of plans, timed by the searches; of the classifier, one is younger, by benchmarks.plans."""
     names = (MODEL, SEGMENTER, DETECTOR)
-    searches = [_search(name) for name in names]
+    searches = [_filed(name, "plans") for name in names]
     times = [
         {name: row["latency_ms"] for name, row in {**report["uniform"], **report["plans"]}.items()}
         for report in searches
@@ -282,29 +276,22 @@ def _pretraining(report: dict[str, Any]) -> str:
 
 
 def _supernet() -> str:
-    """Top-1 by width of the shipped classifier, and of what the super-network stage made of it."""
-    before = read_master(find_master(MODEL)).accuracy
-    report = json.loads((ROOT / "docs/reports/resnet20-hasb/report.json").read_text(encoding="utf-8"))
-    after = {int(bits): figures for bits, figures in report["master"]["precisions"].items() if bits.isdecimal()}
-    rows = {
-        "as shipped": [before[bits]["top1"] for bits in after],
-        f"after {len(report['hasb_epochs'])} epochs of the stage": [figures["top1"] for figures in after.values()],
-    }
-    lines = [f"| top-1, % | {' | '.join(f'{bits} bit' for bits in after)} |", "|---|" + "---|" * len(after)]
-    lines += [f"| {name} | {' | '.join(f'{100 * value:.2f}' for value in values)} |" for name, values in rows.items()]
-    return "\n".join(lines)
+    """Return top-1 of the shipped classifier, and of what the super-network stage made of it."""
+    report = _filed("resnet20-hasb", "report")
+    return _beside_shipped(report, f"after {len(report['hasb_epochs'])} epochs of the stage")
 
 
 def _with_plan() -> str:
     """Return top-1 of the shipped classifier, and of the one trained on with one of its plans."""
-    before = read_master(find_master(MODEL))
-    report = json.loads((ROOT / "docs/reports/resnet20-plan/report.json").read_text(encoding="utf-8"))
+    report = _filed("resnet20-plan", "report")
     plan = report["master"]["provenance"]["recipe"]["with_plan"]["plan"]
-    after = {name: row["top1"] for name, row in report["master"]["precisions"].items()}
-    rows = {
-        "as shipped": {name: before.metrics(name)["top1"] for name in after},
-        f"trained on with {plan}": after,
-    }
+    return _beside_shipped(report, f"trained on with {plan}")
+
+
+def _beside_shipped(report: dict[str, Any], what: str) -> str:
+    shipped = read_master(find_master(MODEL))
+    after = {name: row["top1"] for name, row in report["master"]["precisions"].items() if name in shipped.precisions}
+    rows = {"as shipped": {name: shipped.metrics(name)["top1"] for name in after}, what: after}
     lines = [f"| top-1, % | {' | '.join(map(_said, after))} |", "|---|" + "---|" * len(after)]
     lines += [f"| {name} | {' | '.join(f'{100 * row[each]:.2f}' for each in after)} |" for name, row in rows.items()]
     return "\n".join(lines)
@@ -313,7 +300,7 @@ def _with_plan() -> str:
 def _training(model: str) -> str:
     p = read_master(find_master(model)).provenance
     train, fp32 = p["recipe"]["train"], p["recipe"]["fp32"]
-    report = json.loads((ROOT / "docs/reports" / model / "report.json").read_text(encoding="utf-8"))
+    report = _filed(model, "report")
     fp32_minutes = sum(row["seconds"] for row in report["fp32_epochs"]) / 60
     return (
         f"FP32: {fp32['epochs']} epochs from scratch, {fp32_minutes:.0f} minutes. Then {train['epochs']} epochs over "

@@ -4,7 +4,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
 from functools import partial
@@ -52,6 +52,21 @@ EngineOption = Annotated[str, typer.Option(help="auto, native, onnxruntime or re
 ThreadsOption = Annotated[int, typer.Option(min=1, help="Threads of the engine for one call.")]
 JsonOption = Annotated[
     Path | None, typer.Option("--json", help="Write the results to this file.", callback=_in_a_folder)
+]
+
+DataOption = Annotated[
+    Path, typer.Option(help="The data set: a folder, or for boxes and label maps also a tar archive.")
+]
+SplitOption = Annotated[
+    str | None, typer.Option(help="Pictures to choose by. Default: val; to classify, some of train held out.")
+]
+TestSplitOption = Annotated[str, typer.Option(help="Pictures to state the accuracy by.")]
+ValidateOption = Annotated[int, typer.Option(min=1, help="Pictures to choose by, at most.")]
+CalibrateOption = Annotated[
+    int | None, typer.Option(min=1, help="Pictures to fit batch norm on. Default: by their size, 16 to 128.")
+]
+MasterOption = Annotated[
+    Path | None, typer.Option(help="Write the master here. Default: in place.", callback=_in_a_folder)
 ]
 
 
@@ -307,7 +322,7 @@ def _share_lines(shares: Sequence[tuple[str, float]]) -> list[str]:
 @app.command()
 def evaluate(
     model: ModelArgument,
-    data: Annotated[Path, typer.Option(help="The data set: a folder, or for boxes and label maps also a tar archive.")],
+    data: DataOption,
     precision: Annotated[
         str | None, typer.Option(help="Widths and plans, comma-separated. Default: all that the model offers.")
     ] = None,
@@ -444,7 +459,7 @@ def _one_of(kind: type[E], text: str, option: str) -> E:
 @app.command()
 def search(
     model: ModelArgument,
-    data: Annotated[Path, typer.Option(help="The data set: a folder, or for boxes and label maps also a tar archive.")],
+    data: DataOption,
     latency_ms: Annotated[
         list[float] | None, typer.Option(help="Add the best plan whose picture takes at most so long here. Repeatable.")
     ] = None,
@@ -467,22 +482,16 @@ def search(
         str | None, typer.Option(help="Widths to choose from, comma-separated. Default: all of the model's.")
     ] = None,
     trials: Annotated[int, typer.Option(min=1, help="Plans to try for each limit, and for the front.")] = 48,
-    split: Annotated[
-        str | None, typer.Option(help="Pictures to choose by. Default: val; to classify, some of train held out.")
-    ] = None,
-    test_split: Annotated[str, typer.Option(help="Pictures to state the accuracy by.")] = "test",
-    validate: Annotated[int, typer.Option(min=1, help="Pictures to choose by, at most.")] = 2500,
-    calibrate: Annotated[
-        int | None, typer.Option(min=1, help="Pictures to fit batch norm on. Default: by their size, 16 to 128.")
-    ] = None,
+    split: SplitOption = None,
+    test_split: TestSplitOption = "test",
+    validate: ValidateOption = 2500,
+    calibrate: CalibrateOption = None,
     timings: Annotated[
         Path | None, typer.Option(help="What bitgear profile wrote, on this device. Default: measured first.")
     ] = None,
     seconds: Annotated[float, typer.Option(min=0, help="To time layers, and again the best plans, about.")] = 15.0,
     replace: Annotated[bool, typer.Option("--replace", help="Drop the plans that the master has.")] = False,
-    out: Annotated[
-        Path | None, typer.Option(help="Write the master here. Default: in place.", callback=_in_a_folder)
-    ] = None,
+    out: MasterOption = None,
     report: Annotated[
         Path | None, typer.Option(help="Write a page, its plots and plans.json into this folder.")
     ] = None,
@@ -520,30 +529,28 @@ def search(
     for line in result.told:
         typer.echo(line)
     for each in result.found:
-        test = ", ".join(f"{name} {value:.2%}" for name, value in each.test.items() if value <= 1)
-        typer.echo(f"{each.name:16}{each.trial.use:9.4g} ms  {test}  ({each.reason})")
+        typer.echo(f"{each.name:16}{each.trial.use:9.4g} ms  {_shares(each.test)}  ({each.reason})")
+
+
+def _shares(metrics: Mapping[str, float]) -> str:
+    """Return metrics in per cent, those that are no shares left out."""
+    return ", ".join(f"{name} {value:.2%}" for name, value in metrics.items() if value <= 1)
 
 
 @app.command()
 def refine(
     model: ModelArgument,
-    data: Annotated[Path, typer.Option(help="The data set: a folder, or for boxes and label maps also a tar archive.")],
+    data: DataOption,
     start: Annotated[str, typer.Option(help="Where to begin: a width, such as 3, or the name of a plan.")],
     name: Annotated[
         str | None, typer.Option(help="Of the plan that is written. Default: that of the start, or by its mean width.")
     ] = None,
     trials: Annotated[int, typer.Option(min=1, help="Plans to try.")] = 400,
-    split: Annotated[
-        str | None, typer.Option(help="Pictures to choose by. Default: val; to classify, some of train held out.")
-    ] = None,
-    test_split: Annotated[str, typer.Option(help="Pictures to state the accuracy by.")] = "test",
-    validate: Annotated[int, typer.Option(min=1, help="Pictures to choose by, at most.")] = 2500,
-    calibrate: Annotated[
-        int | None, typer.Option(min=1, help="Pictures to fit batch norm on. Default: by their size, 16 to 128.")
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Write the master here. Default: in place.", callback=_in_a_folder)
-    ] = None,
+    split: SplitOption = None,
+    test_split: TestSplitOption = "test",
+    validate: ValidateOption = 2500,
+    calibrate: CalibrateOption = None,
+    out: MasterOption = None,
     seed: Annotated[int, typer.Option(min=0, help="Draws the pictures and the moves.")] = 0,
 ) -> None:
     """Move bits between weights and activations of layers, at the same mean width, to where they do most."""
@@ -559,7 +566,7 @@ def refine(
     if found.plan is None:
         typer.echo(f"nothing is nearer to 8 bits than {start}: {moved}; nothing was written")
         return
-    test = ", ".join(f"{metric} {value:.2%}" for metric, value in found.plan.accuracy.items() if value <= 1)
+    test = _shares(found.plan.accuracy)
     typer.echo(f"{found.plan.name:16} mean {found.mean_bits:.2f} bits  {test}  (from 8 bits: {moved})")
 
 
