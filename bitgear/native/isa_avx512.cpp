@@ -284,11 +284,14 @@ const DotPath kWordsPath{"vnni-16", 12, 2, kBlock * kGroup, always_exact, nullpt
 
 #include "lut_vbmi.h"
 
+#include "lut_pixels_vbmi.h"
+
 const Isa kIsa = {"avx512-vnni",
                   kDots,
                   1,
                   kLuts,
                   kLutCount,
+                  &kPixelLut,
                   &kWordsPath,
                   {depthwise_bytes, depthwise_pack, depthwise, depthwise_quick},
                   BG_GENERIC_FUNCTIONS(kBytesByColumns, kWordsByColumns, kStridedQuick),

@@ -127,6 +127,7 @@ const Isa kIsa = {"neon-dotprod",
                   nullptr,
                   0,
                   nullptr,
+                  nullptr,
                   {depthwise_bytes, depthwise_pack, depthwise, nullptr},
                   BG_GENERIC_FUNCTIONS(kBytes, kWords, kStrided),
                   BG_PIXEL_FUNCTIONS};

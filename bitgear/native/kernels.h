@@ -144,6 +144,73 @@ struct LutPath {
     void (*run_quick)(const LutTile& tile, const EpilogueTile& to);
 };
 
+// Multiplication by look-up in the tables of weights, for weights of 2 bits and activation bytes 0..3: lanes are
+// pixels. Three activations of a pixel are an index byte: group g of G has those of input channels g, G + g and 2 G +
+// g. Indices lie in rows of pixels, one for each group. Packed weights: [block of channels][step], steps being
+// [tap][group].
+constexpr int kPixelLutBits = 2, kPixelLutMaxAct = 3;
+constexpr int kPixelLutInputs = 3;     // activations of an index byte
+constexpr int kPixelLutLanes = 64;     // pixels of a vector
+constexpr int kPixelLutVectors = 3;    // of a tile, at most
+constexpr int kPixelLutChannels = 4;   // of a block, a byte of each in a step
+constexpr int kPixelLutColumns = 64;   // output channels of a tile, at most
+constexpr int kPixelLutMostSum = 255;  // what sums may grow by between two counts of their carries
+constexpr int kPixelLutOutputs = 4;    // that sums become bytes for at once
+constexpr int kPixelLutResults = 128;  // sums of a channel whose bytes a table may hold
+
+// Steps from one group to the next.
+struct PixelLutStretch {
+    std::int32_t offset;  // of the first one's indices, in bytes
+    std::int32_t steps;
+    bool counts;  // carries must be counted behind it; the last one's are
+};
+
+struct PixelLutTile {
+    int vectors;
+    int blocks;
+    bool narrow;                  // no sum passes 255: high bytes are left alone
+    const std::uint8_t* indices;  // of the first pixel
+    std::size_t group_bytes;      // from group to group
+    const PixelLutStretch* stretches;
+    int stretch_count;
+    const std::uint8_t* w;
+    std::size_t block_bytes;
+    std::uint8_t* sums;  // low bytes [kPixelLutColumns][vectors][kPixelLutLanes], then high ones; on a multiple of 64
+};
+
+// Sums of a vector of pixels, on multiples of 64.
+struct PixelLutSums {
+    const std::uint8_t* low;
+    std::size_t stride;  // from channel to channel
+    std::size_t high;    // from low bytes to high ones; 0: there are none
+};
+
+// Where the bytes of each lane go, and where its residual is if there is one: from channel 0 on. Lanes that are no
+// pixels of the result have a place of their own.
+struct PixelLutPlaces {
+    std::uint8_t* out[kPixelLutOutputs][kPixelLutLanes];
+    std::uint8_t* residual[kPixelLutLanes];
+};
+
+// Sums are those of products, and kPixelLutMaxAct times what is negative of a channel's weights more.
+struct PixelLutPath {
+    const char* name;
+    // Index bytes of some pixels, whole vectors of them. Of inputs that there are not, any bytes may be read.
+    void (*index)(const std::uint8_t* codes, int pixels, std::size_t pixel_bytes, int groups, std::uint8_t* indices,
+                  std::size_t group_bytes);
+    // Packs a block: kPixelLutChannels rows of codes [tap][3 * groups]. May read 16 bytes further.
+    void (*pack)(const std::int8_t* codes, std::size_t row_bytes, int taps, int groups, std::uint8_t* packed);
+    void (*run)(const PixelLutTile& tile);
+    // From sums to bytes, of a vector. Of the epilogue, columns, constants and quantizers count: up to
+    // kPixelLutOutputs, all bounded; no floats; with a residual if its pointer is not null. May read 15 bytes more of
+    // that.
+    void (*finish)(const PixelLutSums& sums, const EpilogueTile& to, const PixelLutPlaces& places);
+    // The same of sums that have tables, [output][kPixelLutColumns][kPixelLutResults]; of the epilogue, columns and the
+    // number of outputs count.
+    void (*look_up)(const PixelLutSums& sums, const std::uint8_t* tables, const EpilogueTile& to,
+                    const PixelLutPlaces& places);
+};
+
 // Depthwise convolution: acc[p][c] = sum over taps of a[p][tap_offsets[tap] + c] * w[tap][c]. In acc, channels are
 // padded to kBlock.
 struct DepthwiseTile {
@@ -284,6 +351,7 @@ struct Isa {
     int dot_count;
     const LutPath* luts;
     int lut_count;
+    const PixelLutPath* pixel_lut;  // null: there is none
     const DotPath* words;  // multiplies signed 16-bit operands, kGroup bytes are two of them; null: there is none
     DepthwisePath depthwise;
     void (*epilogue)(const EpilogueTile& tile);

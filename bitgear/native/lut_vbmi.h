@@ -6,7 +6,7 @@
 // ... + plane 0. Sums stay bytes for kSteps look-ups, then the planes are combined in 16 bits, and those at last in 32.
 #pragma once
 
-constexpr int kLutInputs = 6;
+constexpr int kLutInputs = 6, kLutColumns = 64;
 
 // Sums of three activations 0..7 fit a table of 8 entries; entry e of the table for index i of three 2-bit codes is
 // repeated over the 64 entries for the low and the high three bits of e.
@@ -45,14 +45,13 @@ void lut_tables2(const std::uint8_t* codes, int pixels, std::size_t pixel_bytes,
     }
 }
 
-// Index bytes of one group: [plane][column] in vectors of 64 (2 * COLUMNS bytes).
-template <int COLUMNS>
+// Index bytes of one group: [plane][column].
 void lut_pack(const std::int8_t* codes, std::size_t row_bytes, int groups, std::uint8_t* packed) {
     constexpr int kChunk = 32;  // groups at a time: rows lie far apart, and in few sets of the cache
-    std::uint8_t index[2][COLUMNS][kChunk];
+    std::uint8_t index[2][kLutColumns][kChunk];
     for (int first = 0; first < groups; first += kChunk) {
         const int n = groups - first < kChunk ? groups - first : kChunk;
-        for (int c = 0; c < COLUMNS; ++c) {
+        for (int c = 0; c < kLutColumns; ++c) {
             const std::int8_t* code = codes + static_cast<std::size_t>(c) * row_bytes + first * kLutInputs;
             for (int g = 0; g < n; ++g, code += kLutInputs) {
                 const auto six = load<std::uint64_t>(code);  // and two more, which the masks leave out
@@ -62,7 +61,7 @@ void lut_pack(const std::int8_t* codes, std::size_t row_bytes, int groups, std::
         }
         for (int g = 0; g < n; ++g) {
             for (int p = 0; p < 2; ++p) {
-                for (int c = 0; c < COLUMNS; ++c) *packed++ = index[p][c][g];
+                for (int c = 0; c < kLutColumns; ++c) *packed++ = index[p][c][g];
             }
         }
     }
@@ -75,8 +74,7 @@ inline void combine(__m512i low, __m512i high, __m512i* sums) {
     sums[1] = _mm512_add_epi16(sums[1], _mm512_maddubs_epi16(_mm512_unpackhi_epi8(low, high), weights));
 }
 
-// Vector `k` of 16 columns of the 16-bit sums of 32 * V columns, as 32-bit ones.
-template <int V>
+// Vector `k` of 16 columns of 16-bit sums, as 32-bit ones.
 inline __m512i widened(const __m512i* sums, int k) {
     // 16-byte lanes 2 v and 2 v + 1 of both.
     const __m512i order = _mm512_add_epi64(_mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11), _mm512_set1_epi64(4 * (k / 2)));
@@ -85,13 +83,12 @@ inline __m512i widened(const __m512i* sums, int k) {
                                                           : _mm512_maskz_extracti64x4_epi64(0xff, columns, 1));
 }
 
-// 16-bit sums of 32 * V columns to 32-bit ones in the order of columns, or added to those.
-template <int V>
+// 16-bit sums to 32-bit ones in the order of columns, or added to those.
 inline void flush(const __m512i* sums, std::int32_t* acc, bool add) {
 #pragma GCC unroll 4
-    for (int k = 0; k < 2 * V; ++k) {
+    for (int k = 0; k < 4; ++k) {
         std::int32_t* out = acc + kBlock * k;
-        __m512i sum = widened<V>(sums, k);
+        __m512i sum = widened(sums, k);
         if (add) sum = _mm512_add_epi32(sum, _mm512_loadu_si512(out));
         _mm512_storeu_si512(out, sum);
     }
@@ -132,9 +129,8 @@ struct LutRest {
     const std::uint8_t* w;
 };
 
-// Adds to 16-bit sums of R pixels until these are full or nothing is left. V = 2: 64 columns, an index vector for each
-// of 2 planes; V = 1: 32 columns, both planes in one index vector.
-template <int R, int V>
+// Adds to 16-bit sums of R pixels until these are full or nothing is left.
+template <int R>
 __attribute__((always_inline)) inline void look_up(const LutTile& tile, LutRest& rest, __m512i (&sums)[R][2]) {
     for (int r = 0; r < R; ++r) sums[r][0] = sums[r][1] = _mm512_setzero_si512();
     Chunks& chunks = rest.chunks;
@@ -142,65 +138,49 @@ __attribute__((always_inline)) inline void look_up(const LutTile& tile, LutRest&
     const std::uint8_t* tables[R];
     for (int r = 0; r < R; ++r) tables[r] = tile.tables[r];
     for (int summed = 0; summed <= kLutFlush - kLutSteps && !chunks.done(); summed += kLutSteps) {
-        __m512i bytes[R][V];
+        __m512i bytes[R][2];
 #pragma GCC unroll 16
         for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 2
-            for (int v = 0; v < V; ++v) bytes[r][v] = _mm512_setzero_si512();
+            for (int v = 0; v < 2; ++v) bytes[r][v] = _mm512_setzero_si512();
         }
         int room = kLutSteps;
         while (room > 0 && !chunks.done()) {
             std::ptrdiff_t k = 0;
             const int n = chunks.next(room, &k);
             room -= n;
-            for (int i = 0; i < n; ++i, k += 64, w += 64 * V) {
+            for (int i = 0; i < n; ++i, k += 64, w += 2 * kLutColumns) {
                 const __m512i index0 = _mm512_loadu_si512(w);
                 _mm_prefetch(w + kAhead, _MM_HINT_T0);
-                if constexpr (V == 2) {
-                    const __m512i index1 = _mm512_loadu_si512(w + 64);
-                    _mm_prefetch(w + 64 + kAhead, _MM_HINT_T0);
+                const __m512i index1 = _mm512_loadu_si512(w + 64);
+                _mm_prefetch(w + 64 + kAhead, _MM_HINT_T0);
 #pragma GCC unroll 16
-                    for (int r = 0; r < R; ++r) {
-                        __m512i t0, t1;
-                        asm("vmovdqu64 %[table], %[t0]\n\t"
-                            "vpermb %[t0], %[i0], %[t1]\n\t"
-                            "vpermb %[t0], %[i1], %[t0]\n\t"
-                            "vpaddb %[t1], %[low], %[low]\n\t"
-                            "vpaddb %[t0], %[high], %[high]"
-                            : [low] "+v"(bytes[r][0]), [high] "+v"(bytes[r][1]), [t0] "=&v"(t0), [t1] "=&v"(t1)
-                            : [table] "m"(*reinterpret_cast<const std::uint8_t (*)[64]>(tables[r] + k)),
-                              [i0] "v"(index0), [i1] "v"(index1));
-                    }
-                } else {
-#pragma GCC unroll 16
-                    for (int r = 0; r < R; ++r) {
-                        __m512i t;
-                        asm("vpermb %[table], %[index], %[t]\n\tvpaddb %[t], %[sum], %[sum]"
-                            : [sum] "+v"(bytes[r][0]), [t] "=&v"(t)
-                            : [table] "m"(*reinterpret_cast<const std::uint8_t (*)[64]>(tables[r] + k)), [index] "v"(
-                                                                                                             index0));
-                    }
+                for (int r = 0; r < R; ++r) {
+                    __m512i t0, t1;
+                    asm("vmovdqu64 %[table], %[t0]\n\t"
+                        "vpermb %[t0], %[i0], %[t1]\n\t"
+                        "vpermb %[t0], %[i1], %[t0]\n\t"
+                        "vpaddb %[t1], %[low], %[low]\n\t"
+                        "vpaddb %[t0], %[high], %[high]"
+                        : [low] "+v"(bytes[r][0]), [high] "+v"(bytes[r][1]), [t0] "=&v"(t0), [t1] "=&v"(t1)
+                        : [table] "m"(*reinterpret_cast<const std::uint8_t (*)[64]>(tables[r] + k)), [i0] "v"(index0),
+                          [i1] "v"(index1));
                 }
             }
         }
 #pragma GCC unroll 16
-        for (int r = 0; r < R; ++r) {
-            // For V = 1 lanes 0..31 are what counts.
-            const __m512i high =
-                V == 2 ? bytes[r][V - 1] : _mm512_maskz_shuffle_i64x2(0xff, bytes[r][0], bytes[r][0], 0x4e);
-            combine(bytes[r][0], high, sums[r]);
-        }
+        for (int r = 0; r < R; ++r) combine(bytes[r][0], bytes[r][1], sums[r]);
     }
     rest.w = w;
 }
 
-template <int R, int V>
+template <int R>
 void lut_tile(const LutTile& tile) {
     alignas(64) __m512i sums[R][2];
     LutRest rest(tile);
     for (bool flushed = false; !rest.chunks.done(); flushed = true) {
-        look_up<R, V>(tile, rest, sums);
-        for (int r = 0; r < R; ++r) flush<V>(sums[r], tile.acc + r * 32 * V, flushed);
+        look_up<R>(tile, rest, sums);
+        for (int r = 0; r < R; ++r) flush(sums[r], tile.acc + r * kLutColumns, flushed);
     }
 }
 
@@ -209,7 +189,7 @@ template <int R>
 void lut_quick_tile(const LutTile& tile, const EpilogueTile& to) {
     alignas(64) __m512i sums[R][2];
     LutRest rest(tile);
-    look_up<R, 2>(tile, rest, sums);
+    look_up<R>(tile, rest, sums);
     Doubts doubts;
     const int channel = to.column;
     const __mmask64 valid = ~0ull >> (64 - to.columns);
@@ -228,7 +208,7 @@ void lut_quick_tile(const LutTile& tile, const EpilogueTile& to) {
             VecI sum[4], fixed[4];
 #pragma GCC unroll 4
             for (int k = 0; k < 4; ++k) {
-                sum[k] = reinterpret_cast<VecI>(widened<2>(sums[r], k)) + load<VecI>(to.offset + channel + k * kBlock);
+                sum[k] = reinterpret_cast<VecI>(widened(sums[r], k)) + load<VecI>(to.offset + channel + k * kBlock);
                 VecF t = multiply_add(to_float(sum[k]), multiplier[k], bias[k]);
                 if (to.residual != nullptr) {
                     const VecI other = load_bytes(to.residual[r] + channel + k * kBlock) - broadcast(to.residual_zero);
@@ -252,12 +232,10 @@ void lut_quick_tile(const LutTile& tile, const EpilogueTile& to) {
 
 constexpr int kLutRows = 12;
 
-template <int V>
 void lut(const LutTile& tile) {
     using Fn = void (*)(const LutTile&);
-    static const Fn table[] = {lut_tile<1, V>, lut_tile<2, V>,  lut_tile<3, V>,  lut_tile<4, V>,
-                               lut_tile<5, V>, lut_tile<6, V>,  lut_tile<7, V>,  lut_tile<8, V>,
-                               lut_tile<9, V>, lut_tile<10, V>, lut_tile<11, V>, lut_tile<12, V>};
+    static const Fn table[] = {lut_tile<1>, lut_tile<2>, lut_tile<3>, lut_tile<4>,  lut_tile<5>,  lut_tile<6>,
+                               lut_tile<7>, lut_tile<8>, lut_tile<9>, lut_tile<10>, lut_tile<11>, lut_tile<12>};
     table[tile.rows - 1](tile);
 }
 
@@ -272,8 +250,7 @@ void lut_quick(const LutTile& tile, const EpilogueTile& to) {
 constexpr int kLutQuickGroups = kLutFlush - kLutSteps;
 
 const LutPath kLuts[] = {
-    {"vpermb-64", 2, 64, kLutInputs, 64, 128, kLutRows, 3, lut_tables2, lut_pack<64>, lut<2>, kLutQuickGroups,
-     lut_quick},
-    {"vpermb-32", 2, 32, kLutInputs, 64, 64, kLutRows, 3, lut_tables2, lut_pack<32>, lut<1>, 0, nullptr},
+    {"vpermb-64", 2, kLutColumns, kLutInputs, 64, 2 * kLutColumns, kLutRows, 3, lut_tables2, lut_pack, lut,
+     kLutQuickGroups, lut_quick},
 };
-constexpr int kLutCount = 2;
+constexpr int kLutCount = 1;

@@ -136,6 +136,12 @@ struct Model::Pass {
     void run_dot(const Step& step, int index, int count) const;
     void run_pooled(const Step& step, int index, int count) const;
     void run_lut(const Step& step, int index, int count) const;
+    void index_pixels(const Step& step, int first_row, int rows) const;
+    void place_lanes(const Step& step, const Position& corner, int rows, int first, std::uint8_t* nowhere,
+                     PixelLutPlaces& places) const;
+    void write_lanes(const Step& step, const Position& corner, int rows, int first, const PixelLutSums& sums,
+                     int column, std::int32_t* acc, Writer& writer) const;
+    void run_pixel_lut(const Step& step, int index, int count) const;
     void multiply_positions(const Step& step, const WinogradProducts& products) const;
     void run_winograd(const Step& step, int index, int count) const;
     void run_depthwise(const Step& step, int index, int count) const;
@@ -185,8 +191,8 @@ public:
         tile_.quantizers = quantizers_;
         tile_.out = out_;
         if (step.result) tile_.floats = floats_;
-        quick_ =
-            !step.result && (tile_.outputs == 1 || tile_.outputs == 2) &&
+        bounded_ =
+            !step.result && tile_.outputs > 0 &&
             std::all_of(step.outputs.begin(), step.outputs.end(), [](const Output& o) { return o.quantizer.bounded; });
     }
     Writer(const Writer&) = delete;
@@ -214,8 +220,8 @@ public:
         }
     }
 
-    // Whether kernels that quantise by themselves may be used.
-    bool quick() const { return quick_; }
+    // Whether kernels that quantise by themselves may be used, if they do so for up to `most` outputs.
+    bool quick(std::size_t most = 2) const { return bounded_ && step_.outputs.size() <= most; }
 
     // For kernels that take a row more than there is: the last one a second time.
     void repeat_last() {
@@ -243,7 +249,7 @@ private:
     const Pass& pass_;
     const Step& step_;
     EpilogueTile tile_{};
-    bool quick_;
+    bool bounded_;
     bool leaves_out_ = false;
     const Quantizer* quantizers_[kMaxOutputs];
     const std::uint8_t* residual_[kMaxRows];
@@ -500,6 +506,130 @@ void Model::Pass::run_lut(const Step& step, int index, int count) const {
             }
         }
         y += strip;
+    }
+}
+
+// Indices of what `rows` output rows from `first_row` on read.
+void Model::Pass::index_pixels(const Step& step, int first_row, int rows) const {
+    const Buffer& input = buffer(step.input);
+    const Geometry& g = step.geometry;
+    const PixelLutPath& lut = *model.isa_->pixel_lut;
+    const int reach = g.dilation * (g.kernel - 1), row_pixels = step.grid.row_pixels;
+    const std::uint8_t* from = start(input) + sz(first_row * g.stride) * input.row_bytes();
+    const std::size_t pixel_bytes = sz(input.pixel_bytes);
+    if (g.stride == 1) {
+        lut.index(from, (rows + reach) * row_pixels, pixel_bytes, step.k_groups, scratch, step.index_group_bytes);
+        return;
+    }
+    for (int py = 0; py < g.stride; ++py) {
+        for (int px = 0; px < g.stride; ++px) {
+            const std::int32_t phase = step.grid.phases[sz(py * g.stride + px)];
+            if (phase < 0) continue;
+            const int pixels = step.width + (reach - px) / g.stride;
+            for (int y = 0; y < rows + (reach - py) / g.stride; ++y) {
+                lut.index(from + sz(y * g.stride + py) * input.row_bytes() + sz(px) * pixel_bytes, pixels,
+                          sz(g.stride) * pixel_bytes, step.k_groups, scratch + phase + y * row_pixels,
+                          step.index_group_bytes);
+            }
+        }
+    }
+}
+
+// Where each lane of a vector of the grid belongs: from the first pixel of the grid at `corner` on.
+void Model::Pass::place_lanes(const Step& step, const Position& corner, int rows, int first, std::uint8_t* nowhere,
+                              PixelLutPlaces& places) const {
+    Position p = position(first, step.grid.row_pixels);
+    for (int lane = 0; lane < kPixelLutLanes; p = {p.y + 1, 0}) {
+        const int n = std::min(step.grid.row_pixels - p.x, kPixelLutLanes - lane);
+        const int valid = p.y < rows ? std::clamp(step.width - p.x, 0, n) : 0;
+        const auto fill = [&](std::uint8_t** to, const Area<std::uint8_t>& area) {
+            for (int i = 0; i < valid; ++i) to[lane + i] = area.first + sz(i) * area.pixel_bytes;
+            std::fill(to + lane + valid, to + lane + n, nowhere);
+        };
+        const Position at{corner.y + p.y, p.x};
+        for (std::size_t o = 0; o < step.outputs.size(); ++o)
+            fill(places.out[o], area_from(step.outputs[o].buffer, at, step.outputs[o].channel));
+        if (step.residual.buffer >= 0) fill(places.residual, area_from(step.residual.buffer, at, step.channel));
+        lane += n;
+    }
+}
+
+// The same by way of 32-bit sums.
+void Model::Pass::write_lanes(const Step& step, const Position& corner, int rows, int first, const PixelLutSums& sums,
+                              int column, std::int32_t* acc, Writer& writer) const {
+    Position p = position(first, step.grid.row_pixels);
+    for (int lane = 0; lane < kPixelLutLanes; ++lane, advance(p, step.grid.row_pixels)) {
+        if (p.y >= rows || p.x >= step.width) continue;
+        for (int c = 0; c < kPixelLutColumns; ++c) {
+            const std::uint8_t* sum = sums.low + sz(c) * sums.stride + lane;
+            acc[c] = *sum + (sums.high > 0 ? 256 * sum[sums.high] : 0);
+        }
+        Pixels where;
+        where.add({corner.y + p.y, p.x}, 1);
+        writer.at(where);
+        writer.write(column, kPixelLutColumns, acc, kPixelLutColumns);
+    }
+}
+
+void Model::Pass::run_pixel_lut(const Step& step, int index, int count) const {
+    const PixelLutPath& lut = *model.isa_->pixel_lut;
+    constexpr int kBlocks = kPixelLutColumns / kPixelLutChannels;  // of a tile
+    const int blocks = ceil_div(step.channels, kPixelLutChannels), groups = ceil_div(blocks, kBlocks);
+    const auto vectors_of = [&](int rows) {
+        return ceil_div((rows - 1) * step.grid.row_pixels + step.width, kPixelLutLanes);
+    };
+    const int pieces = std::min(vectors_of(step.height), step.height);
+    const bool columns = share_columns(pieces, groups, step.packed.size(), count);
+    const Range my_groups = columns ? share(groups, index, count) : Range{0, groups};
+    const Range my_rows = columns ? Range{0, step.height} : share(step.height, index, count);
+    PixelLutTile tile{};
+    tile.group_bytes = step.index_group_bytes;
+    tile.block_bytes = step.block_bytes;
+    tile.sums = scratch + step.table_bytes;
+    std::uint8_t* const nowhere = tile.sums + 2 * kPixelLutColumns * kPixelLutVectors * kPixelLutLanes;
+    auto* acc = reinterpret_cast<std::int32_t*>(nowhere + step.multiplier.size());
+    Writer writer(*this, step);
+    const bool fits = step.outputs.size() <= kPixelLutOutputs, quick = writer.quick(kPixelLutOutputs);
+    PixelLutPlaces places[kPixelLutVectors];
+    const bool tile_by_tile = sz(my_groups.end - my_groups.begin) * sz(kBlocks) * step.block_bytes <= kCachedBytes;
+    const int passes = tile_by_tile ? 1 : my_groups.end - my_groups.begin;
+    for (int y = my_rows.begin; y < my_rows.end; y += step.strip_rows) {
+        const int strip = std::min(step.strip_rows, my_rows.end - y);
+        index_pixels(step, y, strip);
+        const int vectors = vectors_of(strip), tiles = ceil_div(vectors, kPixelLutVectors);
+        for (int pass = 0; pass < passes; ++pass) {
+            for (int t = 0; t < tiles; ++t) {
+                const Range mine = share(vectors, t, tiles);
+                tile.vectors = mine.end - mine.begin;
+                tile.indices = scratch + mine.begin * kPixelLutLanes;
+                for (int v = 0; v < tile.vectors && fits; ++v)
+                    place_lanes(step, {y, 0}, strip, (mine.begin + v) * kPixelLutLanes, nowhere, places[v]);
+                const Range now = tile_by_tile ? my_groups : Range{my_groups.begin + pass, my_groups.begin + pass + 1};
+                for (int group = now.begin; group < now.end; ++group) {
+                    tile.blocks = std::min(kBlocks, blocks - group * kBlocks);
+                    const PixelLutColumns& of = step.columns_of[sz(group)];
+                    tile.narrow = of.narrow;
+                    tile.stretches = step.stretches.data() + of.first_stretch;
+                    tile.stretch_count = of.stretch_count;
+                    tile.w = step.packed.data() + sz(group * kBlocks) * step.block_bytes;
+                    lut.run(tile);
+                    const std::size_t stride = sz(tile.vectors * kPixelLutLanes);
+                    PixelLutSums sums{tile.sums, stride, tile.narrow ? 0 : kPixelLutColumns * stride};
+                    const int column = group * kPixelLutColumns;
+                    for (int v = 0; v < tile.vectors; ++v, sums.low += kPixelLutLanes) {
+                        if (of.results >= 0) {
+                            lut.look_up(sums, step.results.data() + of.results, writer.target(column, kPixelLutColumns),
+                                        places[v]);
+                        } else if (quick) {
+                            lut.finish(sums, writer.target(column, kPixelLutColumns), places[v]);
+                        } else {
+                            write_lanes(step, {y, 0}, strip, (mine.begin + v) * kPixelLutLanes, sums, column, acc,
+                                        writer);
+                        }
+                    }
+                }
+            }
+        }
     }
 }
 
@@ -815,6 +945,8 @@ void Model::Pass::run_step(const Step& step, int index, int count) const {
                     return run_dot(step, index, count);
                 case Method::lut:
                     return run_lut(step, index, count);
+                case Method::pixel_lut:
+                    return run_pixel_lut(step, index, count);
                 case Method::winograd:
                     return run_winograd(step, index, count);
                 case Method::depthwise:

@@ -91,7 +91,7 @@ struct ConvSpec {
     std::string path;  // empty: the dispatcher's choice; else a path's name, for tests and measurements
 };
 
-enum class Method { dot, lut, winograd, depthwise };
+enum class Method { dot, lut, pixel_lut, winograd, depthwise };
 
 // Two source positions and their weights, which sum to kInterpolationOne.
 struct Interpolation {
@@ -109,6 +109,20 @@ struct WinogradScratch {
     std::size_t patch_bytes = 0, position_bytes = 0;  // patches: [position][tile][channels]
     std::size_t sums = 0;                             // [position][tile][columns]
     std::size_t acc = 0;                              // [pixel][columns]
+};
+
+// How the indices of a strip of rows lie in a group's bytes: of a stride, each phase of rows and columns by itself.
+struct PixelGrid {
+    int row_pixels = 0;                // of a phase
+    int phase_rows = 0;                // of a whole strip
+    std::vector<std::int32_t> phases;  // [row's][column's]: first byte, or -1: none is read
+};
+
+// What belongs to the columns of a tile of look-ups in weights' tables.
+struct PixelLutColumns {
+    int first_stretch, stretch_count;
+    bool narrow;
+    std::ptrdiff_t results;  // where tables of their sums' bytes begin; -1: there are none
 };
 
 // What every step has; the fields of a kind are below its name.
@@ -159,6 +173,12 @@ struct Step {
     // lut
     int strip_rows = 1;
     std::size_t table_pixel_bytes = 0, table_row_bytes = 0, table_bytes = 0;
+    // pixel_lut
+    PixelGrid grid;
+    std::size_t index_group_bytes = 0;
+    std::vector<PixelLutColumns> columns_of;  // of each tile's columns
+    std::vector<PixelLutStretch> stretches;
+    AlignedBytes results;  // tables of sums' bytes
     // winograd
     const WinogradForm* form = nullptr;
     const WinogradKernels* transforms = nullptr;
@@ -255,12 +275,16 @@ private:
     double product_ns(double weights, double rows, double pieces, double mac, double bytes) const;
     Choice dot_choice(const Step& step, const ConvSpec& spec, const DotPath& dot) const;
     Choice lut_choice(const Step& step, const ConvSpec& spec, const LutPath& lut) const;
+    Choice pixel_lut_choice(const Step& step, const ConvSpec& spec) const;
     Choice winograd_choice(const Step& step, const ConvSpec& spec, const WinogradForm& form) const;
     bool winograd_fits(const Step& step, const ConvSpec& spec, const WinogradForm& form) const;
     void set_dot(Step& step, const DotPath& dot, int act_max, int weight_max) const;
     bool prepare(Step& step, const ConvSpec& spec, const std::int8_t* q8, const Choice& choice);
     void prepare_dot(Step& step, const ConvSpec& spec, const std::int8_t* q8);
     void prepare_lut(Step& step, const ConvSpec& spec, const std::int8_t* q8);
+    void prepare_pixel_lut(Step& step, const ConvSpec& spec, const std::int8_t* q8);
+    static void add_stretches(Step& step, const std::vector<std::uint8_t>& reach);
+    void add_results(Step& step) const;
     struct Excess;
     void pack_excess(Step& step, const std::vector<std::vector<Excess>>& excesses, int group_columns) const;
     bool prepare_winograd(Step& step, const ConvSpec& spec, const std::int8_t* q8);

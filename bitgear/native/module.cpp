@@ -142,6 +142,7 @@ NB_MODULE(_native, m) {
                 for (int d = 0; d < entries[i].isa->dot_count; ++d) paths.append(entries[i].isa->dots[d].name);
                 if (entries[i].isa->words != nullptr) paths.append(entries[i].isa->words->name);
                 for (int l = 0; l < entries[i].isa->lut_count; ++l) paths.append(entries[i].isa->luts[l].name);
+                if (entries[i].isa->pixel_lut != nullptr) paths.append(entries[i].isa->pixel_lut->name);
             }
             result.append(nb::make_tuple(entries[i].name, entries[i].isa != nullptr, entries[i].supported, paths));
         }

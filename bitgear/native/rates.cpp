@@ -18,7 +18,7 @@ namespace bitgear {
 namespace {
 
 std::size_t sz(int n) { return static_cast<std::size_t>(n); }
-int ceil_div(int a, int b) { return (a + b - 1) / b; }
+constexpr int ceil_div(int a, int b) { return (a + b - 1) / b; }
 
 constexpr int kChannels = 128;
 constexpr int kTaps = 3;                                     // of a row of the window, and rows of it
@@ -49,6 +49,14 @@ void each(const Isa& isa, R& rates, Visit visit) {
         visit(name + " table", rates.luts[sz(i)].table);
         visit(name + " call", rates.luts[sz(i)].call);
         visit(name + " finish", rates.luts[sz(i)].finish);
+    }
+    if (isa.pixel_lut != nullptr) {
+        const std::string name = isa.pixel_lut->name;
+        visit(name + " mac", rates.pixel_lut.mac);
+        visit(name + " single", rates.pixel_lut.single);
+        visit(name + " index", rates.pixel_lut.index);
+        visit(name + " finish", rates.pixel_lut.finish);
+        visit(name + " results", rates.pixel_lut.results);
     }
     for (int i = 0; i < kWinogradForms; ++i) {
         const std::string name = kWinograd[i].name;
@@ -295,6 +303,64 @@ struct LutProbe {
     }
 };
 
+// A tile of full size: a whole window, whose sums are often widened, and one tap of it.
+struct PixelLutProbe {
+    static constexpr int kPixels = kPixelLutVectors * kPixelLutLanes, kGroups = ceil_div(kChannels, kPixelLutInputs);
+    static constexpr int kCounted = 32;  // steps of trained weights that bytes can sum, about
+    static constexpr std::size_t kGroupBytes = kPixels + kTaps * kTaps;
+    const PixelLutPath& path;
+    AlignedBytes codes, indices, weights, sums, bytes, results;
+    std::vector<PixelLutStretch> whole_stretches;
+    PixelLutStretch tap_stretch{0, kGroups, true};
+    PixelLutTile whole{}, tap{}, single{};
+    PixelLutPlaces places{};
+    Reader reader;
+
+    explicit PixelLutProbe(const PixelLutPath& lut)
+        : path(lut),
+          codes(noise(sz(kPixels * kChannels) + kSlackBytes, 3)),
+          indices(noise(sz(kGroups) * kGroupBytes + kSlackBytes, 63)),
+          weights(noise(sz(kTaps * kTaps * kGroups * kPixelLutColumns), 63)),
+          sums(sz(2 * kPixels * kPixelLutColumns)),
+          bytes(sz(kPixelLutLanes * kPixelLutColumns)),
+          results(noise(sz(kPixelLutColumns * kPixelLutResults), 0xff)),
+          reader(1, kPixelLutColumns) {
+        for (int i = 0; i < kPixelLutLanes; ++i) places.out[0][i] = bytes.data() + i * kPixelLutColumns;
+        for (int t = 0; t < kTaps * kTaps; ++t) {
+            whole_stretches.push_back({t, kCounted, true});
+            whole_stretches.push_back({t + kCounted * static_cast<int>(kGroupBytes), kGroups - kCounted, false});
+        }
+        whole_stretches.back().counts = true;
+        whole.vectors = kPixelLutVectors;
+        whole.blocks = kPixelLutColumns / kPixelLutChannels;
+        whole.indices = indices.data();
+        whole.group_bytes = kGroupBytes;
+        whole.stretches = whole_stretches.data();
+        whole.stretch_count = static_cast<int>(whole_stretches.size());
+        whole.w = weights.data();
+        whole.block_bytes = sz(kTaps * kTaps * kGroups * kPixelLutChannels);
+        whole.sums = sums.data();
+        tap = single = whole;
+        tap.stretches = &tap_stretch;
+        tap.stretch_count = 1;
+        single.vectors = 1;
+    }
+    PixelLutProbe(const PixelLutProbe&) = delete;
+
+    static double sums_made() { return double(kPixels) * kPixelLutColumns; }
+
+    void finish() {
+        for (int v = 0; v < kPixelLutVectors; ++v) {
+            path.finish({whole.sums + v * kPixelLutLanes, kPixels, kPixelLutColumns * kPixels}, reader.tile, places);
+        }
+    }
+
+    void look_up() {
+        for (int v = 0; v < kPixelLutVectors; ++v)
+            path.look_up({whole.sums + v * kPixelLutLanes, kPixels, 0}, results.data(), reader.tile, places);
+    }
+};
+
 // A form of Winograd's: patches side by side, and sums of tiles side by side.
 struct FormProbe {
     static constexpr int kPatches = 8, kColumns = 2 * kBlock;
@@ -387,6 +453,8 @@ Rates measure_rates(const Isa& isa) {
     std::vector<DotPieces> dot_pieces;
     std::vector<std::unique_ptr<LutProbe>> luts;
     std::vector<std::size_t> lut_pieces;  // the first one of each
+    std::unique_ptr<PixelLutProbe> pixel_lut;
+    std::size_t pixel_lut_pieces = 0;
     std::vector<std::unique_ptr<FormProbe>> forms;
     std::vector<std::size_t> form_pieces;
     for (int i = 0; i < isa.dot_count; ++i) {
@@ -412,6 +480,19 @@ Rates measure_rates(const Isa& isa) {
                 probe->path.run(probe->tap);
                 isa.epilogue(probe->reader.tile);
             }
+        });
+    }
+    if (isa.pixel_lut != nullptr) {
+        pixel_lut = std::make_unique<PixelLutProbe>(*isa.pixel_lut);
+        PixelLutProbe* probe = pixel_lut.get();
+        pixel_lut_pieces = watch.add(1, [probe] { probe->path.run(probe->whole); });
+        watch.add(4, [probe] { probe->path.run(probe->tap); });
+        watch.add(4, [probe] { probe->finish(); });
+        watch.add(4, [probe] { probe->look_up(); });
+        watch.add(1, [probe] { probe->path.run(probe->single); });
+        watch.add(4, [probe] {
+            probe->path.index(probe->codes.data(), PixelLutProbe::kPixels, kChannels, PixelLutProbe::kGroups,
+                              probe->indices.data(), PixelLutProbe::kGroupBytes);
         });
     }
     for (int i = 0; i < kWinogradForms; ++i) {
@@ -457,6 +538,17 @@ Rates measure_rates(const Isa& isa) {
         lut.call = watch.least(at + 1) - lut.mac * macs;
         lut.finish = std::max(0.0, watch.least(at + 3) - watch.least(at + 1)) / probe.sums();
         lut.table = watch.least(at + 2) / (kMaxRows * probe.groups);
+    }
+    if (pixel_lut != nullptr) {
+        const std::size_t at = pixel_lut_pieces;
+        const double macs = PixelLutProbe::sums_made() * PixelLutProbe::kGroups * kPixelLutInputs;  // of a tap
+        PixelLutRates& lut = rates.pixel_lut;
+        lut.mac = (watch.least(at) - watch.least(at + 1)) / (macs * (kTaps * kTaps - 1));
+        const double run = std::max(0.0, watch.least(at + 1) - lut.mac * macs);  // all but look-ups
+        lut.finish = (run + watch.least(at + 2)) / PixelLutProbe::sums_made();
+        lut.results = (run + watch.least(at + 3)) / PixelLutProbe::sums_made();
+        lut.single = (watch.least(at + 4) * kPixelLutVectors - run) / (macs * kTaps * kTaps);
+        lut.index = watch.least(at + 5) / (PixelLutProbe::kPixels * PixelLutProbe::kGroups);
     }
     for (int i = 0; i < kWinogradForms; ++i) {
         const FormProbe& probe = *forms[sz(i)];

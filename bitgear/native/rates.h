@@ -20,6 +20,12 @@ struct LutRates {
     double mac = 0, table = 0, call = 0, finish = 0;
 };
 
+// `mac` of whole tiles, `single` of tiles of a vector. `index`: a group's index byte of a pixel. `finish` and, where
+// tables have the sums' bytes, `results` count for every sum of all columns of a tile.
+struct PixelLutRates {
+    double mac = 0, single = 0, index = 0, finish = 0, results = 0;
+};
+
 // Of one of Winograd's forms: a vector of one position of a patch, and a vector of one position's sums, where positions
 // are multiplied one by one, and where a column of them is, all beside multiply-accumulates.
 struct FormRates {
@@ -30,6 +36,7 @@ struct Rates {
     std::vector<DotRates> dots;  // in the order of Isa::dots
     DotRates words;
     std::vector<LutRates> luts;
+    PixelLutRates pixel_lut;
     FormRates forms[kWinogradForms];
     double epilogue = 0;  // a sum in memory to its byte
     double stream = 0;    // a byte of weights from beyond the second cache

@@ -22,7 +22,7 @@ PLANS = {
     "words": ("8", "7", "6", "5", "4", "3", "2", "w8a7", "w2a8"),
     "pairs": ("w8a7", "w7a8", "7", "6", "5", "4", "3", "2", "w2a8"),
     "vpermb-64": ("2",),
-    "vpermb-32": ("2",),
+    "vpermb-pixels": ("2",),
     "pshufb": ("2",),
     "tbl": ("2",),
     "winograd-2x2": ("6", "w4a6", "w6a2", "3"),
@@ -34,6 +34,8 @@ PLANS = {
     "winograd-strided": ("6", "w6a2", "w2a6", "4", "w3a5", "2"),
 }
 """Paths, and the widths at which each can be had."""
+MOST_TERMS = {"vpermb-pixels": 0xFFFF // (2 * 3)}
+"""The longest sums of a path, where it does not take all."""
 
 WORDS = "-16"
 """Ends the names of multiplications of 16-bit numbers, which serve Winograd's transforms alone."""

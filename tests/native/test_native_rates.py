@@ -47,7 +47,8 @@ class Measured:
 
 
 def one_layer(channels: int = 64, stride: int = 1) -> Graph:
-    return Graph((Conv("x", IMAGE, channels, 1), Conv("t", "x", channels, 3, stride=stride, padding=1, relu=False)))
+    layer = Conv("t", "x", channels, 3, stride=stride, padding=1, relu=False)
+    return Graph((Conv("x", IMAGE, channels, 1), layer, Conv("y", "t", 4, 1, relu=False)))
 
 
 # -- what is measured -------------------------------------------------------------------------------------------------
