@@ -195,7 +195,8 @@ struct PixelLutPlaces {
 // Sums are those of products, and kPixelLutMaxAct times what is negative of a channel's weights more.
 struct PixelLutPath {
     const char* name;
-    // Index bytes of some pixels, whole vectors of them. Of inputs that there are not, any bytes may be read.
+    // Index bytes of some pixels, whole vectors of them. Of inputs that there are not any bytes may be read, and an
+    // index's bits are of any value, as its two highest ones are.
     void (*index)(const std::uint8_t* codes, int pixels, std::size_t pixel_bytes, int groups, std::uint8_t* indices,
                   std::size_t group_bytes);
     // Packs a block: kPixelLutChannels rows of codes [tap][3 * groups]. May read 16 bytes further.

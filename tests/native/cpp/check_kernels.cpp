@@ -1033,11 +1033,15 @@ void check_pixel_lut_case(const PixelLutPath& path, int channels, int taps, int 
     Output indices(sz(groups) * group_bytes);
     path.index(acts, pixels, pixel_bytes, groups, indices.bytes(), group_bytes);
     for (int g = 0; g < groups; ++g) {
+        int there = 0;  // bits of inputs that there are
+        for (int i = 0; i < kPixelLutInputs; ++i) there |= i * groups + g < channels ? 3 << (2 * i) : 0;
         for (int p = 0; p < pixels; ++p) {
             int index = 0;
             for (int i = 0; i < kPixelLutInputs; ++i)
-                index |= (acts[sz(p) * pixel_bytes + sz(i * groups + g)] & 3) << (2 * i);
-            indices.expect(sz(g) * group_bytes + sz(p), static_cast<std::uint8_t>(index));
+                index |= acts[sz(p) * pixel_bytes + sz(i * groups + g)] << (2 * i);
+            const std::size_t at = sz(g) * group_bytes + sz(p);
+            const std::uint8_t others = indices.bytes()[at] & static_cast<std::uint8_t>(~there);
+            indices.expect(at, static_cast<std::uint8_t>((index & there) | others));
         }
         indices.any(sz(g) * group_bytes + sz(pixels), sz(g) * group_bytes + sz(round_up(pixels, kPixelLutLanes)));
     }
