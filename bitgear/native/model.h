@@ -277,6 +277,7 @@ private:
     Choice lut_choice(const Step& step, const ConvSpec& spec, const LutPath& lut) const;
     Choice pixel_lut_choice(const Step& step, const ConvSpec& spec) const;
     Choice winograd_choice(const Step& step, const ConvSpec& spec, const WinogradForm& form) const;
+    static bool pixel_lut_fits(const Step& step, const ConvSpec& spec);
     bool winograd_fits(const Step& step, const ConvSpec& spec, const WinogradForm& form) const;
     void set_dot(Step& step, const DotPath& dot, int act_max, int weight_max) const;
     bool prepare(Step& step, const ConvSpec& spec, const std::int8_t* q8, const Choice& choice);

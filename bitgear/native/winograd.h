@@ -105,10 +105,10 @@ struct WinogradForm {
 
 constexpr int kWinogradForms = 7;
 // In the order of Isa::winograd. Where estimates are equal the first wins.
-constexpr WinogradForm kWinograd[kWinogradForms] = {{"winograd-3x4", 3, 4, 1, 1},    {"winograd-3x3", 3, 3, 1, 1},
-                                                    {"winograd-2x4", 2, 4, 1, 1},    {"winograd-2x3", 2, 3, 1, 1},
-                                                    {"winograd-2x2", 2, 2, 1, 1},    {"winograd-4x4", 4, 4, 2, 1},
-                                                    {"winograd-strided", 2, 2, 1, 2}};
+inline constexpr WinogradForm kWinograd[kWinogradForms] = {
+    {"winograd-3x4", 3, 4, 1, 1},    {"winograd-3x3", 3, 3, 1, 1}, {"winograd-2x4", 2, 4, 1, 1},
+    {"winograd-2x3", 2, 3, 1, 1},    {"winograd-2x2", 2, 2, 1, 1}, {"winograd-4x4", 4, 4, 2, 1},
+    {"winograd-strided", 2, 2, 1, 2}};
 
 // The weight of one position, given the nine codes (or sums of codes) of a kernel, `stride` apart.
 template <class T>

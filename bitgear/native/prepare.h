@@ -1,0 +1,115 @@
+// What preparing layers has in common, whichever path they take. For prepare*.cpp alone.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <vector>
+
+#include "model.h"
+
+namespace bitgear {
+
+inline std::size_t sz(int n) { return static_cast<std::size_t>(n); }
+
+inline int round_up(int n, int multiple) { return (n + multiple - 1) / multiple * multiple; }
+
+constexpr std::size_t kOverrun = 64;  // codes are read and written in whole vectors
+
+// Codes of kBlock output channels from `first` on, in the order in which kernels read: [row][tap][tap_channels], zeros
+// where there is no channel. Of woven windows of `woven_side` taps each way, the taps of a column follow each other,
+// and zeros only fill up the last group. `q8`: master codes of the layer, [channels][in_channels][taps].
+class WindowRows {
+public:
+    WindowRows(const Isa* isa, const std::int8_t* q8, int channels, int in_channels, int taps, int tap_channels,
+               int bits, int woven_side = 0)
+        : isa_(isa),
+          q8_(q8),
+          channels_(channels),
+          in_channels_(in_channels),
+          taps_(taps),
+          tap_channels_(tap_channels),
+          bits_(bits),
+          woven_side_(woven_side),
+          codes_(sz(in_channels) * sz(taps)) {}
+
+    std::size_t row_bytes() const { return sz(round_up(taps_ * tap_channels_, kGroup)); }
+
+    // Fills `rows` rows; returns nothing, rows beyond the last channel are zero. `rows` buffer: [count][row_bytes()].
+    void fill(int first, int count, std::int8_t* rows) {
+        for (int r = 0; r < count; ++r, rows += row_bytes()) {
+            if (first + r >= channels_) {
+                std::memset(rows, 0, row_bytes());
+                continue;
+            }
+            const std::int8_t* source = q8_ + sz(first + r) * codes_.size();
+            if (taps_ == 1) {
+                isa_->derive(source, codes_.size(), bits_, rows);
+                std::memset(rows + in_channels_, 0, sz(tap_channels_ - in_channels_));
+                continue;
+            }
+            if (bits_ < 8) isa_->derive(source, codes_.size(), bits_, codes_.data());
+            const std::int8_t* codes = bits_ < 8 ? codes_.data() : source;
+            if (woven_side_ > 0) {
+                weave(codes, rows);
+                continue;
+            }
+            isa_->transpose_taps(codes, in_channels_, taps_, sz(tap_channels_), rows);
+            if (in_channels_ == tap_channels_) continue;
+            for (int t = 0; t < taps_; ++t)
+                std::memset(rows + t * tap_channels_ + in_channels_, 0, sz(tap_channels_ - in_channels_));
+        }
+    }
+
+private:
+    void weave(const std::int8_t* codes, std::int8_t* row) const {
+        std::int8_t* out = row;
+        for (int x = 0; x < woven_side_; ++x) {
+            for (int t = x; t < taps_; t += woven_side_) {
+                for (int c = 0; c < in_channels_; ++c) *out++ = codes[c * taps_ + t];
+            }
+        }
+        std::fill(out, row + row_bytes(), std::int8_t{0});
+    }
+
+    const Isa* isa_;
+    const std::int8_t* q8_;
+    int channels_, in_channels_, taps_, tap_channels_, bits_;
+    int woven_side_;
+    std::vector<std::int8_t> codes_;
+};
+
+inline std::int32_t sum_of(const std::int8_t* row, std::size_t count) {
+    constexpr std::size_t kStretch = 128;  // sums in 16 bits: twice as many at a time
+    std::int32_t sum = 0;
+    for (std::size_t begin = 0; begin < count; begin += kStretch) {
+        std::int16_t part = 0;
+        for (std::size_t i = begin; i < std::min(begin + kStretch, count); ++i) {
+            part = static_cast<std::int16_t>(part + row[i]);
+        }
+        sum += part;
+    }
+    return sum;
+}
+
+// The larger of the sums of positive and of negative codes, as a magnitude.
+inline std::int32_t largest_sum(const std::int8_t* row, std::size_t count) {
+    std::int32_t positive = 0;
+    for (std::size_t i = 0; i < count; ++i) positive += std::max<int>(row[i], 0);
+    return std::max(positive, positive - sum_of(row, count));
+}
+
+// A way to run a convolution, and the estimated time of one thread for one image, from measured rates
+// (docs/kernels.md).
+struct Model::Choice {
+    Method method;
+    double ns;
+    const DotPath* dot = nullptr;
+    int act_max = 0, weight_max = 0;  // of the operands of `dot`
+    const LutPath* lut = nullptr;
+    const WinogradForm* form = nullptr;
+    double weight_bytes = 0;  // that a pass reads
+};
+
+}  // namespace bitgear

@@ -1,0 +1,307 @@
+// Layers that are looked up: estimates, packed weights, and where tables or indices go.
+#include <cmath>
+
+#include "prepare.h"
+#include "quantizer.h"
+
+namespace bitgear {
+namespace {
+
+constexpr std::size_t kNearTablesBytes = 32 * 1024;  // look-up tables that stay in a core's first cache
+constexpr int kResultInputs = 40;                    // of a sum that tables may hold, if weights are as large as most
+constexpr int kReachSteps = 4;                       // groups of which it is known at once how far sums may grow
+
+// Adds to each unit of kReachSteps groups of a tap how far a channel's sum may grow, of a row of 2-bit codes [tap][3 *
+// groups]; `reach`: [tap][unit][column]. Returns the sum of the codes' magnitudes.
+std::int32_t add_reach(const std::int8_t* row, int taps, int groups, std::uint8_t* reach) {
+    constexpr std::uint64_t kLowest = 0x0101010101010101u;
+    std::int32_t sum = 0;
+    for (int t = 0; t < taps; ++t, row += kPixelLutInputs * groups) {
+        for (int g = 0; g < groups; g += kReachSteps, reach += kPixelLutColumns) {
+            const std::size_t n = sz(std::min(kReachSteps, groups - g));
+            std::uint32_t codes[4] = {};
+            for (int i = 0; i < kPixelLutInputs; ++i) std::memcpy(&codes[i], row + i * groups + g, n);
+            std::uint64_t words[2];
+            std::memcpy(words, codes, sizeof words);
+            int magnitude = 0;
+            for (const std::uint64_t word : words) {  // codes 0, 1, -2 and -1: of 2 bits, the lower one alone counts 1
+                const std::uint64_t low = word & kLowest, high = word >> 1 & kLowest;
+                magnitude += __builtin_popcountll(low) + 2 * __builtin_popcountll(high & ~low);
+            }
+            sum += magnitude;
+            *reach = static_cast<std::uint8_t>(kPixelLutMaxAct * magnitude);
+        }
+    }
+    return sum;
+}
+
+// How indices of the rows that `rows` rows of a step's output read lie. Of stride 1 whole rows of the input do, borders
+// included, so that they are one stretch of pixels.
+PixelGrid pixel_grid(const Step& step, const Buffer& input, int rows) {
+    const Geometry& g = step.geometry;
+    const int reach = g.dilation * (g.kernel - 1);
+    PixelGrid grid;
+    grid.row_pixels = g.stride == 1 ? input.row_pixels() : step.width + reach / g.stride;
+    grid.phase_rows = rows + reach / g.stride;
+    grid.phases.assign(sz(g.stride * g.stride), -1);
+    for (int y = 0; y <= reach; y += g.dilation) {
+        for (int x = 0; x <= reach; x += g.dilation) grid.phases[sz(y % g.stride * g.stride + x % g.stride)] = 0;
+    }
+    std::int32_t at = 0;
+    for (std::int32_t& phase : grid.phases) {
+        if (phase < 0) continue;
+        phase = at;
+        at += grid.phase_rows * grid.row_pixels;
+    }
+    return grid;
+}
+
+// Bytes of a group's indices: vectors reach over the last pixel's, and over those of taps beside it.
+std::size_t index_bytes(const PixelGrid& grid) {
+    const auto phases = std::count_if(grid.phases.begin(), grid.phases.end(), [](int phase) { return phase >= 0; });
+    return (sz(static_cast<int>(phases) * grid.phase_rows * grid.row_pixels) + 2 * kPixelLutLanes - 1) /
+           kPixelLutLanes * kPixelLutLanes;
+}
+
+}  // namespace
+
+bool Model::pixel_lut_fits(const Step& step, const ConvSpec& spec) {
+    const double most = double(step.in_channels) * spec.geometry.kernel * spec.geometry.kernel *
+                        (1 << (spec.weight_bits - 1)) * kPixelLutMaxAct;  // of a sum
+    const bool quick =
+        !step.result && step.outputs.size() <= kPixelLutOutputs;  // all else goes through memory, sum by sum
+    return (quick || !spec.path.empty()) && spec.weight_bits == kPixelLutBits && spec.act_max <= kPixelLutMaxAct &&
+           spec.geometry.stride <= 8 && most <= UINT16_MAX;
+}
+
+Model::Choice Model::lut_choice(const Step& step, const ConvSpec& spec, const LutPath& lut) const {
+    Choice choice{Method::lut, 0.0};
+    choice.lut = &lut;
+    const LutRates& rates = rates_.luts[sz(static_cast<int>(&lut - isa_->luts))];
+    const Buffer& input = buffers_[sz(spec.input)];
+    const int taps = spec.geometry.kernel * spec.geometry.kernel, columns = round_up(step.channels, lut.columns);
+    const double pixels = double(step.height) * step.width, groups = std::ceil(double(step.in_channels) / lut.inputs);
+    const double weights = groups * lut.inputs * columns * taps;
+    const double tables = double(input.row_pixels()) * (input.top + input.height + input.bottom) * groups;
+    const double pieces = std::ceil(pixels / lut.max_rows), calls = pieces * columns / lut.columns;
+    const double bytes = double(lut.group_bytes) / (lut.inputs * lut.columns);
+    choice.weight_bytes = weights * bytes;
+    choice.ns = product_ns(weights, pixels, pieces, rates.mac, bytes) + tables * rates.table + calls * rates.call +
+                pixels * columns * rates.finish;
+    return choice;
+}
+
+Model::Choice Model::pixel_lut_choice(const Step& step, const ConvSpec& spec) const {
+    Choice choice{Method::pixel_lut, 0.0};
+    const PixelLutRates& rates = rates_.pixel_lut;
+    const Geometry& g = spec.geometry;
+    const Buffer& input = buffers_[sz(spec.input)];
+    const PixelGrid grid = pixel_grid(step, input, step.height);
+    const int groups = round_up(step.in_channels, kPixelLutInputs) / kPixelLutInputs;
+    const double vectors = std::ceil(double((step.height - 1) * grid.row_pixels + step.width) / kPixelLutLanes);
+    const double phases = std::count_if(grid.phases.begin(), grid.phases.end(), [](int phase) { return phase >= 0; });
+    const double indexed = g.stride == 1 ? round_up(grid.phase_rows * grid.row_pixels, kPixelLutLanes)
+                                         : phases * grid.phase_rows * round_up(grid.row_pixels, kPixelLutLanes);
+    const double columns = round_up(step.channels, kPixelLutChannels);
+    const double weights = columns * groups * kPixelLutInputs * g.kernel * g.kernel;
+    const bool results = step.in_channels * g.kernel * g.kernel <= kResultInputs && step.residual.buffer < 0;
+    choice.weight_bytes = weights / kPixelLutInputs;
+    choice.ns = product_ns(weights, vectors * kPixelLutLanes, std::ceil(vectors / kPixelLutVectors),
+                           vectors > 1 ? rates.mac : rates.single, 1.0 / kPixelLutInputs) +
+                indexed * groups * rates.index +
+                vectors * kPixelLutLanes * columns * (results ? rates.results : rates.finish) *
+                    double(std::max(step.outputs.size(), std::size_t{1}));
+    return choice;
+}
+
+void Model::prepare_lut(Step& step, const ConvSpec& spec, const std::int8_t* q8) {
+    const LutPath& lut = *step.lut;
+    step.detail = lut.name;
+    const Geometry& g = spec.geometry;
+    const Buffer& input = buffers_[sz(spec.input)];
+    const int tap_channels = round_up(step.in_channels, lut.inputs);
+    const int taps = g.kernel * g.kernel;
+    step.k_groups = tap_channels / lut.inputs;
+    step.block_bytes = sz(taps) * sz(step.k_groups) * sz(lut.group_bytes);
+    const int blocks = round_up(step.channels, lut.columns) / lut.columns;
+    step.packed = AlignedBytes(sz(blocks) * step.block_bytes);
+    WindowRows rows(isa_, q8, step.channels, step.in_channels, taps, tap_channels, spec.weight_bits);
+    std::vector<std::int8_t> codes(sz(lut.columns) * rows.row_bytes() + kOverrun);
+    // All taps go over some groups before the next ones follow: neighbouring pixels share tables, which by then are
+    // still in the first cache.
+    const std::size_t window = sz(g.kernel) * (sz(lut.max_rows - 1) * sz(g.stride) + sz(g.kernel));
+    const int near = std::max(static_cast<int>(kNearTablesBytes / (window * sz(lut.table_bytes))), 1);
+    const int chunks = taps == 1 ? 1 : (step.k_groups + near - 1) / near;
+    const auto chunk_begin = [&](int chunk) { return step.k_groups * chunk / chunks; };
+    for (int b = 0; b < blocks; ++b) {
+        rows.fill(b * lut.columns, lut.columns, codes.data());
+        std::uint8_t* packed = step.packed.data() + sz(b) * step.block_bytes;
+        for (int chunk = 0; chunk < chunks; ++chunk) {
+            const int first = chunk_begin(chunk), groups = chunk_begin(chunk + 1) - first;
+            for (int t = 0; t < taps; ++t, packed += groups * lut.group_bytes)
+                lut.pack(codes.data() + t * tap_channels + first * lut.inputs, rows.row_bytes(), groups, packed);
+        }
+        if (spec.zero == 0) continue;
+        for (int r = 0; r < lut.columns; ++r) {
+            step.offset[sz(b * lut.columns + r)] =
+                -spec.zero * sum_of(codes.data() + sz(r) * rows.row_bytes(), rows.row_bytes());
+        }
+    }
+    resident_bytes_ += step.packed.size();
+
+    // Tables of the input rows that a strip of output rows reads; as many output rows as have room.
+    step.table_pixel_bytes = sz(step.k_groups) * sz(lut.table_bytes);
+    step.table_row_bytes = step.table_pixel_bytes * sz(input.row_pixels());
+    const int extent = g.dilation * (g.kernel - 1) + 1;
+    const auto table_bytes = [&](int rows) { return step.table_row_bytes * sz((rows - 1) * g.stride + extent); };
+    step.strip_rows = 1;
+    while (step.strip_rows < step.height && table_bytes(step.strip_rows + 1) <= kStripBytes) ++step.strip_rows;
+    for (int chunk = 0; chunk < chunks; ++chunk) {
+        const int first = chunk_begin(chunk), groups = chunk_begin(chunk + 1) - first;
+        for (int t = 0; t < taps; ++t) {
+            const std::size_t tap = sz(t / g.kernel * g.dilation) * step.table_row_bytes +
+                                    sz(t % g.kernel * g.dilation) * step.table_pixel_bytes;
+            step.runs.push_back({static_cast<std::int32_t>(tap) + first * lut.table_bytes, groups});
+        }
+    }
+    step.table_bytes = (table_bytes(step.strip_rows) + 63) / 64 * 64;
+    scratch_bytes_ = std::max(scratch_bytes_, step.table_bytes + sizeof(std::int32_t) * kMaxRows * kLutColumnsMax);
+}
+
+// All columns of a block have their carries counted behind the same steps.
+void Model::prepare_pixel_lut(Step& step, const ConvSpec& spec, const std::int8_t* q8) {
+    const PixelLutPath& lut = *isa_->pixel_lut;
+    step.detail = lut.name;
+    const Geometry& g = spec.geometry;
+    const Buffer& input = buffers_[sz(spec.input)];
+    const int tap_channels = round_up(step.in_channels, kPixelLutInputs);
+    const int taps = g.kernel * g.kernel;
+    step.k_groups = tap_channels / kPixelLutInputs;
+    const int steps = taps * step.k_groups;
+    // As many rows as have room for their indices.
+    step.strip_rows = 1;
+    while (step.strip_rows < step.height &&
+           sz(step.k_groups) * index_bytes(pixel_grid(step, input, step.strip_rows + 1)) <= kStripBytes / 2)
+        ++step.strip_rows;
+    step.grid = pixel_grid(step, input, step.strip_rows);
+    step.index_group_bytes = index_bytes(step.grid);
+
+    step.block_bytes = sz(steps) * kPixelLutChannels;
+    const int columns = round_up(step.channels, kPixelLutChannels);
+    step.packed = AlignedBytes(sz(columns / kPixelLutChannels) * step.block_bytes);
+    WindowRows rows(isa_, q8, step.channels, step.in_channels, taps, tap_channels, spec.weight_bits);
+    std::vector<std::int8_t> codes(sz(kPixelLutChannels) * rows.row_bytes() + kOverrun);
+    const int units = taps * ((step.k_groups + kReachSteps - 1) / kReachSteps);
+    std::vector<std::uint8_t> reach(sz(units) * kPixelLutColumns);  // [unit][column]
+    std::int32_t largest = 0;                                       // sum of an output channel's weights of one sign
+    for (int first = 0; first < columns; first += kPixelLutColumns) {
+        const int end = std::min(first + kPixelLutColumns, columns);
+        std::fill(reach.begin(), reach.end(), std::uint8_t{0});
+        for (int c = first; c < end; c += kPixelLutChannels) {
+            rows.fill(c, kPixelLutChannels, codes.data());
+            lut.pack(codes.data(), rows.row_bytes(), taps, step.k_groups,
+                     step.packed.data() + sz(c / kPixelLutChannels) * step.block_bytes);
+            for (int r = 0; r < kPixelLutChannels; ++r) {
+                const std::int8_t* row = codes.data() + sz(r) * rows.row_bytes();
+                const std::int32_t sum = sum_of(row, sz(steps * kPixelLutInputs));
+                const std::int32_t magnitudes = add_reach(row, taps, step.k_groups, reach.data() + (c + r - first));
+                const std::int32_t negative = (magnitudes - sum) / 2;
+                largest = std::max(largest, std::max(negative, negative + sum));
+                step.offset[sz(c + r)] = -spec.zero * sum - kPixelLutMaxAct * negative;
+            }
+        }
+        add_stretches(step, reach);
+    }
+    const double most_act = std::max(spec.zero, spec.act_max - spec.zero);
+    for (Output& output : step.outputs) bound_sums(output.quantizer, largest * 2 * most_act);
+    add_results(step);
+    resident_bytes_ += step.packed.size() + step.stretches.size() * sizeof(PixelLutStretch) + step.results.size();
+    step.table_bytes = (sz(step.k_groups) * step.index_group_bytes + kSlackBytes + 63) / 64 * 64;
+    const std::size_t sums = 2 * kPixelLutColumns * sz(kPixelLutVectors * kPixelLutLanes);
+    scratch_bytes_ = std::max(
+        scratch_bytes_, step.table_bytes + sums + step.multiplier.size() + sizeof(std::int32_t) * kPixelLutColumns);
+}
+
+// The stretches of a block of columns: a tap's groups, or as many as sums have room for.
+void Model::add_stretches(Step& step, const std::vector<std::uint8_t>& reach) {
+    const Geometry& g = step.geometry;
+    const int groups = step.k_groups, steps = g.kernel * g.kernel * groups;
+    PixelLutColumns columns{static_cast<int>(step.stretches.size()), 0, true, -1};
+    std::vector<int> counts;  // steps before which carries are counted
+    std::uint16_t grown[kPixelLutColumns] = {}, most = 0;
+    const int tap_units = (groups + kReachSteps - 1) / kReachSteps;
+    for (int unit = 0; unit < g.kernel * g.kernel * tap_units; ++unit) {
+        const std::uint8_t* more = reach.data() + sz(unit) * kPixelLutColumns;
+        most = 0;
+        for (int c = 0; c < kPixelLutColumns; ++c) {
+            grown[c] = static_cast<std::uint16_t>(grown[c] + more[c]);
+            most = std::max(most, grown[c]);
+        }
+        if (most <= kPixelLutMostSum) continue;
+        counts.push_back(unit / tap_units * groups + unit % tap_units * kReachSteps);
+        for (int c = 0; c < kPixelLutColumns; ++c) grown[c] = more[c];
+    }
+    columns.narrow = counts.empty();
+    if (columns.narrow && most < kPixelLutResults) columns.results = 0;
+    counts.push_back(steps);
+    auto next = counts.begin();
+    for (int k = 0; k < steps;) {
+        const int tap = k / groups, y = tap / g.kernel * g.dilation, x = tap % g.kernel * g.dilation;
+        const int end = std::min((tap + 1) * groups, *next);
+        const std::int32_t offset = step.grid.phases[sz(y % g.stride * g.stride + x % g.stride)] +
+                                    y / g.stride * step.grid.row_pixels + x / g.stride +
+                                    (k - tap * groups) * static_cast<std::int32_t>(step.index_group_bytes);
+        step.stretches.push_back({offset, end - k, end == *next});
+        if (end == *next) ++next;
+        k = end;
+    }
+    columns.stretch_count = static_cast<int>(step.stretches.size()) - columns.first_stretch;
+    step.columns_of.push_back(columns);
+}
+
+// Tables of the bytes of all sums that there can be, for columns that have few of them.
+void Model::add_results(Step& step) const {
+    const bool fits = step.residual.buffer < 0 && !step.result && step.outputs.size() <= kPixelLutOutputs;
+    const std::size_t output_bytes = kPixelLutColumns * kPixelLutResults;
+    std::size_t count = 0;
+    for (PixelLutColumns& columns : step.columns_of) {
+        if (columns.results >= 0)
+            columns.results = fits ? static_cast<std::ptrdiff_t>(count++ * step.outputs.size() * output_bytes) : -1;
+    }
+    if (count == 0) return;
+    step.results = AlignedBytes(count * step.outputs.size() * output_bytes);
+    std::int32_t acc[kPixelLutColumns];
+    std::uint8_t bytes[kPixelLutOutputs][kPixelLutColumns];
+    std::uint8_t* out[kPixelLutOutputs * kMaxRows] = {};
+    const Quantizer* quantizers[kPixelLutOutputs] = {};
+    EpilogueTile tile{};
+    tile.rows = 1;
+    tile.acc = acc;
+    tile.offset = step.offset.data();
+    tile.multiplier = step.multiplier.data();
+    tile.bias = step.bias.empty() ? nullptr : step.bias.data();
+    tile.floor = step.floor;
+    tile.ceiling = step.ceiling;
+    tile.outputs = static_cast<int>(step.outputs.size());
+    tile.quantizers = quantizers;
+    tile.out = out;
+    for (std::size_t group = 0; group < step.columns_of.size(); ++group) {
+        if (step.columns_of[group].results < 0) continue;
+        tile.column = static_cast<int>(group) * kPixelLutColumns;
+        tile.columns = std::min(kPixelLutColumns, step.channels - tile.column);
+        for (std::size_t o = 0; o < step.outputs.size(); ++o) {
+            quantizers[o] = &step.outputs[o].quantizer;
+            out[o * kMaxRows] = bytes[o] - tile.column;
+        }
+        for (int sum = 0; sum < kPixelLutResults; ++sum) {
+            std::fill(acc, acc + kPixelLutColumns, sum);
+            isa_->epilogue(tile);
+            std::uint8_t* table = step.results.data() + step.columns_of[group].results + sum;
+            for (std::size_t o = 0; o < step.outputs.size(); ++o, table += output_bytes) {
+                for (int c = 0; c < tile.columns; ++c) table[c * kPixelLutResults] = bytes[o][c];
+            }
+        }
+    }
+}
+
+}  // namespace bitgear
