@@ -105,12 +105,13 @@ Model::Choice Model::pixel_lut_choice(const Step& step, const ConvSpec& spec) co
     const double columns = round_up(step.channels, kPixelLutChannels);
     const double weights = columns * groups * kPixelLutInputs * g.kernel * g.kernel;
     const bool results = step.in_channels * g.kernel * g.kernel <= kResultInputs && step.residual.buffer < 0;
+    // Readers, and a residual: each takes about as long as the first reader.
+    const std::size_t finished = std::max(step.outputs.size(), std::size_t{1}) + (step.residual.buffer >= 0 ? 1 : 0);
     choice.weight_bytes = weights / kPixelLutInputs;
     choice.ns = product_ns(weights, vectors * kPixelLutLanes, std::ceil(vectors / kPixelLutVectors),
                            vectors > 1 ? rates.mac : rates.single, 1.0 / kPixelLutInputs) +
                 indexed * groups * rates.index +
-                vectors * kPixelLutLanes * columns * (results ? rates.results : rates.finish) *
-                    double(std::max(step.outputs.size(), std::size_t{1}));
+                vectors * kPixelLutLanes * columns * (results ? rates.results : rates.finish) * double(finished);
     return choice;
 }
 
