@@ -56,11 +56,15 @@ PixelGrid pixel_grid(const Step& step, const Buffer& input, int rows) {
     return grid;
 }
 
+// Phases that are read.
+int phase_count(const PixelGrid& grid) {
+    return static_cast<int>(
+        std::count_if(grid.phases.begin(), grid.phases.end(), [](std::int32_t phase) { return phase >= 0; }));
+}
+
 // Bytes of a group's indices: vectors reach over the last pixel's, and over those of taps beside it.
 std::size_t index_bytes(const PixelGrid& grid) {
-    const auto phases = std::count_if(grid.phases.begin(), grid.phases.end(), [](int phase) { return phase >= 0; });
-    return (sz(static_cast<int>(phases) * grid.phase_rows * grid.row_pixels) + 2 * kPixelLutLanes - 1) /
-           kPixelLutLanes * kPixelLutLanes;
+    return sz(round_up(phase_count(grid) * grid.phase_rows * grid.row_pixels + kPixelLutLanes, kPixelLutLanes));
 }
 
 }  // namespace
@@ -99,9 +103,9 @@ Model::Choice Model::pixel_lut_choice(const Step& step, const ConvSpec& spec) co
     const PixelGrid grid = pixel_grid(step, input, step.height);
     const int groups = round_up(step.in_channels, kPixelLutInputs) / kPixelLutInputs;
     const double vectors = std::ceil(double((step.height - 1) * grid.row_pixels + step.width) / kPixelLutLanes);
-    const double phases = std::count_if(grid.phases.begin(), grid.phases.end(), [](int phase) { return phase >= 0; });
-    const double indexed = g.stride == 1 ? round_up(grid.phase_rows * grid.row_pixels, kPixelLutLanes)
-                                         : phases * grid.phase_rows * round_up(grid.row_pixels, kPixelLutLanes);
+    const double indexed =
+        g.stride == 1 ? round_up(grid.phase_rows * grid.row_pixels, kPixelLutLanes)
+                      : double(phase_count(grid)) * grid.phase_rows * round_up(grid.row_pixels, kPixelLutLanes);
     const double columns = round_up(step.channels, kPixelLutChannels);
     const double weights = columns * groups * kPixelLutInputs * g.kernel * g.kernel;
     const bool results = step.in_channels * g.kernel * g.kernel <= kResultInputs && step.residual.buffer < 0;
