@@ -329,7 +329,6 @@ inline void quick_columns(const EpilogueTile& tile, int c, int valid) {
     const std::uint8_t* const* residual = tile.residual;
     const int rows = tile.rows, channel = tile.column + c;
     const std::int32_t* acc = tile.acc + c;
-    const VecI residual_zero = broadcast(tile.residual_zero);
     VecI offset[ACROSS];
     VecF multiplier[OUTPUTS][ACROSS], bias[OUTPUTS][ACROSS], scale[OUTPUTS];
     VecI window[OUTPUTS];
@@ -354,7 +353,7 @@ inline void quick_columns(const EpilogueTile& tile, int c, int valid) {
         for (int k = 0; k < 4; ++k) {
             const int i = row[k / ACROSS], j = k % ACROSS;
             sum[k] = to_float(load<VecI>(acc + i * acc_stride + j * kLanes) + offset[j]);
-            if constexpr (RESIDUAL) other[k] = to_float(load_bytes(residual[i] + channel + j * kLanes) - residual_zero);
+            if constexpr (RESIDUAL) other[k] = to_float(load_bytes(residual[i] + channel + j * kLanes));
         }
 #pragma GCC unroll 2
         for (int o = 0; o < OUTPUTS; ++o) {
@@ -565,9 +564,8 @@ void winograd_input_words(const std::uint8_t* a, std::size_t row_bytes, std::siz
 template <int N, int M, int STRIDE>
 inline VecI winograd_divide(VecU x) {
     constexpr WinogradForm kForm{"", N, M, 1, STRIDE};
-    constexpr int kTwos = kForm.twos(), kThrees = kForm.down().threes + kForm.across().threes;
-    if constexpr (kThrees > 0) x = x * (kThrees == 1 ? 0xaaaaaaabu : 0x38e38e39u);
-    return load<VecI>(&x) >> kTwos;
+    if constexpr (kForm.threes() > 0) x = x * (kForm.threes() == 1 ? 0xaaaaaaabu : 0x38e38e39u);
+    return load<VecI>(&x) >> kForm.twos();
 }
 
 // A^T of winograd.h along one direction. Sums in 16-bit forms leave 32 bits on the way.
@@ -595,9 +593,10 @@ inline void winograd_back(const VecU* m, VecU* y) {
     }
 }
 
-// Sums of a tile, of channels from `c` on, to its pixels. `DOWN`: whether they are to be transformed downwards too.
+// Sums of a tile, of channels from `c` on, to its pixels, which are left to be divided. `DOWN`: whether they are to be
+// transformed downwards too.
 template <int N, int M, int STRIDE, bool DOWN>
-inline void winograd_tile(const WinogradSums& sums, const std::int32_t* m, int c, VecI (&pixels)[N * M]) {
+inline void winograd_tile(const WinogradSums& sums, const std::int32_t* m, int c, VecU (&pixels)[N * M]) {
     constexpr int kDown = winograd_sums(N, STRIDE), kAcross = winograd_sums(M, STRIDE);
     VecU t[N][kAcross];
     for (int x = 0; x < kAcross; ++x) {
@@ -620,7 +619,7 @@ inline void winograd_tile(const WinogradSums& sums, const std::int32_t* m, int c
             const int i = y * M + x;
             const auto correction =
                 load<VecU>(sums.correction + static_cast<std::size_t>(i) * sums.correction_stride + c);
-            pixels[i] = winograd_divide<N, M, STRIDE>(row[x] - correction);
+            pixels[i] = row[x] - correction;
         }
     }
 }
@@ -633,12 +632,12 @@ void winograd_output(const WinogradSums& sums) {
         const std::int32_t* m = sums.m + c;
         std::int32_t* acc = sums.acc + c;
         for (int tile = 0; tile < sums.tiles; ++tile, m += sums.tile_stride, acc += tile_acc) {
-            VecI pixels[N * M];
+            VecU pixels[N * M];
             winograd_tile<N, M, STRIDE, DOWN>(sums, m, c, pixels);
             for (int y = 0; y < N; ++y) {
                 for (int x = 0; x < M; ++x) {
                     store(acc + static_cast<std::size_t>(y) * below + static_cast<std::size_t>(x) * sums.acc_stride,
-                          pixels[y * M + x]);
+                          winograd_divide<N, M, STRIDE>(pixels[y * M + x]));
                 }
             }
         }

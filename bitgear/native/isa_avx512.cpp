@@ -203,7 +203,7 @@ void quick_tile(const DotTile& tile, const EpilogueTile& to) {
             const int r = first + k / B < R ? first + k / B : R - 1, b = k % B;
             sum[k] = to_float(reinterpret_cast<VecI>(acc[r][b]));
             if constexpr (RESIDUAL) {
-                other[k] = to_float(load_bytes(to.residual[r] + channel + b * kBlock) - broadcast(to.residual_zero));
+                other[k] = to_float(load_bytes(to.residual[r] + channel + b * kBlock));
             }
         }
         for (int o = 0; o < to.outputs; ++o) {

@@ -31,11 +31,11 @@ constexpr std::size_t kBlockTail =
 // One reader of a value: byte = clip(round_half_even(y / scale), low, high) + zero. A ReLU and a clip of the value are
 // in the bounds: quantisation is monotone, so clip(q(y)) = q(clip(y)).
 //
-// sum * multiplier + bias + residual * residual_scale, rounded to a whole number of 65536ths x, is the quick quotient:
-// x
-// >> 16, clipped, is the byte unless the lowest 16 bits of x are at most `window`, which means that it lies so near a
-// rounding boundary that the documented chain of operations must be gone through (quantizer.h proves it). Where `quick`
-// is false that holds for no useful window. `bounded`: no x exceeds kFixedMost, since no |sum| reaches `most_sum`.
+// sum * multiplier + bias + residual byte * residual_scale, rounded to a whole number of 65536ths x, is the quick
+// quotient: x >> 16, clipped, is the byte unless the lowest 16 bits of x are at most `window`, which means that it lies
+// so near a rounding boundary that the documented chain of operations must be gone through (quantizer.h proves it).
+// Where `quick` is false that holds for no useful window. `bounded`: no x exceeds kFixedMost, since no |sum| reaches
+// `most_sum`.
 struct Quantizer {
     float scale;
     std::int32_t low, high, zero;
@@ -296,7 +296,7 @@ struct WinogradProducts {
 };
 
 // Such sums of tiles side by side to the pixels that they make: acc [n][tiles * m][columns]. `correction`: [n *
-// m][columns], taken off before the division.
+// m][columns], taken off before the division; it holds the offset too.
 struct WinogradSums {
     int tiles;
     int columns;
@@ -315,8 +315,9 @@ struct WinogradPixels {
     Area<const std::uint8_t> residual;
 };
 
-// Sums to bytes without a way through memory. Of the epilogue, constants and quantizers count: one or two, all bounded;
-// no floats; with a residual if its pointer is not null.
+// Sums to bytes without a way through memory. Of the epilogue, constants but its offset count, and quantizers: one or
+// two, all bounded; no floats; with a residual if its pointer is not null. Where operands are bytes, no sum times the
+// odd part of the divisor leaves 2^24.
 using WinogradQuick = void (*)(const WinogradSums& sums, const EpilogueTile& constants, const WinogradPixels& pixels);
 
 // Multiplication of all positions of a column of patches at a time, which transforms their sums back downwards while

@@ -381,8 +381,7 @@ void finish_pixels(const PixelLutSums& from, const EpilogueTile& to, const Pixel
             __m512i wide[4];
             every_fourth(_mm512_load_si512(others[c]), wide);
 #pragma GCC unroll 4
-            for (int k = 0; k < 4; ++k)
-                other[k] = to_float(reinterpret_cast<VecI>(wide[k]) - broadcast(to.residual_zero));
+            for (int k = 0; k < 4; ++k) other[k] = to_float(reinterpret_cast<VecI>(wide[k]));
         }
         for (int o = 0; o < outputs; ++o) {
             const VecF multiplier = broadcast(multipliers[o][c]), bias = broadcast(biases[o][c]);

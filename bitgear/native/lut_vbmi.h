@@ -211,7 +211,7 @@ void lut_quick_tile(const LutTile& tile, const EpilogueTile& to) {
                 sum[k] = reinterpret_cast<VecI>(widened(sums[r], k)) + load<VecI>(to.offset + channel + k * kBlock);
                 VecF t = multiply_add(to_float(sum[k]), multiplier[k], bias[k]);
                 if (to.residual != nullptr) {
-                    const VecI other = load_bytes(to.residual[r] + channel + k * kBlock) - broadcast(to.residual_zero);
+                    const VecI other = load_bytes(to.residual[r] + channel + k * kBlock);
                     t = multiply_add(to_float(other), broadcast(q.residual_scale), t);
                 }
                 fixed[k] = reinterpret_cast<VecI>(_mm512_maskz_cvtps_epi32(0xffff, reinterpret_cast<__m512>(t)));

@@ -133,8 +133,8 @@ void Model::set_constants(Step& step, const Constants& constants, const Activati
         Quantizer& q = output.quantizer;
         bound_quantizer(q, step.floor, step.ceiling);
         quicken(q, step.multiplier.data(), step.bias.empty() ? nullptr : step.bias.data(), step.channels,
-                static_cast<int>(padded), step.residual.buffer >= 0 ? step.residual.scale : 0.0f, largest_sum, quick,
-                quick + padded);
+                static_cast<int>(padded), step.residual.buffer >= 0 ? step.residual.scale : 0.0f, step.residual.zero,
+                largest_sum, quick, quick + padded);
         quick += 2 * padded;
     }
 }

@@ -12,6 +12,7 @@ namespace {
 constexpr double kStridedShare = 0.8;                     // of the definition's products: the most for stride 2
 constexpr std::size_t kSumsBytes = 26 * 1024;             // of all positions: most of a core's first cache
 constexpr std::size_t kColumnBytes = 16 * 1024;           // of weights: half of a core's first cache
+constexpr double kFloatWhole = 16777216.0;                // up to which all whole numbers are floats
 constexpr std::size_t kWordsBytes = 5 * 1024 * 1024 / 4;  // of 16 bits: what a core's second cache holds, about
 
 // How Winograd's form multiplies patches of so many groups: all positions of a column at a time, or one by one (null).
@@ -80,9 +81,13 @@ bool Model::winograd_fits(const Step& step, const ConvSpec& spec, const Winograd
     const int tiles = round_up(step.height, form.n) / form.n * (round_up(step.width, form.m) / form.m);
     const bool saves =
         form.stride == 1 || double(tiles) * form.positions() <= kStridedShare * 9.0 * step.height * step.width;
+    // Sums that are divided as floats must be whole there.
+    const double most =
+        double(form.odd_divisor()) * spec.act_max * (1 << (spec.weight_bits - 1)) * 9 * step.in_channels;
     return room && (saves || !spec.path.empty()) &&
            (form.operand_bytes == 2 ? isa_->words != nullptr && (words <= kWordsBytes || !spec.path.empty())
-                                    : form.span() * spec.act_max <= 255 && spec.weight_bits <= kWinogradMaxWeightBits);
+                                    : form.span() * spec.act_max <= 255 && spec.weight_bits <= kWinogradMaxWeightBits &&
+                                          most <= kFloatWhole);
 }
 
 // What was cut off from a weight.
@@ -216,7 +221,6 @@ bool Model::prepare_winograd(Step& step, const ConvSpec& spec, const std::int8_t
                      packed.data() + sz(b * positions + p) * block_bytes);
         }
     }
-    std::copy(offset.begin(), offset.begin() + step.channels, step.offset.begin());
     step.packed = std::move(packed);
     step.block_bytes = block_bytes;
     step.k_groups = k_groups;
@@ -228,7 +232,10 @@ bool Model::prepare_winograd(Step& step, const ConvSpec& spec, const std::int8_t
     for (int o = 0; o < step.channels; ++o) {
         for (int i = 0; i < tile_pixels; ++i) {
             step.correction[sz((o / group_columns * tile_pixels + i) * group_columns + o % group_columns)] =
-                winograd_correction(form, i, sums.data() + sz(o * positions), step.shifts);
+                static_cast<std::int32_t>(
+                    static_cast<std::uint32_t>(
+                        winograd_correction(form, i, sums.data() + sz(o * positions), step.shifts)) -
+                    (static_cast<std::uint32_t>(offset[sz(o)]) * static_cast<std::uint32_t>(form.divisor())));
         }
     }
     pack_excess(step, excesses, group_columns);

@@ -153,7 +153,7 @@ struct Reader {
     Reader(int rows, int columns) {
         quantizer.scale = 1.0f;
         quantizer.high = 255;
-        quicken(quantizer, multiplier.data(), nullptr, kColumns, kColumns, 0.0f, 1e8, quick.data(),
+        quicken(quantizer, multiplier.data(), nullptr, kColumns, kColumns, 0.0f, 0, 1e8, quick.data(),
                 quick.data() + kColumns);
         for (int r = 0; r <= rows; ++r) out[r] = bytes.data() + std::min(r, rows - 1) * kColumns;
         tile.rows = rows;

@@ -100,7 +100,11 @@ struct WinogradForm {
     constexpr int sums() const { return stride == 2 ? kStridedSums : positions(); }
     constexpr int first_position(int sum) const { return stride == 2 ? kStridedFirst[sum] : sum; }
     constexpr int span() const { return down().span * across().span; }  // of a patch position, in largest activations
+    // What a sum is divided by: 2^twos * 3^threes.
     constexpr int twos() const { return down().twos + across().twos; }
+    constexpr int threes() const { return down().threes + across().threes; }
+    constexpr int odd_divisor() const { return threes() == 0 ? 1 : threes() == 1 ? 3 : 9; }
+    constexpr int divisor() const { return odd_divisor() << twos(); }
 };
 
 constexpr int kWinogradForms = 7;

@@ -116,8 +116,17 @@ void run_columns(const WinogradProducts& p) {
     p.blocks == 2 ? run_blocks<Operand, N, 2>(p, M + 2) : run_blocks<Operand, N, 1>(p, M + 2);
 }
 
-// Bytes of vectors whose quotients lie too near a rounding boundary, of the tile whose first pixel is `left`.
-template <int N, int M>
+// A reader's constants for a vector of channels, and where its pixels begin.
+struct TileReader {
+    VecF multiplier, bias, residual_scale;
+    VecI window;
+    VecB low, high;
+    Area<std::uint8_t> to;
+};
+
+// Bytes of vectors whose quotients lie too near a rounding boundary, of the tile that begins at `left`. Their sums are
+// still to be divided.
+template <int N, int M, int STRIDE>
 __attribute__((noinline)) void settle_tile(const Doubts& doubts, const EpilogueTile& constants,
                                            const WinogradPixels& pixels, int left, int channel) {
     const int valid = std::min(constants.column + constants.columns - channel, kLanes);
@@ -134,105 +143,135 @@ __attribute__((noinline)) void settle_tile(const Doubts& doubts, const EpilogueT
             const std::uint8_t* residual = pixel.residual != nullptr ? at(pixels.residual) : nullptr;
             if (pixel.residual != nullptr) pixel.residual = &residual;
             VecQ bytes;
-            exact_bytes(pixel, *constants.quantizers[o], load<VecI>(&doubts.sums[i][k - first]), 0, channel, &bytes);
+            exact_bytes(pixel, *constants.quantizers[o],
+                        winograd_divide<N, M, STRIDE>(load<VecU>(&doubts.sums[i][k - first])), 0, channel, &bytes);
             store_bytes(at(pixels.to[o]) + channel, bytes, valid);
         }
     }
 }
 
-// `DOWN`: whether sums are to be transformed downwards too.
-template <int N, int M, int STRIDE, bool DOWN, bool RESIDUAL, int OUTPUTS>
-void output_tiles(const WinogradSums& sums, const EpilogueTile& constants, const WinogradPixels& pixels) {
+// Pixels of a tile to the bytes of OUTPUTS readers, four at a time. `WHOLE`: all pixels exist, and all channels of the
+// vector. `sums` are still to be divided, before they become floats (`DIVIDED`) or by the readers' multipliers.
+// `valid`: bytes of a pixel.
+template <int N, int M, int STRIDE, bool DIVIDED, bool WHOLE, bool RESIDUAL, int OUTPUTS>
+__attribute__((always_inline)) inline void quantise_tile(const VecU (&sums)[N * M],
+                                                         const TileReader (&readers)[OUTPUTS],
+                                                         const Area<const std::uint8_t>& residual, int rows, int across,
+                                                         __mmask16 valid, Doubts& doubts) {
     constexpr int kPixels = N * M, kFours = (kPixels + 3) / 4;
-    const VecI residual_zero = broadcast(constants.residual_zero);
-    for (int c = 0; c < constants.columns; c += kLanes) {
-        const int channel = constants.column + c;
-        const bool whole_block = constants.columns - c >= kLanes;
-        const auto valid = static_cast<__mmask16>(whole_block ? 0xffff : (1u << (constants.columns - c)) - 1);
-        VecI window[OUTPUTS];
-        VecF multiplier[OUTPUTS], bias[OUTPUTS], scale[OUTPUTS];
-        VecB low[OUTPUTS], high[OUTPUTS];
-        for (int o = 0; o < OUTPUTS; ++o) {
-            const Quantizer& q = *constants.quantizers[o];
-            multiplier[o] = load<VecF>(q.multiplier + channel);
-            bias[o] = load<VecF>(q.bias + channel);
-            scale[o] = broadcast(q.residual_scale);
-            window[o] = broadcast(q.window);
-            low[o] = VecB{} + static_cast<std::uint8_t>(q.low + q.zero);
-            high[o] = VecB{} + static_cast<std::uint8_t>(q.high + q.zero);
+    const auto exists = [&](int k) { return WHOLE || (k / M < rows && k % M < across); };
+    const auto place = [&](const auto& area, int k) {
+        return area.first + static_cast<std::size_t>(k / M) * area.row_bytes +
+               static_cast<std::size_t>(k % M) * area.pixel_bytes;
+    };
+#pragma GCC unroll 4
+    for (int four = 0; four < kFours; ++four) {
+        VecF value[4], other[4];
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; ++i) {
+            const int k = std::min(4 * four + i, kPixels - 1);
+            value[i] = to_float(DIVIDED ? winograd_divide<N, M, STRIDE>(sums[k]) : load<VecI>(&sums[k]));
+            if constexpr (RESIDUAL) other[i] = exists(k) ? to_float(load_bytes(place(residual, k))) : VecF{};
         }
-        const VecI offset = load<VecI>(constants.offset + channel);
-        const std::int32_t* m = sums.m + c;
-        for (int tile = 0; tile < sums.tiles; ++tile, m += sums.tile_stride) {
-            const int left = tile * M;
-            const bool whole = pixels.rows == N && left + M <= pixels.pixels;
-            const auto exists = [&](int k) { return whole || (k / M < pixels.rows && left + k % M < pixels.pixels); };
-            const auto place = [&](const auto& area, int k) {
-                return area.first + static_cast<std::size_t>(k / M) * area.row_bytes +
-                       static_cast<std::size_t>(left + k % M) * area.pixel_bytes + channel;
-            };
-            VecI sum[kPixels];
-            winograd_tile<N, M, STRIDE, DOWN>(sums, m, c, sum);
-            Doubts doubts;
-#pragma GCC unroll 4
-            for (int four = 0; four < kFours; ++four) {
-                VecF value[4], other[4];
-#pragma GCC unroll 4
-                for (int i = 0; i < 4; ++i) {
-                    const int k = std::min(4 * four + i, kPixels - 1);
-                    value[i] = to_float(sum[k] + offset);
-                    if constexpr (RESIDUAL)
-                        other[i] = exists(k) ? to_float(load_bytes(place(pixels.residual, k)) - residual_zero) : VecF{};
-                }
 #pragma GCC unroll 2
-                for (int o = 0; o < OUTPUTS; ++o) {
-                    VecI fixed[4];
+        for (int o = 0; o < OUTPUTS; ++o) {
+            const TileReader& reader = readers[o];
+            VecI fixed[4];
 #pragma GCC unroll 4
-                    for (int i = 0; i < 4; ++i) {
-                        VecF t = multiply_add(value[i], multiplier[o], bias[o]);
-                        if constexpr (RESIDUAL) t = multiply_add(other[i], scale[o], t);
-                        fixed[i] = to_fixed(t);
-                    }
-                    const VecI least = min_words(min_words(fixed[0], fixed[1]), min_words(fixed[2], fixed[3]));
-                    if (__builtin_expect(any_low_word(least, window[o]), 0)) {
-                        __m512i* kept = doubts.add(o, 4 * four);
+            for (int i = 0; i < 4; ++i) {
+                VecF t = multiply_add(value[i], reader.multiplier, reader.bias);
+                if constexpr (RESIDUAL) t = multiply_add(other[i], reader.residual_scale, t);
+                fixed[i] = reinterpret_cast<VecI>(_mm512_maskz_cvtps_epi32(0xffff, reinterpret_cast<__m512>(t)));
+            }
+            const VecI least = min_words(min_words(fixed[0], fixed[1]), min_words(fixed[2], fixed[3]));
+            if (__builtin_expect(any_low_word(least, reader.window), 0)) {
+                __m512i* kept = doubts.add(o, 4 * four);
 #pragma GCC unroll 4
-                        for (int i = 0; i < 4; ++i) store(kept + i, sum[std::min(4 * four + i, kPixels - 1)] + offset);
-                    }
-                    const auto bytes = reinterpret_cast<__m512i>(min(max(pack_high(fixed), low[o]), high[o]));
-                    const __m128i part[] = {load<__m128i>(&bytes), _mm512_maskz_extracti32x4_epi32(0xff, bytes, 1),
-                                            _mm512_maskz_extracti32x4_epi32(0xff, bytes, 2),
-                                            _mm512_maskz_extracti32x4_epi32(0xff, bytes, 3)};
+                for (int i = 0; i < 4; ++i) store(kept + i, sums[std::min(4 * four + i, kPixels - 1)]);
+            }
+            const auto bytes = reinterpret_cast<__m512i>(min(max(pack_high(fixed), reader.low), reader.high));
+            const __m128i part[] = {load<__m128i>(&bytes), _mm512_maskz_extracti32x4_epi32(0xff, bytes, 1),
+                                    _mm512_maskz_extracti32x4_epi32(0xff, bytes, 2),
+                                    _mm512_maskz_extracti32x4_epi32(0xff, bytes, 3)};
 #pragma GCC unroll 4
-                    for (int i = 0; i < 4; ++i) {
-                        const int k = 4 * four + i;
-                        if (k >= kPixels || !exists(k)) continue;
-                        if (whole_block) {
-                            store(place(pixels.to[o], k), part[i]);
-                        } else {
-                            _mm_mask_storeu_epi8(place(pixels.to[o], k), valid, part[i]);
-                        }
-                    }
+            for (int i = 0; i < 4; ++i) {
+                const int k = 4 * four + i;
+                if (k >= kPixels || !exists(k)) continue;
+                if constexpr (WHOLE) {
+                    store(place(reader.to, k), part[i]);
+                } else {
+                    _mm_mask_storeu_epi8(place(reader.to, k), valid, part[i]);
                 }
             }
-            if (__builtin_expect(doubts.count > 0, 0)) settle_tile<N, M>(doubts, constants, pixels, left, channel);
         }
     }
 }
 
-template <int N, int M, int STRIDE, bool DOWN>
+// `DOWN`: whether sums are to be transformed downwards too. `DIVIDED`: whether they must be divided before they become
+// floats; else quotients take the divisor into their multiplier.
+template <int N, int M, int STRIDE, bool DOWN, bool DIVIDED, bool RESIDUAL, int OUTPUTS>
+void output_tiles(const WinogradSums& from, const EpilogueTile& constants, const WinogradPixels& pixels) {
+    constexpr WinogradForm kForm{"", N, M, 1, STRIDE};
+    const WinogradSums sums = from;  // whose fields no store of bytes can change
+    for (int c = 0; c < sums.columns && c < constants.columns; c += kLanes) {
+        const int channel = constants.column + c;
+        const bool whole_block = constants.columns - c >= kLanes;
+        const auto valid = static_cast<__mmask16>(whole_block ? 0xffff : (1u << (constants.columns - c)) - 1);
+        const auto begin = [&](auto area) {
+            area.first += channel;
+            return area;
+        };
+        TileReader readers[OUTPUTS];
+        for (int o = 0; o < OUTPUTS; ++o) {
+            const Quantizer& q = *constants.quantizers[o];
+            VecF multiplier = load<VecF>(q.multiplier + channel);
+            if constexpr (!DIVIDED) multiplier = multiplier / broadcast(static_cast<float>(kForm.divisor()));
+            readers[o] = {multiplier,
+                          load<VecF>(q.bias + channel),
+                          broadcast(q.residual_scale),
+                          broadcast(q.window),
+                          VecB{} + static_cast<std::uint8_t>(q.low + q.zero),
+                          VecB{} + static_cast<std::uint8_t>(q.high + q.zero),
+                          begin(pixels.to[o])};
+        }
+        Area<const std::uint8_t> residual{};
+        if constexpr (RESIDUAL) residual = begin(pixels.residual);
+        const std::int32_t* m = sums.m + c;
+        for (int tile = 0; tile < sums.tiles; ++tile, m += sums.tile_stride) {
+            const int left = tile * M, across = pixels.pixels - left;
+            VecU sum[N * M];
+            winograd_tile<N, M, STRIDE, DOWN>(sums, m, c, sum);
+            Doubts doubts;
+            if (whole_block && pixels.rows == N && across >= M) {
+                quantise_tile<N, M, STRIDE, DIVIDED, true, RESIDUAL>(sum, readers, residual, pixels.rows, across, valid,
+                                                                     doubts);
+            } else {
+                quantise_tile<N, M, STRIDE, DIVIDED, false, RESIDUAL>(sum, readers, residual, pixels.rows, across,
+                                                                      valid, doubts);
+            }
+            if (__builtin_expect(doubts.count > 0, 0))
+                settle_tile<N, M, STRIDE>(doubts, constants, pixels, left, channel);
+            const auto next = [](auto& area) { area.first += static_cast<std::size_t>(M) * area.pixel_bytes; };
+            for (TileReader& reader : readers) next(reader.to);
+            if constexpr (RESIDUAL) next(residual);
+        }
+    }
+}
+
+template <int N, int M, int STRIDE, bool DOWN, bool DIVIDED>
 void output_quick(const WinogradSums& sums, const EpilogueTile& constants, const WinogradPixels& pixels) {
     const auto run = [&](auto residual) {
         constexpr bool kResidual = decltype(residual)::value;
-        (constants.outputs == 1 ? output_tiles<N, M, STRIDE, DOWN, kResidual, 1>
-                                : output_tiles<N, M, STRIDE, DOWN, kResidual, 2>)(sums, constants, pixels);
+        (constants.outputs == 1 ? output_tiles<N, M, STRIDE, DOWN, DIVIDED, kResidual, 1>
+                                : output_tiles<N, M, STRIDE, DOWN, DIVIDED, kResidual, 2>)(sums, constants, pixels);
     };
     constants.residual != nullptr ? run(std::true_type()) : run(std::false_type());
 }
 
 template <class Operand, int N, int M>
 constexpr WinogradColumns kColumns{kPatchesAtOnce<N, 2>, pack_columns<N, M>, run_columns<Operand, N, M>,
-                                   winograd_output<N, M, 1, false>, output_quick<N, M, 1, false>};
+                                   winograd_output<N, M, 1, false>,
+                                   output_quick<N, M, 1, false, std::is_same_v<Operand, Words>>};
 
 template <int N, int M>
 constexpr WinogradKernels kBytesByColumns{winograd_input<N, M>, winograd_output<N, M>, nullptr,
@@ -240,5 +279,6 @@ constexpr WinogradKernels kBytesByColumns{winograd_input<N, M>, winograd_output<
 template <int N, int M>
 constexpr WinogradKernels kWordsByColumns{winograd_input_words<N, M>, winograd_output<N, M>, nullptr,
                                           winograd_weights<N, M, std::int16_t>, &kColumns<Words, N, M>};
-constexpr WinogradKernels kStridedQuick{winograd_input<2, 2, 2>, winograd_output<2, 2, 2>, output_quick<2, 2, 2, true>,
-                                        winograd_weights<2, 2, std::int8_t, 2>, nullptr};
+constexpr WinogradKernels kStridedQuick{winograd_input<2, 2, 2>, winograd_output<2, 2, 2>,
+                                        output_quick<2, 2, 2, true, false>, winograd_weights<2, 2, std::int8_t, 2>,
+                                        nullptr};

@@ -535,7 +535,8 @@ std::uint8_t byte_of(float value, const Quantizer& q) {
 // One or two readers of any width, with scales `scale` and twice that. `quick`: room for 2 * padded numbers of each.
 // Returns whether all are bounded.
 bool quick_readers(Quantizer* quantizers, int outputs, float scale, const float* multiplier, const float* bias,
-                   int channels, int padded, float residual_scale, double largest_sum, float* quick, Random& random) {
+                   int channels, int padded, float residual_scale, std::int32_t residual_zero, double largest_sum,
+                   float* quick, Random& random) {
     bool bounded = true;
     for (int o = 0; o < outputs; ++o) {
         Quantizer& q = quantizers[o];
@@ -545,7 +546,7 @@ bool quick_readers(Quantizer* quantizers, int outputs, float scale, const float*
         q.low = -q.zero;
         q.high = (1 << bits) - 1 - q.zero;
         float* quick_multiplier = quick + 2 * o * padded;
-        quicken(q, multiplier, bias, channels, padded, residual_scale, largest_sum, quick_multiplier,
+        quicken(q, multiplier, bias, channels, padded, residual_scale, residual_zero, largest_sum, quick_multiplier,
                 quick_multiplier + padded);
         bounded &= q.bounded;
     }
@@ -753,7 +754,8 @@ void check_epilogue_case(const Isa& isa, const Path* path, int rows, int columns
         float* quick_multiplier = quick.data() + 2 * sz(padded) * sz(o);
         bound_quantizer(q, floor, clip);
         quicken(q, multiplier, with_bias ? bias : nullptr, columns, padded, with_residual ? residual_scale : 0.0f,
-                values == Values::large ? 2000000000.0 : 2000.0, quick_multiplier, quick_multiplier + padded);
+                residual_zero, values == Values::large ? 2000000000.0 : 2000.0, quick_multiplier,
+                quick_multiplier + padded);
         q.quick &= told;
         if (path != nullptr && !q.bounded) return;
     }
@@ -965,7 +967,7 @@ Line check_depthwise_quick(const Isa& isa) {
         Quantizer quantizers[2] = {};
         const Quantizer* pointers[2] = {&quantizers[0], &quantizers[1]};
         std::vector<float> quick(4 * sz(padded));
-        const bool bounded = quick_readers(quantizers, outputs, scale, multiplier, bias, channels, padded, 0.0f,
+        const bool bounded = quick_readers(quantizers, outputs, scale, multiplier, bias, channels, padded, 0.0f, 0,
                                            ties ? 100.0 : 300000.0, quick.data(), random);
         line.check(bounded ? "" : "is not bounded", "case " + std::to_string(i));
         if (!bounded) continue;
@@ -1192,8 +1194,9 @@ Line check_pixel_lut_quick(const Isa& isa, const PixelLutPath& path) {
         const Quantizer* pointers[kPixelLutOutputs];
         for (int o = 0; o < kPixelLutOutputs; ++o) pointers[o] = &quantizers[o];
         std::vector<float> quick(2 * kPixelLutOutputs * sz(padded));
+        const std::int32_t residual_zero = random.coin() ? 0 : 128;
         const bool bounded = quick_readers(quantizers, outputs, scale, multiplier, bias, channels, padded,
-                                           residual_scale, most, quick.data(), random);
+                                           residual_scale, residual_zero, most, quick.data(), random);
         line.check(bounded ? "" : "is not bounded", "case " + std::to_string(i));
         if (!bounded) continue;
 
@@ -1225,7 +1228,7 @@ Line check_pixel_lut_quick(const Isa& isa, const PixelLutPath& path) {
         constants.bias = bias;
         constants.residual = with_residual ? some : nullptr;
         constants.residual_scale = residual_scale;
-        constants.residual_zero = random.coin() ? 0 : 128;
+        constants.residual_zero = residual_zero;
         constants.outputs = outputs;
         constants.quantizers = pointers;
         const PixelLutSums of{sums.bytes(), stride, narrow ? 0 : kPixelLutColumns * stride};
@@ -1499,13 +1502,11 @@ void check_winograd_quick_case(const WinogradForm& form, const Kernels& kernels,
     std::int32_t largest = 1;
     for (const std::int32_t sum : acc) largest = std::max(largest, std::abs(sum));
 
-    std::vector<std::int32_t> offset(sz(padded));
     std::vector<float> multiplier(sz(padded)), bias(sz(padded)), quick(4 * sz(padded));
     const float scale = ties ? std::ldexp(1.0f, random.between(-9, 3)) : random.power_of_two(-14, 6);
     const float residual_scale = with_residual ? scale * (ties ? 0.5f : 0.731f) : 0.0f;
     const std::int32_t residual_zero = random.coin() ? 0 : 128;
     for (int c = 0; c < padded; ++c) {
-        offset[sz(c)] = random.between(-40, 40);
         multiplier[sz(c)] = (random.coin() ? 0.5f : -0.5f) * scale;
         if (!ties) multiplier[sz(c)] = scale * 200.0f / static_cast<float>(largest) * (random.uniform() - 0.3f);
         bias[sz(c)] =
@@ -1515,7 +1516,7 @@ void check_winograd_quick_case(const WinogradForm& form, const Kernels& kernels,
     Quantizer quantizers[2] = {};
     const Quantizer* pointers[2] = {&quantizers[0], &quantizers[1]};
     const bool bounded = quick_readers(quantizers, outputs, scale, multiplier.data(), bias.data(), channels, padded,
-                                       residual_scale, largest + 40.0, quick.data(), random);
+                                       residual_scale, residual_zero, largest, quick.data(), random);
     line.check(bounded ? "" : "is not bounded", "case " + std::to_string(number));
     if (!bounded) return;
 
@@ -1528,7 +1529,6 @@ void check_winograd_quick_case(const WinogradForm& form, const Kernels& kernels,
     for (int o = 0; o < outputs; ++o) to[o] = {out.bytes() + sz(o) * area_bytes, row_bytes, pixel_bytes};
     EpilogueTile constants{};
     constants.columns = channels;
-    constants.offset = offset.data();
     constants.multiplier = multiplier.data();
     constants.bias = bias.data();
     const std::uint8_t* const present[] = {residual};
@@ -1543,7 +1543,7 @@ void check_winograd_quick_case(const WinogradForm& form, const Kernels& kernels,
         for (int x = 0; x < pixels; ++x) {
             for (int c = 0; c < channels; ++c) {
                 const std::size_t at = sz(y) * row_bytes + sz(x) * pixel_bytes + sz(c);
-                const std::int32_t sum = acc[sz((y * tiles * form.m + x) * padded + c)] + offset[sz(c)];
+                const std::int32_t sum = acc[sz((y * tiles * form.m + x) * padded + c)];
                 float value = static_cast<float>(sum) * multiplier[sz(c)];
                 value = value + bias[sz(c)];
                 if (with_residual) value = value + static_cast<float>(residual[at] - residual_zero) * residual_scale;
