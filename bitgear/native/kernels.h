@@ -153,6 +153,7 @@ constexpr int kPixelLutInputs = 3;     // activations of an index byte
 constexpr int kPixelLutLanes = 64;     // pixels of a vector
 constexpr int kPixelLutVectors = 3;    // of a tile, at most
 constexpr int kPixelLutChannels = 4;   // of a block, a byte of each in a step
+constexpr int kPixelLutIndexed = 16;   // groups whose indices are made together
 constexpr int kPixelLutColumns = 64;   // output channels of a tile, at most
 constexpr int kPixelLutMostSum = 255;  // what sums may grow by between two counts of their carries
 constexpr int kPixelLutOutputs = 4;    // that sums become bytes for at once

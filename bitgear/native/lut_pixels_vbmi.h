@@ -83,12 +83,49 @@ inline __m128i three_weights(const std::int8_t* at, std::ptrdiff_t groups) {
     return three_codes(codes(0), codes(1), codes(2));
 }
 
+// Of pixels of 16 bytes, up to 6 groups, whole vectors: four pixels are read at a time.
+void index_narrow(const std::uint8_t* codes, int pixels, int groups, std::uint8_t* indices, std::size_t group_bytes) {
+    constexpr int kBytes = 16, kGroups = 6;
+    alignas(64) std::uint8_t second_of[kPixelLutLanes], third_of[kPixelLutLanes], order_of[kPixelLutLanes];
+    for (int i = 0; i < kPixelLutLanes; ++i) {
+        const auto from = [&](int at) { return static_cast<std::uint8_t>(at < kBytes ? at : 0x80); };  // 0x80: zero
+        second_of[i] = from(i % kBytes + groups);
+        third_of[i] = from(i % kBytes + 2 * groups);
+        order_of[i] = static_cast<std::uint8_t>(i % 4 * 16 + i / 4);  // lane l has pixels l, 4 + l, ...
+    }
+    const __m512i second = _mm512_load_si512(second_of), third = _mm512_load_si512(third_of),
+                  order = _mm512_load_si512(order_of);
+    for (int first = 0; first < pixels; first += kPixelLutLanes, codes += kPixelLutLanes * kBytes) {
+        __m512i v[16];
+#pragma GCC unroll 16
+        for (int i = 0; i < 16; ++i) {
+            const __m512i four = _mm512_loadu_si512(codes + 64 * i);
+            const __m512i seconds = _mm512_shuffle_epi8(four, second);
+            const __m512i thirds = _mm512_and_si512(_mm512_shuffle_epi8(four, third), _mm512_set1_epi8(3));
+            v[i] = _mm512_ternarylogic_epi32(four, _mm512_slli_epi16(seconds, 2), _mm512_slli_epi16(thirds, 4), 0xfe);
+        }
+        transpose_lanes(v);
+#pragma GCC unroll 6
+        for (int g = 0; g < kGroups; ++g) {
+            if (g < groups)
+                _mm512_storeu_si512(indices + static_cast<std::size_t>(g) * group_bytes + first,
+                                    _mm512_maskz_permutexvar_epi8(~0ull, order, v[g]));
+        }
+    }
+}
+
 void pixel_lut_index(const std::uint8_t* codes, int pixels, std::size_t pixel_bytes, int groups, std::uint8_t* indices,
                      std::size_t group_bytes) {
-    for (int first = 0; first < pixels; first += kPixelLutLanes, codes += kPixelLutLanes * pixel_bytes) {
+    int first = 0;
+    if (pixel_bytes == 16 && groups <= 6) {
+        first = pixels / kPixelLutLanes * kPixelLutLanes;
+        index_narrow(codes, first, groups, indices, group_bytes);
+    }
+    for (codes += static_cast<std::size_t>(first) * pixel_bytes; first < pixels;
+         first += kPixelLutLanes, codes += kPixelLutLanes * pixel_bytes) {
         const int last = pixels - 1 - first;
-        for (int g = 0; g < groups; g += 16) {
-            __m512i v[16];
+        for (int g = 0; g < groups; g += kPixelLutIndexed) {
+            __m512i v[kPixelLutIndexed];
             const std::uint8_t* const at = codes + g;
             if (last >= kPixelLutLanes - 1) {
                 gather_lanes(
@@ -100,7 +137,7 @@ void pixel_lut_index(const std::uint8_t* codes, int pixels, std::size_t pixel_by
                     },
                     v);
             }
-            const int n = groups - g < 16 ? groups - g : 16;
+            const int n = groups - g < kPixelLutIndexed ? groups - g : kPixelLutIndexed;
             for (int i = 0; i < n; ++i)
                 _mm512_storeu_si512(indices + static_cast<std::size_t>(g + i) * group_bytes + first, v[i]);
         }
@@ -117,7 +154,7 @@ void pixel_lut_pack(const std::int8_t* codes, std::size_t row_bytes, int taps, i
             const __m128i low23 = _mm_unpacklo_epi8(c[2], c[3]), high23 = _mm_unpackhi_epi8(c[2], c[3]);
             const __m128i all[] = {_mm_unpacklo_epi16(low01, low23), _mm_unpackhi_epi16(low01, low23),
                                    _mm_unpacklo_epi16(high01, high23), _mm_unpackhi_epi16(high01, high23)};
-            const int n = groups - g < 16 ? groups - g : 16;
+            const int n = groups - g < kPixelLutIndexed ? groups - g : kPixelLutIndexed;
             std::memcpy(packed, all, static_cast<std::size_t>(n * kPixelLutChannels));
             packed += n * kPixelLutChannels;
         }

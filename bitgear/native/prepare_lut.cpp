@@ -114,7 +114,7 @@ Model::Choice Model::pixel_lut_choice(const Step& step, const ConvSpec& spec) co
     choice.weight_bytes = weights / kPixelLutInputs;
     choice.ns = product_ns(weights, vectors * kPixelLutLanes, std::ceil(vectors / kPixelLutVectors),
                            vectors > 1 ? rates.mac : rates.single, 1.0 / kPixelLutInputs) +
-                indexed * groups * rates.index +
+                indexed * round_up(groups, kPixelLutIndexed) * rates.index +
                 vectors * kPixelLutLanes * columns * (results ? rates.results : rates.finish) * double(finished);
     return choice;
 }

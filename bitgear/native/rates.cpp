@@ -548,7 +548,8 @@ Rates measure_rates(const Isa& isa) {
         lut.finish = (run + watch.least(at + 2)) / PixelLutProbe::sums_made();
         lut.results = (run + watch.least(at + 3)) / PixelLutProbe::sums_made();
         lut.single = (watch.least(at + 4) * kPixelLutVectors - run) / (macs * kTaps * kTaps);
-        lut.index = watch.least(at + 5) / (PixelLutProbe::kPixels * PixelLutProbe::kGroups);
+        lut.index = watch.least(at + 5) /
+                    (PixelLutProbe::kPixels * ceil_div(PixelLutProbe::kGroups, kPixelLutIndexed) * kPixelLutIndexed);
     }
     for (int i = 0; i < kWinogradForms; ++i) {
         const FormProbe& probe = *forms[sz(i)];
