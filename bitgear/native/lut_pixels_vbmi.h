@@ -83,19 +83,22 @@ inline __m128i three_weights(const std::int8_t* at, std::ptrdiff_t groups) {
     return three_codes(codes(0), codes(1), codes(2));
 }
 
-// Of pixels of 16 bytes, up to 6 groups, whole vectors: four pixels are read at a time.
+constexpr int kNarrowBytes = 16, kNarrowGroups = kNarrowBytes / kPixelLutInputs + 1;
+
+// Of pixels of kNarrowBytes, up to kNarrowGroups, whole vectors: four pixels are read at a time.
 void index_narrow(const std::uint8_t* codes, int pixels, int groups, std::uint8_t* indices, std::size_t group_bytes) {
-    constexpr int kBytes = 16, kGroups = 6;
     alignas(64) std::uint8_t second_of[kPixelLutLanes], third_of[kPixelLutLanes], order_of[kPixelLutLanes];
     for (int i = 0; i < kPixelLutLanes; ++i) {
-        const auto from = [&](int at) { return static_cast<std::uint8_t>(at < kBytes ? at : 0x80); };  // 0x80: zero
-        second_of[i] = from(i % kBytes + groups);
-        third_of[i] = from(i % kBytes + 2 * groups);
-        order_of[i] = static_cast<std::uint8_t>(i % 4 * 16 + i / 4);  // lane l has pixels l, 4 + l, ...
+        const auto from = [&](int at) {
+            return static_cast<std::uint8_t>(at < kNarrowBytes ? at : 0x80);  // 0x80: zero
+        };
+        second_of[i] = from(i % kNarrowBytes + groups);
+        third_of[i] = from(i % kNarrowBytes + 2 * groups);
+        order_of[i] = static_cast<std::uint8_t>(i % 4 * kNarrowBytes + i / 4);  // lane l has pixels l, 4 + l, ...
     }
     const __m512i second = _mm512_load_si512(second_of), third = _mm512_load_si512(third_of),
                   order = _mm512_load_si512(order_of);
-    for (int first = 0; first < pixels; first += kPixelLutLanes, codes += kPixelLutLanes * kBytes) {
+    for (int first = 0; first < pixels; first += kPixelLutLanes, codes += kPixelLutLanes * kNarrowBytes) {
         __m512i v[16];
 #pragma GCC unroll 16
         for (int i = 0; i < 16; ++i) {
@@ -106,7 +109,7 @@ void index_narrow(const std::uint8_t* codes, int pixels, int groups, std::uint8_
         }
         transpose_lanes(v);
 #pragma GCC unroll 6
-        for (int g = 0; g < kGroups; ++g) {
+        for (int g = 0; g < kNarrowGroups; ++g) {
             if (g < groups)
                 _mm512_storeu_si512(indices + static_cast<std::size_t>(g) * group_bytes + first,
                                     _mm512_maskz_permutexvar_epi8(~0ull, order, v[g]));
@@ -117,7 +120,7 @@ void index_narrow(const std::uint8_t* codes, int pixels, int groups, std::uint8_
 void pixel_lut_index(const std::uint8_t* codes, int pixels, std::size_t pixel_bytes, int groups, std::uint8_t* indices,
                      std::size_t group_bytes) {
     int first = 0;
-    if (pixel_bytes == 16 && groups <= 6) {
+    if (pixel_bytes == kNarrowBytes && groups <= kNarrowGroups) {
         first = pixels / kPixelLutLanes * kPixelLutLanes;
         index_narrow(codes, first, groups, indices, group_bytes);
     }

@@ -83,6 +83,32 @@ def test_threads_of_a_call_override_those_of_the_engine(master: Master) -> None:
         np.testing.assert_array_equal(model.run(q_images, threads=threads), expected)
 
 
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="the system has no processors to choose")
+def test_helpers_that_move_aside_stay_free_to_move(master: Master) -> None:
+    q_images = random_codes(master, 4)
+    model = create_engine("native", threads=2).derive(master, 4)
+    expected = reference.run(master, q_images, 4)
+    everywhere = os.sched_getaffinity(0)
+
+    def helpers() -> list[int]:
+        return [
+            int(task.name) for task in Path("/proc/self/task").iterdir() if int(task.name) != threading.get_native_id()
+        ]
+
+    model.run(q_images)
+    try:
+        os.sched_setaffinity(0, {min(everywhere)})
+        for held in ({min(everywhere)}, everywhere):  # nowhere to go, then anywhere
+            for task in helpers():
+                os.sched_setaffinity(task, held)
+            for _ in range(10):
+                time.sleep(0.002)  # they sleep, and are woken
+                np.testing.assert_array_equal(model.run(q_images), expected)
+                assert all(os.sched_getaffinity(task) == held for task in helpers())
+    finally:
+        os.sched_setaffinity(0, everywhere)
+
+
 # -- memory -----------------------------------------------------------------------------------------------------------
 
 
