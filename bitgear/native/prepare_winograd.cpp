@@ -232,10 +232,8 @@ bool Model::prepare_winograd(Step& step, const ConvSpec& spec, const std::int8_t
     for (int o = 0; o < step.channels; ++o) {
         for (int i = 0; i < tile_pixels; ++i) {
             step.correction[sz((o / group_columns * tile_pixels + i) * group_columns + o % group_columns)] =
-                static_cast<std::int32_t>(
-                    static_cast<std::uint32_t>(
-                        winograd_correction(form, i, sums.data() + sz(o * positions), step.shifts)) -
-                    (static_cast<std::uint32_t>(offset[sz(o)]) * static_cast<std::uint32_t>(form.divisor())));
+                static_cast<std::int32_t>(winograd_correction(form, i, sums.data() + sz(o * positions), step.shifts) -
+                                          std::int64_t{form.divisor()} * offset[sz(o)]);  // modulo 2^32
         }
     }
     pack_excess(step, excesses, group_columns);

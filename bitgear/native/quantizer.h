@@ -18,10 +18,8 @@ namespace bitgear {
 //   documented:  range + bias + residual for the product, range + residual for the first sum, and range for the
 //   division;
 //                with a residual, residual for its product and range for the second sum;
-//   quick:       range + bias + residual for the multiplier, as much for its division where the sum is not divided
-//   (then
-//                both floats of the sum are exact, winograd.h) and as much for the product (where it is not fused),
-//                bias
+//   quick:       range + bias + residual for the multiplier, as much for its division where sums are not divided (their
+//                floats are exact then, kernels.h) and as much for the product (where it is not fused), bias
 //                + z for the bias, range + z + residual for the first sum; with a residual, 2 residual for its scale
 //                and product and range + z for the second sum.
 // Together 7 range + 5 bias + 2 z and with a residual 9 range + 5 bias + 9 residual + 3 z, and 2 % for terms in u^2. A

@@ -106,7 +106,8 @@ def test_helpers_that_move_aside_stay_free_to_move(master: Master) -> None:
                 np.testing.assert_array_equal(model.run(q_images), expected)
                 assert all(os.sched_getaffinity(task) == held for task in helpers())
     finally:
-        os.sched_setaffinity(0, everywhere)
+        for task in (0, *helpers()):
+            os.sched_setaffinity(task, everywhere)
 
 
 # -- memory -----------------------------------------------------------------------------------------------------------
