@@ -46,7 +46,7 @@ def first_conduct(settings: Settings, profile: Profile) -> Conduct:
     """Return how a server starts out: as its settings say, else as its profile does."""
     return Conduct(
         policy=profile.policy if settings.policy is None else settings.policy,
-        margin=profile.margin,
+        margin=profile.margin if settings.margin is None else settings.margin,
         profile=profile.name,
         slo_ms=settings.slo_ms,
         max_requests=settings.max_requests,

@@ -57,6 +57,9 @@ class Settings(BaseSettings):
     policy: str | None = Field(
         None, description="who chooses the precision of a batch: look-ahead, slackfit, fixed; none: the profile"
     )
+    margin: float | None = Field(
+        None, ge=0, le=1, description="share by which times are taken to be longer than measured; none: the profile"
+    )
     slo_ms: float | None = Field(
         None, gt=0, le=3_600_000, description="in what time a request should be answered; none: the profile"
     )

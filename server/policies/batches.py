@@ -38,13 +38,13 @@ def worthwhile(ladder: Ladder, rung: int, images: float, workers: int) -> int:
     return max(ladder.efficient_batches[rung], crowd)
 
 
-def lost(ladder: Ladder, load: Load, rung_of: Callable[[int], int] = narrowest) -> tuple[int, ...]:
+def lost(ladder: Ladder, load: Load, rung_of: Callable[[int], int] = narrowest, longer: float = 1.0) -> tuple[int, ...]:
     """Return the positions of requests whose hard deadline is likely missed even if they run now and alone.
 
     Likely is what happens at the median, which ``ladder`` states with its noise: to refuse what is met every other time
-    would lose more. ``rung_of``: at which rung of its mask a request would run.
+    would lose more. ``rung_of``: at which rung of its mask a request would run. ``longer``: so many times the median.
     """
-    alone_s = ladder.alone_s
+    alone_s = [longer * time_s for time_s in ladder.alone_s]
     # No deadline is before what the queue is sorted by.
     end = bisect_left(load.queue, load.now_s + max(alone_s), key=attrgetter("order_s"))
     return tuple(

@@ -46,7 +46,9 @@ class LookAhead:
     infeasible. Work is taken for a Brownian motion with the drift and variance of bursty arrivals, between no work and
     as much as the time that newcomers have.
 
-    If nothing is feasible, the narrowest runs. Hard deadlines that not even that can meet any more are dropped.
+    If nothing is feasible, the narrowest runs. Hard deadlines that not even that can meet any more are dropped; and
+    then, as some must be lost, those that it would only meet with luck, unless they have priority or nobody else waits:
+    what they take, one with more time would not get.
     """
 
     margin: float = 0.1
@@ -57,15 +59,24 @@ class LookAhead:
 
     def dispatch(self, ladder: Ladder, load: Load) -> Dispatch:
         drop = lost(ladder, load)
-        if not drop:
-            rung, members, reason = _Outlook(ladder, load, load.queue, self.margin).best()
-            return Dispatch(rung, members, drop, reason)
         left = others(len(load.queue), drop)
         if not left:
             return Dispatch(0, (), drop, "backlog")
-        queue = load.queue[left[0] :] if isinstance(left, range) else [load.queue[position] for position in left]
-        rung, members, reason = _Outlook(ladder, load, queue, self.margin).best()
+        outlook = self._outlook(ladder, load, left)
+        chosen = outlook.best()
+        if chosen is None:
+            tight = lost(ladder, load, longer=(1 + self.margin) * ladder.noise)
+            tight = tuple(at for at in tight if at in drop or not load.queue[at].priority)
+            if len(drop) < len(tight) < len(load.queue):
+                drop, left = tight, others(len(load.queue), tight)
+                outlook = self._outlook(ladder, load, left)
+                chosen = outlook.best()
+        rung, members, reason = chosen or outlook.narrowest()
         return Dispatch(rung, tuple(left[position] for position in members), drop, reason)
+
+    def _outlook(self, ladder: Ladder, load: Load, left: Sequence[int]) -> "_Outlook":
+        everything = len(left) == len(load.queue)
+        return _Outlook(ladder, load, load.queue if everything else [load.queue[at] for at in left], self.margin)
 
 
 class _Outlook:
@@ -103,8 +114,8 @@ class _Outlook:
         # The queue is at least so much work: each request at the narrowest that it allows.
         self.least_s = self.each * sum(self._request_s(narrowest(mask)) * self.masks.count(mask) for mask in self.kinds)
 
-    def best(self) -> tuple[int, tuple[int, ...], Reason]:
-        """Return the rung, the members, and why it is not a wider one."""
+    def best(self) -> tuple[int, tuple[int, ...], Reason] | None:
+        """Return the rung, the members, and why it is not a wider one; None: nothing keeps every deadline."""
         allowed = self.masks[0]
         rungs = list(positions(allowed))
         weighed = {rung: self._weigh(rung) for rung in rungs}
@@ -123,11 +134,12 @@ class _Outlook:
         for rung in sorted(rungs, key=lambda rung: weighed[rung][0], reverse=True):
             if is_feasible(rung):
                 return rung, members[rung], self._reason(rung)
-        rung = narrowest(allowed)
-        chosen, batch = self.ladder.rungs[rung], self._batch(rung)
-        if self.head_s < math.inf:
-            batch = chosen.images_within(1000 * self.head_s, batch)
-        return rung, self._members(rung, batch), self._reason(rung)
+        return None
+
+    def narrowest(self) -> tuple[int, tuple[int, ...], Reason]:
+        """Return what :meth:`best` does, of the narrowest rung that the first request allows."""
+        rung = narrowest(self.masks[0])
+        return rung, self._members(rung, self._timely_batch(rung)), self._reason(rung)
 
     def _reason(self, rung: int) -> Reason:
         """Say ``slack`` if the first request alone has no time for the next wider rung that it allows."""
@@ -141,15 +153,16 @@ class _Outlook:
         """Return what a request is worth at a rung, less the price of its time, and how many images to run at once."""
         chosen = self.ladder.rungs[rung]
         price = self._price(chosen.latency_ms(1) / 1000)
-        batch = self._batch(rung)
-        if self.head_s < math.inf:
-            batch = chosen.images_within(1000 * self.head_s / self.longer, batch)
+        batch = self._timely_batch(rung)
         return chosen.accuracy - price * self.images * chosen.latency_ms(batch) / batch / 1000, batch
 
-    def _batch(self, rung: int) -> int:
-        """Return a worthwhile batch that leaves something for the other workers that are idle."""
+    def _timely_batch(self, rung: int) -> int:
+        """Return a worthwhile batch that leaves something for the other workers that are idle, and is not late."""
         images = self.count * self.images
-        return min(worthwhile(self.ladder, rung, images, self.workers), max(1, math.ceil(images / self.idle)))
+        batch = min(worthwhile(self.ladder, rung, images, self.workers), max(1, math.ceil(images / self.idle)))
+        if self.head_s == math.inf:
+            return batch
+        return self.ladder.rungs[rung].images_within(1000 * self.head_s / self.longer, batch)
 
     def _price(self, first_s: float) -> float:
         """Return what a second of a worker is worth, in accuracy of answers, if a batch of ``first_s`` runs next."""
