@@ -129,6 +129,12 @@ class Ladder:
         """For each rung the seconds that one image takes at the median."""
         return tuple(rung.latency_ms(1) / self.noise / 1000 for rung in self.rungs)
 
+    @cached_property
+    def image_s(self) -> tuple[float, ...]:
+        """For each rung the seconds that an image in an efficient batch takes at the median."""
+        batches = zip(self.rungs, self.efficient_batches, strict=True)
+        return tuple(rung.latency_ms(count) / count / self.noise / 1000 for rung, count in batches)
+
     @property
     def all_rungs(self) -> int:
         """The mask of all rungs."""

@@ -27,7 +27,7 @@ from server.admission import Keys, Permits, load_keys
 from server.calls import Pending
 from server.conduct import Conduct, first_conduct
 from server.cores import Cores
-from server.errors import BadParameter, Draining, ModelUnusable, NotReady, shown
+from server.errors import BadParameter, DeadlineExceeded, Draining, ModelUnusable, NotReady, shown
 from server.exchange import Exchange, ServedAt, Step
 from server.ladder import positions
 from server.latencies import Latencies
@@ -338,6 +338,7 @@ class Runtime:
         pending, model, exchange = request.pending, request.model, request.exchange
         try:
             began_s = time.monotonic()
+            self._check_hope(request, wish)
             work = request.prepare()
             exchange.asked = work.wish.asked
             profile = self.profile_of(work.wish)
@@ -350,7 +351,7 @@ class Runtime:
             return Job(
                 model=model,
                 q_image=work.q_image,
-                waiting=self._waiting(request, prepared, profile),
+                waiting=self._waiting(request, work.wish, admission, len(work.q_image)),
                 expires_s=expires_s,
                 deliver=lambda outcome: self._deliver(request, prepared, outcome),
             )
@@ -358,16 +359,24 @@ class Runtime:
             pending.fail(error)
             return None
 
-    def _waiting(self, request: "_Request[T]", prepared: "_Prepared[T]", profile: Profile) -> Waiting:
-        wish = prepared.work.wish
+    def _check_hope(self, request: "_Request[T]", wish: Wish) -> None:
+        """Raise :class:`~server.errors.DeadlineExceeded` if it is known before a picture is decoded that it is late."""
+        if wish.deadline_ms is None or request.model.refresh is None:  # nothing is promised, or times are assumed
+            return
+        admission = admit(wish, request.model.ladder, self.profile_of(wish))
+        if self.scheduler.hopeless(request.model, self._waiting(request, wish, admission), 1 + self.conduct.margin):
+            raise DeadlineExceeded("queue")
+
+    def _waiting(self, request: "_Request[T]", wish: Wish, admission: Admission, images: int = 1) -> Waiting:
+        profile = self.profile_of(wish)
         within_s = self.slo_s(request.model, profile) if wish.deadline_ms is None else wish.deadline_ms / 1000
         request.exchange.target_s = within_s
         return Waiting(
             deadline_s=request.exchange.started_s + within_s,
-            allowed=prepared.admission.allowed,
+            allowed=admission.allowed,
             hard=wish.deadline_ms is not None,
             priority=wish.priority,
-            images=len(prepared.work.q_image),
+            images=images,
         )
 
     def _expires_s(self, wish: Wish, exchange: Exchange) -> float:

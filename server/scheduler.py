@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from bitgear.engines import DerivedModel, ModelCache
 from server.errors import DeadlineExceeded, Draining
 from server.ladder import Ladder, Rung, positions
+from server.policies.batches import hopeless
 from server.policy import Dispatch, Load, Policy, Reason, Waiting
 from server.problems import RETRY_AFTER_S
 from server.registry import ServedModel
@@ -186,6 +187,15 @@ class Scheduler:
         lane = self._lanes.get(model)
         return 0 if lane is None else len(lane.jobs)
 
+    def hopeless(self, model: ServedModel, newcomer: Waiting, longer: float) -> bool:
+        """Return whether a request would be late for what waits: see :func:`~server.policies.batches.hopeless`."""
+        lane = self._lanes.get(model)
+        if lane is None or not lane.jobs:
+            return False
+        with self._changed:
+            load = self._load(lane, self._clock())
+        return hopeless(model.ladder, load, newcomer, longer)
+
     def submit(self, job: Job) -> None:
         """Queue a job. Takes a lock that is held while a policy decides: not for the event loop."""
         with self._changed:
@@ -285,26 +295,29 @@ class Scheduler:
         return batch
 
     def _decide(self, slot: int, ladder: Ladder, lane: _Lane, now_s: float) -> tuple[Dispatch, float]:
-        queue = [job.waiting for job in lane.jobs]
-        load = Load(
-            now_s=now_s,
-            queue=queue,
-            arrivals_per_s=lane.arrivals_per_s(now_s),
-            workers=len(self._threads),
-            busy_until_s=tuple(
-                batch.expected_s for other, batch in enumerate(self._running) if other != slot and batch is not None
-            ),
-        )
+        load = self._load(lane, now_s, slot)
         started_s = self._clock()
         try:
             dispatch = self.policy.dispatch(ladder, load)
-            _check(dispatch, ladder, queue)
+            _check(dispatch, ladder, load.queue)
             if not dispatch.members and not load.busy_until_s:
-                dispatch = _attempt(queue)
+                dispatch = _attempt(load.queue)
         except Exception:
             _logger.exception("policy %s failed; the most urgent request runs alone", self.policy.name)
-            dispatch = Dispatch(rung=next(positions(queue[0].allowed)), members=(0,), drop=(), reason="default")
+            dispatch = Dispatch(rung=next(positions(load.queue[0].allowed)), members=(0,), drop=(), reason="default")
         return dispatch, self._clock() - started_s
+
+    def _load(self, lane: _Lane, now_s: float, asking: int | None = None) -> Load:
+        """Return what waits in a lane, and what runs in other slots than the asking one."""
+        return Load(
+            now_s=now_s,
+            queue=[job.waiting for job in lane.jobs],
+            arrivals_per_s=lane.arrivals_per_s(now_s),
+            workers=len(self._threads),
+            busy_until_s=tuple(
+                batch.expected_s for slot, batch in enumerate(self._running) if slot != asking and batch is not None
+            ),
+        )
 
     def _run(self, batch: _Batch) -> None:
         started_s = self._clock()

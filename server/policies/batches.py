@@ -10,6 +10,7 @@ from server.policy import Load, Waiting
 deadline_of = itemgetter(0)
 allowed_of = itemgetter(1)
 images_of = itemgetter(4)
+_work_of = itemgetter(1, 4)
 """Columns of :class:`~server.policy.Waiting`: with ``map`` the fastest way to read them of a long queue."""
 
 
@@ -52,6 +53,27 @@ def lost(ladder: Ladder, load: Load, rung_of: Callable[[int], int] = narrowest, 
         for position, waiting in enumerate(load.queue[:end])
         if waiting.hard and waiting.deadline_s < load.now_s + alone_s[rung_of(waiting.allowed)]
     )
+
+
+def hopeless(ladder: Ladder, load: Load, newcomer: Waiting, longer: float) -> bool:
+    """Return whether a request that is not in the queue yet would be late even if all narrowed down for it.
+
+    What the workers do is finished, and what stands before it and is not lost is served by all of them in efficient
+    batches, each at the narrowest that it allows, everything taking ``longer`` times the median. False if nothing
+    waits: what may be wrong is found out by trying.
+    """
+    if not newcomer.hard:
+        return False
+    order_of = attrgetter("order_s")
+    first = bisect_left(load.queue, load.now_s + min(ladder.alone_s), key=order_of)
+    ahead = load.queue[first : bisect_left(load.queue, newcomer.order_s, key=order_of)]
+    if not ahead:
+        return False
+    running_s = sum(until_s - load.now_s for until_s in load.busy_until_s if until_s > load.now_s)
+    work_s = sum(ladder.image_s[narrowest(mask)] * images for mask, images in map(_work_of, ahead))
+    before_s = (running_s / ladder.noise + work_s) / load.workers
+    needed_s: float = longer * (before_s + ladder.alone_s[narrowest(newcomer.allowed)])
+    return needed_s > newcomer.deadline_s - load.now_s
 
 
 def others(count: int, drop: Sequence[int]) -> Sequence[int]:

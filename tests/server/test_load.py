@@ -19,6 +19,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from bitgear.checkpoint import write_master
 from server.app import create_app
+from server.measurement import Line, Times, measured_ladder
+from server.refresh import Refresh
 from server.settings import Settings
 from tests.masters import tiny_master
 from tests.server.gates import Exchanged, Gate
@@ -244,6 +246,37 @@ def test_a_burst_of_ten_thousand(tmp_path: Path, gate: Gate) -> None:
             assert sums["bitgear_served_total"] == 1000
             assert sums["bitgear_rejected_total overloaded"] == 9000
             assert sums["bitgear_batch_size_sum"] == 1000
+
+    asyncio.run(scenario())
+
+
+def test_what_would_be_late_for_what_waits_is_refused_before_it_is_decoded(tmp_path: Path, gate: Gate) -> None:
+    async def scenario() -> None:
+        async with started(tmp_path, gate, engine_workers=1, measure_s=0) as app:
+            runtime = app.state.runtime
+            (model,) = runtime.models
+            times = Times({name: Line(0.0, 2000.0) for name in model.master.precisions}, noise=1.0)
+            model.ladder = measured_ladder(model.master, times, 4)
+            model.refresh = Refresh(model.ladder, times)
+            gate.close()
+            runs = [asyncio.create_task(Exchanged(headers=[("Deadline-Ms", "50000")]).run(app))]
+            await until(lambda: len(gate.calls) == 1, "one runs")
+            runs.append(asyncio.create_task(Exchanged(headers=[("Deadline-Ms", "5000")]).run(app)))
+            await until(lambda: runtime.scheduler.depth(model) == 1, "one waits")
+
+            async def status(deadline_ms: int) -> int | None:
+                request = Exchanged(body=b"no picture", headers=[("Deadline-Ms", str(deadline_ms))])
+                return (await request.run(app)).status
+
+            # with the one that runs and the one that waits, six seconds, and a tenth more
+            assert await status(6000) == 504
+            assert await status(7000) == 422
+            assert await status(4500) == 422  # goes before the one that waits
+            gate.open.set()
+            assert [each.status for each in await asyncio.gather(*runs)] == [200, 200]
+            assert await status(1000) == 422  # nothing waits: what the ladder says is put to the test
+            sums = samples(runtime.metrics.render().decode())
+            assert sums["bitgear_rejected_total deadline-exceeded"] == 1
 
     asyncio.run(scenario())
 

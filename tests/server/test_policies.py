@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from server.ladder import Ladder, positions
 from server.policies import create_policy
+from server.policies.batches import hopeless
 from server.policies.fixed import Fixed
 from server.policies.lookahead import LookAhead, _overwhelmed
 from server.policies.slackfit import SlackFit
@@ -185,6 +186,28 @@ def test_a_batch_leaves_the_first_some_time_to_spare() -> None:
     # of 16 nothing is feasible; two at the narrowest take 6 ms, which 6.5 ms leave too little room for
     dispatch = LookAhead(margin=0.1).dispatch(THREE, load_of(queue_of(6.5, *[7] * 15)))
     assert dispatch == Dispatch(2, (0,), (), "slack")
+
+
+def test_who_is_late_for_what_waits() -> None:
+    # at the narrowest an image takes 4 ms alone, and 2.33 in a batch of six
+    queue = queue_of(*[20] * 8)
+    newcomer = {ms: Waiting(100 + ms / 1000, 0b111, hard=True) for ms in (10, 21, 23, 25)}
+    assert THREE.image_s[2] == pytest.approx(0.014 / 6)
+
+    def late(load: Load, ms: int, longer: float = 1.0) -> bool:
+        return hopeless(THREE, load, newcomer[ms], longer)
+
+    assert [late(load_of(queue), ms) for ms in (10, 21, 23)] == [False, True, False]  # the first has less than they
+    assert late(load_of(queue), 23, longer=1.1)
+    assert not late(load_of(queue, workers=2), 21)
+    busy = Load(100.0, queue, workers=2, busy_until_s=(100.005, 100.03))
+    assert late(busy, 25)
+    assert not late(load_of(queue_of(*[20] * 7)), 21)
+    assert late(load_of(queue_of(*[20] * 6, allowed=0b001)), 25)  # pinned: 5.83 ms each
+    assert not late(load_of(queue_of(*[3] * 8)), 21)  # they are lost
+    assert not late(load_of(()), 10)
+    assert not hopeless(THREE, load_of(queue), newcomer[21]._replace(hard=False), 1.0)
+    assert not hopeless(THREE, load_of(queue), newcomer[21]._replace(priority=1), 1.0)
 
 
 def test_aims_that_are_missed_bind_nobody() -> None:
