@@ -131,9 +131,9 @@ class Ladder:
 
     @cached_property
     def image_s(self) -> tuple[float, ...]:
-        """For each rung the seconds that an image in an efficient batch takes at the median."""
+        """For each rung the seconds that an image in an efficient batch takes."""
         batches = zip(self.rungs, self.efficient_batches, strict=True)
-        return tuple(rung.latency_ms(count) / count / self.noise / 1000 for rung, count in batches)
+        return tuple(rung.latency_ms(count) / count / 1000 for rung, count in batches)
 
     @property
     def all_rungs(self) -> int:

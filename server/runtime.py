@@ -364,7 +364,7 @@ class Runtime:
         if wish.deadline_ms is None or request.model.refresh is None:  # nothing is promised, or times are assumed
             return
         admission = admit(wish, request.model.ladder, self.profile_of(wish))
-        if self.scheduler.hopeless(request.model, self._waiting(request, wish, admission), 1 + self.conduct.margin):
+        if self.scheduler.hopeless(request.model, self._waiting(request, wish, admission), self.conduct.margin):
             raise DeadlineExceeded("queue")
 
     def _waiting(self, request: "_Request[T]", wish: Wish, admission: Admission, images: int = 1) -> Waiting:

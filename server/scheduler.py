@@ -187,14 +187,14 @@ class Scheduler:
         lane = self._lanes.get(model)
         return 0 if lane is None else len(lane.jobs)
 
-    def hopeless(self, model: ServedModel, newcomer: Waiting, longer: float) -> bool:
+    def hopeless(self, model: ServedModel, newcomer: Waiting, margin: float) -> bool:
         """Return whether a request would be late for what waits: see :func:`~server.policies.batches.hopeless`."""
         lane = self._lanes.get(model)
         if lane is None or not lane.jobs:
             return False
         with self._changed:
             load = self._load(lane, self._clock())
-        return hopeless(model.ladder, load, newcomer, longer)
+        return hopeless(model.ladder, load, newcomer, margin)
 
     def submit(self, job: Job) -> None:
         """Queue a job. Takes a lock that is held while a policy decides: not for the event loop."""

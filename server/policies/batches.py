@@ -55,12 +55,12 @@ def lost(ladder: Ladder, load: Load, rung_of: Callable[[int], int] = narrowest, 
     )
 
 
-def hopeless(ladder: Ladder, load: Load, newcomer: Waiting, longer: float) -> bool:
+def hopeless(ladder: Ladder, load: Load, newcomer: Waiting, margin: float) -> bool:
     """Return whether a request that is not in the queue yet would be late even if all narrowed down for it.
 
     What the workers do is finished, and what stands before it and is not lost is served by all of them in efficient
-    batches, each at the narrowest that it allows, everything taking ``longer`` times the median. False if nothing
-    waits: what may be wrong is found out by trying.
+    batches, each at the narrowest that it allows, everything taking ``margin`` longer than the ladder says. False if
+    nothing waits: what may be wrong is found out by trying.
     """
     if not newcomer.hard:
         return False
@@ -69,10 +69,10 @@ def hopeless(ladder: Ladder, load: Load, newcomer: Waiting, longer: float) -> bo
     ahead = load.queue[first : bisect_left(load.queue, newcomer.order_s, key=order_of)]
     if not ahead:
         return False
-    running_s = sum(until_s - load.now_s for until_s in load.busy_until_s if until_s > load.now_s)
-    work_s = sum(ladder.image_s[narrowest(mask)] * images for mask, images in map(_work_of, ahead))
-    before_s = (running_s / ladder.noise + work_s) / load.workers
-    needed_s: float = longer * (before_s + ladder.alone_s[narrowest(newcomer.allowed)])
+    work_s = sum(until_s - load.now_s for until_s in load.busy_until_s if until_s > load.now_s)
+    work_s += sum(ladder.image_s[narrowest(mask)] * images for mask, images in map(_work_of, ahead))
+    own_s = ladder.rungs[narrowest(newcomer.allowed)].latency_ms(1) / 1000
+    needed_s: float = (1 + margin) * (work_s / load.workers + own_s)
     return needed_s > newcomer.deadline_s - load.now_s
 
 

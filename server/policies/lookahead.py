@@ -174,9 +174,7 @@ class _Outlook:
         return chance * self.ladder.rungs[narrowest(self.masks[0])].accuracy / request_s
 
     def _request_s(self, rung: int) -> float:
-        batch = self.ladder.efficient_batches[rung]
-        seconds: float = self.images * self.ladder.rungs[rung].latency_ms(batch) / batch / 1000
-        return seconds
+        return self.images * self.ladder.image_s[rung]
 
     def _members(self, rung: int, batch: int) -> tuple[int, ...]:
         if self.step == 1 and len(self.kinds) == 1 and self.images == 1:

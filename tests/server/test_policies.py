@@ -194,11 +194,11 @@ def test_who_is_late_for_what_waits() -> None:
     newcomer = {ms: Waiting(100 + ms / 1000, 0b111, hard=True) for ms in (10, 21, 23, 25)}
     assert THREE.image_s[2] == pytest.approx(0.014 / 6)
 
-    def late(load: Load, ms: int, longer: float = 1.0) -> bool:
-        return hopeless(THREE, load, newcomer[ms], longer)
+    def late(load: Load, ms: int, margin: float = 0.0) -> bool:
+        return hopeless(THREE, load, newcomer[ms], margin)
 
     assert [late(load_of(queue), ms) for ms in (10, 21, 23)] == [False, True, False]  # the first has less than they
-    assert late(load_of(queue), 23, longer=1.1)
+    assert late(load_of(queue), 23, margin=0.1)
     assert not late(load_of(queue, workers=2), 21)
     busy = Load(100.0, queue, workers=2, busy_until_s=(100.005, 100.03))
     assert late(busy, 25)
@@ -206,8 +206,8 @@ def test_who_is_late_for_what_waits() -> None:
     assert late(load_of(queue_of(*[20] * 6, allowed=0b001)), 25)  # pinned: 5.83 ms each
     assert not late(load_of(queue_of(*[3] * 8)), 21)  # they are lost
     assert not late(load_of(()), 10)
-    assert not hopeless(THREE, load_of(queue), newcomer[21]._replace(hard=False), 1.0)
-    assert not hopeless(THREE, load_of(queue), newcomer[21]._replace(priority=1), 1.0)
+    assert not hopeless(THREE, load_of(queue), newcomer[21]._replace(hard=False), 0.0)
+    assert not hopeless(THREE, load_of(queue), newcomer[21]._replace(priority=1), 0.0)
 
 
 def test_aims_that_are_missed_bind_nobody() -> None:
