@@ -23,6 +23,9 @@ _numbers = itertools.count(1)
 
 _SCOPE_KEY = "bitgear.exchange"
 
+RECEIVED = "bitgear.received_s"
+"""In the state of an ASGI request: when its first bytes were read, on the monotonic clock, if the protocol tells."""
+
 
 @dataclass(frozen=True)
 class ServedAt:
@@ -93,7 +96,8 @@ class Exchange:
 def begin(scope: Scope) -> Exchange:
     """Return the exchange of an ASGI request, now attached to it."""
     request_id, trace_id = _ids(scope["headers"])
-    exchange = Exchange(request_id, trace_id)
+    received_s = scope.get("state", {}).get(RECEIVED)
+    exchange = Exchange(request_id, trace_id, time.monotonic() if received_s is None else received_s)
     scope[_SCOPE_KEY] = exchange
     return exchange
 

@@ -1,10 +1,13 @@
-"""HTTP/1.1 as uvicorn speaks it, but head and body of an answer in one piece."""
+"""HTTP/1.1 as uvicorn speaks it, but head and body of an answer in one piece, and the receipt of requests noted."""
 
 import asyncio
+import time
 from collections.abc import Iterable
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from server.exchange import RECEIVED
 
 Bytes = bytes | bytearray | memoryview
 
@@ -14,6 +17,11 @@ class Protocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(PairingTransport(transport, self.loop))
+
+    def on_message_begin(self) -> None:
+        # In a burst all requests are read before the first one is looked at, which for the last is a while later.
+        super().on_message_begin()
+        self.scope["state"][RECEIVED] = time.monotonic()
 
 
 class PairingTransport(asyncio.Transport):

@@ -1,14 +1,16 @@
 """What goes out on a connection, and when."""
 
 import asyncio
+import json
 import socket
+import time
 from collections.abc import Iterable
 from typing import Any
 
 import pytest
 
 from server.protocol import PairingTransport
-from tests.serving import Running
+from tests.serving import PATH, Running, png, read_answer
 
 
 class Wire(asyncio.Transport):
@@ -79,3 +81,14 @@ def test_answers_are_whole_whether_or_not_they_have_a_body(server: Running, head
     assert first.startswith(b"HTTP/1.1 ")
     length = next(int(line.split(b":")[1]) for line in first.split(b"\r\n") if line.startswith(b"content-length:"))
     assert len(body) == (0 if head.startswith(b"HEAD") else length)
+
+
+def test_a_request_is_received_when_its_first_bytes_are_read(server: Running) -> None:
+    image = png()
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
+        connection.sendall(f"POST {PATH} HTTP/1.1\r\nHost: x\r\n".encode())
+        time.sleep(0.1)
+        connection.sendall(f"Content-Type: image/png\r\nContent-Length: {len(image)}\r\n\r\n".encode() + image)
+        status, _, body = read_answer(connection)
+    assert status == 200
+    assert json.loads(body)["timing_ms"]["total"] >= 50
