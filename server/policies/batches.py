@@ -59,8 +59,9 @@ def hopeless(ladder: Ladder, load: Load, newcomer: Waiting, margin: float) -> bo
     """Return whether a request that is not in the queue yet would be late even if all narrowed down for it.
 
     What the workers do is finished, and what stands before it and is not lost is served by all of them in efficient
-    batches, each at the narrowest that it allows, everything taking ``margin`` longer than the ladder says. False if
-    nothing waits: what may be wrong is found out by trying.
+    batches, each at the narrowest that it allows: in sum that takes what it takes at the median. Then its own time must
+    be left, as the ladder says, and of all that ``margin`` more. False if nothing waits: what may be wrong is found out
+    by trying.
     """
     if not newcomer.hard:
         return False
@@ -72,7 +73,7 @@ def hopeless(ladder: Ladder, load: Load, newcomer: Waiting, margin: float) -> bo
     work_s = sum(until_s - load.now_s for until_s in load.busy_until_s if until_s > load.now_s)
     work_s += sum(ladder.image_s[narrowest(mask)] * images for mask, images in map(_work_of, ahead))
     own_s = ladder.rungs[narrowest(newcomer.allowed)].latency_ms(1) / 1000
-    needed_s: float = (1 + margin) * (work_s / load.workers + own_s)
+    needed_s: float = (1 + margin) * (work_s / ladder.noise / load.workers + own_s)
     return needed_s > newcomer.deadline_s - load.now_s
 
 

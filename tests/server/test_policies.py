@@ -199,6 +199,7 @@ def test_who_is_late_for_what_waits() -> None:
 
     assert [late(load_of(queue), ms) for ms in (10, 21, 23)] == [False, True, False]  # the first has less than they
     assert late(load_of(queue), 23, margin=0.1)
+    assert not hopeless(replace(THREE, noise=1.2), load_of(queue), newcomer[21], 0.0)  # 19 ms is what is rare
     assert not late(load_of(queue, workers=2), 21)
     busy = Load(100.0, queue, workers=2, busy_until_s=(100.005, 100.03))
     assert late(busy, 25)
