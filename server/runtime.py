@@ -341,8 +341,7 @@ class Runtime:
             self._check_hope(request, wish)
             work = request.prepare()
             exchange.asked = work.wish.asked
-            profile = self.profile_of(work.wish)
-            admission = admit(work.wish, model.ladder, profile)
+            admission = self._admission(request, work.wish)
             expires_s = self._expires_s(work.wish, exchange)
             if work.wish.deadline_ms != wish.deadline_ms:  # it stood in the body
                 pending.expire_at(expires_s)
@@ -361,11 +360,15 @@ class Runtime:
 
     def _check_hope(self, request: "_Request[T]", wish: Wish) -> None:
         """Raise :class:`~server.errors.DeadlineExceeded` if it is known before a picture is decoded that it is late."""
-        if wish.deadline_ms is None or request.model.refresh is None:  # nothing is promised, or times are assumed
-            return
-        admission = admit(wish, request.model.ladder, self.profile_of(wish))
-        if self.scheduler.hopeless(request.model, self._waiting(request, wish, admission), self.conduct.margin):
+        model = request.model
+        if wish.deadline_ms is None or model.refresh is None or not self.scheduler.depth(model):
+            return  # nothing is promised, times are assumed, or nothing waits
+        newcomer = self._waiting(request, wish, self._admission(request, wish))
+        if self.scheduler.hopeless(model, newcomer, self.conduct.margin):
             raise DeadlineExceeded("queue")
+
+    def _admission(self, request: "_Request[T]", wish: Wish) -> Admission:
+        return admit(wish, request.model.ladder, self.profile_of(wish))
 
     def _waiting(self, request: "_Request[T]", wish: Wish, admission: Admission, images: int = 1) -> Waiting:
         profile = self.profile_of(wish)

@@ -190,7 +190,7 @@ class Scheduler:
     def hopeless(self, model: ServedModel, newcomer: Waiting, margin: float) -> bool:
         """Return whether a request would be late for what waits: see :func:`~server.policies.batches.hopeless`."""
         lane = self._lanes.get(model)
-        if lane is None or not lane.jobs:
+        if lane is None:
             return False
         with self._changed:
             load = self._load(lane, self._clock())

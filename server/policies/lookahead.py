@@ -66,17 +66,17 @@ class LookAhead:
         chosen = outlook.best()
         if chosen is None:
             tight = lost(ladder, load, longer=(1 + self.margin) * ladder.noise)
-            tight = tuple(at for at in tight if at in drop or not load.queue[at].priority)
+            tight = tuple(at for at in tight if not load.queue[at].priority or at in drop)
             if len(drop) < len(tight) < len(load.queue):
                 drop, left = tight, others(len(load.queue), tight)
                 outlook = self._outlook(ladder, load, left)
                 chosen = outlook.best()
-        rung, members, reason = chosen or outlook.narrowest()
+        rung, members, reason = chosen or outlook.at_narrowest()
         return Dispatch(rung, tuple(left[position] for position in members), drop, reason)
 
     def _outlook(self, ladder: Ladder, load: Load, left: Sequence[int]) -> "_Outlook":
-        everything = len(left) == len(load.queue)
-        return _Outlook(ladder, load, load.queue if everything else [load.queue[at] for at in left], self.margin)
+        queue = load.queue[left[0] :] if isinstance(left, range) else [load.queue[position] for position in left]
+        return _Outlook(ladder, load, queue, self.margin)
 
 
 class _Outlook:
@@ -136,7 +136,7 @@ class _Outlook:
                 return rung, members[rung], self._reason(rung)
         return None
 
-    def narrowest(self) -> tuple[int, tuple[int, ...], Reason]:
+    def at_narrowest(self) -> tuple[int, tuple[int, ...], Reason]:
         """Return what :meth:`best` does, of the narrowest rung that the first request allows."""
         rung = narrowest(self.masks[0])
         return rung, self._members(rung, self._timely_batch(rung)), self._reason(rung)
