@@ -132,6 +132,10 @@ class Model:
         """Return name, path, multiply-accumulates and median seconds of every step."""
 
     @property
+    def has_tiles(self) -> bool:
+        """Whether no form of Winograd's is taken unless it is asked for."""
+
+    @property
     def resident_bytes(self) -> int: ...
     @property
     def arena_bytes(self) -> int: ...

@@ -202,7 +202,8 @@ class _Lowering:
         padding, spare = (0, 0), (0, 0)
         if isinstance(node, Conv | AvgPool):
             padding = borders(node)
-        if isinstance(node, Conv) and node.kernel == 3 and node.stride <= 2 and node.dilation == 1:
+        transformed = self.path != "" or not self.core.has_tiles
+        if isinstance(node, Conv) and node.kernel == 3 and node.stride <= 2 and node.dilation == 1 and transformed:
             _, height, width = self.shapes[node.name]
             sides = (2, 3, 4) if node.stride == 1 else (2,)
             down, across = (node.stride * max(-size % side for side in sides) for size in (height, width))

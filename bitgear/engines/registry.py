@@ -13,7 +13,10 @@ if TYPE_CHECKING:
 AUTO = "auto"
 ENGINE_NAMES = ("native", "onnxruntime", "reference")
 KERNEL_VARIABLE = "BITGEAR_KERNEL"
-"""Environment variable that forces the native engine's instruction set: avx512-vnni, avx2, neon-dotprod, portable."""
+"""Environment variable that forces the native engine's instruction set.
+
+avx512-amx, avx512-vnni, avx2, neon-dotprod or portable.
+"""
 
 
 def create_engine(name: str = AUTO, threads: int = 1) -> Engine:

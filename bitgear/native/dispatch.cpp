@@ -2,6 +2,10 @@
 
 #include <cstring>
 
+#if defined(__x86_64__) && defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 #if defined(__aarch64__) && defined(__linux__)
 #include <sys/auxv.h>
 #ifndef HWCAP_ASIMDDP
@@ -30,6 +34,18 @@ bool has_avx512_vnni() {
 #endif
 }
 
+// Also asks Linux, which keeps the tiles' eight kilobytes from processes that do not.
+bool has_avx512_amx() {
+#if defined(__x86_64__) && defined(__linux__)
+    constexpr long kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+    return kIsaAmx != nullptr && has_avx512_vnni() && __builtin_cpu_supports("amx-tile") &&
+           __builtin_cpu_supports("amx-int8") && __builtin_cpu_supports("gfni") &&
+           syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+#else
+    return false;
+#endif
+}
+
 bool has_neon_dotprod() {
 #if defined(__aarch64__) && defined(__linux__)
     return (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0;
@@ -44,6 +60,7 @@ bool has_neon_dotprod() {
 
 const IsaEntry* instruction_sets(int* count) {
     static const IsaEntry entries[] = {
+        {"avx512-amx", kIsaAmx, has_avx512_amx()},
         {"avx512-vnni", kIsaAvx512, has_avx512_vnni()},
         {"avx2", kIsaAvx2, has_avx2()},
         {"neon-dotprod", kIsaNeon, has_neon_dotprod()},

@@ -18,10 +18,11 @@ const IsaEntry* instruction_sets(int* count);
 // supported.
 const Isa* choose_isa(const char* name);
 
-// One per file isa_*.cpp; null where the compiler's target is another architecture.
+// From files isa_*.cpp; null where the compiler's target is another architecture.
 extern const Isa* const kIsaPortable;
 extern const Isa* const kIsaAvx2;
 extern const Isa* const kIsaAvx512;
+extern const Isa* const kIsaAmx;
 extern const Isa* const kIsaNeon;
 
 }  // namespace bitgear

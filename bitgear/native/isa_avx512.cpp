@@ -1,4 +1,4 @@
-// x86-64 with AVX-512 VNNI and VBMI: Ice Lake, Zen 4 and later.
+// x86-64 with AVX-512 VNNI and VBMI: Ice Lake, Zen 4 and later. The same with AMX: Sapphire Rapids and later.
 #include "dispatch.h"
 
 #if defined(__x86_64__) && defined(__AVX512VNNI__) && defined(__AVX512VBMI__)
@@ -277,7 +277,8 @@ void dot_quick(const DotTile& tile, const EpilogueTile& to) {
 
 bool always_exact(int, int) { return true; }
 
-const DotPath kDots[] = {{"vnni", 12, 2, kBlock * kGroup, always_exact, nullptr, pack_bytes, dot<Bytes>, dot_quick}};
+constexpr DotPath kVnni{"vnni", 12, 2, kBlock * kGroup, always_exact, nullptr, pack_bytes, dot<Bytes>, dot_quick};
+const DotPath kDots[] = {kVnni};
 const DotPath kWordsPath{"vnni-16", 12, 2, kBlock * kGroup, always_exact, nullptr, pack_bytes, dot<Words>, nullptr};
 
 #include "winograd_avx512.h"
@@ -297,10 +298,34 @@ const Isa kIsa = {"avx512-vnni",
                   BG_GENERIC_FUNCTIONS(kBytesByColumns, kWordsByColumns, kStridedQuick),
                   BG_PIXEL_FUNCTIONS};
 
+#ifdef __AMX_INT8__
+#include "dot_amx.h"
+
+constexpr DotPath kAmxDots[] = {kVnni, amx_path<2>("amx-2"), amx_path<4>("amx-4"), amx_path<8>("amx")};
+
+const Isa kIsaWithTiles = {"avx512-amx",
+                           kAmxDots,
+                           4,
+                           kLuts,
+                           kLutCount,
+                           &kPixelLut,
+                           &kWordsPath,
+                           {depthwise_bytes, depthwise_pack, depthwise, depthwise_quick},
+                           BG_GENERIC_FUNCTIONS(kBytesByColumns, kWordsByColumns, kStridedQuick),
+                           BG_PIXEL_FUNCTIONS,
+                           enter_tiles,
+                           leave_tiles};
+#endif
+
 }  // namespace
 }  // namespace avx512
 
 const Isa* const kIsaAvx512 = &avx512::kIsa;
+#ifdef __AMX_INT8__
+const Isa* const kIsaAmx = &avx512::kIsaWithTiles;
+#else
+const Isa* const kIsaAmx = nullptr;
+#endif
 
 }  // namespace bitgear
 
@@ -308,6 +333,7 @@ const Isa* const kIsaAvx512 = &avx512::kIsa;
 
 namespace bitgear {
 const Isa* const kIsaAvx512 = nullptr;
-}
+const Isa* const kIsaAmx = nullptr;
+}  // namespace bitgear
 
 #endif

@@ -48,11 +48,10 @@ void dot(const DotTile& tile) {
 
 bool always_exact(int, int) { return true; }
 
-const DotPath kDots[] = {{"scalar", 8, kMaxBlocks, kBlock * kGroup, always_exact, nullptr, pack_bytes,
-                          dot<std::uint8_t, std::int8_t>, nullptr}};
-const DotPath kWordsPath{"scalar-16",  8,       kMaxBlocks, kBlock * kGroup,
-                         always_exact, nullptr, pack_bytes, dot<std::int16_t, std::int16_t>,
-                         nullptr};
+const DotPath kDots[] = {
+    {"scalar", 8, 4, kBlock * kGroup, always_exact, nullptr, pack_bytes, dot<std::uint8_t, std::int8_t>, nullptr}};
+const DotPath kWordsPath{
+    "scalar-16", 8, 4, kBlock * kGroup, always_exact, nullptr, pack_bytes, dot<std::int16_t, std::int16_t>, nullptr};
 
 const Isa kIsa = {"portable",
                   kDots,

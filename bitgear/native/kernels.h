@@ -19,8 +19,8 @@ namespace bitgear {
 constexpr int kGroup = 4;                 // input channels that one 32-bit lane multiplies
 constexpr int kBlock = 16;                // output channels that are packed together
 constexpr std::size_t kSlackBytes = 128;  // readable behind every buffer: vectors may read past the last channel
-constexpr int kMaxRows = 16;              // pixels of a tile, at most
-constexpr int kMaxBlocks = 4;             // kBlock-wide columns of a tile, at most
+constexpr int kMaxRows = 64;              // pixels of a tile, at most
+constexpr int kMaxBlocks = 8;             // kBlock-wide columns of a tile, at most
 constexpr int kMaxOutputs = 16;           // readers of one value, at most
 constexpr int kLutColumnsMax = 64;        // output channels of a look-up tile, at most
 // Between the positions of patches: without it they often lie a multiple of 4096 bytes apart, in one set of the cache.
@@ -79,17 +79,20 @@ struct Run {
 };
 
 // Multiplication of bytes: acc[r][c] = sum over all groups g and k < 4 of a[r][g][k] * w[c][g][k], exactly.
-// `a`: `rows` pointers to windows; `w`: `blocks` packed blocks, `block_bytes` apart; `acc`: [rows][blocks * kBlock].
+// `a`: `rows` pointers to windows, ascending; `row_step`: from a window to the one of the next pixel in its row of the
+// picture, 0 if there is one pixel; `w`: `blocks` packed blocks, `block_bytes` apart; `acc`: [rows][blocks * kBlock].
 // `period`: after how many groups 16-bit sums must be widened (paths with such sums only).
 struct DotTile {
     int rows;
     int blocks;
     const std::uint8_t* const* a;
+    std::size_t row_step;
     const Run* runs;
     int run_count;
     const std::uint8_t* w;
     std::size_t block_bytes;
     int period;
+    bool alone;  // no other tile is multiplied with these weights
     std::int32_t* acc;
 };
 
@@ -99,7 +102,7 @@ struct DotPath {
     int max_blocks;
     int group_bytes;  // packed bytes of one group of one block
     // Whether the path is exact for activation bytes 0..act_max and weights -weight_max..weight_max (weight_max up to
-    // 128).
+    // 128); where weights take less than a byte (group_bytes), which are then codes, up to weight_max - 1.
     bool (*exact)(int act_max, int weight_max);
     // Groups that may be summed before widening; 0: the path has no period.
     int (*period)(int act_max, int weight_max);
@@ -107,9 +110,16 @@ struct DotPath {
     void (*pack)(const std::int8_t* codes, std::size_t row_bytes, int groups, std::uint8_t* packed);
     void (*run)(const DotTile& tile);
     // The same and the epilogue of `to`, whose sums are those of `tile`: they stay in registers, `acc` of neither
-    // counts. For one or two outputs, all bounded, and no floats. May read and write a row more: the pointers to rows,
-    // of both, end with the last row's a second time. Null: there is no such function.
+    // counts. For up to `quick_outputs` outputs, all bounded, and no floats. May read and write a row more: the
+    // pointers to rows, of both, end with the last row's a second time if there is room. Null: there is no such
+    // function.
     void (*run_quick)(const DotTile& tile, const EpilogueTile& to);
+    // 0: windows may lie anywhere. Else they are read in stretches of so many, `row_step` apart; a stretch is read to
+    // its end wherever its last row is.
+    int places = 0;
+    // To a multiple of how many groups packed weights fill up each run, with zeros. As many of each window are read.
+    int run_groups = 1;
+    int quick_outputs = 2;
 };
 
 // Multiplication by table look-up, for weights of `planes` bits (2 or 3) and activation bytes 0..2^act_bits-1:
@@ -377,6 +387,9 @@ struct Isa {
                            std::int8_t* out);
     int vector_bytes;
     PixelKernels pixels;
+    // What a thread calls before it multiplies and when it is done. Null: nothing.
+    void (*enter)() = nullptr;
+    void (*leave)() = nullptr;
 };
 
 }  // namespace bitgear

@@ -324,25 +324,25 @@ private:
 };
 
 void Model::Pass::run_dot(const Step& step, int index, int count) const {
-    const int pixels = step.height * step.width;
     const int blocks = ceil_div(step.channels, kBlock), max_blocks = step.dot->max_blocks;
     const int groups = ceil_div(blocks, max_blocks);
-    const int tiles = ceil_div(pixels, step.dot->max_rows);
+    const int tiles = static_cast<int>(step.tile_starts.size()) - 1;
     const bool columns = share_columns(tiles, groups, step.packed.size(), count);
     const Range my_groups = columns ? share(groups, index, count) : Range{0, groups};
-    // Tiles of equal size rather than full ones and a small rest.
     const Range my_tiles = columns ? Range{0, tiles} : share(tiles, index, count);
     Windows windows(*this, step);
     DotTile tile{};
+    tile.row_step = step.tile_starts.back() > 1 ? windows.step_bytes() : 0;
     tile.runs = step.runs.data();
     tile.run_count = static_cast<int>(step.runs.size());
     tile.block_bytes = step.block_bytes;
     tile.period = step.period;
+    tile.alone = my_tiles.end - my_tiles.begin == 1;
     tile.acc = reinterpret_cast<std::int32_t*>(scratch);
     const std::uint8_t* a[kMaxRows];
     tile.a = a;
     Writer writer(*this, step);
-    const bool quick = writer.quick() && step.dot->run_quick != nullptr;
+    const bool quick = step.dot->run_quick != nullptr && writer.quick(sz(step.dot->quick_outputs));
     const auto run_group = [&](int group) {
         const int first_block = group * max_blocks;
         tile.blocks = std::min(max_blocks, blocks - first_block);
@@ -359,15 +359,14 @@ void Model::Pass::run_dot(const Step& step, int index, int count) const {
     const bool tile_by_tile = sz(my_groups.end - my_groups.begin) * sz(max_blocks) * step.block_bytes <= kCachedBytes;
     const int passes = tile_by_tile ? 1 : my_groups.end - my_groups.begin;
     for (int pass = 0; pass < passes; ++pass) {
-        Position p = position(share(pixels, my_tiles.begin, tiles).begin, step.width);
+        Position p = position(step.tile_starts[sz(my_tiles.begin)], step.width);
         for (int t = my_tiles.begin; t < my_tiles.end; ++t) {
-            const Range mine = share(pixels, t, tiles);
             Pixels where;
-            where.add_following(p, mine.end - mine.begin, step.width);
+            where.add_following(p, step.tile_starts[sz(t) + 1] - step.tile_starts[sz(t)], step.width);
             where.addresses(windows.step_bytes(), a, [&](const Position& first) { return windows.at(first); });
             tile.rows = where.rows;
             writer.at(where);
-            if (quick) {
+            if (quick && tile.rows < kMaxRows) {
                 a[tile.rows] = a[tile.rows - 1];
                 writer.repeat_last();
             }
@@ -386,7 +385,8 @@ void Model::Pass::run_dot(const Step& step, int index, int count) const {
 void Model::Pass::run_pooled(const Step& step, int index, int count) const {
     const Pooling& pool = step.pooling;
     const int blocks = ceil_div(step.channels, kBlock), max_blocks = step.dot->max_blocks;
-    const int groups = ceil_div(blocks, max_blocks), tiles = ceil_div(step.conv_width, step.dot->max_rows);
+    const int groups = ceil_div(blocks, max_blocks);
+    const int max_rows = step.dot->max_rows, tiles = ceil_div(step.conv_width, max_rows);
     Windows windows(*this, step);
     const Range mine = share(step.height, index, count);
     auto* acc = reinterpret_cast<std::int32_t*>(scratch);
@@ -395,6 +395,7 @@ void Model::Pass::run_pooled(const Step& step, int index, int count) const {
     const std::uint8_t* a[kMaxRows];
     DotTile tile{};
     tile.a = a;
+    tile.row_step = windows.step_bytes();
     tile.runs = step.runs.data();
     tile.run_count = static_cast<int>(step.runs.size());
     tile.block_bytes = step.block_bytes;
@@ -424,7 +425,9 @@ void Model::Pass::run_pooled(const Step& step, int index, int count) const {
             const std::int32_t* flip = step.flip.data() + column;
             for (int r = std::max(first, held_until); r < last; ++r) {
                 for (int t = 0; t < tiles; ++t) {
-                    const Range part = share(step.conv_width, t, tiles);
+                    const Range part = step.dot->places == 0
+                                           ? share(step.conv_width, t, tiles)
+                                           : Range{t * max_rows, std::min((t + 1) * max_rows, step.conv_width)};
                     tile.rows = part.end - part.begin;
                     const std::uint8_t* corner = windows.at({r, part.begin});
                     for (int i = 0; i < tile.rows; ++i) a[i] = corner + sz(i) * windows.step_bytes();
@@ -971,10 +974,12 @@ struct Model::Call {
 
 // What every thread of a call does. The number of threads is known only now: the barrier is told by the first.
 void Model::Call::work(int index, int count) {
+    if (model.isa_->enter != nullptr) model.isa_->enter();
     const int whole = batch / count * count;
     for (int image = index; image < whole; image += count) take_through(image, index, 0, 1);
     if (whole > 0 && whole < batch && count > 1) barrier.wait(count);  // what follows uses the first thread's arena
     for (int image = whole; image < batch; ++image) take_through(image, 0, index, count);
+    if (model.isa_->leave != nullptr) model.isa_->leave();
 }
 
 // Takes an image through all steps in the arena of thread `owner`, as thread `index` of the `count` that do so.
@@ -1024,7 +1029,7 @@ std::unique_ptr<Model::Context> Model::take_context(int threads) const {
     while (context->threads.size() < sz(threads)) {
         Workspace& space = context->threads.emplace_back();
         for (auto [bytes, size] : {std::pair{&space.arena, arena_bytes_}, std::pair{&space.scratch, scratch_bytes_}}) {
-            *bytes = AlignedBytes(size + kSlackBytes);
+            *bytes = AlignedBytes(size + overrun_bytes_);
             std::memset(bytes->data(), 0, bytes->size());
         }
         space.sources.resize(max_window_);

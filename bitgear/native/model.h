@@ -155,6 +155,7 @@ struct Step {
     int in_channels = 0;
     int input_channel = 0;  // first input channel of a group
     int period = 0;
+    std::vector<int> tile_starts;  // dot: the first pixel of each tile, and one behind the last pixel
     std::vector<Run> runs;
     int k_groups = 0;             // groups of a window (dot), of a pixel (lut, winograd)
     std::size_t block_bytes = 0;  // of one packed block
@@ -168,6 +169,7 @@ struct Step {
     Pooling pooling;
     int conv_height = 0, conv_width = 0;
     int pooled_pixels = 0;  // of a row of the convolution, with what pooling reads beside it
+
     std::vector<std::int32_t>
         flip;  // -1 for channels whose multiplier is negative: the largest value has the least sum
     // lut
@@ -238,6 +240,9 @@ public:
     int image_height() const { return image_height_; }
     int image_width() const { return image_width_; }
     const std::vector<Step>& steps() const { return steps_; }
+    // Whether convolutions multiply tiles (DotPath::places), beside which Winograd's transforms take longer than what
+    // they save: such a form is only taken if it is asked for.
+    bool has_tiles() const;
     // How often memory for running was allocated: once for each number of calls at the same time, and for more threads.
     std::size_t allocations() const { return allocations_; }
 
@@ -270,16 +275,16 @@ private:
     void set_result(const Step& step);
     std::vector<Choice> choices(const Step& step, const ConvSpec& spec) const;
     double mac_ns(const DotPath& dot, int act_max, int weight_max) const;
-    const DotPath& dot_path(int act_max, int weight_max) const;
     const DotRates& rates_of(const DotPath& dot) const;
     double product_ns(double weights, double rows, double pieces, double mac, double bytes) const;
     Choice dot_choice(const Step& step, const ConvSpec& spec, const DotPath& dot) const;
     Choice lut_choice(const Step& step, const ConvSpec& spec, const LutPath& lut) const;
     Choice pixel_lut_choice(const Step& step, const ConvSpec& spec) const;
-    Choice winograd_choice(const Step& step, const ConvSpec& spec, const WinogradForm& form) const;
+    Choice winograd_choice(const Step& step, const ConvSpec& spec, const WinogradForm& form, const DotPath& dot) const;
     static bool pixel_lut_fits(const Step& step, const ConvSpec& spec);
     bool winograd_fits(const Step& step, const ConvSpec& spec, const WinogradForm& form) const;
     void set_dot(Step& step, const DotPath& dot, int act_max, int weight_max) const;
+    void read_stretches(const DotPath& dot, std::size_t row_step);
     bool prepare(Step& step, const ConvSpec& spec, const std::int8_t* q8, const Choice& choice);
     void prepare_dot(Step& step, const ConvSpec& spec, const std::int8_t* q8);
     void prepare_lut(Step& step, const ConvSpec& spec, const std::int8_t* q8);
@@ -297,7 +302,8 @@ private:
     std::vector<Step> steps_;
     bool finished_ = false;
     std::size_t resident_bytes_ = 0, arena_bytes_ = 0, scratch_bytes_ = 0;
-    std::size_t max_window_ = 1;  // sources of a maximum
+    std::size_t overrun_bytes_ = kSlackBytes;  // that may be read behind the arena, and behind a thread's own memory
+    std::size_t max_window_ = 1;               // sources of a maximum
     std::size_t result_channels_ = 0;
     int result_height_ = 1, result_width_ = 1;
     int image_height_ = 0, image_width_ = 0;

@@ -270,6 +270,7 @@ NB_MODULE(_native, m) {
                 return rows;
             },
             "q_image"_a, "threads"_a, "rounds"_a)
+        .def_prop_ro("has_tiles", &Model::has_tiles)
         .def_prop_ro("resident_bytes", &Model::resident_bytes)
         .def_prop_ro("arena_bytes", &Model::arena_bytes)
         .def_prop_ro("allocations", &Model::allocations)

@@ -1,6 +1,7 @@
 // Building a model: geometry, the choice of a path for each layer, derivation and packing of weights, the arena.
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <numeric>
 #include <stdexcept>
 
@@ -20,11 +21,15 @@ bool weaves(const Geometry& g, int in_channels) {
     return g.groups == 1 && g.dilation == 1 && g.kernel > 1 && in_channels < kGroup;
 }
 
-// Groups of a window.
-int window_groups(const Geometry& g, int in_channels) {
+// Whether a row of a window's taps is one stretch of bytes.
+bool contiguous(const Geometry& g) { return g.groups == 1 && g.dilation == 1; }
+
+// Groups of packed weights, for a window.
+int window_groups(const Geometry& g, int in_channels, const DotPath& dot) {
     const int taps = g.kernel * g.kernel;
-    return weaves(g, in_channels) ? round_up(taps * in_channels, kGroup) / kGroup
-                                  : taps * round_up(in_channels, kGroup) / kGroup;
+    const auto filled = [&](int bytes) { return round_up(round_up(bytes, kGroup) / kGroup, dot.run_groups); };
+    if (weaves(g, in_channels)) return filled(taps * in_channels);
+    return contiguous(g) ? g.kernel * filled(g.kernel * round_up(in_channels, kGroup)) : taps * filled(in_channels);
 }
 
 // Whether a window lies inside a buffer and its borders at least once.
@@ -39,6 +44,30 @@ int row_step(const Step& step, const Buffer& input) {
         return step.geometry.stride;
     if (step.kind != Step::Kind::copy) return 1;
     return std::accumulate(step.source_y.begin(), step.source_y.end(), 0, std::gcd<int, int>);
+}
+
+// Tiles of equal size rather than full ones and a small rest; of a path that reads stretches of places, of which
+// `row_places` lie between a pixel and the one below it, as many pixels as its stretches reach.
+std::vector<int> tile_starts(const Step& step, int row_places) {
+    const DotPath& dot = *step.dot;
+    const int pixels = step.conv_height * step.conv_width;
+    std::vector<int> starts{0};
+    if (dot.places == 0) {
+        const int tiles = (pixels + dot.max_rows - 1) / dot.max_rows;
+        for (int t = 1; t <= tiles; ++t)
+            starts.push_back(static_cast<int>(static_cast<std::int64_t>(pixels) * t / tiles));
+        return starts;
+    }
+    const auto place = [&](int pixel) {
+        return std::int64_t{pixel / step.conv_width} * row_places + pixel % step.conv_width;
+    };
+    for (int p = 0; p < pixels;) {
+        for (int stretch = 0; stretch < dot.max_rows / dot.places && p < pixels; ++stretch) {
+            for (const std::int64_t first = place(p); p < pixels && place(p) < first + dot.places;) ++p;
+        }
+        starts.push_back(p);
+    }
+    return starts;
 }
 
 }  // namespace
@@ -246,18 +275,6 @@ double Model::mac_ns(const DotPath& dot, int act_max, int weight_max) const {
     return rates.mac + (dot.period == nullptr ? 0.0 : rates.widening / dot.period(act_max, weight_max));
 }
 
-// The fastest multiplication that is exact.
-const DotPath& Model::dot_path(int act_max, int weight_max) const {
-    const DotPath* best = nullptr;
-    for (int i = 0; i < isa_->dot_count; ++i) {
-        const DotPath& dot = isa_->dots[i];
-        if (!dot.exact(act_max, weight_max)) continue;
-        if (best == nullptr || mac_ns(dot, act_max, weight_max) < mac_ns(*best, act_max, weight_max)) best = &dot;
-    }
-    if (best == nullptr) throw std::logic_error("no exact multiplication");  // one of every set is always exact
-    return *best;
-}
-
 // Of `weights` weights of `bytes` bytes with `rows` rows in `pieces` pieces: the first piece has the weights brought
 // from afar, which is mostly done meanwhile.
 double Model::product_ns(double weights, double rows, double pieces, double mac, double bytes) const {
@@ -268,7 +285,7 @@ double Model::product_ns(double weights, double rows, double pieces, double mac,
 Model::Choice Model::dot_choice(const Step& step, const ConvSpec& spec, const DotPath& dot) const {
     Choice choice{Method::dot, 0.0, &dot, spec.act_max, 1 << (spec.weight_bits - 1)};
     const int columns = round_up(step.channels, kBlock);
-    const double weights = double(columns) * window_groups(spec.geometry, step.in_channels) * kGroup;
+    const double weights = double(columns) * window_groups(spec.geometry, step.in_channels, dot) * kGroup;
     const double pixels = double(step.conv_height) * step.conv_width;
     choice.weight_bytes = weights * dot.group_bytes / (kBlock * kGroup);
     choice.ns = product_ns(weights, pixels, std::ceil(pixels / dot.max_rows),
@@ -277,8 +294,7 @@ Model::Choice Model::dot_choice(const Step& step, const ConvSpec& spec, const Do
     return choice;
 }
 
-// All ways that a layer allows, the fastest one first; the one asked for before all others, which then is the fastest
-// multiplication.
+// All ways that a layer allows, the fastest one first; those asked for before all others.
 std::vector<Model::Choice> Model::choices(const Step& step, const ConvSpec& spec) const {
     const int weight_max = 1 << (spec.weight_bits - 1);
     std::vector<Choice> all;
@@ -286,9 +302,18 @@ std::vector<Model::Choice> Model::choices(const Step& step, const ConvSpec& spec
         const DotPath& dot = isa_->dots[i];
         if (spec.path == dot.name && dot.exact(spec.act_max, weight_max)) return {dot_choice(step, spec, dot)};
     }
-    all.push_back(dot_choice(step, spec, dot_path(spec.act_max, weight_max)));
-    if (spec.geometry.groups > 1 || spec.pooling.kernel > 0) return all;
-    const auto wanted = [&](const char* name) { return spec.path.empty() || spec.path == name; };
+    const auto faster = [](const Choice& a, const Choice& b) { return a.ns < b.ns; };
+    for (int i = 0; i < isa_->dot_count; ++i) {  // one of every set is always exact
+        const DotPath& dot = isa_->dots[i];
+        // What unpacking weights takes pays where they are read once: of few pixels.
+        const bool pays = dot.group_bytes >= kBlock * kGroup || step.conv_height * step.conv_width <= dot.max_rows;
+        if (pays && dot.exact(spec.act_max, weight_max)) all.push_back(dot_choice(step, spec, dot));
+    }
+    if (spec.geometry.groups > 1 || spec.pooling.kernel > 0) {
+        std::stable_sort(all.begin(), all.end(), faster);
+        return all;
+    }
+    const auto wanted = [&](const std::string& name) { return spec.path.empty() || spec.path == name; };
     for (int i = 0; i < isa_->lut_count; ++i) {
         const LutPath& lut = isa_->luts[i];
         if (wanted(lut.name) && spec.weight_bits == lut.planes && spec.act_max <= lut.max_act)
@@ -297,12 +322,23 @@ std::vector<Model::Choice> Model::choices(const Step& step, const ConvSpec& spec
     if (isa_->pixel_lut != nullptr && wanted(isa_->pixel_lut->name) && pixel_lut_fits(step, spec))
         all.push_back(pixel_lut_choice(step, spec));
     for (const WinogradForm& form : kWinograd) {
-        if (wanted(form.name) && winograd_fits(step, spec, form)) all.push_back(winograd_choice(step, spec, form));
+        if (!wanted(form.name) || (spec.path.empty() && has_tiles()) || !winograd_fits(step, spec, form)) continue;
+        const auto add = [&](const DotPath& dot) {
+            if (dot.exact(form.span() * spec.act_max, winograd_weight_bound(form, spec.weight_bits)))
+                all.push_back(winograd_choice(step, spec, form, dot));
+        };
+        if (form.operand_bytes == 2) {
+            add(*isa_->words);
+        } else {
+            std::for_each(isa_->dots, isa_->dots + isa_->dot_count, [&](const DotPath& dot) {
+                if (dot.places == 0) add(dot);
+            });
+        }
     }
+    std::stable_sort(all.begin(), all.end(), faster);
     if (!spec.path.empty()) {
-        std::reverse(all.begin(), all.end());
+        std::stable_partition(all.begin(), all.end(), [](const Choice& each) { return each.method != Method::dot; });
     } else {
-        std::stable_sort(all.begin(), all.end(), [](const Choice& a, const Choice& b) { return a.ns < b.ns; });
         if (all[0].weight_bytes > kFarWeightBytes) {
             // How fast they come varies with what else runs on the machine.
             const auto alike = std::find_if(all.begin(), all.end(),
@@ -313,6 +349,15 @@ std::vector<Model::Choice> Model::choices(const Step& step, const ConvSpec& spec
         }
     }
     return all;
+}
+
+bool Model::has_tiles() const {
+    return std::any_of(isa_->dots, isa_->dots + isa_->dot_count, [](const DotPath& dot) { return dot.places > 0; });
+}
+
+// Behind a stretch's last window, what would be the next ones is read, too.
+void Model::read_stretches(const DotPath& dot, std::size_t row_step) {
+    overrun_bytes_ = std::max(overrun_bytes_, sz(dot.places) * row_step + sz(dot.run_groups * kGroup) + kSlackBytes);
 }
 
 void Model::set_dot(Step& step, const DotPath& dot, int act_max, int weight_max) const {
@@ -343,16 +388,15 @@ void Model::prepare_dot(Step& step, const ConvSpec& spec, const std::int8_t* q8)
     const Buffer& input = buffers_[sz(spec.input)];
     const Geometry& g = spec.geometry;
     const bool woven = weaves(g, step.in_channels);
-    const bool contiguous = g.groups == 1 && g.dilation == 1;  // a window's row of taps is one stretch of bytes
-    const int tap_channels = woven        ? step.in_channels
-                             : contiguous ? input.pixel_bytes
-                                          : round_up(step.in_channels, kGroup);
+    const int tap_channels = woven           ? step.in_channels
+                             : contiguous(g) ? input.pixel_bytes
+                                             : round_up(step.in_channels, kGroup);
     const int taps = g.kernel * g.kernel;
-    step.k_groups = window_groups(g, step.in_channels);
-    if (woven) step.runs.push_back({0, step.k_groups});
+    step.k_groups = window_groups(g, step.in_channels, *step.dot);
+    if (woven) step.runs.push_back({0, round_up(taps * step.in_channels, kGroup) / kGroup});
     for (int ky = 0; ky < g.kernel && !woven; ++ky) {
         const auto row = static_cast<std::int32_t>(sz(ky * g.dilation) * input.row_bytes()) + step.input_channel;
-        if (contiguous) {
+        if (contiguous(g)) {
             step.runs.push_back({row, g.kernel * tap_channels / kGroup});
         } else {
             for (int kx = 0; kx < g.kernel; ++kx) {
@@ -373,7 +417,16 @@ void Model::prepare_dot(Step& step, const ConvSpec& spec, const std::int8_t* q8)
     std::int32_t largest = 0;  // sum of an output channel's weights of one sign
     for (int b = 0; b < blocks; ++b) {
         rows.fill(b * kBlock, kBlock, codes.data());
-        step.dot->pack(codes.data(), rows.row_bytes(), step.k_groups, step.packed.data() + sz(b) * step.block_bytes);
+        const std::int8_t* from = codes.data();
+        std::uint8_t* to = step.packed.data() + sz(b) * step.block_bytes;
+        for (const Run& run : step.runs) {
+            const std::size_t bytes = sz(run.groups) * sz(step.dot->group_bytes),
+                              filled = sz(round_up(run.groups, step.dot->run_groups)) * sz(step.dot->group_bytes);
+            if (filled > bytes) std::memset(to, 0, filled);
+            step.dot->pack(from, rows.row_bytes(), run.groups, to);
+            from += run.groups * kGroup;
+            to += filled;
+        }
         for (int r = 0; unbounded && r < kBlock; ++r)
             largest = std::max(largest, largest_sum(codes.data() + sz(r) * rows.row_bytes(), rows.row_bytes()));
         if (spec.zero == 0) continue;
@@ -387,6 +440,10 @@ void Model::prepare_dot(Step& step, const ConvSpec& spec, const std::int8_t* q8)
     if (unbounded) {
         for (Output& output : step.outputs) bound_sums(output.quantizer, largest * most_act);
     }
+    // Woven rows have places of their own.
+    step.tile_starts = tile_starts(step, woven ? std::numeric_limits<int>::max() : input.row_pixels());
+    if (step.tile_starts.back() > 1)
+        read_stretches(*step.dot, sz(g.stride) * sz(woven ? g.kernel * step.in_channels : input.pixel_bytes));
     step.detail = step.dot->name;
     std::size_t scratch = sizeof(std::int32_t) * kMaxRows * kMaxBlocks * kBlock;
     if (spec.pooling.kernel > 0) {

@@ -43,13 +43,13 @@ int winograd_strip(const WinogradForm& form, int channels, int tile_rows) {
 
 }  // namespace
 
-Model::Choice Model::winograd_choice(const Step& step, const ConvSpec& spec, const WinogradForm& form) const {
+Model::Choice Model::winograd_choice(const Step& step, const ConvSpec& spec, const WinogradForm& form,
+                                     const DotPath& dot) const {
     Choice choice{Method::winograd, 0.0};
     choice.form = &form;
     choice.act_max = form.span() * spec.act_max;
     choice.weight_max = winograd_weight_bound(form, spec.weight_bits);
-    choice.dot = form.operand_bytes == 2 ? isa_->words : &dot_path(choice.act_max, choice.weight_max);
-    const DotPath& dot = *choice.dot;
+    choice.dot = &dot;
     const FormRates& rates = rates_.forms[&form - kWinograd];
     const int positions = form.positions(), columns = round_up(step.channels, kBlock);
     const double tiles = double((step.height + form.n - 1) / form.n) * ((step.width + form.m - 1) / form.m);
@@ -243,6 +243,7 @@ bool Model::prepare_winograd(Step& step, const ConvSpec& spec, const std::int8_t
     step.strip_tiles = winograd_strip(form, channels, step.tile_rows);
     WinogradScratch& scratch = step.scratch;
     scratch.patch_bytes = sz(round_up(channels * form.operand_bytes, 64));
+
     scratch.position_bytes = scratch.patch_bytes * sz(step.strip_tiles) + kPositionGap;
     for (int s = 0; s < form.sums(); ++s) {
         for (int p = form.first_position(s); p < form.first_position(s + 1); ++p)

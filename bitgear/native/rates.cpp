@@ -26,6 +26,7 @@ constexpr int kShort = kChannels / kGroup;                   // groups of one ta
 constexpr int kLong = kTaps * kTaps * kShort;                // of a whole window
 constexpr int kRowPixels = kMaxRows + kTaps;                 // of the layer's input
 constexpr std::size_t kStreamBytes = std::size_t{32} << 20;  // more than caches keep of a model that others run beside
+constexpr int kEpilogueRows = 8;
 constexpr int kRounds = 32;
 constexpr int kStreamRounds = 3;
 
@@ -191,6 +192,7 @@ struct DotProbe {
         whole.rows = dot.max_rows;
         whole.blocks = dot.max_blocks;
         whole.a = windows.first;
+        whole.row_step = kChannels;
         whole.runs = windows.runs;
         whole.run_count = kTaps;
         whole.w = weights.data();
@@ -363,7 +365,7 @@ struct PixelLutProbe {
 
 // A form of Winograd's: patches side by side, and sums of tiles side by side.
 struct FormProbe {
-    static constexpr int kPatches = 8, kColumns = 2 * kBlock;
+    static constexpr int kPatches = 8, kPixels = 16, kColumns = 2 * kBlock;
     const WinogradForm& form;
     const WinogradKernels& kernels;
     std::size_t patch_bytes;
@@ -382,14 +384,14 @@ struct FormProbe {
           patch_bytes(sz(kChannels * f.operand_bytes)),
           input(noise(sz((kMaxPatchSide + 1) * kPatches * kMaxTileSide * kChannels) + kSlackBytes, 1)),
           patches(sz(f.positions()) * position_bytes() + kSlackBytes),
-          sums(noise(sizeof(std::int32_t) * sz(f.positions() * kMaxRows * kColumns), 1)),
+          sums(noise(sizeof(std::int32_t) * sz(f.positions() * kPixels * kColumns), 1)),
           correction(noise(sizeof(std::int32_t) * sz(f.n * f.m * kColumns), 0)),
           acc(sizeof(std::int32_t) * sz(f.n * kMaxRows * kColumns)),
           weights(noise(sz(f.positions() * kColumnChannels * f.operand_bytes * kColumns), 0xff)) {
-        out.tiles = kMaxRows / f.m;
+        out.tiles = kPixels / f.m;
         out.columns = kColumns;
         out.m = reinterpret_cast<const std::int32_t*>(sums.data());
-        out.position_stride = sz(kMaxRows * kColumns);
+        out.position_stride = sz(kPixels * kColumns);
         out.tile_stride = out.acc_stride = kColumns;
         out.correction = reinterpret_cast<const std::int32_t*>(correction.data());
         out.correction_stride = kColumns;
@@ -448,6 +450,7 @@ Rates rates_of(const Isa& isa, const NamedTimes& times) {
 }
 
 Rates measure_rates(const Isa& isa) {
+    if (isa.enter != nullptr) isa.enter();
     Stopwatch watch;
     std::vector<std::unique_ptr<DotProbe>> dots;
     std::vector<DotPieces> dot_pieces;
@@ -505,7 +508,7 @@ Rates measure_rates(const Isa& isa) {
         watch.add(16, [probe] { probe->kernels.columns->output(probe->out); });
     }
     DotProbe& first = *dots.front();
-    Reader reader(kMaxRows / 2, 2 * kBlock);
+    Reader reader(kEpilogueRows, 2 * kBlock);
     reader.tile.acc = first.whole.acc;
     const std::size_t epilogue = watch.add(32, [&] { isa.epilogue(reader.tile); });
     watch.run(kRounds);
@@ -524,6 +527,7 @@ Rates measure_rates(const Isa& isa) {
         }
     });
     slow.run(kStreamRounds);
+    if (isa.leave != nullptr) isa.leave();
 
     Rates rates = empty(isa);
     for (int i = 0; i < isa.dot_count; ++i)

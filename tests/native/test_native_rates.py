@@ -32,6 +32,7 @@ from tests.native.paths import (
 from bitgear.engines import rates as kept_rates  # isort: skip - not before the extension is known to be there
 
 SLOW_NS = 1e6
+WITHOUT_TILES = [name for name, paths in OFFERED.items() if "amx" not in paths]
 
 
 class Measured:
@@ -74,8 +75,8 @@ def test_a_model_refuses_rates_that_are_not_all_there(instruction_set: str) -> N
     for wrong in (-1.0, math.nan, math.inf):
         with pytest.raises(ValueError, match="'stream' is missing or no time"):
             _native.Model(instruction_set, times | {"stream": wrong})
-    with pytest.raises(ValueError, match="'amx mac' is unknown"):
-        _native.Model(instruction_set, times | {"amx mac": 1.0})
+    with pytest.raises(ValueError, match="'tpu mac' is unknown"):
+        _native.Model(instruction_set, times | {"tpu mac": 1.0})
 
 
 # -- what paths follow ------------------------------------------------------------------------------------------------
@@ -83,8 +84,8 @@ def test_a_model_refuses_rates_that_are_not_all_there(instruction_set: str) -> N
 
 @pytest.mark.parametrize("instruction_set", OFFERED)
 def test_a_layer_takes_the_path_that_the_rates_say_is_fastest(instruction_set: str) -> None:
-    """At two bits all paths can be had: each one is taken when all others are slow."""
-    master = random_master(one_layer(), 12, 1)
+    """At two bits and of few pixels all paths can be had: each one is taken when all others are slow."""
+    master = random_master(one_layer(), 8, 1)
     q_images = random_codes(master, 2)
     expected = reference.run(master, q_images, 2)
     times = measured(instruction_set)
@@ -94,11 +95,17 @@ def test_a_layer_takes_the_path_that_the_rates_say_is_fastest(instruction_set: s
         model = derived(master, 2, instruction_set, rates=rates)
         assert taken(model, "t") == {path}
         np.testing.assert_array_equal(model.run(q_images), expected)
+
+
+@pytest.mark.parametrize("instruction_set", WITHOUT_TILES)
+def test_a_layer_takes_the_form_that_the_rates_say_is_fastest(instruction_set: str) -> None:
+    times = measured(instruction_set)
     forms = [
         form for form in FORMS if form not in IN_WORDS or any(WORDS in p for p in MULTIPLICATIONS[instruction_set])
     ]
     for form in forms:
         master = random_master(one_layer(stride=stride_of(form)), 12, 1)
+        q_images = random_codes(master, 2)
         expected = reference.run(master, q_images, 2)
         rates = {name: SLOW_NS if name.endswith(" patch") else ns for name, ns in times.items()}
         for path in OFFERED[instruction_set]:
@@ -113,7 +120,18 @@ def test_a_layer_takes_the_path_that_the_rates_say_is_fastest(instruction_set: s
         np.testing.assert_array_equal(model.run(q_images), expected)
 
 
-@pytest.mark.parametrize("instruction_set", OFFERED)
+@pytest.mark.parametrize("instruction_set", [name for name in OFFERED if name not in WITHOUT_TILES])
+def test_where_there_are_tiles_no_form_is_taken_and_weights_are_packed_where_pixels_are_few(
+    instruction_set: str,
+) -> None:
+    fast = (" patch", " sums", "amx-4 mac", "amx-4 finish", "epilogue", "stream")
+    times = {name: 0.0 if name.endswith(fast) else SLOW_NS for name in measured(instruction_set)}
+    for side_px, packed in ((8, True), (12, False)):
+        master = random_master(one_layer(), side_px, 1)
+        assert (taken(derived(master, 4, instruction_set, rates=times), "t") == {"amx-4"}) is packed
+
+
+@pytest.mark.parametrize("instruction_set", WITHOUT_TILES)
 def test_maps_whose_ends_waste_what_a_form_saves_do_not_take_it(instruction_set: str) -> None:
     """Of 7x7 outputs of stride 2, tiles of 2x2 multiply 400 positions for 441 products; of 8x8, 400 for 576."""
     times = {name: SLOW_NS if name.endswith(" finish") else ns for name, ns in measured(instruction_set).items()}
@@ -122,7 +140,7 @@ def test_maps_whose_ends_waste_what_a_form_saves_do_not_take_it(instruction_set:
         assert (taken(model, "t") <= set(OFFERED[instruction_set])) is not takes_it
 
 
-@pytest.mark.parametrize("instruction_set", [n for n in OFFERED if any(WORDS in p for p in MULTIPLICATIONS[n])])
+@pytest.mark.parametrize("instruction_set", [n for n in WITHOUT_TILES if any(WORDS in p for p in MULTIPLICATIONS[n])])
 def test_where_weights_do_not_allow_the_fastest_path_the_next_one_is_taken(instruction_set: str) -> None:
     """Transformed weights that leave a byte in many places rule out forms in bytes, but not that in 16 bits."""
     master = random_master(one_layer(), 12, 1, extreme=True)
