@@ -14,8 +14,8 @@ quantise it themselves.
 Of ResNet-18 and MobileNetV2 the weights are random: their speed means something, their answers do not. ResNet-20, the
 segmenter and the detector are shipped masters; their peers get what the 8-bit codes stand for, as float32.
 
-With ``--kernel avx2`` the peers are held to AVX2 as well, where they can be, and ONNX Runtime, which cannot, is left
-out: that is a look at processors without VNNI.
+With ``--kernel avx2`` or ``avx2-vnni`` the peers are held to it as well, where they can be, and ONNX Runtime, which
+cannot, is left out: that is a look at processors without VNNI, and without AVX-512.
 """
 
 import argparse

@@ -31,7 +31,10 @@ FORMATS = {"QDQ": QuantFormat.QDQ, "QOperator": QuantFormat.QOperator}
 PACKAGES = {"openvino": "OpenVINO", "torch": "PyTorch"}
 CALIBRATION_PICTURES = 4
 
-LIMITS = {"avx2": {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"}}
+LIMITS = {
+    "avx2": {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"},
+    "avx2-vnni": {"ONEDNN_MAX_CPU_ISA": "AVX2_VNNI", "ATEN_CPU_CAPABILITY": "avx2"},
+}
 """Environment variables that hold OpenVINO and PyTorch to an instruction set. ONNX Runtime knows none."""
 
 Floats = NDArray[np.float32]

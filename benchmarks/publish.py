@@ -51,6 +51,7 @@ def blocks() -> dict[str, str]:
         "engine_details": engine_tables.details(_report("engine")),
         "engine_ready": engine_tables.ready(_report("engine")),
         "engine_avx2": engine_tables.overview(_report("engine-avx2")),
+        "engine_avx2_vnni": engine_tables.overview(_report("engine-avx2-vnni")),
         "engine_amx": engine_tables.overview(_report("engine-amx")),
         "bounds": _bounds(_report("bounds")),
         "policies": _policies(_report("simulate")),

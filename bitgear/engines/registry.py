@@ -15,7 +15,7 @@ ENGINE_NAMES = ("native", "onnxruntime", "reference")
 KERNEL_VARIABLE = "BITGEAR_KERNEL"
 """Environment variable that forces the native engine's instruction set.
 
-avx512-amx, avx512-vnni, avx2, neon-dotprod or portable.
+avx512-amx, avx512-vnni, avx2-vnni, avx2, neon-dotprod or portable.
 """
 
 

@@ -2,6 +2,9 @@
 
 #include <cstring>
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
 #if defined(__x86_64__) && defined(__linux__)
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -19,6 +22,15 @@ namespace {
 bool has_avx2() {
 #if defined(__x86_64__)
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi2");
+#else
+    return false;
+#endif
+}
+
+bool has_avx2_vnni() {
+#if defined(__x86_64__)
+    unsigned a = 0, b = 0, c = 0, d = 0;  // compilers know this one by different names
+    return has_avx2() && __get_cpuid_count(7, 1, &a, &b, &c, &d) != 0 && (a & 1u << 4) != 0;
 #else
     return false;
 #endif
@@ -60,11 +72,9 @@ bool has_neon_dotprod() {
 
 const IsaEntry* instruction_sets(int* count) {
     static const IsaEntry entries[] = {
-        {"avx512-amx", kIsaAmx, has_avx512_amx()},
-        {"avx512-vnni", kIsaAvx512, has_avx512_vnni()},
-        {"avx2", kIsaAvx2, has_avx2()},
-        {"neon-dotprod", kIsaNeon, has_neon_dotprod()},
-        {"portable", kIsaPortable, true},
+        {"avx512-amx", kIsaAmx, has_avx512_amx()},      {"avx512-vnni", kIsaAvx512, has_avx512_vnni()},
+        {"avx2-vnni", kIsaAvx2Vnni, has_avx2_vnni()},   {"avx2", kIsaAvx2, has_avx2()},
+        {"neon-dotprod", kIsaNeon, has_neon_dotprod()}, {"portable", kIsaPortable, true},
     };
     *count = sizeof(entries) / sizeof(entries[0]);
     return entries;

@@ -21,6 +21,7 @@ const Isa* choose_isa(const char* name);
 // From files isa_*.cpp; null where the compiler's target is another architecture.
 extern const Isa* const kIsaPortable;
 extern const Isa* const kIsaAvx2;
+extern const Isa* const kIsaAvx2Vnni;
 extern const Isa* const kIsaAvx512;
 extern const Isa* const kIsaAmx;
 extern const Isa* const kIsaNeon;

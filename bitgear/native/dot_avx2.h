@@ -375,23 +375,46 @@ void words(const DotTile& tile) {
     }
 }
 
-// Signed 16-bit operands, two of them in a group.
-inline void multiply_16(const std::uint8_t* a, __m256i w0, __m256i w1, __m256i& c0, __m256i& c1) {
-    __m256i t, u;
-    asm("vpbroadcastd %[a], %[t]\n\t"
-        "vpmaddwd %[w0], %[t], %[u]\n\t"
-        "vpmaddwd %[w1], %[t], %[t]\n\t"
-        "vpaddd %[u], %[c0], %[c0]\n\t"
-        "vpaddd %[t], %[c1], %[c1]"
-        : [c0] "+x"(c0), [c1] "+x"(c1), [t] "=&x"(t), [u] "=&x"(u)
-        : [a] "m"(*reinterpret_cast<const std::uint8_t (*)[4]>(a)), [w0] "x"(w0), [w1] "x"(w1));
-}
+// A row and a group of signed 16-bit operands, two of them in a group.
+struct Words {
+    static void multiply(const std::uint8_t* a, __m256i w0, __m256i w1, __m256i& c0, __m256i& c1) {
+        __m256i t, u;
+        asm("vpbroadcastd %[a], %[t]\n\t"
+            "vpmaddwd %[w0], %[t], %[u]\n\t"
+            "vpmaddwd %[w1], %[t], %[t]\n\t"
+            "vpaddd %[u], %[c0], %[c0]\n\t"
+            "vpaddd %[t], %[c1], %[c1]"
+            : [c0] "+x"(c0), [c1] "+x"(c1), [t] "=&x"(t), [u] "=&x"(u)
+            : [a] "m"(*reinterpret_cast<const std::uint8_t (*)[4]>(a)), [w0] "x"(w0), [w1] "x"(w1));
+    }
+};
+
+#ifdef BITGEAR_AVX_VNNI
+// The same, and of bytes, for processors that add products up in one instruction.
+struct VnniWords {
+    static void multiply(const std::uint8_t* a, __m256i w0, __m256i w1, __m256i& c0, __m256i& c1) {
+        __m256i t;
+        asm("vpbroadcastd %[a], %[t]\n\t%{vex%} vpdpwssd %[w0], %[t], %[c0]\n\t%{vex%} vpdpwssd %[w1], %[t], %[c1]"
+            : [c0] "+x"(c0), [c1] "+x"(c1), [t] "=&x"(t)
+            : [a] "m"(*reinterpret_cast<const std::uint8_t (*)[4]>(a)), [w0] "x"(w0), [w1] "x"(w1));
+    }
+};
+
+struct VnniBytes {
+    static void multiply(const std::uint8_t* a, __m256i w0, __m256i w1, __m256i& c0, __m256i& c1) {
+        __m256i t;
+        asm("vpbroadcastd %[a], %[t]\n\t%{vex%} vpdpbusd %[w0], %[t], %[c0]\n\t%{vex%} vpdpbusd %[w1], %[t], %[c1]"
+            : [c0] "+x"(c0), [c1] "+x"(c1), [t] "=&x"(t)
+            : [a] "m"(*reinterpret_cast<const std::uint8_t (*)[4]>(a)), [w0] "x"(w0), [w1] "x"(w1));
+    }
+};
+#endif
 
 // Winograd's weights of 16 bits are many and are read in order: bytes to ask for ahead.
 constexpr std::ptrdiff_t kAhead = 4096;
 
-template <int R>
-__attribute__((noinline)) void block_16(const DotTile& tile, const std::uint8_t* w, std::int32_t* out) {
+template <class Operand, int R>
+__attribute__((noinline)) void sums_block(const DotTile& tile, const std::uint8_t* w, std::int32_t* out) {
     const std::ptrdiff_t stride = tile.blocks * kBlock;
     __m256i acc[R][2];
 #pragma GCC unroll 6
@@ -405,7 +428,7 @@ __attribute__((noinline)) void block_16(const DotTile& tile, const std::uint8_t*
             _mm_prefetch(reinterpret_cast<const char*>(w + kAhead), _MM_HINT_T0);
             const __m256i w0 = load256(w), w1 = load256(w + 32);
 #pragma GCC unroll 6
-            for (int r = 0; r < R; ++r) multiply_16(a[r] + k, w0, w1, acc[r][0], acc[r][1]);
+            for (int r = 0; r < R; ++r) Operand::multiply(a[r] + k, w0, w1, acc[r][0], acc[r][1]);
         }
     }
 #pragma GCC unroll 6
@@ -415,9 +438,11 @@ __attribute__((noinline)) void block_16(const DotTile& tile, const std::uint8_t*
     }
 }
 
-void words_16(const DotTile& tile) {
-    static constexpr BlockFn kTiles[kDotRows] = {block_16<1>, block_16<2>, block_16<3>,
-                                                 block_16<4>, block_16<5>, block_16<6>};
+template <class Operand>
+void sums(const DotTile& tile) {
+    static constexpr BlockFn kTiles[kDotRows] = {sums_block<Operand, 1>, sums_block<Operand, 2>,
+                                                 sums_block<Operand, 3>, sums_block<Operand, 4>,
+                                                 sums_block<Operand, 5>, sums_block<Operand, 6>};
     for (int b = 0; b < tile.blocks; ++b)
         kTiles[tile.rows - 1](tile, tile.w + static_cast<std::size_t>(b) * tile.block_bytes, tile.acc + b * kBlock);
 }
@@ -429,5 +454,13 @@ const DotPath kDots[] = {
     {"words", kDotRows, kDotBlocks, kPackedGroup, always_exact, nullptr, pack_words, words, nullptr},
 };
 constexpr int kDotCount = 2;
-const DotPath kWordsPath{"words-16", kDotRows,   kDotBlocks, kPackedGroup, always_exact,
-                         nullptr,    pack_pairs, words_16,   nullptr};
+const DotPath kWordsPath{"words-16", kDotRows,   kDotBlocks,  kPackedGroup, always_exact,
+                         nullptr,    pack_pairs, sums<Words>, nullptr};
+
+#ifdef BITGEAR_AVX_VNNI
+const DotPath kVnniDots[] = {
+    {"vnni", kDotRows, kDotBlocks, kPackedGroup, always_exact, nullptr, pack_pairs, sums<VnniBytes>, nullptr},
+};
+const DotPath kVnniWords{"vnni-16", kDotRows,   kDotBlocks,      kPackedGroup, always_exact,
+                         nullptr,   pack_pairs, sums<VnniWords>, nullptr};
+#endif

@@ -1,4 +1,4 @@
-// x86-64 with AVX2 and BMI2: Haswell, Zen and later.
+// x86-64 with AVX2 and BMI2: Haswell, Zen and later. The same with AVX-VNNI: Alder Lake, Zen 5 and later.
 #include "dispatch.h"
 
 #if defined(__x86_64__) && defined(__AVX2__)
@@ -28,10 +28,28 @@ const Isa kIsa = {"avx2",
                   BG_GENERIC_FUNCTIONS(kBytes, kWords, kStrided),
                   BG_PIXEL_FUNCTIONS};
 
+#ifdef BITGEAR_AVX_VNNI
+const Isa kIsaWithVnni = {"avx2-vnni",
+                          kVnniDots,
+                          1,
+                          kLuts,
+                          kLutCount,
+                          nullptr,
+                          &kVnniWords,
+                          {depthwise_bytes, depthwise_pack, depthwise, nullptr},
+                          BG_GENERIC_FUNCTIONS(kBytes, kWords, kStrided),
+                          BG_PIXEL_FUNCTIONS};
+#endif
+
 }  // namespace
 }  // namespace avx2
 
 const Isa* const kIsaAvx2 = &avx2::kIsa;
+#ifdef BITGEAR_AVX_VNNI
+const Isa* const kIsaAvx2Vnni = &avx2::kIsaWithVnni;
+#else
+const Isa* const kIsaAvx2Vnni = nullptr;
+#endif
 
 }  // namespace bitgear
 
@@ -39,6 +57,7 @@ const Isa* const kIsaAvx2 = &avx2::kIsa;
 
 namespace bitgear {
 const Isa* const kIsaAvx2 = nullptr;
-}
+const Isa* const kIsaAvx2Vnni = nullptr;
+}  // namespace bitgear
 
 #endif

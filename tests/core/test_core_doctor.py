@@ -18,7 +18,7 @@ from bitgear.doctor import diagnose, report
 from bitgear.engines import ENGINE_NAMES
 from bitgear.engines.registry import KERNEL_VARIABLE, native_failure
 
-SETS = ("avx512-amx", "avx512-vnni", "avx2", "neon-dotprod", "portable")
+SETS = ("avx512-amx", "avx512-vnni", "avx2-vnni", "avx2", "neon-dotprod", "portable")
 SYMBOL = "_native.so: undefined symbol: _ZN7bitgear5ModelE"
 
 needs_extension = pytest.mark.skipif(native_failure() is not None, reason="the native engine is not built")

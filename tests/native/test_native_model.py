@@ -45,7 +45,7 @@ def _no_instruction_set_forced(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_instruction_sets_come_best_first_and_portable_last() -> None:
     rows = _native.instruction_sets()
-    assert [name for name, *_ in rows] == ["avx512-amx", "avx512-vnni", "avx2", "neon-dotprod", "portable"]
+    assert [name for name, *_ in rows] == ["avx512-amx", "avx512-vnni", "avx2-vnni", "avx2", "neon-dotprod", "portable"]
     name, compiled, offered, paths = rows[-1]
     assert (name, compiled, offered, paths) == ("portable", True, True, ["scalar", "scalar-16"])
     assert all(paths == [] for _, compiled, _, paths in rows if not compiled)
