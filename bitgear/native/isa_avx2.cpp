@@ -17,28 +17,28 @@ namespace {
 #include "dot_avx2.h"
 #include "lut_avx2.h"
 
-const Isa kIsa = {"avx2",
-                  kDots,
-                  kDotCount,
-                  kLuts,
-                  kLutCount,
-                  nullptr,
-                  &kWordsPath,
-                  {depthwise_bytes, depthwise_pack, depthwise, nullptr},
-                  BG_GENERIC_FUNCTIONS(kBytes, kWords, kStrided),
-                  BG_PIXEL_FUNCTIONS};
+constexpr Isa kIsa = {"avx2",
+                      kDots,
+                      kDotCount,
+                      kLuts,
+                      kLutCount,
+                      nullptr,
+                      &kWordsPath,
+                      {depthwise_bytes, depthwise_pack, depthwise, nullptr},
+                      BG_GENERIC_FUNCTIONS(kBytes, kWords, kStrided),
+                      BG_PIXEL_FUNCTIONS};
 
 #ifdef BITGEAR_AVX_VNNI
-const Isa kIsaWithVnni = {"avx2-vnni",
-                          kVnniDots,
-                          1,
-                          kLuts,
-                          kLutCount,
-                          nullptr,
-                          &kVnniWords,
-                          {depthwise_bytes, depthwise_pack, depthwise, nullptr},
-                          BG_GENERIC_FUNCTIONS(kBytes, kWords, kStrided),
-                          BG_PIXEL_FUNCTIONS};
+constexpr Isa with_vnni() {
+    Isa isa = kIsa;
+    isa.name = "avx2-vnni";
+    isa.dots = kVnniDots;
+    isa.dot_count = sizeof(kVnniDots) / sizeof(kVnniDots[0]);
+    isa.words = &kVnniWords;
+    return isa;
+}
+
+constexpr Isa kIsaWithVnni = with_vnni();
 #endif
 
 }  // namespace

@@ -278,8 +278,8 @@ void dot_quick(const DotTile& tile, const EpilogueTile& to) {
 bool always_exact(int, int) { return true; }
 
 constexpr DotPath kVnni{"vnni", 12, 2, kBlock * kGroup, always_exact, nullptr, pack_bytes, dot<Bytes>, dot_quick};
-const DotPath kDots[] = {kVnni};
-const DotPath kWordsPath{"vnni-16", 12, 2, kBlock * kGroup, always_exact, nullptr, pack_bytes, dot<Words>, nullptr};
+constexpr DotPath kDots[] = {kVnni};
+constexpr DotPath kWordsPath{"vnni-16", 12, 2, kBlock * kGroup, always_exact, nullptr, pack_bytes, dot<Words>, nullptr};
 
 #include "winograd_avx512.h"
 
@@ -287,34 +287,33 @@ const DotPath kWordsPath{"vnni-16", 12, 2, kBlock * kGroup, always_exact, nullpt
 
 #include "lut_pixels_vbmi.h"
 
-const Isa kIsa = {"avx512-vnni",
-                  kDots,
-                  1,
-                  kLuts,
-                  kLutCount,
-                  &kPixelLut,
-                  &kWordsPath,
-                  {depthwise_bytes, depthwise_pack, depthwise, depthwise_quick},
-                  BG_GENERIC_FUNCTIONS(kBytesByColumns, kWordsByColumns, kStridedQuick),
-                  BG_PIXEL_FUNCTIONS};
+constexpr Isa kIsa = {"avx512-vnni",
+                      kDots,
+                      1,
+                      kLuts,
+                      kLutCount,
+                      &kPixelLut,
+                      &kWordsPath,
+                      {depthwise_bytes, depthwise_pack, depthwise, depthwise_quick},
+                      BG_GENERIC_FUNCTIONS(kBytesByColumns, kWordsByColumns, kStridedQuick),
+                      BG_PIXEL_FUNCTIONS};
 
 #ifdef __AMX_INT8__
 #include "dot_amx.h"
 
 constexpr DotPath kAmxDots[] = {kVnni, amx_path<2>("amx-2"), amx_path<4>("amx-4"), amx_path<8>("amx")};
 
-const Isa kIsaWithTiles = {"avx512-amx",
-                           kAmxDots,
-                           4,
-                           kLuts,
-                           kLutCount,
-                           &kPixelLut,
-                           &kWordsPath,
-                           {depthwise_bytes, depthwise_pack, depthwise, depthwise_quick},
-                           BG_GENERIC_FUNCTIONS(kBytesByColumns, kWordsByColumns, kStridedQuick),
-                           BG_PIXEL_FUNCTIONS,
-                           enter_tiles,
-                           leave_tiles};
+constexpr Isa with_tiles() {
+    Isa isa = kIsa;
+    isa.name = "avx512-amx";
+    isa.dots = kAmxDots;
+    isa.dot_count = sizeof(kAmxDots) / sizeof(kAmxDots[0]);
+    isa.enter = enter_tiles;
+    isa.leave = leave_tiles;
+    return isa;
+}
+
+constexpr Isa kIsaWithTiles = with_tiles();
 #endif
 
 }  // namespace

@@ -46,6 +46,18 @@ int row_step(const Step& step, const Buffer& input) {
     return std::accumulate(step.source_y.begin(), step.source_y.end(), 0, std::gcd<int, int>);
 }
 
+// Packs a block's codes run by run, each filled up with zeros.
+void pack_runs(const DotPath& dot, const std::vector<Run>& runs, const std::int8_t* codes, std::size_t row_bytes,
+               std::uint8_t* packed) {
+    for (const Run& run : runs) {
+        const std::size_t bytes = sz(round_up(run.groups, dot.run_groups)) * sz(dot.group_bytes);
+        if (run.groups % dot.run_groups != 0) std::memset(packed, 0, bytes);
+        dot.pack(codes, row_bytes, run.groups, packed);
+        codes += run.groups * kGroup;
+        packed += bytes;
+    }
+}
+
 // Tiles of equal size rather than full ones and a small rest; of a path that reads stretches of places, of which
 // `row_places` lie between a pixel and the one below it, as many pixels as its stretches reach.
 std::vector<int> tile_starts(const Step& step, int row_places) {
@@ -417,15 +429,11 @@ void Model::prepare_dot(Step& step, const ConvSpec& spec, const std::int8_t* q8)
     std::int32_t largest = 0;  // sum of an output channel's weights of one sign
     for (int b = 0; b < blocks; ++b) {
         rows.fill(b * kBlock, kBlock, codes.data());
-        const std::int8_t* from = codes.data();
-        std::uint8_t* to = step.packed.data() + sz(b) * step.block_bytes;
-        for (const Run& run : step.runs) {
-            const std::size_t bytes = sz(run.groups) * sz(step.dot->group_bytes),
-                              filled = sz(round_up(run.groups, step.dot->run_groups)) * sz(step.dot->group_bytes);
-            if (filled > bytes) std::memset(to, 0, filled);
-            step.dot->pack(from, rows.row_bytes(), run.groups, to);
-            from += run.groups * kGroup;
-            to += filled;
+        std::uint8_t* const block = step.packed.data() + sz(b) * step.block_bytes;
+        if (step.dot->run_groups == 1) {
+            step.dot->pack(codes.data(), rows.row_bytes(), step.k_groups, block);
+        } else {
+            pack_runs(*step.dot, step.runs, codes.data(), rows.row_bytes(), block);
         }
         for (int r = 0; unbounded && r < kBlock; ++r)
             largest = std::max(largest, largest_sum(codes.data() + sz(r) * rows.row_bytes(), rows.row_bytes()));

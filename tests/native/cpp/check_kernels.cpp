@@ -57,6 +57,9 @@ private:
     std::uint64_t state_;
 };
 
+// Mostly few, as most paths take; at times as many as there may be.
+int some_rows(Random& random) { return random.between(1, random.between(0, 9) == 0 ? kMaxRows : 16); }
+
 // Memory in front of an inaccessible page.
 class Input {
 public:
@@ -219,9 +222,14 @@ std::size_t run_bytes(const DotPath& path, const Run& run) {
     return sz(round_up(run.groups, path.run_groups)) * sz(path.group_bytes);
 }
 
-// Packs a block's codes run by run, as a model does.
-void pack_runs(const DotPath& path, const std::vector<Run>& runs, const std::int8_t* codes, std::size_t row_bytes,
+// Packs a block's codes as a model does: run by run if runs are filled up.
+void pack_runs(const DotPath& path, std::vector<Run> runs, const std::int8_t* codes, std::size_t row_bytes,
                std::uint8_t* packed) {
+    if (path.run_groups == 1) {
+        int groups = 0;
+        for (const Run& run : runs) groups += run.groups;
+        runs = {{0, groups}};
+    }
     for (const Run& run : runs) {
         if (run.groups % path.run_groups != 0) std::memset(packed, 0, run_bytes(path, run));
         path.pack(codes, row_bytes, run.groups, packed);
@@ -887,8 +895,8 @@ Line check_epilogue(const Isa& isa) {
     for (const Values values : {Values::boundary, Values::ties, Values::random, Values::large}) {
         for (int options = 0; options < 32; ++options) {
             for (const int columns : {1, 2, 3, 4, 5, 7, 8, 9, 12, 15, 16, 17, 24, 31, 32, 33, 47, 48, 64, 65, 80}) {
-                check_epilogue_case<DotPath>(isa, nullptr, random.between(1, kMaxRows), columns, values, options,
-                                             memory, random, line);
+                check_epilogue_case<DotPath>(isa, nullptr, some_rows(random), columns, values, options, memory, random,
+                                             line);
             }
         }
     }
@@ -1458,7 +1466,7 @@ Line check_winograd_output(const Isa& isa) {
                 // Sums may be beyond 32 bits on the way; a result times a power of two must not.
                 const int limit = random.pick<int>({100, 100000, 2000000});
                 std::int64_t first_sums[kMaxTileSide * kMaxTileSide], first_results[kMaxTileSide * kMaxTileSide];
-                const int tiles = random.between(1, kMaxRows / form.m);
+                const int tiles = std::max(some_rows(random) / form.m, 1);
                 const std::size_t tile_stride = sz(columns * random.between(1, 2));
                 const std::size_t position_stride = sz(tiles) * tile_stride + sz(kBlock * random.between(0, 2));
                 const std::size_t correction_stride = sz(columns * random.between(1, 2));
@@ -1542,7 +1550,7 @@ Line check_winograd_output(const Isa& isa) {
 template <class Kernels>
 void check_winograd_quick_case(const WinogradForm& form, const Kernels& kernels, int positions, int number,
                                Random& random, Line& line) {
-    const int tiles = random.between(1, kMaxRows / form.m), channels = random.between(1, 2 * kBlock);
+    const int tiles = std::max(some_rows(random) / form.m, 1), channels = random.between(1, 2 * kBlock);
     const int padded = round_up(channels, kBlock), rows = random.between(1, form.n),
               pixels = random.between((tiles - 1) * form.m + 1, tiles * form.m);
     const bool ties = number % 3 == 0, with_residual = number % 2 == 0;
@@ -1962,7 +1970,7 @@ Line check_extreme(const Isa& isa) {
     for (int columns = kBlock; columns <= 4 * kBlock; columns += kBlock) {
         for (int i = 0; i < 40; ++i) {
             const int rows = random.between(1, 4), kernel = random.between(1, 4), stride = random.between(1, 3);
-            const int windows = random.between(1, kMaxRows), pixels = (windows - 1) * stride + kernel;
+            const int windows = some_rows(random), pixels = (windows - 1) * stride + kernel;
             std::vector<std::int32_t> values(sz(rows * pixels * columns)), flip(sz(columns));
             for (std::int32_t& v : values)
                 v = random.between(0, 3) == 0 ? std::numeric_limits<std::int32_t>::min()
