@@ -19,6 +19,15 @@
 namespace bitgear {
 namespace {
 
+#if defined(__x86_64__)
+// Compilers know what is newer than these by different names, or not at all.
+struct Features {
+    unsigned a = 0, b = 0, c = 0, d = 0;
+
+    explicit Features(unsigned page) { __get_cpuid_count(7, page, &a, &b, &c, &d); }
+};
+#endif
+
 bool has_avx2() {
 #if defined(__x86_64__)
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi2");
@@ -29,8 +38,7 @@ bool has_avx2() {
 
 bool has_avx2_vnni() {
 #if defined(__x86_64__)
-    unsigned a = 0, b = 0, c = 0, d = 0;  // compilers know this one by different names
-    return has_avx2() && __get_cpuid_count(7, 1, &a, &b, &c, &d) != 0 && (a & 1u << 4) != 0;
+    return has_avx2() && (Features(1).a & 1u << 4) != 0;
 #else
     return false;
 #endif
@@ -50,8 +58,9 @@ bool has_avx512_vnni() {
 bool has_avx512_amx() {
 #if defined(__x86_64__) && defined(__linux__)
     constexpr long kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
-    return kIsaAmx != nullptr && has_avx512_vnni() && __builtin_cpu_supports("amx-tile") &&
-           __builtin_cpu_supports("amx-int8") && __builtin_cpu_supports("gfni") &&
+    constexpr unsigned kTiles = 3u << 24, kGfni = 1u << 8;       // AMX-TILE and AMX-INT8
+    const Features features(0);
+    return kIsaAmx != nullptr && has_avx512_vnni() && (features.d & kTiles) == kTiles && (features.c & kGfni) != 0 &&
            syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
 #else
     return false;

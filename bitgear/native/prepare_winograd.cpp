@@ -243,7 +243,6 @@ bool Model::prepare_winograd(Step& step, const ConvSpec& spec, const std::int8_t
     step.strip_tiles = winograd_strip(form, channels, step.tile_rows);
     WinogradScratch& scratch = step.scratch;
     scratch.patch_bytes = sz(round_up(channels * form.operand_bytes, 64));
-
     scratch.position_bytes = scratch.patch_bytes * sz(step.strip_tiles) + kPositionGap;
     for (int s = 0; s < form.sums(); ++s) {
         for (int p = form.first_position(s); p < form.first_position(s + 1); ++p)

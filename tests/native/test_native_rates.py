@@ -128,7 +128,9 @@ def test_where_there_are_tiles_no_form_is_taken_and_weights_are_packed_where_pix
     times = {name: 0.0 if name.endswith(fast) else SLOW_NS for name in measured(instruction_set)}
     for side_px, packed in ((8, True), (12, False)):
         master = random_master(one_layer(), side_px, 1)
-        assert (taken(derived(master, 4, instruction_set, rates=times), "t") == {"amx-4"}) is packed
+        went = taken(derived(master, 4, instruction_set, rates=times), "t")
+        assert went <= set(OFFERED[instruction_set])
+        assert (went == {"amx-4"}) is packed
 
 
 @pytest.mark.parametrize("instruction_set", WITHOUT_TILES)
