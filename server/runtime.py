@@ -6,7 +6,6 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +25,7 @@ from server import ladder_cache
 from server.admission import Keys, Permits, load_keys
 from server.calls import Pending
 from server.conduct import Conduct, first_conduct
-from server.cores import Cores
+from server.crew import Crew
 from server.errors import BadParameter, DeadlineExceeded, Draining, ModelUnusable, NotReady, shown
 from server.exchange import Exchange, ServedAt, Step
 from server.ladder import positions
@@ -90,8 +89,8 @@ class Inference(Generic[T]):
 class Runtime:
     """Serves models: made ready by :meth:`warm`, taken out of service by :meth:`drain`, ended by :meth:`close`.
 
-    A request is prepared by a thread of a pool, run and finished by a worker of the scheduler; the event loop does none
-    of that. All of them together compute on no more cores than there are, or than the layout asks for.
+    Requests are prepared, run and finished by the threads of a crew; the event loop does none of that. They compute on
+    no more cores than there are, or than the layout asks for.
 
     Construction raises what is wrong with the settings, and
     :class:`~server.errors.WidthNotOffered` for a profile that leaves a master no width.
@@ -127,15 +126,10 @@ class Runtime:
         self._repository = repository
         for master in masters:
             self._serve(self._model_of(master))
-        self._cores = Cores(max(available_cores(), layout.workers * layout.threads))
-        self._preparing = ThreadPoolExecutor(settings.workers, "bitgear-prepare")
-        self.scheduler = Scheduler(
-            self.cache,
-            create_policy(self.conduct.policy, self.conduct.margin),
-            layout.workers,
-            self._note_batch,
-            turn=lambda: self._cores.call(layout.threads),
-        )
+        cores = max(available_cores(), layout.workers * layout.threads)
+        self._crew = Crew(cores, layout.workers, layout.threads, spare=settings.workers)
+        policy = create_policy(self.conduct.policy, self.conduct.margin)
+        self.scheduler = Scheduler(self.cache, policy, self._crew, self._note_batch)
         self.permits = Permits(self.conduct.max_requests, settings.max_bodies_bytes, lambda: self.scheduler.drain_per_s)
         self.keys = Keys(load_keys(settings.keys))
 
@@ -184,10 +178,9 @@ class Runtime:
 
         Then measure what is not known of this device yet, while the server serves: each model, and at last ``learn``.
         """
-        loop = asyncio.get_running_loop()
         try:
             for model in self.models:
-                await loop.run_in_executor(self._preparing, self._warm_model, model)
+                await asyncio.to_thread(self._warm_model, model)
         except Exception as error:
             _logger.exception("a model cannot be made ready")
             self.failure = error
@@ -234,8 +227,8 @@ class Runtime:
     def close(self) -> None:
         """Take no more work; a batch that runs is finished by its worker."""
         self._closed.set()
-        self._preparing.shutdown(wait=False, cancel_futures=True)
-        self.scheduler.close(CLOSE_TIMEOUT_S)
+        self.scheduler.close()
+        self._crew.close(CLOSE_TIMEOUT_S)
 
     async def load(self, name: str) -> ServedModel:
         """Serve a model as its file is now, ready before it takes the place of the one of its name, and return it.
@@ -320,16 +313,15 @@ class Runtime:
         """
         pending: Pending[_Done[T]] = Pending(self._expires_s(wish, exchange))
         request = _Request(pending, model, exchange, prepare, time.monotonic())
-        done = await pending.wait(receive, lambda: self._preparing.submit(self._prepare, request, wish))
+        done = await pending.wait(receive, lambda: self._crew.errand(lambda: self._prepare(request, wish)))
         exchange.steps = done.steps
         exchange.served = done.inference.served
         return done.inference
 
     def _prepare(self, request: "_Request[T]", wish: Wish) -> None:
-        """Make a request ready and queue it. Runs in the pool."""
-        with self._cores.errand():
-            job = None if request.pending.gone else self._job(request, wish)
-        if job is not None:  # the core is free by now for the worker that this wakes
+        """Make a request ready and queue it. An errand of the crew."""
+        job = None if request.pending.gone else self._job(request, wish)
+        if job is not None:
             request.pending.attach(job)
             self.scheduler.submit(job)
 
@@ -509,7 +501,7 @@ class Runtime:
             self._closed.wait(ASIDE_STEP_S)
         if self._closed.is_set():
             raise Draining(RETRY_AFTER_S)
-        with self._cores.call(self.layout.threads):
+        with self._crew.hold(self.layout.threads):
             yield
 
     def _measured(self, master: Master, times: Times) -> ServedModel:

@@ -1,11 +1,11 @@
-"""The one owner of the queue: worker threads that, whenever one is free, ask the policy for a batch and run it.
+"""The one owner of the queue: whenever a worker is free, it asks the policy for a batch and runs it.
 
 What waits lies in one lane for each model, in service order. A batch is formed when a worker is free to run it and no
 earlier, out of requests of one lane at one rung, so it never mixes models, precisions or input shapes.
 
 **Whose fault it is.** A batch of several that fails is run again request by request: the one that cannot be computed
-fails, its neighbours do not know. A derivation that fails, fails all that wanted it. A worker thread that dies
-answers for what it held and is replaced.
+fails, its neighbours do not know. A derivation that fails, fails all that wanted it. A worker that dies answers for
+what it held, and goes on.
 
 **Order.** That of :attr:`~server.policy.Waiting.order_s`: the earliest deadline first, priority being a head start. The
 order of two requests never changes, and whoever waits gets ahead of all newcomers in the end: nobody starves.
@@ -18,13 +18,13 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bitgear.engines import DerivedModel, ModelCache
+from server.crew import Crew
 from server.errors import DeadlineExceeded, Draining
 from server.ladder import Ladder, Rung, positions
 from server.policies.batches import hopeless
@@ -138,44 +138,42 @@ class _Lane:
 
 
 class Scheduler:
-    """``workers`` threads that run what is submitted, in batches that ``policy`` forms.
+    """Runs what is submitted on the workers of a crew, in batches that ``policy`` forms.
 
     ``policy`` may be replaced at any time. ``report`` is called after every engine call, on the worker's thread.
-    ``clock`` gives monotonic seconds. ``turn`` is entered before a batch is formed, and left when its answers are
-    delivered.
+    ``clock`` gives monotonic seconds.
     """
 
     def __init__(
         self,
         cache: ModelCache,
         policy: Policy,
-        workers: int,
+        crew: Crew,
         report: Callable[[BatchReport], None] = lambda _: None,
         clock: Callable[[], float] = time.monotonic,
-        turn: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         self.policy = policy
         self._cache = cache
+        self._crew = crew
         self._report = report
-        self._turn = turn
         self._clock = clock
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
         # Lanes go with the last who holds their model: a job that waits, or the registry.
         self._lanes: weakref.WeakKeyDictionary[ServedModel, _Lane] = weakref.WeakKeyDictionary()
-        self._running: list[_Batch | None] = [None] * workers
+        self._running: list[_Batch | None] = [None] * crew.workers
         self._image_s = 0.0
         self._closing = False
-        self._threads = [self._start(slot) for slot in range(workers)]
+        crew.calls(self._work)
 
     @property
     def workers(self) -> int:
         """How many batches run at the same time."""
-        return len(self._threads)
+        return len(self._running)
 
     @property
     def drain_per_s(self) -> float:
         """Images per second that the workers get done, as measured of recent batches; 0 before the first."""
-        return len(self._threads) / self._image_s if self._image_s > 0 else 0.0
+        return self.workers / self._image_s if self._image_s > 0 else 0.0
 
     @property
     def busy(self) -> bool:
@@ -192,46 +190,46 @@ class Scheduler:
         lane = self._lanes.get(model)
         if lane is None:
             return False
-        with self._changed:
+        with self._lock:
             load = self._load(lane, self._clock())
         return hopeless(model.ladder, load, newcomer, margin)
 
     def submit(self, job: Job) -> None:
         """Queue a job. Takes a lock that is held while a policy decides: not for the event loop."""
-        with self._changed:
+        with self._lock:
             if not self._closing:
                 job.submitted_s = self._clock()
                 lane = self._lanes.setdefault(job.model, _Lane())
                 lane.arrivals_s.append(job.submitted_s)
                 bisect.insort(lane.jobs, job, key=_order)
-                self._changed.notify()
+                self._crew.want()
                 return
         job.settle(Draining(RETRY_AFTER_S))
 
-    def close(self, timeout_s: float) -> None:
-        """Finish the batches that run, refuse what waits, and end the threads, waiting for up to ``timeout_s`` each."""
-        with self._changed:
+    def close(self) -> None:
+        """Refuse what waits, and what is submitted from now on; batches that run are finished by the crew."""
+        with self._lock:
             self._closing = True
             waiting = [job for lane in self._lanes.values() for job in lane.jobs]
             self._lanes.clear()
-            self._changed.notify_all()
         for job in waiting:
             job.settle(Draining(RETRY_AFTER_S))
-        for thread in self._threads:
-            thread.join(timeout_s)
-
-    def _start(self, slot: int) -> threading.Thread:
-        thread = threading.Thread(target=self._work, args=(slot,), name=f"bitgear-engine-{slot}", daemon=True)
-        thread.start()
-        return thread
 
     def _work(self, slot: int) -> None:
+        """Form a batch of what waits, if anything does still, and run it. What a worker does when it is free."""
         try:
-            while self._await_jobs():
-                with self._turn():
-                    self._work_once(slot)
+            expired: list[Job] = []
+            with self._lock:
+                batch = None if self._closing else self._form(slot, expired)
+                if any(lane.jobs for lane in self._lanes.values()):
+                    self._crew.want()  # another worker may be free
+            for job in expired:
+                job.settle(DeadlineExceeded("queue"))
+            if batch is not None:
+                self._run(batch)
+                self._running[slot] = None
         except BaseException as error:  # nothing that ends a worker may leave its callers waiting
-            _logger.exception("an engine worker died; another takes its place")
+            _logger.exception("an engine worker died; it goes on")
             self._bury(slot, error)
 
     def _bury(self, slot: int, error: BaseException) -> None:
@@ -239,27 +237,7 @@ class Scheduler:
         if batch is not None:
             for job in batch.jobs:
                 job.settle(error if isinstance(error, Exception) else RuntimeError(f"an engine worker died: {error!r}"))
-        with self._changed:
-            if not self._closing:
-                self._threads[slot] = self._start(slot)
-
-    def _await_jobs(self) -> bool:
-        """Return once something waits; False: the scheduler closes."""
-        with self._changed:
-            while not self._closing and not any(lane.jobs for lane in self._lanes.values()):
-                self._changed.wait()
-            return not self._closing
-
-    def _work_once(self, slot: int) -> None:
-        """Form a batch of what waits, if anything does still, and run it."""
-        expired: list[Job] = []
-        with self._changed:
-            batch = None if self._closing else self._form(slot, expired)
-        for job in expired:
-            job.settle(DeadlineExceeded("queue"))
-        if batch is not None:
-            self._run(batch)
-            self._running[slot] = None
+        self._crew.want()
 
     def _form(self, slot: int, expired: list[Job]) -> _Batch | None:
         """Take a batch out of the lane with the most urgent head; None: there is nothing to run.
@@ -290,8 +268,6 @@ class Scheduler:
         expected_s = now_s + rung.latency_ms(sum(job.waiting.images for job in jobs)) / 1000
         batch = _Batch(model, dispatch.rung, rung, dispatch.reason, jobs, now_s, expected_s, decision_s)
         self._running[slot] = batch
-        if lane.jobs:
-            self._changed.notify()  # another worker may be free
         return batch
 
     def _decide(self, slot: int, ladder: Ladder, lane: _Lane, now_s: float) -> tuple[Dispatch, float]:
@@ -313,7 +289,7 @@ class Scheduler:
             now_s=now_s,
             queue=[job.waiting for job in lane.jobs],
             arrivals_per_s=lane.arrivals_per_s(now_s),
-            workers=len(self._threads),
+            workers=self.workers,
             busy_until_s=tuple(
                 batch.expected_s for slot, batch in enumerate(self._running) if slot != asking and batch is not None
             ),

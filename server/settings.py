@@ -52,7 +52,7 @@ class Settings(BaseSettings):
         default_factory=lambda: os.cpu_count() or 1,
         ge=1,
         le=1024,
-        description="threads that decode images",
+        description="threads beside those of the engine's workers, to decode images while those are busy",
     )
     policy: str | None = Field(
         None, description="who chooses the precision of a batch: look-ahead, slackfit, fixed; none: the profile"

@@ -289,7 +289,10 @@ def test_counts_reconcile_in_a_storm(tmp_path: Path, gate: Gate) -> None:
         async with started(tmp_path, gate, max_requests=64, engine_workers=2) as app:
             storm: list[Exchanged] = []
             tasks = []
+            gate.close()
             for i in range(3000):
+                if i == 300:  # by now there were more than may be in flight
+                    gate.open.set()
                 leaves = asyncio.Event() if rng.random() < 0.2 else None
                 kind = rng.choice(
                     ["precision=8", "precision=4", "precision=2", "", "precision=9", "deadline_ms=0.001", "priority=1"]

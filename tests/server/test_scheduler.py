@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from bitgear.bits import Plan, as_plan
 from bitgear.engines import DerivedModel, ModelCache, create_engine
+from server.crew import Crew
 from server.errors import DeadlineExceeded, Draining
 from server.ladder import Ladder, Rung
 from server.measurement import assumed_ladder
@@ -79,7 +80,9 @@ class Bench:
         self.clock = Clock()
         self.reports: list[BatchReport] = []
         self.model = ServedModel(tiny_master(), assumed_ladder(tiny_master(), max_batch=4))
-        self.scheduler = Scheduler(ModelCache(self.engine, 1 << 20), policy, workers, self.reports.append, self.clock)
+        self.crew = Crew(workers, workers)
+        cache = ModelCache(self.engine, 1 << 20)
+        self.scheduler = Scheduler(cache, policy, self.crew, self.reports.append, self.clock)
 
     def job(self, code: int, bits: Sequence[int] = (8,), *, model: ServedModel | None = None, within_s: float = 10,
             hard: bool = False, priority: int = 0) -> tuple[Job, list[Served | Exception]]:  # fmt: skip
@@ -115,6 +118,10 @@ class Bench:
     def calls(self) -> list[tuple[int, list[int]]]:
         return self.engine.calls
 
+    def close(self) -> None:
+        self.scheduler.close()
+        self.crew.close(DEADLINE_S)
+
 
 @pytest.fixture
 def bench() -> Iterator[Callable[..., Bench]]:
@@ -127,7 +134,7 @@ def bench() -> Iterator[Callable[..., Bench]]:
     yield make
     for each in made:
         each.engine.go.set()
-        each.scheduler.close(DEADLINE_S)
+        each.close()
 
 
 def served(results: list[Served | Exception]) -> Served:
@@ -187,7 +194,7 @@ def test_a_derivation_that_fails_fails_those_that_wanted_it(bench: Callable[...,
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_worker_that_dies_answers_and_is_replaced(bench: Callable[..., Bench], workers: int) -> None:
+def test_a_worker_that_dies_answers_and_goes_on(bench: Callable[..., Bench], workers: int) -> None:
     b = bench(workers=workers)
     for round_ in range(3):
         b.engine.error = SystemExit("a worker's end")
@@ -326,7 +333,7 @@ def test_a_broken_policy_cannot_break_a_promise(bench: Callable[..., Bench], dis
 def test_closing_refuses_what_waits_and_finishes_what_runs(bench: Callable[..., Bench]) -> None:
     b = bench()
     running, waiting = b.occupy(), b.submit(1)
-    closing = threading.Thread(target=b.scheduler.close, args=(DEADLINE_S,))
+    closing = threading.Thread(target=b.close)
     closing.start()
     wait_until(lambda: bool(waiting), "the refusal")
     assert isinstance(failed(waiting), Draining)
@@ -369,7 +376,8 @@ def test_batched_answers_are_those_of_single_images(engine: str) -> None:
     model = ServedModel(master, assumed_ladder(master, 8))
     codes = random_codes(master, 24)
     real = create_engine(engine)
-    scheduler = Scheduler(ModelCache(real, 1 << 24), Fixed(), 2)
+    crew = Crew(2, 2)
+    scheduler = Scheduler(ModelCache(real, 1 << 24), Fixed(), crew)
     results: dict[tuple[int, int], list[Served | Exception]] = {}
     try:
         for i in range(len(codes)):
@@ -379,7 +387,8 @@ def test_batched_answers_are_those_of_single_images(engine: str) -> None:
                 scheduler.submit(Job(model, codes[i : i + 1], waiting, float("inf"), delivered.append))
         wait_until(lambda: all(results.values()), "all results")
     finally:
-        scheduler.close(DEADLINE_S)
+        scheduler.close()
+        crew.close(DEADLINE_S)
     for bits in master.widths:
         derived = real.derive(master, bits)
         for i in range(len(codes)):

@@ -1,0 +1,211 @@
+"""The threads that do whatever takes time: errands, such as a picture to decode, and engine calls.
+
+No more of them compute at a time than there are cores, errands first. More would not get more done, but make one
+another slower: an engine call that is set aside while pictures are decoded takes longer than the ladder says, the
+ladder follows, and a policy refuses what would have been in time.
+
+Whoever is done with one thing takes the next: the picture that a thread has decoded, it may well run through the
+network too. To wake another thread, and wait until it has the interpreter, takes longer than many an errand.
+"""
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Literal
+
+from server.errors import Draining
+from server.problems import RETRY_AFTER_S
+
+GIVES_WAY = 32
+"""So many errands at most go before as many engine calls as there are workers: in a flood of pictures, some are to be
+answered, but in batches."""
+
+PATIENCE_S = 0.1
+"""When no engine call has begun or ended for so long, errands go ahead: a slow device does not keep them from what is
+short."""
+
+Kind = Literal["errand", "call"]
+
+_logger = logging.getLogger(__name__)
+
+
+class Crew:
+    """Threads that compute on ``cores`` cores. Any thread may use it.
+
+    ``call`` is what an engine call is, given the number of its worker, from 0 to ``workers`` - 1, of which each does
+    one at a time; it computes with ``threads`` threads. It is called after :meth:`want`, at least once; if there may be
+    more to do, it calls that again. ``spare``: threads for errands beside those of the workers. ``clock`` gives
+    monotonic seconds.
+    """
+
+    def __init__(
+        self, cores: int, workers: int, threads: int = 1, spare: int = 1, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.workers = workers
+        self._threads_of_call = threads
+        self._gives_way = max(1, GIVES_WAY // workers)
+        self._clock = clock
+        self._call: Callable[[int], None] = lambda _: None
+        lock = threading.Lock()
+        self._lock = lock
+        self._work = threading.Condition(lock)
+        self._holders = threading.Condition(lock)
+        self._free = cores
+        self._idle_workers = list(range(workers))
+        self._errands: deque[Callable[[], None]] = deque()
+        self._errands_since_call = 0
+        self._on_errands: set[int] = set()
+        self._wanted = False
+        self._holds_waiting = 0
+        self._called_s = clock()
+        self._watched = False
+        self._closed = False
+        self._threads = [
+            threading.Thread(target=self._serve, name=f"bitgear-{number}", daemon=True)
+            for number in range(workers + spare)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def calls(self, call: Callable[[int], None]) -> None:
+        """Say what an engine call is. Before any is wanted."""
+        self._call = call
+
+    def errand(self, errand: Callable[[], None]) -> None:
+        """Have something short done. Raises :class:`~server.errors.Draining` once the crew is closed."""
+        with self._lock:
+            if self._closed:
+                raise Draining(RETRY_AFTER_S)
+            self._errands.append(errand)
+            if self._next() is not None or not self._watched:
+                self._work.notify()
+
+    def want(self) -> None:
+        """Have an engine call made, as soon as a worker and its cores are free and no errand waits."""
+        with self._lock:
+            self._wanted = True
+            # A thread on an errand looks for more itself, as soon as that is done.
+            if threading.get_ident() not in self._on_errands and self._next() is not None:
+                self._work.notify()
+
+    @contextmanager
+    def hold(self, cores: int) -> Iterator[None]:
+        """Keep cores from all others, for a call of one's own. It has its turn before engine calls.
+
+        Raises :class:`~server.errors.Draining` once the crew is closed.
+        """
+        with self._lock:
+            self._holds_waiting += 1
+            self._holders.wait_for(
+                lambda: self._closed or (self._free >= cores and (not self._errands or self._has_given_way()))
+            )
+            self._holds_waiting -= 1
+            if self._closed:
+                raise Draining(RETRY_AFTER_S)
+            self._begin_call(cores)
+            self._rouse()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._end_call(cores)
+                self._rouse()
+
+    def close(self, timeout_s: float) -> None:
+        """Forget errands that wait, and end the threads, waiting for up to ``timeout_s`` for what each of them does."""
+        with self._lock:
+            self._closed = True
+            self._errands.clear()
+            self._work.notify_all()
+            self._holders.notify_all()
+        for thread in self._threads:
+            thread.join(timeout_s)
+
+    # -- with the lock held ---------------------------------------------------------------------------------------
+
+    def _has_given_way(self) -> bool:
+        return self._errands_since_call >= self._gives_way
+
+    def _next(self) -> Kind | None:
+        """Return what a thread should do now; None: nothing can be done, or nothing is to be."""
+        call_waits = bool(self._wanted and self._idle_workers)
+        call_is_due = self._has_given_way() and (call_waits or self._holds_waiting > 0)
+        if self._errands and self._free > 0 and not call_is_due:
+            return "errand"
+        if call_waits and self._free >= self._threads_of_call and not self._holds_waiting:
+            return "call"
+        if self._errands and self._clock() >= self._called_s + PATIENCE_S:
+            return "errand"
+        return None
+
+    def _rouse(self) -> None:
+        """Wake whoever could do something."""
+        if self._next() is not None:
+            self._work.notify()
+        if self._holds_waiting:
+            self._holders.notify_all()  # each judges for itself whether it is its turn
+
+    def _await(self) -> Kind | None:
+        """Wait for something to do; None: the crew is closed."""
+        while not self._closed:
+            kind = self._next()
+            if kind is not None:
+                return kind
+            if self._errands and not self._watched:  # somebody must see to it that they do not wait for too long
+                self._watched = True
+                self._work.wait(max(0.0, self._called_s + PATIENCE_S - self._clock()))
+                self._watched = False
+            else:
+                self._work.wait()
+        return None
+
+    def _begin_call(self, cores: int) -> None:
+        self._free -= cores
+        self._errands_since_call = 0
+        self._called_s = self._clock()
+
+    def _end_call(self, cores: int) -> None:
+        self._free += cores
+        self._called_s = self._clock()
+
+    # -- without it -----------------------------------------------------------------------------------------------
+
+    def _serve(self) -> None:
+        while self._do_next():
+            pass
+
+    def _do_next(self) -> bool:
+        """Do the next thing; False: the crew is closed. What it was about is let go of before it waits for another."""
+        with self._lock:
+            kind = self._await()
+            if kind is None:
+                return False
+            if kind == "errand":
+                do, cores, worker = self._errands.popleft(), 1, None
+                self._free -= 1
+                self._errands_since_call += 1
+                self._on_errands.add(threading.get_ident())
+            else:
+                worker, cores = self._idle_workers.pop(), self._threads_of_call
+                do = partial(self._call, worker)
+                self._wanted = False
+                self._begin_call(cores)
+            self._rouse()
+        try:
+            do()
+        except BaseException:  # a thread that ended would leave others waiting
+            _logger.exception("a thread of the server goes on after a failure")
+        with self._lock:
+            if worker is None:
+                self._free += 1
+                self._on_errands.discard(threading.get_ident())
+            else:
+                self._idle_workers.append(worker)
+                self._end_call(cores)
+            if self._holds_waiting:
+                self._holders.notify_all()
+        return True

@@ -1,0 +1,230 @@
+"""A crew: how many of its threads compute at a time, what goes first, and who does it."""
+
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from server import crew as module
+from server.crew import GIVES_WAY, Crew
+from server.errors import Draining
+from tests.server.test_scheduler import Clock
+from tests.serving import DEADLINE_S, wait_until
+
+
+class Work:
+    """Something that notes its name when it is begun, and by which thread, and takes until it is let go."""
+
+    def __init__(self, name: str, begun: list[str], ended: Callable[[], None] = lambda: None) -> None:
+        self.name = name
+        self.let_go = threading.Event()
+        self.thread = 0
+        self._begun = begun
+        self._ended = ended
+
+    def __call__(self) -> None:
+        self.thread = threading.get_ident()
+        self._begun.append(self.name)
+        assert self.let_go.wait(DEADLINE_S)
+        self._ended()
+
+
+class Bench:
+    """A crew of which every call takes the next of ``waiting``, and wants another while there are more."""
+
+    def __init__(self, cores: int, workers: int = 1, threads: int = 1, spare: int = 4) -> None:
+        self.clock = Clock()
+        self.crew = Crew(cores, workers, threads, spare, self.clock)
+        self.crew.calls(self._call)
+        self.begun: list[str] = []
+        self.all: list[Work] = []
+        self._waiting: list[Work] = []
+        self._lock = threading.Lock()
+
+    def _call(self, worker: int) -> None:
+        with self._lock:
+            work = self._waiting.pop(0) if self._waiting else None
+            if self._waiting:
+                self.crew.want()
+        if work is not None:
+            work()
+
+    def call(self, name: str = "call") -> Work:
+        work = self._work(name)
+        with self._lock:
+            self._waiting.append(work)
+        self.crew.want()
+        return work
+
+    def errand(self, name: str = "errand", ended: Callable[[], None] = lambda: None) -> Work:
+        work = self._work(name, ended)
+        self.crew.errand(work)
+        return work
+
+    def _work(self, name: str, ended: Callable[[], None] = lambda: None) -> Work:
+        self.all.append(Work(name, self.begun, ended))
+        return self.all[-1]
+
+    def awaits(self, *begun: str) -> None:
+        wait_until(lambda: self.begun == list(begun), f"{begun} begun, not {self.begun}")
+
+    def close(self) -> None:
+        for work in self.all:
+            work.let_go.set()
+        self.crew.close(DEADLINE_S)
+
+
+@pytest.fixture
+def bench(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Bench]]:
+    monkeypatch.setattr(module, "PATIENCE_S", DEADLINE_S)
+    made: list[Bench] = []
+
+    def make(*args: int, **options: int) -> Bench:
+        made.append(Bench(*args, **options))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
+
+
+def test_no_more_compute_than_there_are_cores_and_errands_go_first(bench: Callable[..., Bench]) -> None:
+    b = bench(1)
+    first = b.call("first")
+    b.awaits("first")
+    call = b.call("call")
+    errand = b.errand()
+    first.let_go.set()
+    b.awaits("first", "errand")
+    errand.let_go.set()
+    b.awaits("first", "errand", "call")
+    assert first.thread == errand.thread == call.thread  # nobody was woken for it
+
+
+def test_the_thread_that_was_on_an_errand_makes_the_call_it_leads_to(bench: Callable[..., Bench]) -> None:
+    b = bench(2, workers=2)
+    calls: list[Work] = []
+    errand = b.errand(ended=lambda: calls.append(b.call()))
+    b.awaits("errand")
+    errand.let_go.set()
+    b.awaits("errand", "call")
+    assert calls[0].thread == errand.thread
+
+
+def test_all_cores_are_used(bench: Callable[..., Bench]) -> None:
+    b = bench(3, workers=2)
+    both = b.call("1"), b.call("2")
+    wait_until(lambda: sorted(b.begun) == ["1", "2"], "both workers")
+    b.call("3")  # there is a core, but no worker
+    b.errand("4")
+    b.awaits(*b.begun[:2], "4")
+    both[0].let_go.set()
+    b.awaits(*b.begun[:3], "3")
+
+
+def test_a_call_takes_a_core_for_each_of_its_threads(bench: Callable[..., Bench]) -> None:
+    b = bench(2, threads=2)
+    errand = b.errand()
+    b.awaits("errand")
+    call = b.call()
+    errand.let_go.set()
+    b.awaits("errand", "call")
+    b.errand("later")
+    call.let_go.set()
+    b.awaits("errand", "call", "later")
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_flood_of_errands_lets_calls_through(bench: Callable[..., Bench], workers: int) -> None:
+    b = bench(1, workers=workers)
+    first = b.errand()
+    b.awaits("errand")
+    for _ in range(2):
+        b.call()
+    for _ in range(2 * GIVES_WAY):
+        b.errand()
+    for each in b.all[1:]:
+        each.let_go.set()
+    first.let_go.set()
+    wait_until(lambda: len(b.begun) == 2 * GIVES_WAY + 3, "all")
+    every = GIVES_WAY // workers
+    assert [place for place, name in enumerate(b.begun) if name == "call"] == [every, 2 * every + 1]
+
+
+def test_errands_do_not_wait_for_calls_that_take_long(bench: Callable[..., Bench]) -> None:
+    b = bench(1)
+    call = b.call()
+    b.awaits("call")
+    b.clock.now_s += DEADLINE_S
+    errand = b.errand()
+    b.awaits("call", "errand")
+    for each in (call, errand):
+        each.let_go.set()
+    b.call("another")
+    b.awaits("call", "errand", "another")
+
+
+def test_somebody_sees_to_it_that_errands_do_not_wait_for_long(
+    bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    b = bench(1)
+    b.call()
+    b.awaits("call")
+    monkeypatch.setattr(module, "PATIENCE_S", 0.05)
+    b.errand("1")
+    b.errand("2")
+    threading.Timer(0.1, lambda: setattr(b.clock, "now_s", b.clock.now_s + 1)).start()
+    wait_until(lambda: sorted(b.begun) == ["1", "2", "call"], "errands")
+
+
+def test_cores_that_are_held_are_not_computed_on(bench: Callable[..., Bench]) -> None:
+    b = bench(2, workers=2)
+    one = b.call("1")
+    b.awaits("1")
+    held, let_go = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with b.crew.hold(2):
+            held.set()
+            assert let_go.wait(DEADLINE_S)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    wait_until(lambda: b.crew._holds_waiting == 1, "one who waits")
+    b.call("2")  # goes after who waits for all cores, or that would never come about
+    one.let_go.set()
+    assert held.wait(DEADLINE_S)
+    b.errand("3")
+    assert b.begun == ["1"]
+    let_go.set()
+    holder.join(DEADLINE_S)
+    wait_until(lambda: sorted(b.begun) == ["1", "2", "3"], "what has waited")
+
+
+def test_what_fails_ends_no_thread(bench: Callable[..., Bench]) -> None:
+    b = bench(1, spare=0)
+
+    def fail() -> None:
+        raise SystemExit
+
+    for _ in range(3):
+        b.crew.errand(fail)
+    b.call()
+    b.awaits("call")
+
+
+def test_a_crew_that_is_closed_finishes_and_takes_no_more(bench: Callable[..., Bench]) -> None:
+    b = bench(1)
+    running = b.errand("running")
+    b.awaits("running")
+    b.errand("forgotten")
+    closing = threading.Thread(target=b.close)
+    closing.start()
+    closing.join(DEADLINE_S)
+    assert not closing.is_alive()
+    assert running.thread
+    assert b.begun[:1] == ["running"]
+    with pytest.raises(Draining):
+        b.errand()
+    with pytest.raises(Draining), b.crew.hold(1):
+        pass
