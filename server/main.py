@@ -1,6 +1,7 @@
 """Run the server in this process until it is told to stop."""
 
 import gc
+import logging
 import os
 import signal
 import socket
@@ -17,7 +18,9 @@ from server.app import create_app
 from server.logs import configure_logging
 from server.protocol import Protocol
 from server.runtime import Runtime
-from server.settings import Settings, SettingsError
+from server.settings import Settings, SettingsError, unknown_variables
+
+_logger = logging.getLogger(__name__)
 
 
 def run(settings: Settings, *, engine: Engine | None = None) -> int:
@@ -32,6 +35,8 @@ def run(settings: Settings, *, engine: Engine | None = None) -> int:
         for number in (signal.SIGTERM, signal.SIGINT):  # until the server's own handlers are in place
             signal.signal(number, lambda *_: sys.exit(0))
     configure_logging(settings.log_level)
+    for name, meant in unknown_variables(os.environ).items():
+        _logger.warning("%s is no setting and changes nothing%s", name, f"; did you mean {meant}?" if meant else "")
     app = create_app(settings, engine=engine)
     runtime: Runtime = app.state.runtime
     # What is there now is there to stay: to walk through all of it, the collector would stop every thread for 30 ms.

@@ -1,6 +1,8 @@
 """The settings of one server: a frozen object. Precedence: argument > environment > file > default."""
 
+import difflib
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,10 +17,17 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from bitgear.engines.registry import KERNEL_VARIABLE
 from bitgear.errors import BitgearError
 
 ENVIRONMENT_PREFIX = "BITGEAR_"
 CONFIG_VARIABLE = "BITGEAR_CONFIG"
+
+_OTHERS = frozenset({CONFIG_VARIABLE, KERNEL_VARIABLE, "BITGEAR_URL", "BITGEAR_API_KEY"})
+"""Variables of the same prefix that are no settings of a server: the last two are its clients'."""
+
+_SERVICE_LINK = re.compile(r"BITGEAR_(SERVICE_(HOST|PORT(_\w+)?)|PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?)")
+"""What Kubernetes, and Docker's links, put into the environment of whoever runs beside a service named ``bitgear``."""
 
 
 class SettingsError(BitgearError):
@@ -117,10 +126,24 @@ def load_settings(config: Path | None = None, **arguments: object) -> Settings:
         config = Path(os.environ[CONFIG_VARIABLE])
     given = {name: value for name, value in arguments.items() if value is not None}
     environment = EnvSettingsSource(Settings)()
+    if "://" in str(environment.get("port", "")):  # a service link, which happens to have the name of a setting
+        del environment["port"]
     try:
         return Settings(**{**_read_file(config), **environment, **given})
     except ValidationError as error:
         raise SettingsError("; ".join(_say(item) for item in error.errors())) from error
+
+
+def unknown_variables(environment: Mapping[str, str]) -> Mapping[str, str | None]:
+    """Return the ``BITGEAR_*`` variables that nothing reads, each with the one that was perhaps meant."""
+    known = [name.upper() for name in Settings.model_fields]
+    unknown = {}
+    for name in sorted(environment):
+        own = name.removeprefix(ENVIRONMENT_PREFIX)
+        if own not in (name, *known) and name not in _OTHERS and not _SERVICE_LINK.fullmatch(name):
+            alike = difflib.get_close_matches(own, known, n=1)
+            unknown[name] = f"{ENVIRONMENT_PREFIX}{alike[0]}" if alike else None
+    return unknown
 
 
 def _read_file(path: Path | None) -> Mapping[str, Any]:

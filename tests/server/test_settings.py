@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from server.settings import Settings, SettingsError, load_settings
+from server.settings import Settings, SettingsError, load_settings, unknown_variables
 
 
 @pytest.fixture(autouse=True)
@@ -76,9 +76,37 @@ def test_a_missing_file_is_a_named_error(tmp_path: Path) -> None:
 
 
 def test_a_bad_variable_is_a_named_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("BITGEAR_PORT", "tcp://10.0.0.1:8000")  # what Kubernetes sets for a service named bitgear
-    with pytest.raises(SettingsError, match="'port' is 'tcp://"):
+    monkeypatch.setenv("BITGEAR_PORT", "eight")
+    with pytest.raises(SettingsError, match="'port' is 'eight'"):
         load_settings()
+
+
+def test_a_service_of_the_same_name_is_no_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    links = {  # what Kubernetes sets for a service named bitgear
+        "BITGEAR_SERVICE_HOST": "10.0.0.1",
+        "BITGEAR_SERVICE_PORT": "80",
+        "BITGEAR_SERVICE_PORT_HTTP": "80",
+        "BITGEAR_PORT": "tcp://10.0.0.1:80",
+        "BITGEAR_PORT_80_TCP": "tcp://10.0.0.1:80",
+        "BITGEAR_PORT_80_TCP_PROTO": "tcp",
+        "BITGEAR_PORT_80_TCP_PORT": "80",
+        "BITGEAR_PORT_80_TCP_ADDR": "10.0.0.1",
+    }
+    for name, value in links.items():
+        monkeypatch.setenv(name, value)
+    assert load_settings().port == 8000
+    assert not unknown_variables(links)
+
+
+def test_variables_that_nothing_reads_are_found() -> None:
+    known = {f"BITGEAR_{name.upper()}": "1" for name in Settings.model_fields}
+    assert not unknown_variables({**known, "BITGEAR_KERNEL": "avx2", "BITGEAR_CONFIG": "x", "BITGEARS": "x"})
+    unknown = unknown_variables({**known, "BITGEAR_PROFLIE": "edge", "BITGEAR_MAXREQUESTS": "1", "BITGEAR_Q": "1"})
+    assert unknown == {
+        "BITGEAR_MAXREQUESTS": "BITGEAR_MAX_REQUESTS",
+        "BITGEAR_PROFLIE": "BITGEAR_PROFILE",
+        "BITGEAR_Q": None,
+    }
 
 
 def test_an_unknown_argument_is_a_named_error() -> None:
