@@ -326,7 +326,7 @@ def main() -> None:
     peers = [peer for peer in (LITSERVE, MLSERVER) if peer.package in arguments.peers]
     missing = [peer.package for peer in peers if not Path(_python(peer.package)).is_file()]
     if missing:
-        raise SystemExit(f"not installed: {', '.join(missing)}; run make build/peers")
+        raise SystemExit(f"not installed: {', '.join(missing)}; make bench-serving installs them")
     if not (WORK / "QDQ.onnx").is_file():
         calibration = np.random.default_rng(0).integers(0, 256, (4, 224, 224, 3)).astype(np.uint8)
         Peers(model, WORK, model.normalise(calibration))
