@@ -81,8 +81,7 @@ class Crew:
             if self._closed:
                 raise Draining(RETRY_AFTER_S)
             self._errands.append(errand)
-            if self._next() is not None or not self._watched:
-                self._work.notify()
+            self._rouse()
 
     def want(self) -> None:
         """Have an engine call made, as soon as a worker and its cores are free and no errand waits."""
@@ -116,14 +115,15 @@ class Crew:
                 self._rouse()
 
     def close(self, timeout_s: float) -> None:
-        """Forget errands that wait, and end the threads, waiting for up to ``timeout_s`` for what each of them does."""
+        """Forget errands that wait, and end the threads, waiting for up to ``timeout_s`` for what they do."""
         with self._lock:
             self._closed = True
             self._errands.clear()
             self._work.notify_all()
             self._holders.notify_all()
+        until_s = time.monotonic() + timeout_s
         for thread in self._threads:
-            thread.join(timeout_s)
+            thread.join(max(0.0, until_s - time.monotonic()))
 
     # -- with the lock held ---------------------------------------------------------------------------------------
 
@@ -143,8 +143,8 @@ class Crew:
         return None
 
     def _rouse(self) -> None:
-        """Wake whoever could do something."""
-        if self._next() is not None:
+        """Wake whoever could do something, or should see to it that errands do not wait for too long."""
+        if self._next() is not None or (self._errands and not self._watched):
             self._work.notify()
         if self._holds_waiting:
             self._holders.notify_all()  # each judges for itself whether it is its turn
@@ -155,7 +155,7 @@ class Crew:
             kind = self._next()
             if kind is not None:
                 return kind
-            if self._errands and not self._watched:  # somebody must see to it that they do not wait for too long
+            if self._errands and not self._watched:
                 self._watched = True
                 self._work.wait(max(0.0, self._called_s + PATIENCE_S - self._clock()))
                 self._watched = False

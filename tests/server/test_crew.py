@@ -177,6 +177,23 @@ def test_somebody_sees_to_it_that_errands_do_not_wait_for_long(
     wait_until(lambda: sorted(b.begun) == ["1", "2", "call"], "errands")
 
 
+def test_errands_are_seen_to_when_who_did_so_makes_a_call(
+    bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    b = bench(1)
+    first = b.errand("first")
+    b.awaits("first")
+    b.call()
+    for _ in range(2 * GIVES_WAY):
+        b.errand().let_go.set()
+    first.let_go.set()
+    wait_until(lambda: "call" in b.begun, "a call that was due")
+    monkeypatch.setattr(module, "PATIENCE_S", 0.05)
+    b.clock.now_s += 1
+    b.errand().let_go.set()
+    wait_until(lambda: len(b.begun) == 2 * GIVES_WAY + 3, "errands beside a call that takes long")
+
+
 def test_cores_that_are_held_are_not_computed_on(bench: Callable[..., Bench]) -> None:
     b = bench(2, workers=2)
     one = b.call("1")
