@@ -10,7 +10,7 @@ import argparse
 import itertools
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +86,8 @@ def blocks() -> dict[str, str]:
         "plan_times": plan_tables.predictions(_report("plans")),
         "serving_conditions": serving_tables.conditions(_report("serving")),
         "serving": serving_tables.table(_report("serving")),
+        "serving_avx2_conditions": serving_tables.conditions(_report("serving-avx2")),
+        "serving_avx2": serving_tables.table(_report("serving-avx2")),
     }
 
 
@@ -280,22 +282,30 @@ def _pretraining(report: dict[str, Any]) -> str:
 def _supernet() -> str:
     """Return top-1 of the shipped classifier, and of what the super-network stage made of it."""
     report = _filed("resnet20-hasb", "report")
-    return _beside_shipped(report, f"after {len(report['hasb_epochs'])} epochs of the stage")
+    return _beside_shipped({f"after {len(report['hasb_epochs'])} epochs of the stage": report})
 
 
 def _with_plan() -> str:
-    """Return top-1 of the shipped classifier, and of the one trained on with one of its plans."""
-    report = _filed("resnet20-plan", "report")
-    plan = report["master"]["provenance"]["recipe"]["with_plan"]["plan"]
-    return _beside_shipped(report, f"trained on with {plan}")
+    """Return top-1 of the shipped classifier, and of those trained on with one of its plans."""
+    reports = {}
+    for name in ("resnet20-plan", "resnet20-plan-long"):
+        report = _filed(name, "report")
+        stage = report["master"]["provenance"]["recipe"]["with_plan"]
+        images = "all" if stage["epoch_images"] is None else f"{stage['epoch_images']:,}"
+        reports[f"with {stage['plan']}, {stage['epochs']} epochs of {images} pictures"] = report
+    return _beside_shipped(reports)
 
 
-def _beside_shipped(report: dict[str, Any], what: str) -> str:
+def _beside_shipped(reports: Mapping[str, dict[str, Any]]) -> str:
     shipped = read_master(find_master(MODEL))
-    after = {name: row["top1"] for name, row in report["master"]["precisions"].items() if name in shipped.precisions}
-    rows = {"as shipped": {name: shipped.metrics(name)["top1"] for name in after}, what: after}
-    lines = [f"| top-1, % | {' | '.join(map(_said, after))} |", "|---|" + "---|" * len(after)]
-    lines += [f"| {name} | {' | '.join(f'{100 * row[each]:.2f}' for each in after)} |" for name, row in rows.items()]
+    rows = {
+        what: {name: row["top1"] for name, row in report["master"]["precisions"].items() if name in shipped.precisions}
+        for what, report in reports.items()
+    }
+    names = next(iter(rows.values()))
+    rows = {"as shipped": {name: shipped.metrics(name)["top1"] for name in names}, **rows}
+    lines = [f"| top-1, % | {' | '.join(map(_said, names))} |", "|---|" + "---|" * len(names)]
+    lines += [f"| {what} | {' | '.join(f'{100 * row[each]:.2f}' for each in names)} |" for what, row in rows.items()]
     return "\n".join(lines)
 
 

@@ -17,9 +17,10 @@ def conditions(report: Mapping[str, Any]) -> str:
         f"{name} {peer['version']}: {', '.join(f'{setting} {value}' for setting, value in peer['layout'].items())}"
         for name, peer in report["peers"].items()
     )
+    tried = f"Best of the set-ups tried: {peers}. " if peers else ""
     return (
         f"{report['machine']['cpu']}; ResNet-18 with random weights, {report['pictures']} as JPEG; {report['callers']} "
-        f"callers, medians of {report['rounds']} rounds. Best of the set-ups tried: {peers}. "
+        f"callers, medians of {report['rounds']} rounds. {tried}"
         f"The client took {100 * report['client_cpu_share']:.1f} % of one core."
     )
 
@@ -55,7 +56,9 @@ def table(report: Mapping[str, Any]) -> str:
     own_per_s = {row["precision"]: row["per_s"] for row in rows if row["server"] == OURS}
     alone = ", ".join(f"{engine[bits]:.1f} at {bits} bits" for bits in widths)
     # On all cores together, so that it adds up with the engine's share of a picture's time.
-    beside = ", ".join(f"{1000 / own_per_s[bits] - 1000 / engine[bits]:.2f} ms at {bits} bits" for bits in widths)
+    beside = ", ".join(
+        f"{max(0.0, 1000 / own_per_s[bits] - 1000 / engine[bits]):.2f} ms at {bits} bits" for bits in widths
+    )
     room = ", ".join(f"{(1 / ENGINE_BAR - 1) * 1000 / engine[bits]:.2f}" for bits in widths)
     return "\n".join(
         [
