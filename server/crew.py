@@ -88,8 +88,8 @@ class Crew:
         with self._lock:
             self._wanted = True
             # A thread on an errand looks for more itself, as soon as that is done.
-            if threading.get_ident() not in self._on_errands and self._next() is not None:
-                self._work.notify()
+            if threading.get_ident() not in self._on_errands:
+                self._rouse()
 
     @contextmanager
     def hold(self, cores: int) -> Iterator[None]:
