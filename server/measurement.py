@@ -17,6 +17,9 @@ from server.tasks import TASKS
 PERCENTILE = 90
 """Of calls, as the ladder states it: a plan that holds nine times out of ten."""
 
+ROUNDS = 3
+"""How often a batch must at least be timed: one that was timed once, in a slow moment, bends the line of its width."""
+
 MAX_NOISE = 1.5
 """A busy moment does not make the ladder slower than this, relative to the median."""
 
@@ -89,8 +92,9 @@ def measure(
     """Return what the precisions of a master take, from calls of batches of 1, 2, 4, ... up to ``max_batch``.
 
     Rounds go through all precisions in turn, so that a slow moment hits all alike; the batch that has had least time so
-    far is next. After ``budget_s``, and as much longer as there are plans beside the widths, no call begins, but each
-    precision is called twice, the first time to warm up. ``turn`` is entered for each call.
+    far is next. Batches are left out that there is no time to run :data:`ROUNDS` times at each precision. After
+    ``budget_s``, and as much longer as there are plans beside the widths, no call begins, but each precision is called
+    twice, the first time to warm up. ``turn`` is entered for each call.
     """
     models = {name: derive(plan) for name, plan in master.precisions.items()}
     budget_s *= len(models) / len(master.widths)
@@ -103,19 +107,30 @@ def measure(
     for model in models.values():
         with turn():
             model.run(codes[:1])
-    spent_s = dict.fromkeys(batches, 0.0)
     samples: dict[str, dict[int, list[float]]] = {name: {} for name in models}
-    while not spent_s[1] or clock() - started_s < budget_s:
-        batch = min(batches, key=spent_s.__getitem__) if spent_s[1] else 1
-        for name, model in models.items():
-            if spent_s[1] and clock() - started_s >= budget_s and all(1 in calls for calls in samples.values()):
+
+    def call(name: str, batch: int) -> float:
+        with turn():
+            begun_s = clock()
+            models[name].run(codes[:batch])
+            taken_s = max(clock() - begun_s, 1e-9)
+        samples[name].setdefault(batch, []).append(1000 * taken_s)
+        return taken_s
+
+    spent_s = {1: sum(call(name, 1) for name in models)}
+    left_s = budget_s - (clock() - started_s)
+    # A batch takes no longer than its images one by one. All batches get the same time: the largest, the fewest rounds.
+    spent_s |= {
+        batch: 0.0
+        for others, batch in enumerate(batches[1:], 1)
+        if ROUNDS * batch * spent_s[1] * (1 + others) <= left_s
+    }
+    while clock() - started_s < budget_s:
+        batch = min(spent_s, key=spent_s.__getitem__)
+        for name in models:
+            if clock() - started_s >= budget_s:
                 break
-            with turn():
-                begun_s = clock()
-                model.run(codes[:batch])
-                taken_s = max(clock() - begun_s, 1e-9)
-            spent_s[batch] += taken_s
-            samples[name].setdefault(batch, []).append(1000 * taken_s)
+            spent_s[batch] += call(name, batch)
     lines: dict[str, Line] = {}
     relative: list[float] = []
     for name, calls in samples.items():

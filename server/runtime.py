@@ -129,7 +129,7 @@ class Runtime:
         cores = max(available_cores(), layout.workers * layout.threads)
         self._crew = Crew(cores, layout.workers, layout.threads, spare=settings.workers)
         policy = create_policy(self.conduct.policy, self.conduct.margin)
-        self.scheduler = Scheduler(self.cache, policy, self._crew, self._note_batch)
+        self.scheduler = Scheduler(self.cache, policy, self._crew, self._note_batch, self._note_occupied)
         self.permits = Permits(self.conduct.max_requests, settings.max_bodies_bytes, lambda: self.scheduler.drain_per_s)
         self.keys = Keys(load_keys(settings.keys))
 
@@ -418,13 +418,17 @@ class Runtime:
         request.pending.resolve(_Done(Inference(answer, prepared.work.wish.asked, at), steps))
 
     def _note_batch(self, report: BatchReport) -> None:
-        """Record an engine call. Runs on the thread of its worker."""
+        """Record an engine call. Runs on the thread of its worker, before anybody has an answer of it."""
         self._batches += 1
         model, precision = report.model, report.rung.precision
         self.latencies.note(model.name, precision, report.images, report.infer_ms)
         self.metrics.finish_batch(report)
+
+    def _note_occupied(self, report: BatchReport, occupied_ms: float) -> None:
+        """Correct the ladder by what an engine call took with all that belongs to it. Runs on its worker's thread."""
+        model, precision = report.model, report.rung.precision
         if model.refresh is not None:
-            if model.refresh.observe(precision, report.images, report.occupied_ms):
+            if model.refresh.observe(precision, report.images, occupied_ms):
                 model.ladder = model.refresh.ladder
             self.metrics.note_ladder_error(model.name, precision, model.refresh.error(precision))
 

@@ -94,11 +94,7 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class BatchReport:
-    """One engine call, for metrics and ladder.
-
-    ``decision_s``: what the policy took. ``occupied_ms``: how long it kept a worker, from the decision to the last of
-    its answers; deriving a rung is not part of that.
-    """
+    """One engine call. ``decision_s``: what the policy took to form its batch."""
 
     model: ServedModel
     rung: Rung
@@ -106,7 +102,6 @@ class BatchReport:
     decision_s: float
     switch_ms: float
     infer_ms: float
-    occupied_ms: float
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -140,8 +135,10 @@ class _Lane:
 class Scheduler:
     """Runs what is submitted on the workers of a crew, in batches that ``policy`` forms.
 
-    ``policy`` may be replaced at any time. ``report`` is called after every engine call, on the worker's thread.
-    ``clock`` gives monotonic seconds.
+    ``policy`` may be replaced at any time. ``report`` is called after every engine call and before its answers are
+    delivered: who has an answer finds it counted. ``occupied`` is called when they are, with the milliseconds that the
+    call kept its worker, from the decision to the last answer; deriving a rung is not part of that. Both on the
+    worker's thread. ``clock`` gives monotonic seconds.
     """
 
     def __init__(
@@ -150,12 +147,14 @@ class Scheduler:
         policy: Policy,
         crew: Crew,
         report: Callable[[BatchReport], None] = lambda _: None,
+        occupied: Callable[[BatchReport, float], None] = lambda _, __: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.policy = policy
         self._cache = cache
         self._crew = crew
         self._report = report
+        self._occupied = occupied
         self._clock = clock
         self._lock = threading.Lock()
         # Lanes go with the last who holds their model: a job that waits, or the registry.
@@ -339,6 +338,9 @@ class Scheduler:
         started_s = self._clock()
         output = derived.run(q_image)
         infer_ms = (self._clock() - started_s) * 1000
+        images = len(q_image)
+        report = BatchReport(batch.model, batch.rung, images, batch.decision_s, switch_ms, infer_ms)
+        self._report(report)
         first = 0
         for job in jobs:
             last = first + len(job.q_image)
@@ -349,17 +351,16 @@ class Scheduler:
                     batch.position,
                     batch.rung,
                     batch.reason,
-                    len(q_image),
+                    images,
                     queue_ms,
                     switch_ms,
                     infer_ms,
                 )
             )
             first = last
-        images, occupied_s = len(q_image), batch.decision_s + self._clock() - began_s
+        occupied_s = batch.decision_s + self._clock() - began_s
         self._image_s += (occupied_s / images - self._image_s) * (SERVICE_WEIGHT if self._image_s > 0 else 1.0)
-        occupied_ms = occupied_s * 1000
-        self._report(BatchReport(batch.model, batch.rung, images, batch.decision_s, switch_ms, infer_ms, occupied_ms))
+        self._occupied(report, occupied_s * 1000)
 
 
 def _order(job: Job) -> float:

@@ -1,3 +1,4 @@
+import collections
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from bitgear.bits import Plan
-from server.measurement import MAX_NOISE, Line, Times, fit_samples, measure, measured_ladder
+from server.measurement import MAX_NOISE, ROUNDS, Line, Times, fit_samples, measure, measured_ladder
 from tests.masters import tiny_master
 
 
@@ -60,8 +61,26 @@ def test_lines_are_found() -> None:
 
 def test_the_largest_batch_need_not_be_a_power_of_two() -> None:
     device = Device(SLOPE)
-    measure(MASTER, device.derive, 6, 1.0, device.clock)
+    measure(MASTER, device.derive, 6, 2.0, device.clock)
     assert {count for _, count in device.calls} == {1, 2, 4, 6}
+
+
+@pytest.mark.parametrize(
+    ("budget_s", "batches"), [(0.3, {1}), (1.5, {1, 2}), (5.0, {1, 2, 4}), (40.0, {1, 2, 4, 8, 16})]
+)
+def test_a_slow_model_is_measured_in_batches_that_can_be_timed_several_times(
+    budget_s: float, batches: set[int]
+) -> None:
+    device = Device(
+        {bits: (0.0, 2.0 * bits) for bits in MASTER.widths}, noise=lambda call: 1.5 if call % 6 == 1 else 1.0
+    )
+    times = measure(MASTER, device.derive, 16, budget_s, device.clock)
+    calls = collections.Counter(device.calls)
+    assert {count for _, count in calls} == batches
+    if batches != {1}:
+        assert min(calls.values()) >= ROUNDS - 1  # the last round may be cut short
+        for bits in MASTER.widths:
+            assert times.lines[str(bits)].at(16) == pytest.approx(32 * bits, rel=0.01)
 
 
 def test_without_time_every_width_is_still_measured_once() -> None:

@@ -82,7 +82,7 @@ class Bench:
         self.model = ServedModel(tiny_master(), assumed_ladder(tiny_master(), max_batch=4))
         self.crew = Crew(workers, workers)
         cache = ModelCache(self.engine, 1 << 20)
-        self.scheduler = Scheduler(cache, policy, self.crew, self.reports.append, self.clock)
+        self.scheduler = Scheduler(cache, policy, self.crew, self.reports.append, clock=self.clock)
 
     def job(self, code: int, bits: Sequence[int] = (8,), *, model: ServedModel | None = None, within_s: float = 10,
             hard: bool = False, priority: int = 0) -> tuple[Job, list[Served | Exception]]:  # fmt: skip
@@ -156,8 +156,18 @@ def test_what_waits_for_a_busy_worker_goes_together(bench: Callable[..., Bench])
     assert b.calls() == [(8, [0]), (8, [1, 2, 3, 4]), (8, [5, 6])]
     assert [served(r).output.tolist() for r in results] == [[[float(code)]] for code in range(7)]
     assert [served(r).batch_images for r in results] == [1, 4, 4, 4, 4, 2, 2]
-    wait_until(lambda: len(b.reports) == 3, "reports")
     assert [(r.images, r.rung.precision) for r in b.reports] == [(1, "8"), (4, "8"), (2, "8")]
+
+
+def test_who_has_an_answer_finds_it_counted(bench: Callable[..., Bench]) -> None:
+    b = bench()
+    counted: list[int] = []
+    job, _ = b.job(1)
+    job.deliver = lambda outcome: counted.append(len(b.reports))
+    b.scheduler.submit(job)
+    b.engine.go.set()
+    wait_until(lambda: counted, "an answer")
+    assert counted == [1]
 
 
 def test_widths_and_models_never_share_a_batch(bench: Callable[..., Bench]) -> None:
