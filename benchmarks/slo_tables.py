@@ -68,13 +68,20 @@ def conditions(report: Mapping[str, Any]) -> str:
         f"{report['pictures']}. "
         "At rest, at 8 bits: "
         f"{report['round_trip_ms']:.1f} ms over HTTP, {report['engine_ms']:.1f} ms of it in the engine; "
-        f"{report['capacity_per_s']:.0f} requests a second at 8 bits, which is load 1, and "
+        f"{report['capacity_per_s']:.0f} requests a second at 8 bits{_tries(report)}, which is load 1, and "
         f"{report['capacity_narrowest_per_s']:.0f} at the narrowest width. Settings: {settings}. The objective is "
         f"{SLO_FACTOR:g} times that latency over HTTP unless another multiple is named. The client took at most "
         f"{100 * share:.1f} % of one core and sent at most {lag_ms:.1f} ms late (99th percentile)"
         f"{', which is too late for some rows' if late else ''}. "
         f"{answers}"
     )
+
+
+def _tries(report: Mapping[str, Any]) -> str:
+    """Return what each measurement of the capacity gave: whether the machine was as fast throughout."""
+    tries = {"before": report.get("capacities_per_s", []), "after": report.get("capacities_after_per_s", [])}
+    told = [f"{', '.join(f'{rate:.0f}' for rate in rates)} {when}" for when, rates in tries.items() if rates]
+    return f" (measured: {'; '.join(told)} the runs)" if told else ""
 
 
 def bar_table(report: Mapping[str, Any]) -> str:
