@@ -8,7 +8,7 @@ from typing import Any
 from bitgear import __version__
 from bitgear.engines.registry import ENGINE_NAMES, KERNEL_VARIABLE, create_engine, native_failure
 from bitgear.errors import EngineUnavailable
-from bitgear.machine import processor
+from bitgear.machine import available_cores, processor
 
 _LIBRARIES = ("numpy", "onnxruntime", "onnx", "safetensors", "pillow", "simplejpeg", "torch")
 
@@ -44,7 +44,7 @@ def diagnose() -> dict[str, Any]:
         "python": platform.python_version(),
         "machine": platform.machine(),
         "processor": processor(),
-        "cores": os.cpu_count(),
+        "cores": available_cores(),
         "kernel_variable": os.environ.get(KERNEL_VARIABLE),
         "native_failure": None if failure is None else f"{type(failure).__name__}: {failure}",
         "instruction_sets": sets,
