@@ -80,7 +80,7 @@ def main() -> None:
     report["conditions"]["peers_held_to"] = arguments.kernel if hold_to(arguments.kernel) else None
     print(busy_note(report["conditions"]), end="")
     for name in missing() if arguments.peers else ():
-        print(f"{name} is not installed and takes no part; pip install 'bitgear[train,bench]' installs it")
+        print(f"{name} is not installed and takes no part; pip install -e '.[train,bench]' installs it")
     for name in arguments.networks:
         for key, rows in _measure(network(name), arguments).items():
             report[key] += rows

@@ -21,6 +21,7 @@ from bitgear.bits import MASTER_BITS
 from bitgear.checkpoint import read_master
 from bitgear.files import write_atomically
 from bitgear.models import find_master
+from server.settings import Settings
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = (
@@ -30,6 +31,7 @@ DOCUMENTS = (
     "docs/performance.md",
     "docs/policy.md",
     "docs/search.md",
+    "docs/settings.md",
 )
 IMPORTS = ("import-mobilenet-v1-075", "import-mobilenet-v1-025")
 MODEL = "resnet20-cifar10"
@@ -42,6 +44,7 @@ def blocks() -> dict[str, str]:
     """Return every generated block by name."""
     return {
         "accuracy": _accuracy(_report("evaluate")),
+        "settings": _settings(),
         "overhead": _overhead(_report("overhead")),
         "start": _start(_report("start")),
         "answer": _answer(_report("start")),
@@ -377,6 +380,18 @@ def _policy_decisions(report: dict[str, Any]) -> str:
         for row in report["decisions"]
     ]
     return "\n".join(lines)
+
+
+def _settings() -> str:
+    lines = ["| Setting | Default | |", "|---|---|---|"]
+    for name, field in Settings.model_fields.items():
+        default = "as many as cores" if field.default_factory is not None else _said_default(field.default)
+        lines.append(f"| `{name}` | {default} | {field.description} |")
+    return "\n".join(lines)
+
+
+def _said_default(default: object) -> str:
+    return "" if default in (None, ()) else f"`{json.dumps(default)}`"
 
 
 def main() -> None:

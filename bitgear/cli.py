@@ -98,17 +98,22 @@ def _options(
 @app.command()
 def serve(
     model: Annotated[
-        list[str] | None, typer.Option(help="Master to serve: a path. Repeatable. Default: the shipped ones.")
+        list[str] | None,
+        typer.Option(
+            help="A master, by path or shipped name, or a folder of them. Repeatable. Default: all shipped ones."
+        ),
     ] = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on. Default 127.0.0.1.")] = None,
     port: Annotated[int | None, typer.Option(help="Port; 0 takes a free one. Default 8000.")] = None,
-    profile: Annotated[str | None, typer.Option(help="Device profile: default, edge-small, edge, cloud-cpu.")] = None,
+    profile: Annotated[
+        str | None, typer.Option(help="Device profile: default, edge-small, edge, cloud-cpu, cloud-gpu.")
+    ] = None,
     engine: Annotated[str | None, typer.Option(help="auto, native, onnxruntime or reference.")] = None,
     config: Annotated[
         Path | None, typer.Option(help="TOML file of settings; environment and options override it.")
     ] = None,
 ) -> None:
-    """Serve masters over HTTP. Every setting is also an environment variable, BITGEAR_HOST and so on."""
+    """Serve masters over HTTP. All settings, also as environment variables and in a file: docs/settings.md."""
     # Before the slow imports: as a container's first process we have no default handler, and the signal would be lost.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     from server.main import run
@@ -624,7 +629,7 @@ def _needs_torch() -> Iterator[None]:
     try:
         yield
     except ImportError as error:
-        raise EngineUnavailable(f"training needs the extra 'train': pip install 'bitgear[train]' ({error})") from error
+        raise EngineUnavailable(f"training needs the extra 'train': pip install -e '.[train]' ({error})") from error
 
 
 @app.command()

@@ -173,9 +173,9 @@ def load_keys(path: Path | None) -> Mapping[str, Key]:
 def _given_key(headers: Headers) -> str | None:
     for name, value in headers:
         if name == b"x-api-key":
-            return value.decode("latin-1").strip()
+            return value.decode("latin-1").strip() or None
         if name == b"authorization" and value[:7].lower() == b"bearer ":
-            return value[7:].decode("latin-1").strip()
+            return value[7:].decode("latin-1").strip() or None
     return None
 
 

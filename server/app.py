@@ -4,9 +4,11 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from bitgear import __version__
 from bitgear.checkpoint import Master
@@ -18,6 +20,7 @@ from server.exchange import exchange_of
 from server.layout import Figures, Layout, choose_layout, first_layout, layouts, measure_layout
 from server.metrics import Metrics
 from server.middleware import Shortcut, Surround
+from server.openapi import SECURITY_SCHEMES, WITH_KEY
 from server.problems import problem_of, respond, translate
 from server.profiles import Profile, active_profile, load_profiles
 from server.repository import Repository
@@ -64,7 +67,7 @@ def create_app(settings: Settings, *, engine: Engine | None = None, traces: Trac
             if traces is not None:
                 await asyncio.to_thread(traces.close)
 
-    app = FastAPI(
+    app = _App(
         title="bitgear",
         version=__version__,
         summary="Inference at the precision that each request asks for.",
@@ -88,6 +91,26 @@ def create_app(settings: Settings, *, engine: Engine | None = None, traces: Trac
     app.include_router(policy_routes(runtime))
     app.include_router(operations_routes(runtime, metrics))
     return app
+
+
+def _methods(request: Request) -> set[str]:
+    """Return the methods that the path of a request has, whichever of several routes has them."""
+    routes = request.app.routes
+    methods = {
+        method
+        for method in ("GET", "POST", "PUT", "DELETE", "PATCH")
+        if any(route.matches({**request.scope, "method": method})[0] is Match.FULL for route in routes)
+    }
+    return methods | {"HEAD"} if "GET" in methods else methods
+
+
+class _App(FastAPI):
+    def openapi(self) -> dict[str, Any]:
+        """Return the document, with the keys: requests take one where the server was given keys."""
+        document = super().openapi()
+        document.setdefault("components", {})["securitySchemes"] = SECURITY_SCHEMES
+        document["security"] = [*WITH_KEY, {}]
+        return document
 
 
 def _layout(
@@ -129,6 +152,6 @@ def _layout(
 
 async def _answer_error(request: Request, error: Exception) -> Response:
     exchange = exchange_of(request.scope)
-    error = translate(error, request.method)
+    error = translate(error, request.method, lambda: _methods(request))
     exchange.problem = problem_of(error).name
     return respond(error, exchange.request_id)

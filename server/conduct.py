@@ -6,8 +6,8 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from server.errors import BadParameter
-from server.profiles import PolicyName, Profile
-from server.settings import Settings
+from server.profiles import Profile
+from server.settings import PolicyName, Settings
 
 
 class Conduct(BaseModel):

@@ -13,6 +13,8 @@
     │   ├── ModelUnusable         damaged, or two of one name
     │   ├── UnknownPath
     │   ├── MethodNotAllowed
+    │   ├── NotAcceptable         no answer is of a kind that the client accepts
+    │   ├── HeadTooLarge
     │   ├── BodyTimeout
     │   ├── BodyTooLarge
     │   ├── MediaTypeNotAccepted
@@ -148,6 +150,24 @@ class MediaTypeNotAccepted(RequestError):
 
     def __init__(self, what: str, given: str, allowed: list[str]) -> None:
         super().__init__(f"{what} {shown(given)} is not accepted; use {', '.join(allowed)}", allowed=allowed)
+
+
+class NotAcceptable(RequestError):
+    """The client accepts nothing that the path answers with."""
+
+    code = "not-acceptable"
+
+    def __init__(self, given: str, allowed: list[str]) -> None:
+        super().__init__(f"Accept {shown(given)} leaves nothing; answers are {' or '.join(allowed)}", allowed=allowed)
+
+
+class HeadTooLarge(RequestError):
+    """Request line and headers take more bytes than the server reads of them."""
+
+    code = "head-too-large"
+
+    def __init__(self, limit_bytes: int) -> None:
+        super().__init__(f"the head of a request may have up to {limit_bytes} bytes", limit_bytes=limit_bytes)
 
 
 class WidthNotOffered(RequestError):

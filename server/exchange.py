@@ -115,4 +115,9 @@ def _ids(headers: Iterable[tuple[bytes, bytes]]) -> tuple[str, str | None]:
             request_id = value.decode("ascii")
         elif name == b"traceparent" and (found := _TRACEPARENT.fullmatch(value)):
             trace_id = found[1].decode("ascii")
-    return request_id or f"{_START}{next(_numbers):016x}", trace_id
+    return request_id or made_up_id(), trace_id
+
+
+def made_up_id() -> str:
+    """Return an id for a request that has none."""
+    return f"{_START}{next(_numbers):016x}"

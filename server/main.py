@@ -8,6 +8,7 @@ import socket
 import sys
 import threading
 import time
+from functools import partial
 from types import FrameType
 
 import uvicorn
@@ -43,7 +44,7 @@ def run(settings: Settings, *, engine: Engine | None = None) -> int:
     gc.freeze()
     config = uvicorn.Config(
         app,
-        http=Protocol,
+        http=partial(Protocol, patience_s=settings.body_timeout_s),  # type: ignore[arg-type]  # as good as a class
         lifespan="on",
         ws="none",
         log_config=None,

@@ -44,8 +44,10 @@ class Surround:
             return
         exchange = begin(scope)
         wire = _Wire(exchange, scope, receive, send)
+        # What answers GET answers HEAD (RFC 9110, section 9.1): the protocol leaves the body out, by its own scope.
+        inner = {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope
         try:
-            await self._app(scope, wire.receive, wire.send)
+            await self._app(inner, wire.receive, wire.send)
         except ClientGone:
             pass
         except asyncio.CancelledError:

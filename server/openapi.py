@@ -27,6 +27,14 @@ VERSION_PARAMETER: dict[str, Any] = {
 }
 
 
+SECURITY_SCHEMES: dict[str, Any] = {
+    "key": {"type": "apiKey", "in": "header", "name": "X-Api-Key"},
+    "bearer": {"type": "http", "scheme": "bearer"},
+}
+WITH_KEY: list[dict[str, list[str]]] = [{"key": []}, {"bearer": []}]
+"""The security of what takes a key. Where it need not be, an empty alternative goes with these."""
+
+
 def model_request(*, versioned: bool = False) -> dict[str, Any]:
     """Return the ``openapi_extra`` of a path that names a model, and maybe its version."""
     return {"parameters": _path_parameters(versioned)}
@@ -140,13 +148,13 @@ def _parameters(controls: Iterable[Control]) -> list[dict[str, Any]]:
             }
             for place, name, schema in places
         ]
-    parameters.append(
-        {
-            "name": REQUEST_ID_HEADER,
-            "in": "header",
-            "required": False,
-            "description": "Echoed; made up if absent or unfit.",
-            "schema": {"type": "string", "pattern": "^[A-Za-z0-9._:-]{1,128}$"},
-        }
-    )
+    parameters += [
+        _header(REQUEST_ID_HEADER, "Echoed; made up if absent or unfit.", "^[A-Za-z0-9._:-]{1,128}$"),
+        _header("traceparent", "W3C Trace Context: of the span that this request belongs to.", None),
+    ]
     return parameters
+
+
+def _header(name: str, description: str, pattern: str | None) -> dict[str, Any]:
+    schema = {"type": "string"} if pattern is None else {"type": "string", "pattern": pattern}
+    return {"name": name, "in": "header", "required": False, "description": description, "schema": schema}

@@ -1,15 +1,17 @@
 """Errors -> status codes and ``application/problem+json`` bodies (RFC 9457). Their status codes stand here alone."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import TypeAdapter
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from bitgear.errors import BitgearError, ImageEmpty, ImageError, ImageTooLarge
 from server import errors
+from server.answers import PrecisionName
 
 MEDIA_TYPE = "application/problem+json"
 URN = "urn:bitgear:problem:"
@@ -38,10 +40,12 @@ TABLE: Mapping[type[Exception], Problem] = {
     errors.UnknownModel: Problem(404, "model-not-found", "No such model", ("models",)),
     errors.UnknownPath: Problem(404, "not-found", "Nothing at this path"),
     errors.MethodNotAllowed: Problem(405, "method", "Method not allowed", ("allowed",)),
+    errors.NotAcceptable: Problem(406, "not-acceptable", "No answer of the kind that is accepted", ("allowed",)),
     errors.BodyTimeout: Problem(408, "body-timeout", "The body did not end in time", ("timeout_s",)),
     errors.BodyTooLarge: Problem(413, "too-large", "The body is too large", ("limit_bytes",)),
     ImageTooLarge: Problem(413, "too-large", "The image is too large", ("limit_pixels",)),
     errors.MediaTypeNotAccepted: Problem(415, "media-type", "Content type or encoding not accepted", ("allowed",)),
+    errors.HeadTooLarge: Problem(431, "head-too-large", "The head of the request is too large", ("limit_bytes",)),
     ImageError: Problem(422, "undecodable-image", "The image cannot be decoded", ("reason",)),
     errors.WidthNotOffered: Problem(422, "width-not-offered", "The precision is not offered", ("offered_precisions",)),
     errors.ModelUnusable: Problem(422, "model-unusable", "The model cannot be loaded", ("reason",)),
@@ -62,11 +66,13 @@ def problem_of(error: Exception) -> Problem:
     return next(TABLE[cls] for cls in type(error).__mro__ if cls in TABLE)
 
 
-def translate(error: Exception, method: str) -> Exception:
-    """Return our own error for one that the router raised; any other error unchanged."""
+def translate(error: Exception, method: str, allowed: Callable[[], Iterable[str]]) -> Exception:
+    """Return our own error for one that the router raised; any other error unchanged.
+
+    ``allowed`` tells what methods the path has: the router names those of the first route alone.
+    """
     if isinstance(error, HTTPException) and error.status_code == 405:
-        allow = (error.headers or {}).get("Allow", "")
-        return errors.MethodNotAllowed(method, sorted(name.strip() for name in allow.split(",")))
+        return errors.MethodNotAllowed(method, sorted(allowed()))
     if isinstance(error, HTTPException) and error.status_code == 404:
         return errors.UnknownPath("nothing is served at this path; GET /openapi.json lists the paths")
     return error
@@ -115,7 +121,7 @@ _MEMBER_SCHEMAS: Mapping[str, Mapping[str, Any]] = {
     "limit_bytes": {"type": "integer"},
     "limit_pixels": {"type": "integer"},
     "reason": {"type": "string"},
-    "offered_precisions": {"type": "array", "items": {"type": "integer", "minimum": 2, "maximum": 8}},
+    "offered_precisions": {"type": "array", "items": TypeAdapter(PrecisionName).json_schema()},
     "task": {"type": "string"},
     "route": {"type": "string"},
     "retry_after_s": {"type": "integer"},

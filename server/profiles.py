@@ -10,10 +10,12 @@ from pydantic import BaseModel, ConfigDict, Field, StrictInt, ValidationError, m
 
 from bitgear.bits import MASTER_BITS, MIN_BITS
 from bitgear.checkpoint import is_model_name
-from server.settings import SettingsError
+from server.settings import PolicyName, SettingsError
 
 SLO_FACTOR = 5
-PolicyName = Annotated[str, Field(pattern=r"^(look-ahead|slackfit|fixed(-([2-8]|[a-z][a-z0-9.-]{0,31}))?)$")]
+LEAST_SLO_MS = 20
+"""Of what is derived from the time of an engine call: HTTP and decoding take theirs, however small the model is."""
+
 Width = Annotated[StrictInt, Field(ge=MIN_BITS, le=MASTER_BITS)]
 
 
@@ -23,9 +25,9 @@ class Profile(BaseModel):
     Widths in bits, ``floor`` <= ``default`` <= ``ceiling``: the width that ``auto`` prefers (None: the model's own),
     and the bounds of ``auto`` and pinned precisions alike, of a plan those of its mean width. ``threads``: for one
     engine call (None: one). ``memory_bytes``: for derived models. ``slo_ms``: the time in which a request without a
-    deadline of its own should be answered (None: :data:`SLO_FACTOR` times what one image takes at the widest rung).
-    ``policy``: by name, see :func:`server.policies.create_policy`; ``margin``: by what share it takes latencies to be
-    longer than measured.
+    deadline of its own should be answered (None: :data:`SLO_FACTOR` times what one image takes at the widest rung,
+    :data:`LEAST_SLO_MS` at least). ``policy``: by name, see :func:`server.policies.create_policy`; ``margin``: by what
+    share it takes latencies to be longer than measured.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

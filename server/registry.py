@@ -50,6 +50,10 @@ class Registry:
     def __iter__(self) -> Iterator[ServedModel]:
         return iter(list(self._models.values()))
 
+    def holds(self, model: ServedModel) -> bool:
+        """Return whether it is this very model that is served under its name."""
+        return self._models.get(model.name) is model
+
     @property
     def names(self) -> list[str]:
         """The names of all models."""

@@ -34,10 +34,11 @@ from server.layout import Layout
 from server.measurement import Times, assumed_ladder, measure, measured_ladder, unmeasured_ladder
 from server.metrics import Metrics
 from server.policies import create_policy
-from server.policy import Admission, Waiting, admit, explain
+from server.policies.fixed import Fixed
+from server.policy import Admission, Policy, Waiting, admit, explain
 from server.precision import Wish
 from server.problems import RETRY_AFTER_S
-from server.profiles import SLO_FACTOR, Profile
+from server.profiles import LEAST_SLO_MS, SLO_FACTOR, Profile
 from server.refresh import Refresh
 from server.registry import Registry, ServedModel
 from server.repository import Entry, Repository
@@ -128,8 +129,9 @@ class Runtime:
             self._serve(self._model_of(master))
         cores = max(available_cores(), layout.workers * layout.threads)
         self._crew = Crew(cores, layout.workers, layout.threads, spare=settings.workers)
-        policy = create_policy(self.conduct.policy, self.conduct.margin)
-        self.scheduler = Scheduler(self.cache, policy, self._crew, self._note_batch, self._note_occupied)
+        self.scheduler = Scheduler(
+            self.cache, self._policy_of(self.conduct), self._crew, self._note_batch, self._note_occupied
+        )
         self.permits = Permits(self.conduct.max_requests, settings.max_bodies_bytes, lambda: self.scheduler.drain_per_s)
         self.keys = Keys(load_keys(settings.keys))
 
@@ -138,24 +140,35 @@ class Runtime:
         """The active profile."""
         return self.profiles[self.conduct.profile]
 
-    def adopt(self, conduct: Conduct) -> None:
+    async def adopt(self, conduct: Conduct) -> None:
         """Behave differently from now on; requests that are queued are served under the new policy.
 
-        Raises :class:`~server.errors.BadParameter` for an unknown profile or a policy that cannot be made, and
+        What the policy may choose now is resident when this returns.
+
+        Raises :class:`~server.errors.BadParameter` for an unknown profile or a policy that no model can follow, and
         :class:`~server.errors.WidthNotOffered` for a profile that leaves a model no width.
         """
         profile = self.profile_of(Wish(profile=conduct.profile))
         for model in self.models:
             admit(Wish(), model.ladder, profile)
         try:
-            policy = create_policy(conduct.policy, conduct.margin)
+            if (conduct.policy, conduct.margin) != (self.conduct.policy, self.conduct.margin):
+                self.scheduler.policy = self._policy_of(conduct)
         except SettingsError as error:
             raise BadParameter(str(error), "policy") from error
         self.conduct = conduct
-        self.scheduler.policy = policy
         self.permits.limit = conduct.max_requests
         if self.settings.cache_bytes is None:
-            self.cache.limit_bytes = _cache_bytes(self.settings, profile)
+            self.cache.resize(_cache_bytes(self.settings, profile))
+        await asyncio.to_thread(self._derive_all)
+
+    def _policy_of(self, conduct: Conduct) -> Policy:
+        policy = create_policy(conduct.policy, conduct.margin)
+        asked = policy.precision if isinstance(policy, Fixed) else None
+        offered = sorted({name for model in self.models for name in model.master.precisions})
+        if asked is not None and offered and asked not in offered:
+            raise SettingsError(f"policy {policy.name}: no model offers that; offered are {', '.join(offered)}")
+        return policy
 
     @property
     def ready(self) -> bool:
@@ -208,7 +221,7 @@ class Runtime:
             if model.times == "measuring":
                 times = await asyncio.to_thread(self._take_times, model.master)
                 async with self._changing:
-                    if model.name not in self.models or self.models.get(model.name) is not model:
+                    if not self.models.holds(model):
                         return  # it was loaded anew, or unloaded
                     model = self._measured(model.master, times)
                     self._serve(model)
@@ -365,6 +378,7 @@ class Runtime:
     def _waiting(self, request: "_Request[T]", wish: Wish, admission: Admission, images: int = 1) -> Waiting:
         profile = self.profile_of(wish)
         within_s = self.slo_s(request.model, profile) if wish.deadline_ms is None else wish.deadline_ms / 1000
+        within_s = min(within_s, self.conduct.max_deadline_s)  # one that nobody waits for would stand behind all others
         request.exchange.target_s = within_s
         return Waiting(
             deadline_s=request.exchange.started_s + within_s,
@@ -382,7 +396,9 @@ class Runtime:
     def slo_s(self, model: ServedModel, profile: Profile) -> float:
         """Return the time in which a request without a deadline should be answered."""
         slo_ms = profile.slo_ms if self.conduct.slo_ms is None else self.conduct.slo_ms
-        return (SLO_FACTOR * model.ladder.rungs[0].latency_ms(1) if slo_ms is None else slo_ms) / 1000
+        if slo_ms is None:
+            slo_ms = max(SLO_FACTOR * model.ladder.rungs[0].latency_ms(1), LEAST_SLO_MS)
+        return slo_ms / 1000
 
     def _deliver(self, request: "_Request[T]", prepared: "_Prepared[T]", outcome: Served | Exception) -> None:
         """Pass on what became of a job. Runs on an engine worker's thread."""
@@ -420,14 +436,14 @@ class Runtime:
     def _note_batch(self, report: BatchReport) -> None:
         """Record an engine call. Runs on the thread of its worker, before anybody has an answer of it."""
         self._batches += 1
-        model, precision = report.model, report.rung.precision
-        self.latencies.note(model.name, precision, report.images, report.infer_ms)
+        if self.models.holds(report.model):
+            self.latencies.note(report.model.name, report.rung.precision, report.images, report.infer_ms)
         self.metrics.finish_batch(report)
 
     def _note_occupied(self, report: BatchReport, occupied_ms: float) -> None:
         """Correct the ladder by what an engine call took with all that belongs to it. Runs on its worker's thread."""
         model, precision = report.model, report.rung.precision
-        if model.refresh is not None:
+        if model.refresh is not None and self.models.holds(model):
             if model.refresh.observe(precision, report.images, occupied_ms):
                 model.ladder = model.refresh.ladder
             self.metrics.note_ladder_error(model.name, precision, model.refresh.error(precision))
@@ -479,6 +495,13 @@ class Runtime:
         if not self.conduct.policy.startswith("fixed"):
             for index in positions(admit(Wish(), model.ladder, self.profile).allowed):
                 self.cache.get(model.master, model.ladder.rungs[index].plan)
+
+    def _derive_all(self) -> None:
+        for model in self.models:
+            try:
+                self._derive(model)
+            except Exception:
+                _logger.exception("the precisions of %s that may be chosen now cannot all be derived", model.name)
 
     def _take_times(self, master: Master) -> Times:
         """Measure what the precisions of a master take, and keep it unless other work disturbed it."""

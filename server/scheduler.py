@@ -177,7 +177,8 @@ class Scheduler:
     @property
     def busy(self) -> bool:
         """Whether anything waits or runs."""
-        return any(self._running) or any(lane.jobs for lane in list(self._lanes.values()))
+        with self._lock:
+            return any(self._running) or any(lane.jobs for lane in self._lanes.values())
 
     def depth(self, model: ServedModel) -> int:
         """Return how many jobs wait for a model."""
@@ -190,7 +191,7 @@ class Scheduler:
         if lane is None:
             return False
         with self._lock:
-            load = self._load(lane, self._clock())
+            load = self._load(lane, [job for job in lane.jobs if not job.gone], self._clock())
         return hopeless(model.ladder, load, newcomer, margin)
 
     def submit(self, job: Job) -> None:
@@ -270,7 +271,7 @@ class Scheduler:
         return batch
 
     def _decide(self, slot: int, ladder: Ladder, lane: _Lane, now_s: float) -> tuple[Dispatch, float]:
-        load = self._load(lane, now_s, slot)
+        load = self._load(lane, lane.jobs, now_s, slot)
         started_s = self._clock()
         try:
             dispatch = self.policy.dispatch(ladder, load)
@@ -282,11 +283,11 @@ class Scheduler:
             dispatch = Dispatch(rung=next(positions(load.queue[0].allowed)), members=(0,), drop=(), reason="default")
         return dispatch, self._clock() - started_s
 
-    def _load(self, lane: _Lane, now_s: float, asking: int | None = None) -> Load:
-        """Return what waits in a lane, and what runs in other slots than the asking one."""
+    def _load(self, lane: _Lane, jobs: Sequence[Job], now_s: float, asking: int | None = None) -> Load:
+        """Return what these jobs of a lane are to a policy, and what runs in other slots than the asking one."""
         return Load(
             now_s=now_s,
-            queue=[job.waiting for job in lane.jobs],
+            queue=[job.waiting for job in jobs],
             arrivals_per_s=lane.arrivals_per_s(now_s),
             workers=self.workers,
             busy_until_s=tuple(

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError, WithJsonSchema, field_validator
+from pydantic_core import PydanticCustomError
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -19,6 +20,7 @@ from pydantic_settings import (
 
 from bitgear.engines.registry import KERNEL_VARIABLE
 from bitgear.errors import BitgearError
+from bitgear.machine import available_cores
 
 ENVIRONMENT_PREFIX = "BITGEAR_"
 CONFIG_VARIABLE = "BITGEAR_CONFIG"
@@ -26,8 +28,28 @@ CONFIG_VARIABLE = "BITGEAR_CONFIG"
 _OTHERS = frozenset({CONFIG_VARIABLE, KERNEL_VARIABLE, "BITGEAR_URL", "BITGEAR_API_KEY"})
 """Variables of the same prefix that are no settings of a server: the last two are its clients'."""
 
+_SECRET = ("admin_key",)
+"""Of these no error tells the value."""
+
 _SERVICE_LINK = re.compile(r"BITGEAR_(SERVICE_(HOST|PORT(_\w+)?)|PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?)")
 """What Kubernetes, and Docker's links, put into the environment of whoever runs beside a service named ``bitgear``."""
+
+
+_POLICY = re.compile(r"(look-ahead|slackfit|fixed(-([2-8]|[a-z][a-z0-9.-]{0,31}))?)")
+
+
+def _known_policy(name: object) -> object:
+    if isinstance(name, str) and not _POLICY.fullmatch(name):
+        raise PydanticCustomError(
+            "policy", "known are look-ahead, slackfit, fixed, and fixed-PRECISION such as fixed-4"
+        )
+    return name
+
+
+PolicyName = Annotated[
+    str, BeforeValidator(_known_policy), WithJsonSchema({"type": "string", "pattern": f"^{_POLICY.pattern}$"})
+]
+"""The name of a policy; see :func:`server.policies.create_policy`."""
 
 
 class SettingsError(BitgearError):
@@ -58,12 +80,12 @@ class Settings(BaseSettings):
         None, ge=1, le=1024, description="engine threads for one call; none: the profile, or by measurement"
     )
     workers: int = Field(
-        default_factory=lambda: os.cpu_count() or 1,
+        default_factory=available_cores,
         ge=1,
         le=1024,
         description="threads beside those of the engine's workers, to decode images while those are busy",
     )
-    policy: str | None = Field(
+    policy: PolicyName | None = Field(
         None, description="who chooses the precision of a batch: look-ahead, slackfit, fixed; none: the profile"
     )
     margin: float | None = Field(
@@ -82,7 +104,9 @@ class Settings(BaseSettings):
     max_requests: int = Field(1024, ge=1, le=1_000_000, description="requests waiting or worked on; others get 429")
     max_deadline_s: float = Field(60, gt=0, le=3600, description="time after which nobody waits for an answer")
     keys: Path | None = Field(None, description="file of the keys that may send requests; none: everybody may")
-    admin_key: SecretStr | None = Field(None, description="key for the policy and the repository; none: nobody may")
+    admin_key: SecretStr | None = Field(
+        None, min_length=8, max_length=256, description="key for the policy and the repository; none: nobody may"
+    )
     profile: str = Field("default", description="active device profile")
     profiles: Path | None = Field(None, description="folder of further profiles; one of a shipped name replaces it")
     cache_bytes: int | None = Field(None, ge=0, description="memory for derived models; none: the profile, or 256 MiB")
@@ -91,10 +115,15 @@ class Settings(BaseSettings):
         256 << 20, ge=1, description="bytes of all bodies in flight, beyond which requests get 429; one always may come"
     )
     max_pixels: int = Field(50_000_000, ge=1, description="limit of an image's declared pixels")
-    body_timeout_s: float = Field(10, gt=0, le=3600, description="time in which a body must have arrived")
+    body_timeout_s: float = Field(
+        10,
+        gt=0,
+        le=3600,
+        description="time for a head, and then a body, to arrive, and for a client to take some of an answer",
+    )
     drain_delay_s: float = Field(0, ge=0, le=3600, description="time between SIGTERM and the end of accepting")
     drain_timeout_s: int = Field(20, ge=1, le=3600, description="time for requests in flight to finish after that")
-    traces: bool = Field(False, description="send OpenTelemetry traces; needs bitgear[otel], and its own variables")
+    traces: bool = Field(False, description="send OpenTelemetry traces; needs the extra otel, and its own variables")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level that is logged")
 
     @field_validator("models", mode="before")
@@ -102,6 +131,12 @@ class Settings(BaseSettings):
     def _split(cls, value: object) -> object:
         """Take several paths in one variable, separated like those in ``PATH``."""
         return value.split(os.pathsep) if isinstance(value, str) else value
+
+    @field_validator("admin_key", "keys", "ladders", "profiles", mode="before")
+    @classmethod
+    def _empty_is_none(cls, value: object) -> object:
+        """Take a variable that is there but empty, as ``${KEY:-}`` makes it, for one that is not there."""
+        return None if value == "" else value
 
     @classmethod
     def settings_customise_sources(
@@ -159,6 +194,7 @@ def _read_file(path: Path | None) -> Mapping[str, Any]:
 
 def _say(item: Mapping[str, Any]) -> str:
     name = ".".join(map(str, item["loc"]))
+    given = "" if name in _SECRET else f" is {item['input']!r:.80}"
     if item["type"] == "extra_forbidden":
         return f"setting {name!r} is unknown; known are {', '.join(Settings.model_fields)}"
-    return f"setting {name!r} is {item['input']!r:.80}: {item['msg'][:1].lower()}{item['msg'][1:]}"
+    return f"setting {name!r}{given}: {item['msg'][:1].lower()}{item['msg'][1:]}"

@@ -103,10 +103,11 @@ def header_length(headers: Iterable[tuple[bytes, bytes]]) -> int | None:
     return int(given[0])
 
 
-def open_request(data: bytes, json_bytes: int | None, raw_input: str) -> InferRequest:
+def open_request(data: bytes, json_bytes: int | None, raw_input: str, *, binary_outputs: bool = False) -> InferRequest:
     """Return the request in a body of which the first ``json_bytes`` are JSON; None: all of it.
 
     0: the body is one element of the BYTES tensor ``raw_input``, and all outputs are wanted in binary.
+    ``binary_outputs``: how outputs are wanted that the request says nothing about.
 
     Raises :class:`~server.errors.BadRequest`, :class:`~server.errors.BadParameter` or
     :class:`~server.errors.BadTensor`.
@@ -127,7 +128,7 @@ def open_request(data: bytes, json_bytes: int | None, raw_input: str) -> InferRe
     return InferRequest(
         _input(inputs[0], binary),
         outputs,
-        _flag(parameters, "binary_data_output") or False,
+        binary_outputs if (flag := _flag(parameters, "binary_data_output")) is None else flag,
         _text(document, "id", MAX_ID_CHARACTERS),
         _text(document, "model_name"),
         _text(document, "model_version"),

@@ -1,6 +1,6 @@
 """OpenTelemetry traces, where they are asked for: one span for a request, one for each of its phases.
 
-Nothing of OpenTelemetry is imported before that; it comes with the extra ``bitgear[otel]``. Where spans go is told by
+Nothing of OpenTelemetry is imported before that; it comes with the extra ``otel``. Where spans go is told by
 the variables that OpenTelemetry defines, ``OTEL_EXPORTER_OTLP_ENDPOINT`` and others.
 """
 
@@ -40,7 +40,9 @@ class Traces:
 
                 exporter = OTLPSpanExporter()
         except ImportError as error:
-            raise SettingsError(f"traces need OpenTelemetry: {error}; pip install 'bitgear[otel]'") from error
+            raise SettingsError(
+                f"traces need OpenTelemetry: {error}; install bitgear with its extra 'otel': pip install -e '.[otel]'"
+            ) from error
         self._provider = TracerProvider(resource=Resource.create({"service.name": SERVICE}), shutdown_on_exit=False)
         self._provider.add_span_processor(BatchSpanProcessor(exporter))
         self._tracer = self._provider.get_tracer(SERVICE, __version__)

@@ -1,6 +1,7 @@
 """A real server on a free port in a thread, and the pictures that tests send to it."""
 
 import contextlib
+import functools
 import io
 import json
 import socket
@@ -120,7 +121,8 @@ def running(
     # Nothing is measured, so nothing moves the precision.
     settings = {"policy": "fixed", "measure_s": 0, "threads": 1, **settings}
     app = create_app(Settings(models=(*paths, *files), **settings), engine=engine)
-    config = uvicorn.Config(app, http=Protocol, lifespan="on", ws="none", log_config=None, access_log=False)
+    protocol: Any = functools.partial(Protocol, patience_s=app.state.runtime.settings.body_timeout_s)
+    config = uvicorn.Config(app, http=protocol, lifespan="on", ws="none", log_config=None, access_log=False)
     server = uvicorn.Server(config)
     listener = bind("127.0.0.1", 0)
     port = listener.getsockname()[1]
@@ -128,6 +130,7 @@ def running(
     thread.start()
     client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=DEADLINE_S, trust_env=False)
     try:
+        wait_until(lambda: server.started, "listening")
         wait_until(lambda: client.get("/v2/health/ready").json().get("measuring") is False, "ready, and all measured")
         yield Running(app, port, master, client)
     finally:

@@ -1,6 +1,7 @@
 """Derived models, kept while they fit in a budget of bytes."""
 
 import threading
+import weakref
 from collections import OrderedDict
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -32,10 +33,11 @@ class ModelCache:
 
     def __init__(self, engine: Engine, limit_bytes: int) -> None:
         self.engine = engine
-        self.limit_bytes = limit_bytes
+        self._limit_bytes = limit_bytes
         self._lock = threading.Lock()
         self._models: OrderedDict[_Key, DerivedModel] = OrderedDict()
         self._deriving: dict[_Key, Future[DerivedModel]] = {}
+        self._discarded: weakref.WeakSet[Master] = weakref.WeakSet()
         self._hits = self._derivations = self._evictions = 0
 
     def get(self, master: Master, precision: Precision) -> DerivedModel:
@@ -71,11 +73,21 @@ class ModelCache:
             self._derivations += 1
             if self._deriving.get(key) is pending:  # else discarded in the meantime
                 del self._deriving[key]
-                self._models[key] = model
-            while len(self._models) > 1 and sum(m.nbytes for m in self._models.values()) > self.limit_bytes:
-                self._models.popitem(last=False)
-                self._evictions += 1
+                if key[0] not in self._discarded:
+                    self._models[key] = model
+            self._evict()
         pending.set_result(model)
+
+    def _evict(self) -> None:
+        while len(self._models) > 1 and sum(m.nbytes for m in self._models.values()) > self._limit_bytes:
+            self._models.popitem(last=False)
+            self._evictions += 1
+
+    def resize(self, limit_bytes: int) -> None:
+        """Keep so many bytes from now on."""
+        with self._lock:
+            self._limit_bytes = limit_bytes
+            self._evict()
 
     def resident(self, master: Master) -> dict[Plan, int]:
         """Return resident bytes by plan for one master."""
@@ -83,8 +95,9 @@ class ModelCache:
             return {plan: model.nbytes for (owner, plan), model in self._models.items() if owner is master}
 
     def discard(self, master: Master) -> None:
-        """Forget every plan of a master; models in use stay alive until their requests end."""
+        """Forget every plan of a master, and keep none from now on; models in use stay alive until requests end."""
         with self._lock:
+            self._discarded.add(master)
             for key in [key for key in self._models if key[0] is master]:
                 del self._models[key]
             for key in [key for key in self._deriving if key[0] is master]:

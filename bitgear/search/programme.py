@@ -35,7 +35,7 @@ def solve(space: Space, costs: Table, limits: Sequence[Limit], pin: tuple[int, i
         from scipy.optimize import Bounds, LinearConstraint, milp
     except ImportError as error:
         raise EngineUnavailable(
-            f"searching for plans needs the extra 'search': pip install 'bitgear[search]' ({error})"
+            f"searching for plans needs the extra 'search': pip install -e '.[search]' ({error})"
         ) from error
     units, widths = costs.shape
     once = np.kron(np.eye(units), np.ones(widths))

@@ -166,7 +166,7 @@ def _plots(result: Result, folder: Path) -> None:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise EngineUnavailable(
-            f"the plots of a report need the extra 'search': pip install 'bitgear[search]' ({error})"
+            f"the plots of a report need the extra 'search': pip install -e '.[search]' ({error})"
         ) from error
 
     def page(name: str, height: float, draw: Callable[[Any], None], rows: int = 1) -> None:

@@ -41,6 +41,7 @@ class LookAhead:
 
         accuracy - price * seconds for an image         price = P * (accuracy / seconds at the narrowest)
 
+    (of a width, a little more than any narrower one's, whatever noise says: :attr:`~server.ladder.Ladder.worth`).
     P is the chance that the work at hand, done as fast as the ladder allows, grows beyond what can be saved before it
     is done. Time that is lost now is then lost answers, so the price rises with the backlog, before anything becomes
     infeasible. Work is taken for a Brownian motion with the drift and variance of bursty arrivals, between no work and
@@ -154,7 +155,7 @@ class _Outlook:
         chosen = self.ladder.rungs[rung]
         price = self._price(chosen.latency_ms(1) / 1000)
         batch = self._timely_batch(rung)
-        return chosen.accuracy - price * self.images * chosen.latency_ms(batch) / batch / 1000, batch
+        return self.ladder.worth[rung] - price * self.images * chosen.latency_ms(batch) / batch / 1000, batch
 
     def _timely_batch(self, rung: int) -> int:
         """Return a worthwhile batch that leaves something for the other workers that are idle, and is not late."""

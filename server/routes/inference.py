@@ -27,6 +27,7 @@ REFUSALS = (
     errors.BodyTooLarge,
     ImageTooLarge,
     errors.MediaTypeNotAccepted,
+    errors.NotAcceptable,
     ImageError,
     errors.WidthNotOffered,
     errors.Unauthorised,

@@ -7,7 +7,7 @@ from server.admission import check_admin
 from server.answers import to_json
 from server.body import JSON, receive_body
 from server.conduct import Conduct, conduct_schema
-from server.openapi import json_request
+from server.openapi import WITH_KEY, json_request
 from server.problems import documented
 from server.runtime import Runtime
 from server.strict_json import parse_json
@@ -21,7 +21,12 @@ def policy_routes(runtime: Runtime) -> APIRouter:
     secret = runtime.settings.admin_key
     admin_key = None if secret is None else secret.get_secret_value()
 
-    @router.get("/v1/policy", response_model=Conduct, responses=documented(errors.Unauthorised, errors.Forbidden))
+    @router.get(
+        "/v1/policy",
+        response_model=Conduct,
+        responses=documented(errors.Unauthorised, errors.Forbidden),
+        openapi_extra={"security": WITH_KEY},
+    )
     async def get_policy(request: Request) -> Response:
         """Tell the policy, the active profile and the limits. Takes the admin key."""
         check_admin(admin_key, request.scope["headers"])
@@ -40,14 +45,14 @@ def policy_routes(runtime: Runtime) -> APIRouter:
             errors.MediaTypeNotAccepted,
             errors.WidthNotOffered,
         ),
-        openapi_extra=json_request(conduct_schema()),
+        openapi_extra={**json_request(conduct_schema()), "security": WITH_KEY},
     )
     async def put_policy(request: Request) -> Response:
         """Change what is given, for all requests from now on, and tell the result. Takes the admin key."""
         headers = request.scope["headers"]
         check_admin(admin_key, headers)
         body = await receive_body(headers, request.receive, MAX_BODY_BYTES, runtime.settings.body_timeout_s)
-        runtime.adopt(runtime.conduct.changed(parse_json(body)))
+        await runtime.adopt(runtime.conduct.changed(parse_json(body)))
         return Response(to_json(runtime.conduct.model_dump()), media_type=JSON)
 
     return router

@@ -10,7 +10,7 @@ from server.admission import check_admin
 from server.answers import to_json
 from server.body import JSON, receive_body
 from server.errors import BadParameter, BadRequest, shown
-from server.openapi import json_request, model_request, object_schema
+from server.openapi import WITH_KEY, json_request, model_request, object_schema
 from server.problems import documented
 from server.registry import ServedModel
 from server.repository import Entry
@@ -51,7 +51,10 @@ def repository_routes(runtime: Runtime) -> APIRouter:
         "/index",
         response_model=list[answers.RepositoryEntry],
         responses=documented(*_ERRORS),
-        openapi_extra=json_request(object_schema({"ready": {"type": "boolean"}}), required=False),
+        openapi_extra={
+            **json_request(object_schema({"ready": {"type": "boolean"}}), required=False),
+            "security": WITH_KEY,
+        },
     )
     async def index(request: Request) -> Response:
         """List the models that are served, and those that could be."""
@@ -67,7 +70,7 @@ def repository_routes(runtime: Runtime) -> APIRouter:
         "/models/{model}/load",
         response_model=answers.LoadedModel,
         responses=documented(*_MODEL_ERRORS, errors.ModelUnusable, errors.WidthNotOffered),
-        openapi_extra={**model_request(), **_parameters_request()},
+        openapi_extra={**model_request(), **_parameters_request(), "security": WITH_KEY},
     )
     async def load(request: Request) -> Response:
         """Serve a model as its file is now, in place of the one of its name; that one serves until then."""
@@ -79,7 +82,11 @@ def repository_routes(runtime: Runtime) -> APIRouter:
         "/models/{model}/unload",
         response_model=answers.UnloadedModel,
         responses=documented(*_MODEL_ERRORS),
-        openapi_extra={**model_request(), **_parameters_request(unload_dependents={"type": "boolean"})},
+        openapi_extra={
+            **model_request(),
+            **_parameters_request(unload_dependents={"type": "boolean"}),
+            "security": WITH_KEY,
+        },
     )
     async def unload(request: Request) -> Response:
         """Serve a model no more; requests that began with it are finished."""

@@ -18,6 +18,7 @@ from server.forms import open_upload
 from server.ladder import Rung
 from server.metrics import Metrics
 from server.middleware import Endpoint
+from server.negotiation import preferred_type
 from server.openapi import image_request, model_request
 from server.precision import to_wish
 from server.problems import documented
@@ -81,6 +82,7 @@ def inference_endpoints(runtime: Runtime, metrics: Metrics) -> Mapping[tuple[str
 def _inference(task: Task[Any, Any], runtime: Runtime, metrics: Metrics) -> Endpoint:
     async def infer(request: Request) -> Response:
         exchange = begin(request, runtime, metrics, task.name)
+        preferred_type(request.scope["headers"], (JSON,))
         model = runtime.models.get(request.path_params["model"])
         if model.master.task != task.name:
             raise errors.TaskMismatch(

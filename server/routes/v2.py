@@ -16,6 +16,7 @@ from server.errors import BadParameter, BadRequest, UnknownVersion, shown
 from server.exchange import Exchange
 from server.metrics import UNKNOWN, Metrics
 from server.middleware import Endpoint
+from server.negotiation import preferred_type
 from server.openapi import infer_request, model_request
 from server.precision import MAX_DEADLINE_MS, to_wish
 from server.problems import documented
@@ -110,6 +111,7 @@ def infer_endpoint(runtime: Runtime, metrics: Metrics) -> Endpoint:
         model = _served(runtime, request)
         task, settings = TASKS[model.master.task], runtime.settings
         json_bytes = header_length(request.scope["headers"])
+        binary_outputs = preferred_type(request.scope["headers"], (JSON, OCTETS)) == OCTETS
 
         async def receive(note: Callable[[int], None]) -> bytes:
             return await receive_body(
@@ -117,7 +119,7 @@ def infer_endpoint(runtime: Runtime, metrics: Metrics) -> Endpoint:
             )
 
         def prepare(body: bytes, controls: Controls) -> Work[_Answer]:
-            return _open(model, body, json_bytes, controls, settings.max_pixels)
+            return _open(model, body, json_bytes, binary_outputs, controls, settings.max_pixels)
 
         inference = await serve(request, runtime, model, task, receive, prepare)
         return _answer(model, inference, exchange)
@@ -157,12 +159,17 @@ class _Answer:
 
 
 def _open(
-    model: ServedModel, body: bytes, json_bytes: int | None, controls: Controls, limit_pixels: int
+    model: ServedModel,
+    body: bytes,
+    json_bytes: int | None,
+    binary_outputs: bool,
+    controls: Controls,
+    limit_pixels: int,
 ) -> Work[_Answer]:
     """Make a request ready for the engine. Decodes images: not for the event loop."""
     master = model.master
     task = TASKS[master.task]
-    request = open_request(body, json_bytes, INPUT)
+    request = open_request(body, json_bytes, INPUT, binary_outputs=binary_outputs)
     for given, own in ((request.model_name, model.name), (request.model_version, model.version)):
         if given not in (None, own):
             raise BadRequest(f"the body asks for {shown(given)}, but the path for {own}; leave it out of the body")

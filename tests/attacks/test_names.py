@@ -86,19 +86,29 @@ def test_methods_that_http_does_not_have(server: Running, method: str) -> None:
     server.good()
 
 
-@pytest.mark.parametrize("path", [PATH, "/v1/models", "/v2/health/live", "/metrics", "/nope"])
-def test_head_answers_without_a_body(server: Running, path: str) -> None:
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [(PATH, 405), ("/nope", 404)]
+    + [
+        (path, 200) for path in ("/v1/models", "/v1/models/tiny", "/v2/health/live", "/v2", "/metrics", "/openapi.json")
+    ],
+)
+def test_head_answers_as_get_does_without_a_body(server: Running, path: str, status: int) -> None:
     answer = server.client.head(path)
-    assert answer.status_code in (404, 405)
-    assert answer.content == b""
+    assert (answer.status_code, answer.content) == (status, b"")
+    assert answer.headers["content-type"] == server.client.get(path).headers["content-type"]
     server.good()
+
+
+def test_a_path_with_two_methods_allows_both(server: Running) -> None:
+    server.refused(server.client.post("/v1/policy"), 405, "method", allowed=["GET", "HEAD", "PUT"])
 
 
 @pytest.mark.parametrize(
     "path", ["/v1/models", "/v1/models/tiny", "/v1/models/tiny/ladder", "/v2/health/ready", "/metrics"]
 )
 def test_only_get_where_nothing_is_sent(server: Running, path: str) -> None:
-    server.refused(server.client.post(path, content=png()), 405, "method", allowed=["GET"])
+    server.refused(server.client.post(path, content=png()), 405, "method", allowed=["GET", "HEAD"])
 
 
 def test_an_unknown_model_has_no_ladder(server: Running) -> None:

@@ -151,6 +151,14 @@ def test_bytes_are_bounded_but_the_newest_always_stays(limit_bytes: int, kept: i
     assert cache.stats().evictions == 7 - kept
 
 
+def test_a_smaller_limit_counts_at_once() -> None:
+    cache = ModelCache(FakeEngine(), 30)
+    for bits in (8, 4, 2):
+        cache.get(MASTER, bits)
+    cache.resize(20)
+    assert list(resident(cache, MASTER)) == ["4", "2"]
+
+
 def test_one_large_model_pushes_several_small_ones_out() -> None:
     engine = FakeEngine()
     cache = ModelCache(engine, 30)
@@ -222,7 +230,8 @@ def test_discarding_forgets_one_master_alone() -> None:
     cache.discard(MASTER)
     assert resident(cache, MASTER) == {}
     assert cache.get(OTHER, 8) is other
-    assert cache.get(MASTER, 8) is not old
+    assert cache.get(MASTER, 8) is not old  # whoever still wants it gets it
+    assert resident(cache, MASTER) == {}  # but it is gone for good
     assert cache.stats().evictions == 0
     cache.discard(tiny_master(2))  # unknown: nothing to forget
 

@@ -71,7 +71,8 @@ def test_a_key_is_sent_in_either_header(header: tuple[bytes, bytes]) -> None:
 @pytest.mark.parametrize(
     "headers",
     [
-        [], [(b"x-api-key", b"")], [(b"x-api-key", b"wrong horse")], [(b"authorization", b"Basic correct horse")],
+        [], [(b"x-api-key", b"")], [(b"authorization", b"Bearer ")],
+        [(b"x-api-key", b"wrong horse")], [(b"authorization", b"Basic correct horse")],
         [(b"x-api-key", "correct hors\xe9".encode("latin-1"))], [(b"authorization", b"correct horse")],
     ],
 )  # fmt: skip

@@ -206,3 +206,13 @@ def test_whatever_is_left_out_has_one_that_is_as_good(
             one, instead = ladder.rungs[index], ladder.rungs[other]
             assert all(0.97 * instead.latency_ms(n) <= one.latency_ms(n) * (1 + 1e-9) for n in (1, ladder.max_batch))
             assert instead.accuracy >= one.accuracy or other == 0 or not (one.is_mixed or instead.is_mixed)
+
+
+def test_a_wider_width_counts_for_more_than_any_narrower_one() -> None:
+    ladder = with_plans(
+        ladder_of({8: (10, 0.91), 6: (8, 0.92), 4: (6, 0.9), 2: (4, 0.8)}), plan_rung("mixed-3.0", 3.0, 5, 0.95)
+    )
+    worth = dict(zip([rung.precision for rung in ladder.rungs], ladder.worth, strict=True))
+    assert worth["8"] > worth["mixed-3.0"] == 0.95 > worth["6"] == 0.92 > worth["4"] == 0.9
+    assert list(ladder_of({8: (10, 0.0), 6: (8, 0.0), 4: (6, 0.0)}).worth) == pytest.approx([2e-4, 1e-4, 0])
+    assert ladder_of({8: (10, 0.9)}).worth == (0.9,)

@@ -281,6 +281,25 @@ def test_what_would_be_late_for_what_waits_is_refused_before_it_is_decoded(tmp_p
     asyncio.run(scenario())
 
 
+def test_a_deadline_beyond_what_anybody_waits_does_not_starve(tmp_path: Path, gate: Gate) -> None:
+    async def scenario() -> None:
+        async with started(tmp_path, gate, engine_workers=1, measure_s=0, max_deadline_s=5) as app:
+            runtime = app.state.runtime
+            (model,) = runtime.models
+            gate.close()
+            runs = [asyncio.create_task(Exchanged().run(app))]
+            await until(lambda: len(gate.calls) == 1, "one runs")
+            runs.append(asyncio.create_task(Exchanged(headers=[("Deadline-Ms", "3600000")]).run(app)))
+            await until(lambda: runtime.scheduler.depth(model) == 1, "one waits")
+            (job,) = runtime.scheduler._lanes[model].jobs
+            assert job.waiting.hard
+            assert job.waiting.deadline_s == job.expires_s
+            gate.open.set()
+            assert [each.status for each in await asyncio.gather(*runs)] == [200, 200]
+
+    asyncio.run(scenario())
+
+
 def test_counts_reconcile_in_a_storm(tmp_path: Path, gate: Gate) -> None:
     """Answers, rejections, failures and cancellations are requests, to the last one; whatever happened to them."""
 

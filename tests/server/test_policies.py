@@ -262,3 +262,10 @@ def test_names() -> None:
     for name, margin in (("look", 0.1), ("fixed-", 0.1), ("", 0.1), ("look-ahead", -0.1), ("fixed", math.nan)):
         with pytest.raises(SettingsError):
             create_policy(name, margin)
+
+
+def test_a_server_at_rest_takes_the_widest_whatever_noise_says_of_narrower_ones() -> None:
+    ladder = ladder_of({8: (0.14, 0.9216), 7: (0.14, 0.922), 6: (0.13, 0.9219), 4: (0.11, 0.9169), 2: (0.1, 0.8902)})
+    queue = (Waiting(100.02, ladder.all_rungs),)
+    dispatch = LookAhead().dispatch(ladder, load_of(queue, 5.0))
+    assert (dispatch.rung, dispatch.members) == (0, (0,))

@@ -34,10 +34,23 @@ def test_it_is_told_and_changed_while_the_server_runs(server: Running) -> None:
     assert (pinned["served"], pinned["reason"]) == (8, "asked")  # a contract, whatever the policy
 
 
+def test_what_a_policy_may_choose_from_now_on_is_there_at_once(server: Running) -> None:
+    (model,) = server.app.state.runtime.models
+
+    def resident() -> int:
+        return len(server.app.state.runtime.resident_bytes(model))
+
+    assert resident() == 1
+    assert server.client.put("/v1/policy", json={"policy": "look-ahead"}, headers=ADMIN).status_code == 200
+    assert resident() == model.ladder.useful(model.ladder.all_rungs).bit_count() > 1
+
+
 @pytest.mark.parametrize(
     ("change", "parameter"),
     [
         ({"policy": "best"}, "policy"),
+        ({"policy": "fixed-9"}, "policy"),
+        ({"policy": "fixed-mixed-9.9"}, "policy"),
         ({"profile": "none"}, "device_profile"),
         ({"margin": 2}, "margin"),
         ({"margin": "0.1"}, "margin"),

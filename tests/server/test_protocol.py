@@ -4,13 +4,14 @@ import asyncio
 import json
 import socket
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from server.protocol import PairingTransport
-from tests.serving import PATH, Running, png, read_answer
+from server.protocol import HEAD_LIMIT_BYTES, PairingTransport
+from tests.serving import PATH, Running, check_problem, next_answer, png, read_answer, running
 
 
 class Wire(asyncio.Transport):
@@ -19,7 +20,8 @@ class Wire(asyncio.Transport):
     def __init__(self) -> None:
         super().__init__()
         self.pieces: list[bytes] = []
-        self.closed = False
+        self.closed = self.aborted = False
+        self.unsent_bytes = 0
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         assert not self.closed
@@ -28,8 +30,14 @@ class Wire(asyncio.Transport):
     def writelines(self, list_of_data: Iterable[Any]) -> None:
         self.write(b"".join(list_of_data))
 
+    def get_write_buffer_size(self) -> int:
+        return self.unsent_bytes
+
     def close(self) -> None:
         self.closed = True
+
+    def abort(self) -> None:
+        self.aborted = True
 
 
 def written(*steps: str | None) -> tuple[Wire, list[int]]:
@@ -37,7 +45,7 @@ def written(*steps: str | None) -> tuple[Wire, list[int]]:
 
     async def write() -> tuple[Wire, list[int]]:
         wire = Wire()
-        transport = PairingTransport(wire, asyncio.get_running_loop())
+        transport = PairingTransport(wire, asyncio.get_running_loop(), 10.0)
         counts = []
         for step in steps:
             if step is None:
@@ -92,3 +100,126 @@ def test_a_request_is_received_when_its_first_bytes_are_read(server: Running) ->
         status, _, body = read_answer(connection)
     assert status == 200
     assert json.loads(body)["timing_ms"]["total"] >= 50
+
+
+class Turns:
+    """An event loop whose timers are set off by hand."""
+
+    def __init__(self) -> None:
+        self.timers: list[Callable[[], None]] = []
+
+    def call_soon(self, callback: Callable[[], None]) -> None:
+        callback()
+
+    def call_later(self, _: float, callback: Callable[[int], None], taken_bytes: int) -> None:
+        self.timers.append(lambda: callback(taken_bytes))
+
+    def turn(self) -> None:
+        timers, self.timers = self.timers, []
+        for timer in timers:
+            timer()
+
+
+def test_a_client_that_takes_nothing_of_its_answer_loses_the_connection() -> None:
+    wire, loop = Wire(), Turns()
+    transport = PairingTransport(wire, loop, 1.0)  # type: ignore[arg-type]
+    wire.unsent_bytes = 1000
+    transport.write(b"x" * 1000)
+    for left_bytes in (900, 500, 499):
+        wire.unsent_bytes = left_bytes
+        loop.turn()
+    transport.write(b"y" * 100)
+    wire.unsent_bytes = 598  # more than before, but something was taken
+    loop.turn()
+    assert not wire.aborted
+    loop.turn()
+    assert wire.aborted
+
+
+def test_a_client_that_takes_all_of_its_answer_is_not_watched() -> None:
+    wire, loop = Wire(), Turns()
+    transport = PairingTransport(wire, loop, 1.0)  # type: ignore[arg-type]
+    transport.write(b"x")
+    assert not loop.timers
+    wire.unsent_bytes = 10
+    transport.write(b"x")
+    wire.unsent_bytes = 0
+    loop.turn()
+    assert not loop.timers
+    assert not wire.aborted
+
+
+def classify(image: bytes, *headers: str) -> bytes:
+    lines = [f"POST {PATH} HTTP/1.1", "Host: x", "Content-Type: image/png", f"Content-Length: {len(image)}", *headers]
+    return "\r\n".join([*lines, "", ""]).encode()
+
+
+@pytest.mark.parametrize("offer", [("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABk"),
+                                   ("Connection: keep-alive, upgrade", "Upgrade: websocket")])  # fmt: skip
+@pytest.mark.parametrize("pieces", [1, 2])
+def test_an_upgrade_that_nobody_offers_is_ignored(server: Running, offer: tuple[str, ...], pieces: int) -> None:
+    image = png()
+    head = classify(image, *offer)
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
+        for piece in [head + image] if pieces == 1 else [head, image]:
+            connection.sendall(piece)
+            time.sleep(0.05)
+        connection.sendall(classify(image) + image)
+        with connection.makefile("rb") as stream:
+            answers = [next_answer(stream) for _ in range(2)]
+    assert [status for status, _, _ in answers] == [200, 200]
+
+
+def test_a_body_is_never_taken_for_a_request(server: Running) -> None:
+    body = b"GET /v2/models HTTP/1.1\r\nHost: x\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
+        connection.sendall(classify(body, "Connection: Upgrade", "Upgrade: h2c"))
+        time.sleep(0.05)
+        connection.sendall(body)
+        status, headers, _ = read_answer(connection)
+        assert (status, headers["content-type"]) == (422, "application/problem+json")
+        connection.settimeout(0.2)
+        with pytest.raises(TimeoutError):
+            connection.recv(1)
+
+
+def test_nothing_follows_connect(server: Running) -> None:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
+        connection.sendall(b"CONNECT a:1 HTTP/1.1\r\nHost: a\r\n\r\nGET /v2 HTTP/1.1\r\nHost: x\r\n\r\n")
+        answer = b"".join(iter(lambda: connection.recv(65536), b""))
+    assert answer.startswith(b"HTTP/1.1 40")
+    assert answer.count(b"HTTP/1.1") == 1
+    server.good()
+
+
+@pytest.mark.parametrize("pieces", [1, 2, 50])
+@pytest.mark.parametrize("ended", [True, False])
+def test_a_head_without_measure_is_refused(server: Running, pieces: int, ended: bool) -> None:
+    head = f"GET /v2 HTTP/1.1\r\nHost: x\r\nX-Long: {'x' * 5 * HEAD_LIMIT_BYTES}".encode()
+    head += b"\r\n\r\nGET /v2/models HTTP/1.1\r\nHost: x\r\n\r\n" if ended else b""
+    size = -(-len(head) // pieces)
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
+        for start in range(0, len(head), size):
+            connection.sendall(head[start : start + size])
+        _, headers, body = read_answer(connection)
+        document = check_problem(headers, json.loads(body), 431, "head-too-large")
+        assert (document["limit_bytes"], headers["connection"]) == (HEAD_LIMIT_BYTES, "close")
+        assert connection.recv(1) == b""
+    server.good()
+
+
+def test_a_long_head_is_served(server: Running) -> None:
+    headers = {f"X-{number}": "x" * 1000 for number in range(60)}
+    assert server.client.get("/v2", headers=headers).status_code == 200
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET /v2 HTT", b"\r\n", classify(b"x") + b"x" + b"GET"])
+def test_a_head_that_does_not_end_loses_the_connection(tmp_path: Path, sent: bytes) -> None:
+    with running(tmp_path, body_timeout_s=0.3) as server:
+        with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
+            connection.sendall(sent)
+            begun_s = time.monotonic()
+            while connection.recv(65536):
+                pass
+            assert time.monotonic() - begun_s < 8
+        server.good()

@@ -81,6 +81,27 @@ def test_a_bad_variable_is_a_named_error(monkeypatch: pytest.MonkeyPatch) -> Non
         load_settings()
 
 
+@pytest.mark.parametrize("name", ["lookahead", "fixed-9", "fixed-", ""])
+def test_an_unknown_policy_is_a_named_error(name: str) -> None:
+    with pytest.raises(
+        SettingsError, match=f"setting 'policy' is '{name}': known are look-ahead, slackfit, fixed, and"
+    ):
+        load_settings(policy=name)
+
+
+def test_an_empty_variable_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("ADMIN_KEY", "KEYS", "LADDERS", "PROFILES"):
+        monkeypatch.setenv(f"BITGEAR_{name}", "")
+    settings = load_settings()
+    assert (settings.admin_key, settings.keys, settings.ladders, settings.profiles) == (None, None, None, None)
+
+
+def test_a_short_admin_key_is_refused_and_not_told() -> None:
+    with pytest.raises(SettingsError, match="admin_key") as caught:
+        load_settings(admin_key="short!")
+    assert "short!" not in str(caught.value)
+
+
 def test_a_service_of_the_same_name_is_no_setting(monkeypatch: pytest.MonkeyPatch) -> None:
     links = {  # what Kubernetes sets for a service named bitgear
         "BITGEAR_SERVICE_HOST": "10.0.0.1",

@@ -32,6 +32,7 @@ def master_path(tmp_path: Path) -> Path:
         ({"engine": "magic"}, EngineUnavailable),
         ({"profile": "none"}, SettingsError),
         ({"profiles": Path("/nonexistent")}, SettingsError),
+        ({"policy": "fixed-mixed-9.9"}, SettingsError),
     ],
 )
 def test_what_cannot_start_says_so(master_path: Path, change: dict[str, object], error: type[BitgearError]) -> None:

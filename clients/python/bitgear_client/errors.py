@@ -18,6 +18,8 @@
         ├── ModelUnusable           .reason
         ├── PathNotFound            base_url leads to something else
         ├── MethodNotAllowed
+        ├── NotAcceptable           .allowed
+        ├── HeadTooLarge            .limit_bytes
         ├── BodyTimeout
         ├── TooLarge                .limit_bytes or .limit_pixels
         ├── UnsupportedMediaType    .allowed
@@ -157,6 +159,15 @@ class MethodNotAllowed(ServerProblem):
     """405: the path exists, but not for this method."""
 
 
+class NotAcceptable(ServerProblem):
+    """406: the request accepts no answer of the kind that there is."""
+
+    @property
+    def allowed(self) -> tuple[str, ...]:
+        """Types that there are; empty if the server gave none."""
+        return tuple(name for name in self._list("allowed") if isinstance(name, str))
+
+
 class BodyTimeout(ServerProblem):
     """408: the request's body did not reach the server in time."""
 
@@ -225,6 +236,15 @@ class ModelUnusable(ServerProblem):
         return self._text("reason")
 
 
+class HeadTooLarge(ServerProblem):
+    """431: the request line and headers have too many bytes."""
+
+    @property
+    def limit_bytes(self) -> int | None:
+        """Most bytes that the server accepts, if it told."""
+        return self._integer("limit_bytes")
+
+
 class InternalError(ServerProblem):
     """500: a fault of the server."""
 
@@ -270,6 +290,8 @@ PROBLEM_BY_TYPE: Mapping[str, type[ServerProblem]] = {
     "model-unusable": ModelUnusable,
     "not-found": PathNotFound,
     "method": MethodNotAllowed,
+    "not-acceptable": NotAcceptable,
+    "head-too-large": HeadTooLarge,
     "body-timeout": BodyTimeout,
     "too-large": TooLarge,
     "media-type": UnsupportedMediaType,
@@ -293,6 +315,7 @@ PROBLEM_BY_STATUS: Mapping[int, type[ServerProblem]] = {
     403: Forbidden,
     404: PathNotFound,
     405: MethodNotAllowed,
+    406: NotAcceptable,
     408: BodyTimeout,
     413: TooLarge,
     415: UnsupportedMediaType,

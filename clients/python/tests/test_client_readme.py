@@ -22,11 +22,12 @@ def test_every_python_block_has_its_output():
 @pytest.mark.parametrize(("code", "output"), EXAMPLES)
 def test_readme_example(code, output, classify_json, tmp_path, monkeypatch, capsys):
     def serve(request):
-        width = int(request.headers["Precision"])
-        if width == 7:
-            refusal = {"type": "urn:bitgear:problem:width-not-offered", "offered_precisions": [8, 4, 2]}
+        asked = request.headers["Precision"]
+        if asked == "mixed-2.5":
+            offered = [8, 7, 6, 5, 4, "mixed-3.0", 3, 2]
+            refusal = {"type": "urn:bitgear:problem:width-not-offered", "offered_precisions": offered}
             return httpx.Response(422, json=refusal)
-        classify_json["precision"]["served"] = width
+        classify_json["precision"]["served"] = int(asked)
         return httpx.Response(200, json=classify_json)
 
     transport = httpx.MockTransport(serve)
@@ -34,7 +35,8 @@ def test_readme_example(code, output, classify_json, tmp_path, monkeypatch, caps
         kind = getattr(bitgear_client, name)
         monkeypatch.setattr(bitgear_client, name, functools.partial(kind, transport=transport))
     monkeypatch.chdir(tmp_path)
-    Path("cat.png").write_bytes(b"image")
+    Path("examples").mkdir()
+    Path("examples/cat.jpg").write_bytes(b"image")
     exec(compile(code, str(README), "exec"), {"__name__": "__main__"})
     assert capsys.readouterr().out == output
 
