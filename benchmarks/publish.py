@@ -291,11 +291,15 @@ def _supernet() -> str:
 def _with_plan() -> str:
     """Return top-1 of the shipped classifier, and of those trained on with one of its plans."""
     reports = {}
-    for name in ("resnet20-plan", "resnet20-plan-long"):
+    for name, first in (
+        ("resnet20-plan", "with"),
+        ("resnet20-plan-long", "with"),
+        ("resnet20-plan-longer", "then with"),
+    ):
         report = _filed(name, "report")
         stage = report["master"]["provenance"]["recipe"]["with_plan"]
         images = "all" if stage["epoch_images"] is None else f"{stage['epoch_images']:,}"
-        reports[f"with {stage['plan']}, {stage['epochs']} epochs of {images} pictures"] = report
+        reports[f"{first} {stage['plan']}, {stage['epochs']} epochs of {images} pictures"] = report
     return _beside_shipped(reports)
 
 
