@@ -102,5 +102,5 @@ def test_a_limit_that_nothing_keeps_gives_nothing() -> None:
 
 def test_a_missing_solver_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "scipy.optimize", None)
-    with pytest.raises(EngineUnavailable, match=r"bitgear\[search\]"):
+    with pytest.raises(EngineUnavailable, match=r"extra 'search'"):
         solve(SPACE, costs_of(4), [])

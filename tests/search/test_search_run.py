@@ -114,7 +114,7 @@ def test_traces_are_needed_for_the_cost_that_uses_them(file: Path, data: Path) -
 def test_a_missing_solver_leaves_the_file_alone(file: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     content = file.read_bytes()
     monkeypatch.setitem(sys.modules, "scipy.optimize", None)
-    with pytest.raises(EngineUnavailable, match=r"bitgear\[search\]"):
+    with pytest.raises(EngineUnavailable, match=r"extra 'search'"):
         search_and_write(request(file, data, OPTIONS))
     assert file.read_bytes() == content
 
