@@ -45,6 +45,7 @@ from bitgear.bits import Plan
 from bitgear.engines.cache import ModelCache
 from bitgear.engines.native import NativeEngine, NativeModel
 from bitgear.engines.registry import KERNEL_VARIABLE
+from bitgear.machine import available_cores
 
 PRECISIONS = ("8", "w8a7", "6", "4", "2")
 TARGETS = {
@@ -320,7 +321,7 @@ def conditions() -> dict[str, Any]:
         except importlib.metadata.PackageNotFoundError:
             versions[package] = None
     return {
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": available_cores(),
         "architecture": platform.machine(),
         "flags": [flag for flag in FLAGS if flag in words],
         "packages": versions,

@@ -19,7 +19,6 @@ import argparse
 import base64
 import contextlib
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -39,6 +38,7 @@ from benchmarks.pictures import Pictures, message, photographs
 from benchmarks.servers import Server
 from bitgear.checkpoint import read_master
 from bitgear.convert.float_model import random_float_model
+from bitgear.machine import available_cores
 
 NETWORK = "resnet18-224"
 WIDTHS = (8, 6, 4, 2)
@@ -319,7 +319,7 @@ def main() -> None:
     parser.add_argument("--resume", action="store_true", help="keep the rounds of an earlier run that was stopped")
     arguments = parser.parse_args()
     WORK.mkdir(parents=True, exist_ok=True)
-    cores = os.cpu_count() or 1
+    cores = available_cores()
     pictures = photographs(arguments.data)
     path = master_file(NETWORK)
     model = random_float_model(RANDOM[NETWORK])

@@ -39,10 +39,12 @@ def granted_cores(groups: Path = Path("/proc/self/cgroup"), root: Path = Path("/
     limits = []
     for _, controllers, path in (line for line in lines if len(line) == 3):
         if not controllers:
-            limits += [_quota(folder / "cpu.max") for folder in _upwards(root, path)]
+            top, names = root, ["cpu.max"]
         elif "cpu" in controllers.split(","):
-            for folder in _upwards(root / "cpu", path):
-                limits.append(_quota(folder / "cpu.cfs_quota_us", folder / "cpu.cfs_period_us"))
+            top, names = root / "cpu", ["cpu.cfs_quota_us", "cpu.cfs_period_us"]
+        else:
+            continue
+        limits += [_quota(*(folder / name for name in names)) for folder in _upwards(top, path)]
     return min((limit for limit in limits if limit is not None), default=None)
 
 

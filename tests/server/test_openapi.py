@@ -23,8 +23,8 @@ MODELS = {"classify": "tiny", "detect": "boxes", "segment": "areas"}
 
 
 def no_fault(_: Any, response: Any, __: Any) -> None:
-    """503 and 504 may be: a generated deadline passes sooner on a busy machine."""
-    assert response.status_code != 500, response.text
+    """504 may be: a generated deadline passes sooner on a busy machine."""
+    assert response.status_code < 500 or response.status_code == 504, response.text
 
 
 CHECKS = [
