@@ -121,7 +121,9 @@ def run_cell(config: Config, data: Path, weights: Path, master: Path | None, fol
     joint, scratch = config.train.epochs > 0, config.network.kind == "mobilenet-v2"
     if scratch:
         weights = trained_floats(data, folder.parent / f"{config.network.name}-{config.train.seed}", config.train.seed)
-    run = Run(config, data, folder, weights=weights, master=None if joint else master, progress=False)
+    run = Run(
+        config, data, folder, weights=weights, masters=[] if joint or master is None else [master], progress=False
+    )
     run.fit()
     if config.hasb is not None:
         fit_supernet(run, config.hasb)
@@ -136,7 +138,7 @@ def run_cell(config: Config, data: Path, weights: Path, master: Path | None, fol
     if joint:
         losses = {str(b): [row["loss"][str(b)] for row in history.epochs] for b in config.train.widths}
         return {**row, "top1": history.epochs[-1]["top1"], "loss": losses}
-    return {**row, **measured_plans(run, probe_plans(run.master.sensitivities))}
+    return {**row, **measured_plans(run, probe_plans(run.masters[0].sensitivities))}
 
 
 def trained_floats(data: Path, folder: Path, seed: int) -> Path:

@@ -642,7 +642,11 @@ def train(
     ] = None,
     teacher: Annotated[Path | None, typer.Option(help="FP32 weights of a teacher (safetensors).")] = None,
     master: Annotated[
-        Path | None, typer.Option(help="Master to go on from; without FP32 weights, its own as floats are the start.")
+        list[Path] | None,
+        typer.Option(
+            help="Master to go on from; without FP32 weights, its own as floats are the start. Repeatable: the mean of "
+            "several masters of one network."
+        ),
     ] = None,
     from_epoch: Annotated[
         int | None, typer.Option(min=1, help="Go back to the state after this epoch; default: the newest.")
@@ -652,7 +656,7 @@ def train(
     with _needs_torch():
         from trainer.pipeline import shipped_config, train_master
     path = config if config.is_file() else shipped_config(config.name)
-    train_master(path, data, out, weights=weights, teacher=teacher, master=master, from_epoch=from_epoch)
+    train_master(path, data, out, weights=weights, teacher=teacher, masters=master or (), from_epoch=from_epoch)
 
 
 @app.command()

@@ -5,6 +5,7 @@ import json
 import math
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from trainer.config import ConfigError, Fp32Config, RunConfig
 from trainer.freezing import Freezing
 from trainer.model import Norms, Pass, QuantNet, key, require
 from trainer.quantizers import Kernels, code_dtype, distance_from_codes
-from trainer.restore import load_floats, load_master, restore_statistics
+from trainer.restore import load_floats, load_master, load_mean, restore_statistics
 from trainer.tasks import create_task
 from trainer.tasks.base import EpochBatches, Task
 
@@ -105,8 +106,8 @@ class Run:
     It holds ``state.pt``, the newest state, copies of it after epochs of joint training in ``epochs/NNNN.pt``,
     ``fp32.pt``, the network that joint training started from, ``history.json`` and the configuration.
 
-    With a ``master`` joint training goes on from what that holds; without ``weights`` the float network is that of its
-    8-bit weights.
+    With ``masters`` joint training goes on from what these hold, of several from the mean; without ``weights`` the
+    float network is that of their 8-bit weights.
     """
 
     def __init__(
@@ -117,7 +118,7 @@ class Run:
         *,
         weights: Path | None = None,
         teacher: Path | None = None,
-        master: Path | None = None,
+        masters: Sequence[Path] = (),
         process: Process | None = None,
         progress: bool = True,
     ) -> None:
@@ -138,11 +139,11 @@ class Run:
         self.kernels = Kernels.compiled(dtype) if train.compile else Kernels(dtype)
         self.model = self._network(self.task.graph)
         self.history = History()
-        self.master = None if master is None else read_master(master)
-        if self.master is None or weights is not None:
+        self.masters = [read_master(path) for path in masters]
+        if weights is not None or not self.masters:
             self.task.start(self.model, weights)
         else:
-            load_floats(self.model, self.master)
+            load_mean(self.model, self.masters, lambda master: load_floats(self.model, master))
         self.freezing: Freezing | None = None
         self.teacher: QuantNet | None = None
         if teacher is not None:
@@ -213,8 +214,8 @@ class Run:
 
     def _start_widths(self) -> None:
         train, batches = self.config.train, self.calibration_batches()
-        if self.master is not None:
-            load_master(self.model, self.master, train.widths)
+        if self.masters:
+            load_mean(self.model, self.masters, lambda master: load_master(self.model, master, train.widths))
             for bits in train.widths:
                 restore_statistics(self.model, bits, batches)
             return

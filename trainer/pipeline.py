@@ -54,18 +54,18 @@ def train_master(
     *,
     weights: Path | None,
     teacher: Path | None,
-    master: Path | None = None,
+    masters: Sequence[Path] = (),
     from_epoch: int | None = None,
 ) -> Path | None:
     """Train to the end (resuming what is in ``out``), export, measure, report; return the master's path.
 
-    ``master``: one to go on from.
+    ``masters``: one to go on from, or several, of which the mean is the start.
 
     Under ``torchrun`` only the first process exports; the others return None.
     """
     config = read_config(config_path)
     process = join_processes(config.train.device)
-    run = Run(config, data, out, weights=weights, teacher=teacher, master=master, process=process)
+    run = Run(config, data, out, weights=weights, teacher=teacher, masters=masters, process=process)
     check_plans([NamedPlan(name, entry.plan) for name, entry in config.plans.items()], run.task.graph, WIDTHS)
     run.fit(from_epoch)
     if config.hasb is not None:
@@ -78,8 +78,8 @@ def train_master(
     if not process.first:
         return None
     sources = {"weights": _provenance(weights), "teacher": _provenance(teacher)}
-    if run.master is not None:
-        sources["master"] = {"name": run.master.name, "sha256": run.master.digest}
+    if run.masters:
+        sources["masters"] = [{"name": master.name, "sha256": master.digest} for master in run.masters]
     return finish(run, data, sources, own)
 
 
@@ -94,13 +94,18 @@ def fit_supernet(run: Run, settings: HasbConfig, *, anew: bool = False) -> None:
 def _sensitivities(run: Run) -> Mapping[str, float]:
     """Return the traces by layer: of the run's folder, of the master that it goes on from, or measured now."""
     path = run.out / "traces.json"
-    if run.master is not None and run.master.sensitivities and not path.is_file():
-        return run.master.sensitivities
+    if not path.is_file() and (known := _known_sensitivities(run)):
+        return known
     if run.process.first:
         network = _start_name(run.config)
         measure_traces(run.fp32_network(), run.task, run.config, path, network=network, progress=run.progress)
     run.process.wait()
     return Traces.read(path).average()
+
+
+def _known_sensitivities(run: Run) -> Mapping[str, float]:
+    """Return the traces of the first master that a run goes on from; empty without one."""
+    return run.masters[0].sensitivities if run.masters else {}
 
 
 def _start_name(config: RunConfig) -> str:
@@ -231,9 +236,7 @@ def finish(run: Run, data: Path, sources: dict[str, Any], own: NamedPlan | None 
     path = run.out / f"{config.network.name}.safetensors"
     q_images = examined.codes(task.compared_images)
     traces = Traces.read(run.out / "traces.json") if (run.out / "traces.json").is_file() else None
-    sensitivities = {} if run.master is None else run.master.sensitivities
-    if traces is not None:
-        sensitivities = traces.average()
+    sensitivities = _known_sensitivities(run) if traces is None else traces.average()
     provenance: dict[str, Any] = {
         "data": f"{task.training_images} training images of {data.name}",
         "recipe": config.model_dump(mode="json"),

@@ -1,7 +1,7 @@
 """A master's weights, scales and batch norm back in a network that can be trained."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
 
@@ -39,6 +39,23 @@ def load_trained(model: QuantNet, path: Path) -> None:
             f"weights {path} are not of the network that the configuration describes: {fault}; give the fp32.pt of a "
             "run with the same network"
         ) from error
+
+
+@torch.no_grad()
+def load_mean(model: QuantNet, masters: Sequence[Master], load: Callable[[Master], None]) -> None:
+    """Give a network the mean of what ``load`` gives it for each of several masters, the first of them read last.
+
+    Weights of runs that began alike lie in one valley, and their mean often computes better than either
+    ("Model soups", arXiv 2203.05482). Scales are trained as logarithms, so theirs is the geometric mean.
+    """
+    total: dict[str, Tensor] = {}
+    for master in reversed(masters):
+        load(master)
+        for name, values in model.state_dict().items():
+            if values.is_floating_point():
+                total[name] = total.get(name, 0) + values.double()
+    mean = {name: (values / len(masters)).float() for name, values in total.items()}
+    model.load_state_dict({**model.state_dict(), **mean})
 
 
 @torch.no_grad()

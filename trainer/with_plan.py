@@ -7,13 +7,22 @@ import torch
 from tqdm import tqdm
 
 from bitgear.bits import Plan
+from bitgear.checkpoint import Master
 from bitgear.errors import PrecisionNotOffered
 from bitgear.plans import NamedPlan
 from trainer.config import ConfigError, WithPlanConfig
 from trainer.loop import Run
 from trainer.model import OWN, Pass, key
-from trainer.restore import load_plan, restore_statistics
+from trainer.restore import load_mean, load_plan, restore_statistics
 from trainer.stage import Stage
+
+
+def _held(master: Master, name: str) -> Plan:
+    """Return the plan of a master by its name."""
+    held = {each.name: each.plan for each in master.plans}
+    if name not in held:
+        raise PrecisionNotOffered(name, held, master.name)
+    return held[name]
 
 
 class WithPlan(Stage):
@@ -23,20 +32,20 @@ class WithPlan(Stage):
     plan, taught by the first; each takes a step of its own. The plan has a batch norm and scales of its own, which
     begin as the master holds them.
 
-    Raises :class:`~trainer.config.ConfigError` for a run without a master, and
-    :class:`~bitgear.errors.PrecisionNotOffered` for a plan that the master does not have.
+    Raises :class:`~trainer.config.ConfigError` for a run without a master or from several whose plans of this name
+    differ, and :class:`~bitgear.errors.PrecisionNotOffered` for a plan that a master does not have.
     """
 
     def __init__(self, run: Run, settings: WithPlanConfig) -> None:
-        if run.master is None:
+        if not run.masters:
             raise ConfigError("with_plan goes on from a master that has the plan; give --master")
-        held = {each.name: each for each in run.master.plans}
-        if settings.plan not in held:
-            raise PrecisionNotOffered(settings.plan, held, run.master.name)
+        first, *others = [_held(master, settings.plan) for master in run.masters]
+        if any(plan != first for plan in others):
+            raise ConfigError(f"the masters mean different plans by {settings.plan!r}; give masters of one plan")
         self.settings = settings
-        self.plan = NamedPlan(settings.plan, held[settings.plan].plan)
+        self.plan = NamedPlan(settings.plan, first)
         run.add_untrained_widths()  # a plan may have them, and begins with theirs
-        load_plan(run.model, run.master, self.plan.plan)
+        load_mean(run.model, run.masters, lambda master: load_plan(run.model, master, first))
         restore_statistics(run.model, self.plan.plan, run.calibration_batches(), OWN)
         keys = {OWN, *(key(bits) for bits in run.config.train.widths)}
         super().__init__(run, run.out / "with_plan.pt", epochs=settings.epochs, lr=settings.lr, keys=keys)

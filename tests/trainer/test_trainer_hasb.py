@@ -227,7 +227,7 @@ layers = { "layer1.0.conv1" = "8", "layer3.0.conv1" = "w2a4" }
     assert "Joint training: 1 epochs" in report
     onwards = text.replace("[train]\nwidths = [8, 4, 2]\nepochs = 1", "[train]\nwidths = [8, 4, 2]\nepochs = 0")
     config.write_text(onwards.replace("[fp32]\nepochs = 1", ""))
-    again = train_master(config, pictures, tmp_path / "onwards", weights=None, teacher=None, master=path)
+    again = train_master(config, pictures, tmp_path / "onwards", weights=None, teacher=None, masters=[path])
     assert again is not None
     assert read_master(again).sensitivities == master.sensitivities
     assert not (tmp_path / "onwards" / "traces.json").exists()

@@ -1,5 +1,6 @@
 """A master back in the trainer's network."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,11 +12,11 @@ from bitgear import reference
 from bitgear.bits import WIDTHS
 from bitgear.checkpoint import Master, write_master
 from tests.trainer.test_trainer_export import master_of
-from tests.trainer.tiny_runs import tiny_config, tiny_run
+from tests.trainer.tiny_runs import state_of, tiny_config, tiny_run
 from trainer.config import ConfigError
 from trainer.loop import Run
 from trainer.model import Pass
-from trainer.restore import load_master, restore_statistics
+from trainer.restore import load_master, load_mean, restore_statistics
 
 
 @pytest.fixture
@@ -79,12 +80,31 @@ def test_masters_of_other_networks_are_refused(pictures: Path, master: Master, t
 def test_training_goes_on_from_a_master(pictures: Path, trained: Run, master: Master, tmp_path: Path) -> None:
     write_master(master, tmp_path / "tiny.safetensors")
     config = tiny_config(fp32={"epochs": 0}, train={"epochs": 1, "lr": 1e-4})
-    run = tiny_run(pictures, tmp_path / "run", config, master=tmp_path / "tiny.safetensors")
+    run = tiny_run(pictures, tmp_path / "run", config, masters=[tmp_path / "tiny.safetensors"])
     run.fit()
     assert run.history.epochs[0]["loss"]["8"] < trained.history.epochs[0]["loss"]["8"]
-    again = tiny_run(pictures, tmp_path / "run", config, master=tmp_path / "tiny.safetensors")
+    again = tiny_run(pictures, tmp_path / "run", config, masters=[tmp_path / "tiny.safetensors"])
     again.fit()
     assert again.history.epochs == run.history.epochs
+
+
+def test_several_masters_have_a_mean(pictures: Path, master: Master, tmp_path: Path) -> None:
+    name = "layer1.0.conv1"
+    bold = replace(
+        master, tensors={**master.tensors, f"{name}.weight_scale": 4 * master.tensors[f"{name}.weight_scale"]}
+    )
+    run = tiny_run(pictures, tmp_path)
+
+    def load(each: Master) -> None:
+        load_master(run.model, each, WIDTHS)
+
+    load(master)
+    expected, layer = state_of(run), run.model.layer(name)
+    load_mean(run.model, [master, bold], load)
+    names = {id(each): place for place, each in run.model.named_parameters()}
+    expected[names[id(layer.weight)]] *= 2.5
+    expected[names[id(layer.weight_log_scale)]] += math.log(2)
+    torch.testing.assert_close(state_of(run), expected)
 
 
 def test_a_width_that_a_master_lacks_is_named(pictures: Path, master: Master, tmp_path: Path) -> None:

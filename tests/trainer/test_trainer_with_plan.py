@@ -1,5 +1,6 @@
 """Training on with a plan: every precision takes its step, interruptions leave no trace, the plan is exported."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +40,8 @@ def master(pictures: Path, finished: Run, tmp_path: Path) -> Path:
     return tmp_path / "tiny.safetensors"
 
 
-def stage_of(pictures: Path, master: Path, out: Path, config: Config | None = None) -> WithPlan:
-    run = tiny_run(pictures, out, config or config_of(), master=master)
+def stage_of(pictures: Path, master: Path, out: Path, config: Config | None = None, *others: Path) -> WithPlan:
+    run = tiny_run(pictures, out, config or config_of(), masters=[master, *others])
     run.fit()
     return WithPlan(run, run.config.with_plan)
 
@@ -90,7 +91,7 @@ def test_the_master_holds_the_plan_with_all_that_it_owns(pictures: Path, master:
         "[train]\nwidths = [8, 4, 2]\nepochs = 0\nbatch_size = 16\ncompile = false\n"
         '[calibrate]\nimages = 16\nbatches = 2\n[with_plan]\nplan = "narrow"\nepochs = 1\nevery = { 4 = 2 }\n'
     )
-    path = train_master(file, pictures, tmp_path / "run", weights=None, teacher=None, master=master)
+    path = train_master(file, pictures, tmp_path / "run", weights=None, teacher=None, masters=[master])
     assert path is not None
     trained: Master = read_master(path)
     (plan,) = trained.plans
@@ -110,6 +111,25 @@ def test_a_master_with_the_plan_is_needed(pictures: Path, master: Path, finished
         stage_of(pictures, master, tmp_path / "run", config_of(plan="wide"))
     with pytest.raises(ConfigError, match="--master"):
         WithPlan(tiny_run(pictures, finished.out), config_of().with_plan)
+
+
+def test_a_master_given_twice_is_its_own_mean(pictures: Path, master: Path, tmp_path: Path) -> None:
+    once, twice = stage_of(pictures, master, tmp_path / "a"), stage_of(pictures, master, tmp_path / "b", None, master)
+    for name, tensor in state_of(once.run).items():
+        torch.testing.assert_close(state_of(twice.run)[name], tensor, rtol=0, atol=0)
+
+
+def test_masters_of_different_plans_have_no_mean(pictures: Path, master: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.safetensors"
+    held = read_master(master)
+    write_master(
+        replace(held, plans=()).with_plans([NamedPlan("narrow", replace(NARROW.plan, default=LayerBits(4, 4)))]), other
+    )
+    with pytest.raises(ConfigError, match="different plans by 'narrow'"):
+        stage_of(pictures, master, tmp_path / "run", None, other)
+    write_master(replace(held, plans=()), other)
+    with pytest.raises(PrecisionNotOffered, match="narrow"):
+        stage_of(pictures, master, tmp_path / "again", None, other)
 
 
 @pytest.mark.parametrize("every", [{8: 2}, {6: 2}, {4: 2, 2: 2, 8: 2}])
