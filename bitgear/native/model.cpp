@@ -2,9 +2,12 @@
 // are threads, all threads take through it together, sharing the pixels or the channels of each step.
 #include "model.h"
 
+#include <pthread.h>
+
 #include <algorithm>
 #include <chrono>
 #include <cstring>
+#include <mutex>
 
 #include "pool.h"
 
@@ -42,6 +45,11 @@ bool share_columns(int pixel_pieces, int column_pieces, std::size_t weight_bytes
 constexpr std::size_t kDepthwiseStripBytes = 64 * 1024;
 constexpr int kTransposedPixels = 64;             // of the result, at a time
 constexpr std::size_t kCachedBytes = 192 * 1024;  // weights that stay in a core's cache beside all else
+
+// Held for moments, of all models' lists of contexts. fork() waits for it: in a child nobody else would give it up.
+std::mutex g_contexts_mutex;
+const int g_fork_handler = pthread_atfork([] { g_contexts_mutex.lock(); }, [] { g_contexts_mutex.unlock(); },
+                                          [] { g_contexts_mutex.unlock(); });
 
 // Pixels are numbered [row][column].
 struct Position {
@@ -114,6 +122,7 @@ struct Model::Workspace {
 // Memory of one call at a time.
 struct Model::Context {
     std::vector<Workspace> threads;
+    std::unique_ptr<Context> next;
 };
 
 Model::Model(const Isa* isa, Rates rates) : isa_(isa), rates_(std::move(rates)) {}
@@ -1018,10 +1027,10 @@ void Model::Call::take_through(int image, int owner, int index, int count) {
 std::unique_ptr<Model::Context> Model::take_context(int threads) const {
     std::unique_ptr<Context> context;
     {
-        const std::lock_guard<std::mutex> lock(contexts_mutex_);
-        if (!contexts_.empty()) {
-            context = std::move(contexts_.back());
-            contexts_.pop_back();
+        const std::lock_guard<std::mutex> lock(g_contexts_mutex);
+        if (contexts_ != nullptr) {
+            context = std::move(contexts_);
+            contexts_ = std::move(context->next);
         }
     }
     if (context == nullptr) context = std::make_unique<Context>();
@@ -1036,15 +1045,15 @@ std::unique_ptr<Model::Context> Model::take_context(int threads) const {
         if (result_height_ * result_width_ > 1)
             space.floats.resize(result_channels_ * sz(result_height_) * sz(result_width_));
     }
-    const std::lock_guard<std::mutex> lock(contexts_mutex_);
+    const std::lock_guard<std::mutex> lock(g_contexts_mutex);
     ++allocations_;
-    contexts_.reserve(allocations_);
     return context;
 }
 
 void Model::give_back(std::unique_ptr<Context> context) const {
-    const std::lock_guard<std::mutex> lock(contexts_mutex_);
-    contexts_.push_back(std::move(context));
+    const std::lock_guard<std::mutex> lock(g_contexts_mutex);
+    context->next = std::move(contexts_);
+    contexts_ = std::move(context);
 }
 
 void Model::run_call(const std::int8_t* q_images, int batch, int threads, float* results,

@@ -5,7 +5,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
-#include <mutex>
 #include <string>
 #include <vector>
 
@@ -281,7 +280,8 @@ private:
     Choice lut_choice(const Step& step, const ConvSpec& spec, const LutPath& lut) const;
     Choice pixel_lut_choice(const Step& step, const ConvSpec& spec) const;
     Choice winograd_choice(const Step& step, const ConvSpec& spec, const WinogradForm& form, const DotPath& dot) const;
-    static bool pixel_lut_fits(const Step& step, const ConvSpec& spec);
+    bool lut_fits(const Step& step, const ConvSpec& spec, const LutPath& lut) const;
+    bool pixel_lut_fits(const Step& step, const ConvSpec& spec) const;
     bool winograd_fits(const Step& step, const ConvSpec& spec, const WinogradForm& form) const;
     void set_dot(Step& step, const DotPath& dot, int act_max, int weight_max) const;
     void read_stretches(const DotPath& dot, std::size_t row_step);
@@ -307,8 +307,7 @@ private:
     std::size_t result_channels_ = 0;
     int result_height_ = 1, result_width_ = 1;
     int image_height_ = 0, image_width_ = 0;
-    mutable std::mutex contexts_mutex_;
-    mutable std::vector<std::unique_ptr<Context>> contexts_;
+    mutable std::unique_ptr<Context> contexts_;  // a list of those not in use
     mutable std::size_t allocations_ = 0;
 };
 

@@ -6,6 +6,7 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
+#include <unistd.h>
 
 #include <cmath>
 #include <tuple>
@@ -19,6 +20,26 @@ using namespace nb::literals;
 
 namespace bitgear {
 namespace {
+
+// Gives up the interpreter's lock while C++ computes. Where the interpreter has ended meanwhile, taking the lock back
+// ends the thread (until Python 3.14, which stops it), which unwinds the stack: nanobind's frames let nothing through
+// and would abort the process. So the thread stops here; caught where it comes up, there is no moment to miss.
+class WithoutLock {
+public:
+    WithoutLock() : state_(PyEval_SaveThread()) {}
+    WithoutLock(const WithoutLock&) = delete;
+    WithoutLock& operator=(const WithoutLock&) = delete;
+    ~WithoutLock() {
+        try {
+            PyEval_RestoreThread(state_);
+        } catch (...) {
+            for (;;) pause();  // to leave this block would abort, too
+        }
+    }
+
+private:
+    PyThreadState* state_;
+};
 
 using Codes = nb::ndarray<const std::int8_t, nb::c_contig, nb::device::cpu>;
 using Floats = nb::ndarray<float, nb::c_contig, nb::device::cpu>;
@@ -88,7 +109,7 @@ void place_picture_into(const std::string& isa, const Array<const std::uint8_t, 
             "the content lies outside the input, or the box outside the picture, or it shrinks by more than four");
     }
     const Isa* chosen = isa_of(isa);
-    const nb::gil_scoped_release release;
+    const WithoutLock released;
     place_picture(chosen->pixels, p, codes.data());
 }
 
@@ -114,13 +135,13 @@ void paint_mask_into(const std::string& isa, const Array<const float, 3>& logits
     };
     const Samples y = samples(y_first, y_share, logits.shape(1)), x = samples(x_first, x_share, logits.shape(2));
     const Isa* chosen = isa_of(isa);
-    const nb::gil_scoped_release release;
+    const WithoutLock released;
     paint_mask(chosen->pixels, logits.data(), static_cast<int>(logits.shape(0)), y, x, mask.data());
 }
 
 void count_ids_into(const Array<const std::uint8_t, 2>& mask, const Array<std::int64_t, 1>& counts) {
     if (counts.size() != 256) throw nb::value_error("counts are of all 256 ids");
-    const nb::gil_scoped_release release;
+    const WithoutLock released;
     count_ids(mask.data(), mask.size(), counts.data());
 }
 
@@ -153,7 +174,7 @@ NB_MODULE(_native, m) {
         "measure_rates",
         [](const std::string& name) {
             const Isa* isa = isa_of(name);
-            const nb::gil_scoped_release release;
+            const WithoutLock released;
             return named(*isa, measure_rates(*isa));
         },
         "instruction_set"_a);
@@ -202,7 +223,7 @@ NB_MODULE(_native, m) {
                 std::tie(spec.pooling.kernel, spec.pooling.stride, spec.pooling.padding, spec.pooling.height,
                          spec.pooling.width) = pooling;
                 spec.path = path;
-                const nb::gil_scoped_release release;
+                const WithoutLock released;
                 self.add_conv(name, spec, q8.data(), q8.size());
             },
             "name"_a, "input"_a, "q8"_a, "channels"_a, "kernel"_a, "stride"_a, "dilation"_a, "groups"_a,
@@ -248,7 +269,7 @@ NB_MODULE(_native, m) {
                                          static_cast<std::size_t>(self.result_width())) {
                     throw nb::value_error("the picture or the result has another shape than the model's");
                 }
-                const nb::gil_scoped_release release;
+                const WithoutLock released;
                 self.run(q_image.data(), static_cast<int>(batch), threads, result.data());
             },
             "q_image"_a.noconvert(), "result"_a.noconvert(), "threads"_a)
@@ -262,7 +283,7 @@ NB_MODULE(_native, m) {
                     static_cast<int>(q_image.shape(3)) != self.image_width()) {
                     throw nb::value_error("the picture has another shape than the model's");
                 }
-                const nb::gil_scoped_release release;
+                const WithoutLock released;
                 for (const StepTime& t :
                      self.profile(q_image.data(), static_cast<int>(q_image.shape(0)), threads, rounds)) {
                     rows.emplace_back(t.name, t.detail, t.macs, t.seconds);

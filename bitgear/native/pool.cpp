@@ -163,13 +163,15 @@ void Barrier::wait(int count) {
 }
 
 int max_threads() {
-    static const int cores = [] {
+    static std::atomic<int> known{0};  // no lock, which a child of fork() might find held
+    if (const int cores = known.load(std::memory_order_relaxed); cores > 0) return cores;
+    int cores = static_cast<int>(std::thread::hardware_concurrency());
 #if defined(__linux__)
-        cpu_set_t set;
-        if (sched_getaffinity(0, sizeof set, &set) == 0) return std::min(CPU_COUNT(&set), kMaxThreads);
+    cpu_set_t set;
+    if (sched_getaffinity(0, sizeof set, &set) == 0) cores = CPU_COUNT(&set);
 #endif
-        return std::min(std::max(static_cast<int>(std::thread::hardware_concurrency()), 1), kMaxThreads);
-    }();
+    cores = std::clamp(cores, 1, kMaxThreads);
+    known.store(cores, std::memory_order_relaxed);
     return cores;
 }
 

@@ -15,6 +15,8 @@ constexpr double kFarWeightBytes = 1 << 20;  // what a core's second cache does 
 constexpr double kAlike = 1.0 / 16;          // times of layers that differ by less count as equal
 constexpr double kWaiting = 1.0 / 3;         // of the time that bringing weights takes, about
 constexpr int kManyPixels = 128;             // for which looking at weights pays
+constexpr int kMostTerms = 1 << 16;          // of a convolution's sum: that many products of bytes fit 32 bits
+constexpr int kMostWindow = 1 << 23;         // bytes whose sum does
 
 // Whether windows of a convolution are read from woven rows, where they have no padding: of the picture, that is.
 bool weaves(const Geometry& g, int in_channels) {
@@ -37,6 +39,8 @@ bool fits(const Buffer& b, int extent) {
     return extent <= b.top + b.height + b.bottom - b.spare_bottom &&
            extent <= b.left + b.width + b.right - b.spare_right;
 }
+
+bool countable(int height, int width) { return std::int64_t{height} * width <= kMostPixels; }
 
 // What the numbers of the rows that a step reads of its input's picture are multiples of.
 int row_step(const Step& step, const Buffer& input) {
@@ -117,6 +121,7 @@ const Buffer& Model::checked_buffer(int index) const {
 void Model::check_step(const Step& step) const {
     check(!finished_, "the model is finished");
     check(step.height >= 1 && step.width >= 1 && step.channels >= 1, "a step makes nothing");
+    check(countable(step.height, step.width), "a value has more pixels than the engine counts");
     check(step.outputs.size() <= sz(kMaxOutputs), "a value has too many readers");
     for (const Output& output : step.outputs) {
         const Buffer& b = checked_buffer(output.buffer);
@@ -221,6 +226,10 @@ void Model::add_conv(const std::string& name, const ConvSpec& spec, const std::i
     const int parts = depthwise ? 1 : g.groups;  // any other grouping: a step for each group
     const int in_channels = input.channels / g.groups;
     const int channels = spec.channels / parts;
+    check(std::int64_t{in_channels} * g.kernel * g.kernel <= kMostTerms,
+          "a convolution sums more terms than 32 bits hold");
+    check(offsets_fit(g, input.row_bytes(), sz(input.pixel_bytes)),
+          "a convolution's window spans more than 2 GiB of its input");
     for (int part = 0; part < parts; ++part) {
         Step& step = push(Step::Kind::conv, name, spec.input);
         const int extent = g.dilation * (g.kernel - 1) + 1;
@@ -230,6 +239,7 @@ void Model::add_conv(const std::string& name, const ConvSpec& spec, const std::i
         step.pooling = spec.pooling;
         step.conv_height = step.height;
         step.conv_width = step.width;
+        check(countable(step.conv_height, step.conv_width), "a convolution has more pixels than the engine counts");
         if (spec.pooling.kernel > 0) {
             const Pooling& pool = spec.pooling;
             check(g.groups == 1 && spec.residual.buffer < 0 && pool.kernel <= kMaxPooled && pool.stride >= 1 &&
@@ -328,8 +338,7 @@ std::vector<Model::Choice> Model::choices(const Step& step, const ConvSpec& spec
     const auto wanted = [&](const std::string& name) { return spec.path.empty() || spec.path == name; };
     for (int i = 0; i < isa_->lut_count; ++i) {
         const LutPath& lut = isa_->luts[i];
-        if (wanted(lut.name) && spec.weight_bits == lut.planes && spec.act_max <= lut.max_act)
-            all.push_back(lut_choice(step, spec, lut));
+        if (wanted(lut.name) && lut_fits(step, spec, lut)) all.push_back(lut_choice(step, spec, lut));
     }
     if (isa_->pixel_lut != nullptr && wanted(isa_->pixel_lut->name) && pixel_lut_fits(step, spec))
         all.push_back(pixel_lut_choice(step, spec));
@@ -407,12 +416,13 @@ void Model::prepare_dot(Step& step, const ConvSpec& spec, const std::int8_t* q8)
     step.k_groups = window_groups(g, step.in_channels, *step.dot);
     if (woven) step.runs.push_back({0, round_up(taps * step.in_channels, kGroup) / kGroup});
     for (int ky = 0; ky < g.kernel && !woven; ++ky) {
-        const auto row = static_cast<std::int32_t>(sz(ky * g.dilation) * input.row_bytes()) + step.input_channel;
+        const std::size_t row = sz(ky * g.dilation) * input.row_bytes() + sz(step.input_channel);
         if (contiguous(g)) {
-            step.runs.push_back({row, g.kernel * tap_channels / kGroup});
+            step.runs.push_back({static_cast<std::int32_t>(row), g.kernel * tap_channels / kGroup});
         } else {
             for (int kx = 0; kx < g.kernel; ++kx) {
-                step.runs.push_back({row + kx * g.dilation * input.pixel_bytes, tap_channels / kGroup});
+                const std::size_t tap = row + sz(kx * g.dilation) * sz(input.pixel_bytes);
+                step.runs.push_back({static_cast<std::int32_t>(tap), tap_channels / kGroup});
             }
         }
     }
@@ -482,6 +492,8 @@ void Model::prepare_depthwise(Step& step, const ConvSpec& spec, const std::int8_
     const Geometry& g = spec.geometry;
     const int taps = g.kernel * g.kernel;
     const int padded = round_up(step.channels, kBlock);
+    check(std::int64_t{taps} * padded <= kMostPixels,
+          "a depthwise convolution has more weights than the engine counts");
     std::vector<std::int8_t> codes(sz(step.channels) * sz(taps));
     isa_->derive(q8, codes.size(), spec.weight_bits, codes.data());
     std::vector<std::int8_t> by_tap(sz(padded) * sz(taps));
@@ -493,8 +505,8 @@ void Model::prepare_depthwise(Step& step, const ConvSpec& spec, const std::int8_
     isa_->depthwise.pack(by_tap.data(), taps, padded, step.packed.data());
     for (int ky = 0; ky < g.kernel; ++ky) {
         for (int kx = 0; kx < g.kernel; ++kx) {
-            step.tap_offsets.push_back(static_cast<std::int32_t>(sz(ky * g.dilation) * input.row_bytes()) +
-                                       kx * g.dilation * input.pixel_bytes);
+            step.tap_offsets.push_back(static_cast<std::int32_t>(sz(ky * g.dilation) * input.row_bytes() +
+                                                                 sz(kx * g.dilation) * sz(input.pixel_bytes)));
         }
     }
     step.detail = "depthwise";
@@ -515,6 +527,8 @@ void Model::add_window_sum(const std::string& name, int input, int kernel, int s
     step.geometry.stride = stride;
     step.window_height = kernel > 0 ? kernel : b.height;
     step.window_width = kernel > 0 ? kernel : b.width;
+    check(std::int64_t{step.window_height} * step.window_width <= kMostWindow,
+          "a window sums more pixels than 32 bits hold");
     step.height = (b.top + b.height + b.bottom - step.window_height) / stride + 1;
     step.width = (b.left + b.width + b.right - step.window_width) / stride + 1;
     step.outputs = outputs;

@@ -15,6 +15,14 @@ inline std::size_t sz(int n) { return static_cast<std::size_t>(n); }
 
 inline int round_up(int n, int multiple) { return (n + multiple - 1) / multiple * multiple; }
 
+constexpr int kMostPixels = 1 << 30;  // of a value: 32 bits count them, and those that loops go beyond the last one
+
+// Whether 32-bit offsets from a window's first byte lead to its last one.
+inline bool offsets_fit(const Geometry& g, std::size_t row_bytes, std::size_t pixel_bytes) {
+    const std::size_t last = sz(g.dilation * (g.kernel - 1));
+    return last * row_bytes + (last + 1) * pixel_bytes <= INT32_MAX;
+}
+
 constexpr std::size_t kOverrun = 64;  // codes are read and written in whole vectors
 
 // Codes of kBlock output channels from `first` on, in the order in which kernels read: [row][tap][tap_channels], zeros

@@ -67,15 +67,31 @@ std::size_t index_bytes(const PixelGrid& grid) {
     return sz(round_up(phase_count(grid) * grid.phase_rows * grid.row_pixels + kPixelLutLanes, kPixelLutLanes));
 }
 
+// Whether 32 bits count the indices of a picture, and those of all groups that a row of the output reads.
+bool indices_fit(const Step& step, const Buffer& input) {
+    const Geometry& g = step.geometry;
+    const int reach = g.dilation * (g.kernel - 1) / g.stride;
+    const double row = double(g.stride * g.stride) * (g.stride == 1 ? input.row_pixels() : step.width + reach);
+    const double groups = std::ceil(double(step.in_channels) / kPixelLutInputs);
+    return (step.height + reach) * row <= kMostPixels && groups * (1 + reach) * row <= kMostPixels;
+}
+
 }  // namespace
 
-bool Model::pixel_lut_fits(const Step& step, const ConvSpec& spec) {
+bool Model::lut_fits(const Step& step, const ConvSpec& spec, const LutPath& lut) const {
+    const std::size_t pixel_bytes = sz(round_up(step.in_channels, lut.inputs) / lut.inputs) * sz(lut.table_bytes);
+    const std::size_t row_bytes = pixel_bytes * sz(buffers_[sz(spec.input)].row_pixels());
+    return spec.weight_bits == lut.planes && spec.act_max <= lut.max_act &&
+           offsets_fit(spec.geometry, row_bytes, pixel_bytes);
+}
+
+bool Model::pixel_lut_fits(const Step& step, const ConvSpec& spec) const {
     const double most = double(step.in_channels) * spec.geometry.kernel * spec.geometry.kernel *
                         (1 << (spec.weight_bits - 1)) * kPixelLutMaxAct;  // of a sum
     const bool quick =
         !step.result && step.outputs.size() <= kPixelLutOutputs;  // all else goes through memory, sum by sum
     return (quick || !spec.path.empty()) && spec.weight_bits == kPixelLutBits && spec.act_max <= kPixelLutMaxAct &&
-           spec.geometry.stride <= 8 && most <= UINT16_MAX;
+           spec.geometry.stride <= 8 && most <= UINT16_MAX && indices_fit(step, buffers_[sz(spec.input)]);
 }
 
 Model::Choice Model::lut_choice(const Step& step, const ConvSpec& spec, const LutPath& lut) const {
@@ -165,8 +181,9 @@ void Model::prepare_lut(Step& step, const ConvSpec& spec, const std::int8_t* q8)
         const int first = chunk_begin(chunk), groups = chunk_begin(chunk + 1) - first;
         for (int t = 0; t < taps; ++t) {
             const std::size_t tap = sz(t / g.kernel * g.dilation) * step.table_row_bytes +
-                                    sz(t % g.kernel * g.dilation) * step.table_pixel_bytes;
-            step.runs.push_back({static_cast<std::int32_t>(tap) + first * lut.table_bytes, groups});
+                                    sz(t % g.kernel * g.dilation) * step.table_pixel_bytes +
+                                    sz(first) * sz(lut.table_bytes);
+            step.runs.push_back({static_cast<std::int32_t>(tap), groups});
         }
     }
     step.table_bytes = (table_bytes(step.strip_rows) + 63) / 64 * 64;

@@ -400,6 +400,82 @@ def test_a_buffer_without_room_for_patches_is_no_danger(instruction_set: str, pa
     assert not any("winograd" in taken for _, taken in core.paths)
 
 
+# -- sizes that 32 bits do not hold: nothing is allocated before a model runs ------------------------------------------
+
+SPREAD = 128
+"""A dilation: the last row of a window of 3 lies 256 rows below its first one."""
+MOST_ROW_PX, ROW_CHANNELS = 8190, 1024
+"""Of a row that many of which take a little less than 2 GiB: 256 of them, 256 pixels and one more."""
+
+
+def spread(instruction_set: str, row_px: int) -> Any:
+    core = _native.Model(instruction_set, measured(instruction_set))
+    core.add_buffer(2 * SPREAD + 1, row_px, ROW_CHANNELS, 0, 0, 0, 0, 0, 0, 0)
+    return core
+
+
+def add_spread(core: Any, groups: int = 1, **changes: Any) -> None:
+    channels = ROW_CHANNELS if groups == ROW_CHANNELS else 4
+    q8 = np.ones((channels, ROW_CHANNELS // groups, 3, 3), np.int8)
+    sizes: dict[str, Any] = {"q8": q8, "channels": channels, "multiplier": [1.0] * channels, "groups": groups}
+    add_conv(core, **sizes, dilation=SPREAD, **changes)
+
+
+@pytest.mark.parametrize("instruction_set", OFFERED)
+@pytest.mark.parametrize("groups", [1, 2, ROW_CHANNELS])
+def test_a_window_may_span_2_gib_of_its_input_and_no_more(instruction_set: str, groups: int) -> None:
+    assert 256 * MOST_ROW_PX + 257 <= 2**31 / ROW_CHANNELS < 256 * (MOST_ROW_PX + 1) + 257
+    core = spread(instruction_set, MOST_ROW_PX)
+    add_spread(core, groups)
+    assert core.paths
+    core = spread(instruction_set, MOST_ROW_PX + 1)
+    with pytest.raises(ValueError, match="spans more than 2 GiB"):
+        add_spread(core, groups)
+    assert core.paths == []
+
+
+@pytest.mark.parametrize(
+    ("instruction_set", "path"),
+    [(name, path) for name, paths in OFFERED.items() for path in paths if path in ("pshufb", "vpermb-64", "tbl")],
+)
+def test_tables_whose_window_spans_more_than_2_gib_are_not_made(instruction_set: str, path: str) -> None:
+    """They take several times as much as the input that they are made of: another path is taken."""
+    for row_px, possible in ((300, True), (MOST_ROW_PX, False)):
+        core = spread(instruction_set, row_px)
+        add_spread(core, weight_bits=2, act_max=3, zero=0, path=path)
+        assert (core.paths == [("c", path)]) == possible
+
+
+SIDE = 2**15 + 1
+"""Of a square of more than 2^30 pixels."""
+EVERY, EVERY_ROW = list(range(SIDE)), [(i, i, 0) for i in range(SIDE)]
+ONES = np.ones((4, 4, 1, 1), np.int8)
+TOO_LARGE: dict[str, Callable[[Any], None]] = {
+    "convolution": lambda core: add_conv(core, q8=ONES, kernel=1),
+    "pooled convolution": lambda core: add_conv(core, q8=ONES, kernel=1, pooling=(2, 2, 0, SIDE // 2, SIDE // 2)),
+    "depthwise convolution": lambda core: add_conv(core, q8=ONES[:, :1], kernel=1, groups=4),
+    "sums": lambda core: core.add_window_sum("s", 0, 1, 1, 0, [1.0] * 4, [], True),
+    "one sum": lambda core: core.add_window_sum("s", 0, 0, 1, 0, [1.0] * 4, [], True),
+    "resize": lambda core: core.add_bilinear("b", 0, EVERY_ROW, EVERY_ROW, 0, [1.0] * 4, [], True),
+    "maximum": lambda core: core.add_maximum("m", 0, 1, 0, 1, 1),
+    "copy": lambda core: core.add_copy("k", 0, 1, 0, EVERY, EVERY, 0, 0),
+    "image": lambda core: core.add_image(2),
+    "sum of many terms": lambda core: add_conv(
+        core, q8=np.ones((1, 4, 129, 129), np.int8), channels=1, kernel=129, multiplier=[1.0], stride=1000
+    ),
+}
+
+
+@pytest.mark.parametrize("step", TOO_LARGE)
+def test_what_32_bits_do_not_count_is_refused(step: str) -> None:
+    core = _native.Model("portable", measured("portable"))
+    for channels in (4, 4, 3):
+        core.add_buffer(SIDE, SIDE, channels, 0, 0, 0, 0, 0, 0, 0)
+    with pytest.raises(ValueError, match=r"more pixels|more terms"):
+        TOO_LARGE[step](core)
+    assert core.paths == []
+
+
 def test_a_model_runs_after_the_end_of_building_and_not_before() -> None:
     core = begun()
     q_image, result = np.zeros((1, 3, 5, 5), np.int8), np.zeros((1, 4, 5, 5), np.float32)

@@ -232,23 +232,96 @@ print("done")
 """
 
 
-def test_a_forked_child_runs_models_with_threads_of_its_own() -> None:
-    """Also while another thread of the parent is in the middle of a call."""
+CALLS_AND_FORKS = """
+import os, signal, threading
+from bitgear.engines import create_engine
+from bitgear.graph import IMAGE, Conv, Graph, Linear, Pool
+from tests.masters import random_codes, random_master
+
+master = random_master(Graph((Conv("u", IMAGE, 2, 1), Pool("p", "u"), Linear("z", "p", 2))), 1, 0)
+model = create_engine("native", threads=1).derive(master, 8)
+q_images = random_codes(master, 1)
+stop = threading.Event()
+
+def work():
+    while not stop.is_set():
+        model.core.profile(q_images, 1, 10_000)  # that many calls, without Python between them
+
+busy = [threading.Thread(target=work) for _ in range(3)]
+for thread in busy:
+    thread.start()
+statuses = []
+for _ in range(100):
+    child = os.fork()
+    if child == 0:
+        signal.alarm(5)
+        model.run(q_images)
+        os._exit(0)
+    statuses.append(os.waitpid(child, 0)[1])
+    if statuses[-1] != 0:
+        break
+stop.set()
+for thread in busy:
+    thread.join()
+print("done" if not any(statuses) else f"status {statuses[-1]} of child {len(statuses)}")
+"""
+
+ENDS = """
+import threading, time
+import numpy as np
+from bitgear import _native
+from bitgear.engines import create_engine
+from tests.masters import random_codes, tiny_master
+
+master = tiny_master()
+model = create_engine("native", threads=2).derive(master, 8)
+q_images = random_codes(master, 64)
+mask, counts = np.zeros((2000, 2000), np.uint8), np.zeros(256, np.int64)
+
+def work(call):
+    while True:
+        call()
+
+for call in (
+    lambda: model.run(q_images),
+    lambda: model.core.profile(q_images, 1, 1),
+    lambda: _native.count_ids(mask, counts),
+):
+    threading.Thread(target=work, args=(call,), daemon=True).start()
+time.sleep(0.1)
+print("done")
+"""
+
+
+def assert_done(code: str, timeout_s: float = 120) -> None:
+    """Run a program in a process of its own; it says at its end that it is done, and nothing else."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", FORK],
-        env=environment, capture_output=True, text=True, check=False, timeout=120,
+        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", code],
+        env=environment, capture_output=True, text=True, check=False, timeout=timeout_s,
     )  # fmt: skip
     assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
 
 
+def test_a_forked_child_runs_models_with_threads_of_its_own() -> None:
+    """Also while another thread of the parent is in the middle of a call."""
+    assert_done(FORK)
+
+
+def test_a_fork_at_any_moment_of_a_call_leaves_the_child_a_model_that_runs() -> None:
+    """Short calls of one model all the time: many of the forks meet one that takes its memory or gives it back."""
+    assert_done(CALLS_AND_FORKS)
+
+
+# -- the end of a process ---------------------------------------------------------------------------------------------
+
+
 def test_a_process_ends_while_helpers_wait() -> None:
-    code = (
+    assert_done(
         "from tests.masters import *\nfrom bitgear.engines import create_engine\nm = tiny_master()\n"
         "create_engine('native', threads=2).derive(m, 8).run(random_codes(m, 4))\nprint('done')"
     )
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False, timeout=60
-    )
-    assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
+
+
+def test_a_process_ends_in_good_order_while_daemon_threads_are_in_calls() -> None:
+    assert_done(ENDS)
