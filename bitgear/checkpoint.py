@@ -9,10 +9,12 @@ import hashlib
 import json
 import math
 import os
+import stat
 import struct
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +41,11 @@ from bitgear.errors import (
     TensorUnexpected,
     ValueInvalid,
     VersionUnsupported,
+    quoted,
 )
 from bitgear.files import write_atomically
 from bitgear.graph import Conv, Graph, Linear, Shape
-from bitgear.inputs import InputRecord
+from bitgear.inputs import MAX_SCALE, MIN_SCALE, InputRecord
 from bitgear.plans import (
     BatchNorm,
     NamedPlan,
@@ -66,9 +69,8 @@ that have no scales of their own."""
 TASKS = ("classify", "detect", "segment")
 EXTRA_CHANNELS: Mapping[str, int] = {"detect": 4}
 """Channels of the output that stand for no class: the four sides of a box."""
-MAX_HEADER_BYTES = 16 * 1024 * 1024
-MIN_SCALE, MAX_SCALE = 2.0**-32, 2.0**32
-"""Bounds of stored scales: within them no product of the epilogue leaves the range of float32."""
+MAX_HEADER_BYTES = 4 * 1024 * 1024
+"""A hundred times what a network of fifty layers needs. Parsed, nested lists take up to forty times their bytes."""
 
 _DTYPES: Mapping[str, np.dtype[Any]] = {
     "I8": np.dtype(np.int8),
@@ -245,12 +247,34 @@ def read_master(path: str | os.PathLike[str]) -> Master:
     try:
         return _read(path)
     except (CheckpointError, GraphError) as error:
-        raise type(error)(f"{path}: {error}") from error
+        raise type(error)(f"{_shown(path)}: {error}") from error
+
+
+def _shown(path: Path) -> str:
+    """Return a path as a message can carry it: bytes of its name that are no UTF-8 are halves of surrogate pairs."""
+    return str(path).encode(errors="backslashreplace").decode()
+
+
+def _open(path: Path) -> BufferedReader:
+    """Open a regular file; raise :class:`CheckpointNotFound` for anything else, and wait for no writer of a pipe."""
+
+    def without_waiting(name: str, flags: int) -> int:
+        return os.open(name, flags | getattr(os, "O_NONBLOCK", 0))
+
+    try:
+        file = open(path, "rb", opener=without_waiting)  # noqa: SIM115 - returned open
+    except (OSError, ValueError) as error:  # a ValueError says that no path is written like this
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise CheckpointNotFound(f"cannot be opened: {reason}; give the path of a .safetensors master") from error
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise CheckpointNotFound("cannot be opened: it is no regular file; give the path of a .safetensors master")
+    return file
 
 
 def _read(path: Path) -> Master:
     try:
-        with path.open("rb") as file:
+        with _open(path) as file:
             before = os.fstat(file.fileno())
             size = before.st_size
             header = _read_header(file.read(8), file, size)
@@ -264,9 +288,7 @@ def _read(path: Path) -> Master:
             read_bytes = file.readinto(content)
             after = os.fstat(file.fileno())
     except OSError as error:
-        raise CheckpointNotFound(
-            f"cannot be opened: {error.strerror}; give the path of a .safetensors master"
-        ) from error
+        raise CheckpointNotFound(f"cannot be read: {error.strerror}; give the path of a .safetensors master") from error
     if read_bytes < size or (after.st_size, after.st_mtime_ns) != (size, before.st_mtime_ns):
         raise CheckpointTruncated("was written to while it was read; rename a whole file to this name instead")
     view = memoryview(content).toreadonly()
@@ -301,17 +323,17 @@ def read_name(path: str | os.PathLike[str]) -> str:
     """
     path = Path(path)
     try:
-        with path.open("rb") as file:
+        with _open(path) as file:
             header = _read_header(file.read(8), file, os.fstat(file.fileno()).st_size)
         metadata, _ = _split_header(header)
         return _name(metadata)
     except OSError as error:
-        raise CheckpointNotFound(f"{path}: cannot be opened: {error.strerror}") from error
+        raise CheckpointNotFound(f"{_shown(path)}: cannot be read: {error.strerror}") from error
     except CheckpointError as error:
-        raise type(error)(f"{path}: {error}") from error
+        raise type(error)(f"{_shown(path)}: {error}") from error
 
 
-def _read_header(prefix: bytes, file: Any, size: int) -> dict[str, Any]:
+def _read_header(prefix: bytes, file: BufferedReader, size: int) -> dict[str, Any]:
     if len(prefix) < 8:
         raise CheckpointTruncated(f"has {size} bytes; a safetensors file begins with 8 bytes of header length")
     (length,) = struct.unpack("<Q", prefix)
@@ -319,10 +341,14 @@ def _read_header(prefix: bytes, file: Any, size: int) -> dict[str, Any]:
         raise HeaderTooLarge(f"declares a header of {length} bytes; the limit is {MAX_HEADER_BYTES}")
     if 8 + length > size:
         raise CheckpointTruncated(f"ends after {size} bytes inside the header, which needs {8 + length}")
+    text = file.read(length)
+    if not text.startswith(b"{"):
+        raise HeaderInvalid(f"the header begins with {text[:8]!r}; expected the brace of a JSON object")
     try:
-        header = json.loads(file.read(length), object_pairs_hook=_no_duplicates)
-    except (UnicodeDecodeError, ValueError, RecursionError) as error:
-        raise HeaderInvalid(f"the header is not JSON: {error}") from error
+        # Decoded here, for of bytes the parser guesses the encoding, while other readers know UTF-8 alone.
+        header = json.loads(text.decode("utf-8"), object_pairs_hook=_no_duplicates)
+    except (ValueError, RecursionError) as error:
+        raise HeaderInvalid(f"the header is not JSON in UTF-8: {error}") from error
     if not isinstance(header, dict) or "__length__" in header:
         raise HeaderInvalid("the header is not an object of tensors")
     header["__length__"] = length
@@ -352,7 +378,7 @@ def _split_header(header: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, 
             and len(entry["data_offsets"]) == 2
         )
         if not valid:
-            raise HeaderInvalid(f"the entry of tensor {name!r} lacks a dtype, a shape or two offsets")
+            raise HeaderInvalid(f"the entry of tensor {quoted(name)} lacks a dtype, a shape or two offsets")
     return metadata, entries
 
 
@@ -363,13 +389,13 @@ def _whole_numbers(value: Any) -> bool:
 def _describe(metadata: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, TensorSpec]]:
     version = metadata.get("version", "")
     if not (version.isascii() and version.isdecimal() and len(version) <= 9):
-        raise MetadataInvalid(f"metadata entry 'version' is {version[:40]!r}; expected a whole number")
+        raise MetadataInvalid(f"metadata entry 'version' is {quoted(version)}; expected a whole number")
     if int(version) > VERSION:
         raise VersionUnsupported(f"has format version {version}; this bitgear reads up to {VERSION}; upgrade bitgear")
     name = _name(metadata)
     task = metadata.get("task")
     if task not in TASKS:
-        raise MetadataInvalid(f"metadata entry 'task' is {str(task)[:40]!r}; this version knows {', '.join(TASKS)}")
+        raise MetadataInvalid(f"metadata entry 'task' is {quoted(task)}; this version knows {', '.join(TASKS)}")
     graph = Graph.from_json(_json(metadata, "graph"))
     try:
         record = InputRecord.from_json(_json(metadata, "input"))
@@ -397,7 +423,7 @@ def _describe(metadata: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, Te
         raise MetadataInvalid("metadata entry 'widths' must be a list of numbers from 2 to 8")
     if MASTER_BITS not in widths or widths != sorted(set(widths), reverse=True):
         raise PrecisionMissing(
-            f"metadata entry 'widths' is {widths}; expected 8 and lower widths once each, highest first"
+            f"metadata entry 'widths' is {quoted(widths)}; expected 8 and lower widths once each, highest first"
         )
     plans = _plans(metadata, graph, widths)
     described = {
@@ -439,7 +465,7 @@ def _sensitivities(metadata: Mapping[str, str], graph: Graph) -> dict[str, float
     known = {node.name for node in graph.nodes if isinstance(node, Conv | Linear)}
     for name in value:
         if name not in known:
-            raise MetadataInvalid(f"metadata entry 'sensitivities' names {name[:128]!r}, which has no weights")
+            raise MetadataInvalid(f"metadata entry 'sensitivities' names {quoted(name)}, which has no weights")
     for conv in graph.searchable:
         if conv.name not in value:
             raise MetadataInvalid(
@@ -451,7 +477,7 @@ def _sensitivities(metadata: Mapping[str, str], graph: Graph) -> dict[str, float
 def _name(metadata: Mapping[str, str]) -> str:
     name = metadata.get("name", "")
     if not is_model_name(name):
-        raise MetadataInvalid(f"metadata entry 'name' is {name[:40]!r}; expected 1 to 64 of a-z 0-9 . _ -")
+        raise MetadataInvalid(f"metadata entry 'name' is {quoted(name)}; expected 1 to 64 of a-z 0-9 . _ -")
     return name
 
 
@@ -477,7 +503,9 @@ def _accuracy(value: Any, widths: list[int]) -> dict[int, dict[str, float]]:
     table = _object(value, "accuracy")
     for width, metrics in table.items():
         if width not in map(str, widths) or not finite_metrics(metrics):
-            raise MetadataInvalid(f"metadata entry 'accuracy' has no finite metrics for an offered width at {width!r}")
+            raise MetadataInvalid(
+                f"metadata entry 'accuracy' has no finite metrics for an offered width at {quoted(width)}"
+            )
     return {int(width): metrics for width, metrics in table.items()}
 
 
@@ -489,18 +517,18 @@ def _check_entries(
             raise TensorMissing(f"tensor {name!r} is missing")
         dtype, shape = entries[name]["dtype"], tuple(entries[name]["shape"])
         if dtype != spec.dtype:
-            raise TensorDtype(f"tensor {name!r} has dtype {dtype}; expected {spec.dtype}")
+            raise TensorDtype(f"tensor {name!r} has dtype {quoted(dtype)}; expected {spec.dtype}")
         if spec.per_width and len(shape) == len(spec.shape) and shape[1:] == spec.shape[1:] and shape[0] != width_count:
             raise PrecisionMissing(f"tensor {name!r} has {shape[0]} rows for {width_count} widths")
         if spec.shape == (-1,):
             channels = specs[name.removesuffix("_scale")].shape[0]
             if shape not in ((1,), (channels,)):
-                raise TensorShape(f"tensor {name!r} has shape {shape}; expected (1,) or ({channels},)")
+                raise TensorShape(f"tensor {name!r} has shape {quoted(shape)}; expected (1,) or ({channels},)")
         elif shape != spec.shape:
-            raise TensorShape(f"tensor {name!r} has shape {shape}; expected {spec.shape}")
+            raise TensorShape(f"tensor {name!r} has shape {quoted(shape)}; expected {spec.shape}")
     for name in entries:
         if name not in specs:
-            raise TensorUnexpected(f"tensor {name[:80]!r} is not used by the graph")
+            raise TensorUnexpected(f"tensor {quoted(name)} is not used by the graph")
     position = 0
     for name, entry in sorted(entries.items(), key=lambda item: item[1]["data_offsets"]):
         begin, end = entry["data_offsets"]

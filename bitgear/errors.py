@@ -27,12 +27,29 @@
     │   └── ImageAnimated
     ├── InputError                a tensor of the wrong shape or type
     ├── ModelNotFound
-    ├── EngineUnavailable         the engine's library is not installed
+    ├── EngineUnavailable         the engine's library is not installed, or it finds no memory
     ├── DataError                 a data set that cannot be read
+    ├── SystemRefused             no space left, no permission: what the operating system said no to
     └── SearchError               a search for plans that cannot give any
 """
 
+import reprlib
 from collections.abc import Iterable
+
+_REPR = reprlib.Repr()
+_REPR.maxlevel = 2
+_REPR.maxstring = _REPR.maxother = 128
+_REPR.maxlist = _REPR.maxtuple = 8
+
+
+def quoted(value: object) -> str:
+    """Return ``repr(value)``, cut to a line or two: a message may quote what stands in a hostile file.
+
+    >>> quoted([7] * 1000)
+    '[7, 7, 7, 7, 7, 7, 7, 7, ...]'
+    """
+    text = _REPR.repr(value)
+    return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 class BitgearError(Exception):
@@ -216,7 +233,7 @@ class ModelNotFound(BitgearError):
 
 
 class EngineUnavailable(BitgearError):
-    """The engine's library is not installed or cannot be loaded."""
+    """The engine's library is not installed or cannot be loaded, or the engine finds no memory for a model."""
 
     code = "engine-unavailable"
 
@@ -225,6 +242,19 @@ class DataError(BitgearError):
     """A data set that cannot be read."""
 
     code = "data-invalid"
+
+
+class SystemRefused(BitgearError):
+    """What the operating system said no to: no space left, no permission, a file that went away."""
+
+    code = "system-refused"
+
+    def __init__(self, error: OSError) -> None:
+        file = "" if error.filename is None else f"{error.filename}: "
+        super().__init__(
+            f"{file}{error.strerror or error}; check that what is read exists, and that there is room and permission "
+            "for what is written"
+        )
 
 
 class SearchError(BitgearError):

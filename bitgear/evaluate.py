@@ -3,6 +3,7 @@
 import contextlib
 import io
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from bitgear.errors import DataError, EngineUnavailable
 from bitgear.inputs import InputRecord
 from bitgear.tasks.annotations import IGNORE, BoxedPictures, LabelledMaps, read_boxed_pictures, read_label_maps
 from bitgear.tasks.classify import top1
-from bitgear.tasks.datasets import LabelledImages, read_labelled_images, subset
+from bitgear.tasks.datasets import LabelledImages, read_labelled_images, spread, subset
 from bitgear.tasks.detect import DetectOptions, detections
 from bitgear.tasks.detect import preprocess as place_for_detection
 from bitgear.tasks.letterbox import Letterbox
@@ -44,7 +45,11 @@ def _silent(_: int) -> None:
 def evaluate_classifier(
     master: Master, engine: Engine, data: LabelledImages, precisions: Sequence[P], progress: Progress = _silent
 ) -> dict[P, Metrics]:
-    """Return ``top1`` (0..1), ``images`` and ``seconds`` for every width or plan."""
+    """Return ``top1`` (0..1), ``images`` and ``seconds`` for every width or plan.
+
+    Raises :class:`~bitgear.errors.DataError` if the data's classes are not the master's.
+    """
+    _check_classes(master, data.classes)
 
     def measure(run: Any) -> Metrics:
         return {"top1": top1(run, master.input, data, progress=progress), "images": len(data.labels)}
@@ -88,21 +93,51 @@ Data = LabelledImages | BoxedPictures | LabelledMaps
 
 
 def read_data(master: Master, source: Path, split: str, limit: int | None = None) -> Data:
-    """Return a ``split`` of a data set in the form that a master's task is measured on, the first ``limit`` pictures.
+    """Return a ``split`` of a data set in the form that a master's task is measured on, or ``limit`` pictures of it.
 
-    Raises :class:`~bitgear.errors.DataError`.
+    These are spread evenly over the split. Classes are those of the master: a data set may have some of them only, and
+    but for label maps in another order.
+
+    Raises :class:`~bitgear.errors.DataError`, also for classes that the master does not have.
     """
+    data: Data
     record = master.input
     match master.task:
         case "detect":
             boxed = read_boxed_pictures(source, split)
-            return replace(boxed, items=boxed.items[:limit])
+            numbers = _numbers(master, boxed.classes)
+            items = [replace(item, class_ids=numbers[item.class_ids]) for item in boxed.items]
+            data = replace(boxed, items=items, classes=master.labels)
         case "segment":
-            maps = read_label_maps(source, split, record.height_px, record.width_px)
-            return replace(maps, names=maps.names[:limit], images=maps.images[:limit], maps=maps.maps[:limit])
+            data = read_label_maps(source, split, record.height_px, record.width_px)
+            _check_classes(master, data.classes)
         case _:
-            images = read_labelled_images(source, split, record.height_px)
-            return subset(images, range(len(images.labels))[:limit])
+            images = read_labelled_images(source, split, record.height_px, record.central_fraction)
+            data = replace(images, labels=_numbers(master, images.classes)[images.labels], classes=master.labels)
+    return data if limit is None else taken(data, spread(len(data), limit))
+
+
+def taken(data: Data, indices: NDArray[np.int64]) -> Data:
+    """Return the pictures of a data set at ``indices``."""
+    match data:
+        case LabelledImages():
+            return subset(data, indices)
+        case BoxedPictures():
+            return replace(data, items=[data.items[i] for i in indices])
+        case LabelledMaps():
+            names = tuple(data.names[i] for i in indices)
+            return replace(data, names=names, images=data.images[indices], maps=data.maps[indices])
+
+
+def _numbers(master: Master, classes: Sequence[str]) -> NDArray[np.int64]:
+    """Return the master's number of each class of a data set."""
+    if tuple(classes) == master.labels:
+        return np.arange(len(classes))
+    counts = Counter(master.labels)
+    known = {name: number for number, name in enumerate(master.labels) if counts[name] == 1}
+    if not all(name in known for name in classes):
+        raise _other_classes(master, classes)
+    return np.array([known[name] for name in classes], np.int64)
 
 
 def evaluate_master(
@@ -131,10 +166,14 @@ def _by_precision(
 
 def _check_classes(master: Master, classes: Sequence[str]) -> None:
     if tuple(classes) != master.labels:
-        raise DataError(
-            f"the data set has the classes {', '.join(classes)[:200]}; model {master.name!r} has "
-            f"{', '.join(master.labels)[:200]}; give the data set that it was made for"
-        )
+        raise _other_classes(master, classes)
+
+
+def _other_classes(master: Master, classes: Sequence[str]) -> DataError:
+    return DataError(
+        f"the data set has the classes {', '.join(classes)[:200]}; model {master.name!r} has "
+        f"{', '.join(master.labels)[:200]}; give the data set that it was made for"
+    )
 
 
 def measure_detector(

@@ -10,15 +10,26 @@ Nodes are of two kinds. *Selections* (shortcut, max pool, nearest resize, concat
 a reader's quantisation is monotone they commute with it, so an engine may move codes. All others sum codes.
 """
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any, ClassVar, TypeGuard
 
-from bitgear.errors import GraphError, UnknownNode
+from bitgear.errors import GraphError, UnknownNode, quoted
 
 IMAGE = "image"
+MAX_NODES = 4096
+MAX_WINDOW = 255
+"""Largest kernel and dilation."""
+MAX_SIDE = 1 << 16
+"""Most channels, rows or columns of a value."""
+MAX_ELEMENTS, MAX_TOTAL_ELEMENTS = 1 << 28, 1 << 31
+"""Of one value of one picture, with the padding around what a window reads; and of all values of one picture together.
+
+A file of a kilobyte could ask for any memory otherwise.
+"""
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}", re.ASCII)
 
 Shape = tuple[int, ...]
@@ -154,9 +165,9 @@ def borders(node: Conv | MaxPool | AvgPool) -> tuple[int, int]:
 class Graph:
     """Nodes in order of execution; the last one makes the output.
 
-    Construction checks that names are plain and unique and inputs exist and are of the right kind (the image's codes
-    go into a convolution or a pool only); :meth:`shapes` checks the geometry. Both raise
-    :class:`~bitgear.errors.GraphError` naming the node.
+    Construction checks that there are not too many nodes, names are plain and unique and inputs exist and are of the
+    right kind (the image's codes go into a convolution or a pool only); :meth:`shapes` checks the geometry, and that it
+    asks for no more memory than the format allows. Both raise :class:`~bitgear.errors.GraphError` naming the node.
     """
 
     nodes: tuple[Node, ...]
@@ -164,15 +175,17 @@ class Graph:
     def __post_init__(self) -> None:
         if not self.nodes:
             raise GraphError("the graph has no nodes")
+        if len(self.nodes) > MAX_NODES:
+            raise GraphError(f"the graph has {len(self.nodes)} nodes; a master has {MAX_NODES} at most")
         known = {IMAGE}
         for node in self.nodes:
             if not _NAME.fullmatch(node.name):
-                raise GraphError(f"node name {node.name[:128]!r} is not 1 to 128 characters of A-Z a-z 0-9 . _ -")
+                raise GraphError(f"node name {quoted(node.name)} is not 1 to 128 characters of A-Z a-z 0-9 . _ -")
             if node.name in known:
                 raise GraphError(f"node name {node.name!r} is used twice")
             for value in self.inputs(node):
                 if value not in known:
-                    raise GraphError(f"node {node.name!r} reads {value!r}, which no earlier node makes")
+                    raise GraphError(f"node {node.name!r} reads {quoted(value)}, which no earlier node makes")
             floats = self.inputs(node)[1:] if isinstance(node, Conv | Pool) else self.inputs(node)
             if IMAGE in floats:
                 raise GraphError(f"node {node.name!r} reads the image where it needs floats; the image holds codes")
@@ -218,8 +231,12 @@ class Graph:
         return signed
 
     def shapes(self, image: Shape) -> dict[str, Shape]:
-        """Return the shape of every value for an ``image`` of shape (3, H, W)."""
+        """Return the shape of every value for an ``image`` of shape (3, H, W).
+
+        Raises :class:`~bitgear.errors.GraphError` naming the first node that does not fit or makes too much.
+        """
         shapes: dict[str, Shape] = {IMAGE: image}
+        total = 0
         for node in self.nodes:
             sources = [shapes[value] for value in self.inputs(node)]
             shape = _output_shape(node, sources)
@@ -229,6 +246,17 @@ class Graph:
                 )
             if any(size < 1 for size in shape):
                 raise GraphError(f"node {node.name!r} would make a value of shape {shape} from {sources[0]}")
+            if max(shape) > MAX_SIDE:
+                raise GraphError(
+                    f"node {node.name!r} would make a value of shape {shape}; an axis has {MAX_SIDE} positions at most"
+                )
+            _check_elements(node, "would make a value", shape)
+            total += math.prod(shape)
+            if total > MAX_TOTAL_ELEMENTS:
+                raise GraphError(
+                    f"the values up to that of node {node.name!r} have {total} elements; those of one picture have "
+                    f"{MAX_TOTAL_ELEMENTS} at most; give a smaller picture or fewer channels"
+                )
             if isinstance(node, Conv) and node.residual is not None and shapes[node.residual] != shape:
                 raise GraphError(
                     f"node {node.name!r} adds {node.residual!r} of shape {shapes[node.residual]} to {shape}; "
@@ -249,10 +277,11 @@ class Graph:
         return cls(tuple(_node_from_json(item) for item in items))
 
 
-MAX_TERMS: Mapping[str, int] = {"conv": 1 << 16, "linear": 1 << 16, "pool": 1 << 23, "avgpool": 1 << 23}
+MAX_TERMS: Mapping[str, int] = {"conv": 1 << 16, "linear": 1 << 16, "pool": 1 << 23}
 """How many terms an accumulator may sum: that many of 255 * -128, or of 255, fit an int32.
 
-A bilinear resize always sums four, with weights of 2**14 together.
+A bilinear resize always sums four, with weights of 2**14 together, and an average pool a window of :data:`MAX_WINDOW`
+squared at most.
 """
 
 
@@ -264,8 +293,6 @@ def _terms(node: Node, source: Shape) -> int:
             return source[0]
         case Pool():
             return source[1] * source[2]
-        case AvgPool():
-            return node.kernel**2
         case _:
             return 0
 
@@ -306,13 +333,30 @@ def _output_shape(node: Node, sources: list[Shape]) -> Shape:
             return (source[0], node.height, node.width)
         case Concat():
             if any(shape[1:] != source[1:] for shape in sources):
-                raise GraphError(f"node {node.name!r} joins values of shapes {sources}; height and width must be equal")
+                raise GraphError(
+                    f"node {node.name!r} joins values of shapes {quoted(sources)}; height and width must be equal"
+                )
             return (sum(shape[0] for shape in sources), *source[1:])
 
 
 def _window_positions(node: Conv | MaxPool | AvgPool, source: Shape) -> list[int]:
     dilation = node.dilation if isinstance(node, Conv) else 1
-    return [(size + sum(borders(node)) - dilation * (node.kernel - 1) - 1) // node.stride + 1 for size in source[1:]]
+    if max(node.kernel, dilation) > MAX_WINDOW:
+        raise GraphError(
+            f"node {node.name!r} has a kernel of {node.kernel} and a dilation of {dilation}; "
+            f"both are {MAX_WINDOW} at most"
+        )
+    padded = [size + sum(borders(node)) for size in source[1:]]
+    _check_elements(node, "pads its input to a value", (source[0], *padded))
+    return [(size - dilation * (node.kernel - 1) - 1) // node.stride + 1 for size in padded]
+
+
+def _check_elements(node: Node, makes: str, shape: Shape) -> None:
+    if math.prod(shape) > MAX_ELEMENTS:
+        raise GraphError(
+            f"node {node.name!r} {makes} of shape {shape}, {math.prod(shape)} elements; a value of one picture has "
+            f"{MAX_ELEMENTS} at most; give a smaller picture, fewer channels or less padding"
+        )
 
 
 def _node_to_json(node: Node) -> dict[str, Any]:
@@ -338,15 +382,15 @@ def _node_from_json(item: Any) -> Node:
     op = item.pop("op", None)
     node_type = NODE_TYPES.get(op) if isinstance(op, str) else None
     if node_type is None:
-        raise UnknownNode(f"node type {op!r} is unknown; this version knows {', '.join(NODE_TYPES)}")
-    label = f"{op} node {item.get('name')!r}"
+        raise UnknownNode(f"node type {quoted(op)} is unknown; this version knows {', '.join(NODE_TYPES)}")
+    label = f"{op} node {quoted(item.get('name'))}"
     for f in fields(node_type):
         value = item.get(f.name, f.default)
         if not (value is None and f.default is None) and not _valid(f.name, value):
             raise GraphError(f"{label}: field {f.name!r} is missing or invalid")
     unknown = item.keys() - {f.name for f in fields(node_type)}
     if unknown:
-        raise GraphError(f"{label}: unknown field {sorted(unknown)[0]!r}")
+        raise GraphError(f"{label}: unknown field {quoted(min(unknown))}")
     if "inputs" in item:
         item["inputs"] = tuple(item["inputs"])
     return node_type(**item)
@@ -367,4 +411,4 @@ def _valid(field: str, value: Any) -> bool:
         case "clip":
             return type(value) in (int, float) and 2.0**-126 <= value <= _LARGEST_FLOAT32
         case _:
-            return type(value) is int and _MINIMUM[field] <= value <= 65536
+            return type(value) is int and _MINIMUM[field] <= value <= MAX_SIDE

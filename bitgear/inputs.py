@@ -7,6 +7,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bitgear.errors import quoted
+
+MIN_SCALE, MAX_SCALE = 2.0**-32, 2.0**32
+"""Bounds of stored scales: within them no product of the epilogue leaves the range of float32."""
+
 _SMALLEST, _LARGEST = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
 
 
@@ -16,6 +21,7 @@ class InputRecord:
 
     The code of pixel value p in channel c is ``clip(rint(((p / 255 - mean[c]) / std[c]) / scale), -128, 127)``,
     computed once in float64 for the 256 values of each channel; the network's input in real units is ``scale * code``.
+    ``central_fraction``, for classification: side of the square that is looked at, as a part of the shorter side.
     """
 
     height_px: int
@@ -23,6 +29,7 @@ class InputRecord:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     scale: float
+    central_fraction: float = 1.0
 
     def table(self) -> NDArray[np.int8]:
         """Return the codes, int8 (3, 256), by channel and pixel value; not to be written to."""
@@ -48,19 +55,21 @@ class InputRecord:
         return codes
 
     def to_json(self) -> dict[str, Any]:
-        """Return the record as a JSON object."""
+        """Return the record as a JSON object; a central fraction of 1 goes without saying."""
         return {
             "height_px": self.height_px,
             "width_px": self.width_px,
             "mean": list(self.mean),
             "std": list(self.std),
             "scale": self.scale,
+            **({} if self.central_fraction == 1 else {"central_fraction": self.central_fraction}),
         }
 
     @classmethod
     def from_json(cls, value: Any) -> "InputRecord":
         """Return the record of a JSON object; raise ``ValueError`` naming what is wrong."""
-        if not isinstance(value, dict) or value.keys() != {"height_px", "width_px", "mean", "std", "scale"}:
+        keys = {"height_px", "width_px", "mean", "std", "scale"}
+        if not isinstance(value, dict) or value.keys() - {"central_fraction"} != keys:
             raise ValueError("expected the keys height_px, width_px, mean, std, scale")
         for name in ("height_px", "width_px"):
             if type(value[name]) is not int or not 1 <= value[name] <= 8192:
@@ -71,10 +80,14 @@ class InputRecord:
                 raise ValueError(f"{name} must be three finite numbers")
         if min(value["std"]) < _SMALLEST:
             raise ValueError("std must be positive")
-        if not _finite(value["scale"]) or value["scale"] < _SMALLEST:
-            raise ValueError("scale must be a positive, finite number")
+        if not _finite(value["scale"]) or not MIN_SCALE <= value["scale"] <= MAX_SCALE:
+            raise ValueError(f"scale is {quoted(value['scale'])}; expected a number from 2^-32 to 2^32")
+        fraction = value.get("central_fraction", 1.0)
+        if not _finite(fraction) or not 0 < fraction <= 1:
+            raise ValueError(f"central_fraction is {quoted(fraction)}; expected a number above 0 and up to 1")
         mean, std = tuple(map(float, value["mean"])), tuple(map(float, value["std"]))
-        return cls(value["height_px"], value["width_px"], mean, std, float(value["scale"]))  # type: ignore[arg-type]
+        sizes = value["height_px"], value["width_px"]
+        return cls(*sizes, mean, std, float(value["scale"]), float(fraction))  # type: ignore[arg-type]
 
     @classmethod
     def centred(cls, side_px: int, offset: int) -> "InputRecord":

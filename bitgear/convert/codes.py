@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitgear.bits import MASTER_BITS
-from bitgear.checkpoint import MIN_SCALE
+from bitgear.inputs import MIN_SCALE
 from bitgear.rounding import derive
 
 Array = NDArray[np.float32]

@@ -92,7 +92,6 @@ def import_model(options: ImportOptions, out: Path, *, progress: bool = True) ->
         "architecture": model.name,
         "weights": {"file": options.weights.name, "sha256": _sha256(options.weights), **read_metadata(options.weights)},
         "data": f"{len(chosen.labels)} pictures of {options.images.name} to calibrate, {len(others.labels)} to measure",
-        "central_fraction": options.central_fraction,
         "seed": options.seed,
         "fp32_top1": fp32.top1,
         "fp32_top5": fp32.top5,
@@ -104,7 +103,8 @@ def import_model(options: ImportOptions, out: Path, *, progress: bool = True) ->
         },
     }
     metrics = {bits: {k: v for k, v in row.items() if k != "seconds"} for bits, row in measured.items()}
-    master = replace(calibrated.master, accuracy=metrics, provenance=provenance)
+    seen = replace(calibrated.master.input, central_fraction=options.central_fraction)
+    master = replace(calibrated.master, input=seen, accuracy=metrics, provenance=provenance)
     write_master(master, out)
     return {
         "model": name,

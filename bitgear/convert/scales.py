@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitgear.bits import activation_range
-from bitgear.checkpoint import MAX_SCALE, MIN_SCALE
+from bitgear.inputs import MAX_SCALE, MIN_SCALE
 
 NORM = 2.4
 """Exponent of the error minimised: a little above the square, rare large values count a little more."""

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from bitgear.bits import Plan, Precision
 from bitgear.checkpoint import Master
+from bitgear.errors import EngineUnavailable
 
 
 class DerivedModel(Protocol):
@@ -24,7 +25,7 @@ class DerivedModel(Protocol):
         """Return the last node's output, float32 (N, classes), of int8 codes (N, 3, H, W), N at least 1.
 
         A row does not depend on the rest of the batch. Raises :class:`~bitgear.errors.InputError` for another
-        shape or element type.
+        shape or element type, and :class:`~bitgear.errors.EngineUnavailable` where memory does not suffice.
         """
 
 
@@ -36,4 +37,16 @@ class Engine(Protocol):
         """The name under which the engine is chosen: ``onnxruntime``, ``reference``."""
 
     def derive(self, master: Master, precision: Precision) -> DerivedModel:
-        """Return the master at a width or plan; raise what :func:`~bitgear.fold.check_plan` raises if it has none."""
+        """Return the master at a width or plan; raise what :func:`~bitgear.fold.check_plan` raises if it has none.
+
+        Raises :class:`~bitgear.errors.GraphError` for a graph that the engine cannot run, and
+        :class:`~bitgear.errors.EngineUnavailable` where memory does not suffice.
+        """
+
+
+def out_of_memory(engine: str, master: Master, plan: Plan) -> EngineUnavailable:
+    """Return the error of an engine that found no memory to derive or to run a master."""
+    return EngineUnavailable(
+        f"engine {engine!r} finds no memory for model {master.name!r} at precision {plan}; give it more memory, or a "
+        "smaller network or picture"
+    )

@@ -3,7 +3,7 @@
 import threading
 import weakref
 from collections import OrderedDict
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
 
 from bitgear.bits import Plan, Precision, as_plan
@@ -43,22 +43,28 @@ class ModelCache:
     def get(self, master: Master, precision: Precision) -> DerivedModel:
         """Return the model at a width or plan, deriving it if it is not resident.
 
-        Raises what :meth:`Engine.derive` raises; a failed derivation is not remembered.
+        Raises what :meth:`Engine.derive` raises; a failed derivation is not remembered. What stops a thread, such as
+        ``KeyboardInterrupt``, is raised in that one alone; of those that waited for it, one derives anew.
         """
         key = (master, as_plan(precision))
-        with self._lock:
-            model = self._models.get(key)
-            if model is not None:
-                self._models.move_to_end(key)
-                self._hits += 1
-                return model
-            pending = self._deriving.get(key)
-            mine = pending is None
-            if pending is None:
-                pending = self._deriving[key] = Future()
-        if mine:
-            self._derive(key, pending)
-        return pending.result()
+        while True:
+            with self._lock:
+                model = self._models.get(key)
+                if model is not None:
+                    self._models.move_to_end(key)
+                    self._hits += 1
+                    return model
+                pending = self._deriving.get(key)
+                mine = pending is None
+                if pending is None:
+                    pending = self._deriving[key] = Future()
+            if mine:
+                self._derive(key, pending)
+            try:
+                return pending.result()
+            except CancelledError:
+                if not pending.cancelled():  # the engine's own
+                    raise
 
     def _derive(self, key: _Key, pending: Future[DerivedModel]) -> None:
         try:
@@ -67,6 +73,9 @@ class ModelCache:
             with self._lock:
                 if self._deriving.get(key) is pending:
                     del self._deriving[key]
+            if not isinstance(error, Exception):
+                pending.cancel()
+                raise
             pending.set_exception(error)
             return
         with self._lock:

@@ -9,6 +9,7 @@ Byte = code + zero, zero 0 for unsigned codes, 2^(bits-1) for signed ones.
 """
 
 import math
+from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from bitgear import _native
 from bitgear.bits import MASTER_BITS, Plan, Precision, activation_range, as_plan
 from bitgear.checkpoint import Master
+from bitgear.engines.base import out_of_memory
 from bitgear.engines.rates import Rates, rates_here
 from bitgear.errors import EngineUnavailable, GraphError
 from bitgear.fold import Folded, check_plan, fold
@@ -39,7 +41,7 @@ from bitgear.graph import (
 )
 from bitgear.reference import check_image, interpolation
 
-MAX_POOLED_KERNEL = 15
+MAX_POOLED_KERNEL, MAX_POOLED_STRIDE = 15, 255
 
 _Quantizer = tuple[float, int, int, int]
 """Scale, lowest and highest code, zero."""
@@ -76,8 +78,11 @@ class NativeModel:
     def run(self, q_image: NDArray[np.int8], threads: int | None = None) -> NDArray[np.float32]:
         """Return what :meth:`bitgear.engines.base.DerivedModel.run` does, with up to ``threads`` threads."""
         check_image(self.master, q_image)
-        result = np.empty((len(q_image), *self._shape), np.float32)
-        self.core.run(np.ascontiguousarray(q_image), result, self.threads if threads is None else threads)
+        try:
+            result = np.empty((len(q_image), *self._shape), np.float32)
+            self.core.run(np.ascontiguousarray(q_image), result, self.threads if threads is None else threads)
+        except MemoryError as error:
+            raise out_of_memory(NativeEngine.name, self.master, self.plan) from error
         return result
 
     def profile(self, q_image: NDArray[np.int8], rounds: int) -> dict[str, float]:
@@ -120,16 +125,26 @@ class NativeEngine:
     def derive(self, master: Master, precision: Precision) -> NativeModel:
         plan = as_plan(precision)
         check_plan(master, plan)
-        core = lower(master, plan, self.instruction_set, self.rates)
+        try:
+            core = lower(master, plan, self.instruction_set, self.rates)
+        except MemoryError as error:
+            raise out_of_memory(self.name, master, plan) from error
         return NativeModel(master, plan, self.threads, core)
 
 
 def lower(master: Master, plan: Plan, instruction_set: str, rates: Rates, path: str = "") -> _native.Model:
     """Return the finished steps of a master at a plan, on the paths that are fastest by ``rates``.
 
-    ``path`` forces that path wherever it is possible, for tests.
+    ``path`` forces that path wherever it is possible, for tests. Raises :class:`~bitgear.errors.GraphError` naming a
+    node that the native engine cannot run.
     """
-    return _Lowering(master, plan, instruction_set, rates, path).run()
+    lowering = _Lowering(master, plan, instruction_set, rates, path)
+    try:
+        return lowering.run()
+    except ValueError as error:  # what the extension says of a step that it refuses
+        raise GraphError(
+            f"node {lowering.node.name!r} is not what the native engine can run: {error}; choose another engine"
+        ) from error
 
 
 class _Lowering:
@@ -148,7 +163,9 @@ class _Lowering:
         self.moves: dict[str, list[tuple[int, _Feed]]] = {}  # of selections: from buffer to feed
         self.pooled: dict[str, MaxPool] = {}  # convolutions that pool their sums, by name
         self.plan = plan
-        self.last = self.graph.nodes[-1]
+        self.last = self.node = self.graph.nodes[-1]  # ``node``: the one at hand, for messages
+        self.named = {node.name: node for node in self.graph.nodes}
+        self.readers = Counter(value for node in self.graph.nodes for value in set(self.graph.inputs(node)))
 
     def run(self) -> _native.Model:
         if not sums(self.last):
@@ -165,9 +182,15 @@ class _Lowering:
 
     def _collect(self, node: Node) -> bool:
         """Make the buffers that a node reads; False if nobody reads the node itself."""
+        self.node = node
         feeds = self.feeds[node.name]
         if not feeds and node is not self.last:
             return False
+        # Here, not where outputs are written: through selections of selections, feeds would double with each.
+        if len(feeds) > _native.MAX_OUTPUTS:
+            raise GraphError(
+                f"{len(feeds)} nodes read {node.name!r}; a value of the native engine has {_native.MAX_OUTPUTS} at most"
+            )
         if isinstance(node, Concat):
             for feed in feeds:
                 channel = feed.channel
@@ -190,11 +213,10 @@ class _Lowering:
 
     def _pools_sums(self, node: MaxPool) -> bool:
         """Return whether the convolution before a max pooling can pool its sums: nobody else reads it."""
-        conv = next((other for other in self.graph.nodes if other.name == node.input), None)
-        readers = [other for other in self.graph.nodes if node.input in self.graph.inputs(other)]
-        if not isinstance(conv, Conv) or len(readers) > 1 or conv.groups > 1 or conv.residual is not None:
+        conv = self.named.get(node.input)
+        if not isinstance(conv, Conv) or self.readers[conv.name] > 1 or conv.groups > 1 or conv.residual is not None:
             return False
-        return conv.stride > 1 and node.kernel <= MAX_POOLED_KERNEL
+        return conv.stride > 1 and node.kernel <= MAX_POOLED_KERNEL and node.stride <= MAX_POOLED_STRIDE
 
     def _collect_sum(self, node: SummingNode) -> None:
         folded = self.folded[node.name] = fold(self.master, node, self.plan)
@@ -227,6 +249,7 @@ class _Lowering:
         return self.core.add_buffer(height, width, channels, start, start, end, end, *spare, fill)
 
     def _emit(self, node: Node) -> None:
+        self.node = node
         match node:
             case Concat():
                 pass  # its inputs were written side by side
@@ -303,12 +326,7 @@ class _Lowering:
             self.core.add_window_sum(node.name, buffer, kernel, stride, zero, multiplier, outputs, result)
 
     def _outputs(self, node: Node) -> list[tuple[int, int, float, int, int, int]]:
-        feeds = self.feeds[node.name]
-        if len(feeds) > _native.MAX_OUTPUTS:
-            raise GraphError(
-                f"{len(feeds)} nodes read {node.name!r}; a value of the native engine has {_native.MAX_OUTPUTS} at most"
-            )
-        return [(feed.buffer, feed.channel, *feed.quantizer) for feed in feeds]
+        return [(feed.buffer, feed.channel, *feed.quantizer) for feed in self.feeds[node.name]]
 
 
 def _interpolation(size: int, out_size: int) -> list[tuple[int, int, int]]:

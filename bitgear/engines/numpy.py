@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from bitgear import reference
 from bitgear.bits import Plan, Precision
 from bitgear.checkpoint import Master
+from bitgear.engines.base import out_of_memory
 from bitgear.fold import check_plan
 
 
@@ -20,7 +21,10 @@ class NumpyModel:
     nbytes: int = 0
 
     def run(self, q_image: NDArray[np.int8]) -> NDArray[np.float32]:
-        return reference.run(self.master, q_image, self.plan)
+        try:
+            return reference.run(self.master, q_image, self.plan)
+        except MemoryError as error:
+            raise out_of_memory(NumpyEngine.name, self.master, self.plan) from error
 
 
 class NumpyEngine:

@@ -24,6 +24,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from bitgear.bits import MASTER_BITS, Plan, Precision, activation_range
 from bitgear.checkpoint import Master
+from bitgear.engines.base import out_of_memory
 from bitgear.fold import INTERPOLATION_ONE, Folded, check_plan, derive_weight, fold
 from bitgear.graph import (
     IMAGE,
@@ -62,7 +63,12 @@ class OnnxRuntimeModel:
 
     def run(self, q_image: NDArray[np.int8]) -> NDArray[np.float32]:
         check_image(self.master, q_image)
-        output: NDArray[np.float32] = self.session.run(None, {IMAGE: q_image})[0]
+        try:
+            output: NDArray[np.float32] = self.session.run(None, {IMAGE: q_image})[0]
+        except Exception as error:
+            if isinstance(error, MemoryError) or "allocate memory" in str(error):  # one class for all that fails there
+                raise out_of_memory(OnnxRuntimeEngine.name, self.master, self.plan) from error
+            raise
         return output
 
 
@@ -76,6 +82,12 @@ class OnnxRuntimeEngine:
 
     def derive(self, master: Master, precision: Precision) -> OnnxRuntimeModel:
         plan = check_plan(master, precision)
+        try:
+            return self._derive(master, plan)
+        except MemoryError as error:
+            raise out_of_memory(self.name, master, plan) from error
+
+    def _derive(self, master: Master, plan: Plan) -> OnnxRuntimeModel:
         model = build_onnx(master, plan)
         options = ort.SessionOptions()
         options.intra_op_num_threads = self.threads

@@ -1,6 +1,6 @@
 """The pictures of a search: some to fit batch norm on, some to choose plans by, and some to say how good they are."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -8,10 +8,9 @@ from numpy.typing import NDArray
 
 from bitgear.checkpoint import Master
 from bitgear.errors import DataError
-from bitgear.evaluate import Data, read_data
+from bitgear.evaluate import Data, read_data, taken
 from bitgear.inputs import InputRecord
-from bitgear.tasks.annotations import BoxedPictures, LabelledMaps
-from bitgear.tasks.datasets import LabelledImages, subset
+from bitgear.tasks.annotations import BoxedPictures
 from bitgear.tasks.detect import preprocess
 
 CALIBRATION_SPLIT = "train"
@@ -36,7 +35,7 @@ def read_pictures(
     """
     trained = read_data(master, source, CALIBRATION_SPLIT)
     order = rng.permutation(len(trained))
-    codes = codes_of(_taken(trained, order[:calibration]), master.input)
+    codes = codes_of(taken(trained, order[:calibration]), master.input)
     if split is None and master.task != "classify":
         split = "val"
     if split is None or split == CALIBRATION_SPLIT:
@@ -45,21 +44,10 @@ def read_pictures(
                 f"{source} has {len(order)} pictures in {CALIBRATION_SPLIT!r}, all wanted to fit batch norm: none is "
                 "left to choose plans by; give fewer of them (--calibrate), or another split to choose by (--split)"
             )
-        others = _taken(trained, order[calibration:][:validation])
+        others = taken(trained, order[calibration:][:validation])
         return Pictures(codes, others, f"{CALIBRATION_SPLIT}, held out")
     others = read_data(master, source, split)
-    return Pictures(codes, _taken(others, rng.permutation(len(others))[:validation]), split)
-
-
-def _taken(data: Data, indices: NDArray[np.int64]) -> Data:
-    match data:
-        case LabelledImages():
-            return subset(data, indices)
-        case BoxedPictures():
-            return replace(data, items=[data.items[i] for i in indices])
-        case LabelledMaps():
-            names = tuple(data.names[i] for i in indices)
-            return replace(data, names=names, images=data.images[indices], maps=data.maps[indices])
+    return Pictures(codes, taken(others, rng.permutation(len(others))[:validation]), split)
 
 
 def codes_of(data: Data, record: InputRecord) -> NDArray[np.int8]:

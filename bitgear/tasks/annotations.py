@@ -323,27 +323,40 @@ def read_label_maps(
     with open_files(source) as (names, read):
         classes = _class_names(source, names, read)
         void = len(classes) if classes[-1] != VOID else len(classes) - 1
-        pictures = [
-            name
-            for name in sorted(names)
-            if PurePosixPath(name).parent.as_posix() == split and PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES
-        ]
-        if not pictures:
-            raise DataError(f"{source} holds no JPEG, PNG or WebP pictures in {split}/; is the split named otherwise?")
-        if twice := _twice(PurePosixPath(name).stem for name in pictures):
-            raise DataError(f"{source} has two pictures {split}/{twice}, which would share a label map")
+        pictures = _with_maps(source, split, names)
         images = np.empty((len(pictures), height_px, width_px, 3), np.uint8)
         maps = np.empty((len(pictures), height_px, width_px), np.uint8)
-        for i, name in enumerate(pictures):
-            map_name = f"{split}annot/{PurePosixPath(name).stem}.png"
-            if map_name not in names:
-                raise DataError(f"{source} has the picture {name}, but not its label map {map_name}")
+        for i, (name, map_name) in enumerate(pictures.items()):
             pixels = _decode(source, name, read(name)).pixels
             ids = _read_map(f"{source}: {map_name}", read(map_name), pixels.shape[:2], len(classes))
             images[i] = _resized(pixels, width_px, height_px, Image.Resampling.BILINEAR)
             maps[i] = _resized(np.where(ids == void, IGNORE, ids), width_px, height_px, Image.Resampling.NEAREST)
             progress(1)
     return LabelledMaps(tuple(PurePosixPath(name).stem for name in pictures), classes[:void], images, maps)
+
+
+def check_label_maps(source: Path, split: str) -> None:
+    """Raise :class:`~bitgear.errors.DataError` if a split has no pictures or lacks a map; nothing is decoded."""
+    with open_files(source) as (names, _):
+        _with_maps(source, split, names)
+
+
+def _with_maps(source: Path, split: str, names: set[str]) -> dict[str, str]:
+    """Return the pictures of a split, in order, each with the name of its label map."""
+    pictures = [
+        name
+        for name in sorted(names)
+        if PurePosixPath(name).parent.as_posix() == split and PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES
+    ]
+    if not pictures:
+        raise DataError(f"{source} holds no JPEG, PNG or WebP pictures in {split}/; is the split named otherwise?")
+    if twice := _twice(PurePosixPath(name).stem for name in pictures):
+        raise DataError(f"{source} has two pictures {split}/{twice}, which would share a label map")
+    maps = {name: f"{split}annot/{PurePosixPath(name).stem}.png" for name in pictures}
+    for name, map_name in maps.items():
+        if map_name not in names:
+            raise DataError(f"{source} has the picture {name}, but not its label map {map_name}")
+    return maps
 
 
 def _class_names(source: Path, names: set[str], read: Callable[[str], bytes]) -> tuple[str, ...]:

@@ -23,11 +23,11 @@ class Prediction:
 
 
 def preprocess(picture: Picture, record: InputRecord) -> NDArray[np.int8]:
-    """Return the codes, int8 (1, 3, H, W), of the square in the centre, resized bilinearly to the input size.
+    """Return the codes, int8 (1, 3, H, W), of the record's square in the centre, resized bilinearly to the input size.
 
     A picture of the input size is taken as it is. The input must be square.
     """
-    square = resize_crop(picture.pixels, record.height_px)
+    square = resize_crop(picture.pixels, record.height_px, record.central_fraction)
     return Letterbox.of(record.width_px, record.height_px, record).codes(square, record)
 
 

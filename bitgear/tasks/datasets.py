@@ -37,7 +37,7 @@ class LabelledImages:
         return len(self.labels)
 
 
-def read_labelled_images(folder: Path, split: str, side_px: int) -> LabelledImages:
+def read_labelled_images(folder: Path, split: str, side_px: int, central_fraction: float = 1.0) -> LabelledImages:
     """Return the ``split`` ("train" or "test") of the data set in ``folder``, images of side_px x side_px.
 
     Forms, recognised by what the folder holds:
@@ -45,7 +45,7 @@ def read_labelled_images(folder: Path, split: str, side_px: int) -> LabelledImag
     - CIFAR-10 binary version: ``data_batch_1.bin`` .. ``5`` and ``test_batch.bin`` (also in ``cifar-10-batches-bin/``).
     - CIFAR-10 sheets: ``{split}_00.webp`` .. of 25 rows of 40 images, and ``labels.npz``.
     - A folder per class: ``{split}/CLASS/*.jpg|png|webp``, classes in alphabetical order, cropped to the
-      square in the centre and resized bilinearly.
+      square in the centre and resized bilinearly (``central_fraction``: as in :func:`resize_crop`).
 
     Raises :class:`~bitgear.errors.DataError` naming the file or folder that is missing, empty or unreadable.
     """
@@ -58,7 +58,7 @@ def read_labelled_images(folder: Path, split: str, side_px: int) -> LabelledImag
     if (folder / "labels.npz").is_file():
         return _cifar10_sheets(folder, split)
     if (folder / split).is_dir():
-        return _class_folders(folder / split, side_px)
+        return _class_folders(folder / split, side_px, central_fraction)
     raise DataError(
         f"data folder {folder} holds neither CIFAR-10 (test_batch.bin, or labels.npz with sheets) "
         f"nor {split}/CLASS/ folders"
@@ -105,18 +105,28 @@ def _cifar10_sheets(folder: Path, split: str) -> LabelledImages:
     return LabelledImages(np.concatenate(grids), labels.astype(np.int64), CIFAR10_CLASSES)
 
 
-def _class_folders(folder: Path, side_px: int) -> LabelledImages:
+def _class_folders(folder: Path, side_px: int, central_fraction: float) -> LabelledImages:
     classes = tuple(sorted(path.name for path in folder.iterdir() if path.is_dir()))
     if not classes:
         raise DataError(f"{folder} holds no class folders")
+    _check_class_names(folder, classes)
     images, labels = [], []
     for label, name in enumerate(classes):
         paths = sorted(path for path in (folder / name).iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
         if not paths:
             raise DataError(f"class folder {folder / name} holds no JPEG, PNG or WebP image")
-        images += [resize_crop(_open_rgb(path), side_px) for path in paths]
+        images += [resize_crop(_open_rgb(path), side_px, central_fraction) for path in paths]
         labels += [label] * len(paths)
     return LabelledImages(np.stack(images), np.asarray(labels, np.int64), classes)
+
+
+def _check_class_names(source: Path, classes: Sequence[str]) -> None:
+    """Raise :class:`~bitgear.errors.DataError` for a name that no master can hold: file names may be any bytes."""
+    for name in classes:
+        try:
+            name.encode()
+        except UnicodeEncodeError as error:
+            raise DataError(f"{source}: the class name {name!r} is not UTF-8; rename it") from error
 
 
 def read_pictures(
@@ -147,8 +157,9 @@ def read_pictures(
             files, labels, classes = _listed(source, _load_json(read(CLASSES_FILE), source), classes)
         else:
             files, labels, classes = _foldered(source, names, classes)
+        _check_class_names(source, classes)
         if limit is not None and limit < len(files):
-            chosen = np.arange(limit) * len(files) // limit
+            chosen = spread(len(files), limit)
             files, labels = [files[i] for i in chosen], [labels[i] for i in chosen]
         images = np.empty((len(files), side_px, side_px, 3), np.uint8)
         for i, name in enumerate(files):
@@ -336,6 +347,12 @@ def resize_crop(image: NDArray[np.uint8], side_px: int, central_fraction: float 
     left, top = (width - side) // 2, (height - side) // 2
     square = Image.fromarray(image[top : top + side, left : left + side])
     return np.asarray(square.resize((side_px, side_px), Image.Resampling.BILINEAR))
+
+
+def spread(count: int, limit: int) -> NDArray[np.int64]:
+    """Return at most ``limit`` of the indices 0..count-1, spread evenly: data sets are often in order of class."""
+    wanted = min(limit, count)
+    return np.arange(wanted) * count // wanted
 
 
 def subset(data: LabelledImages, indices: Sequence[int] | NDArray[np.int64]) -> LabelledImages:

@@ -5,7 +5,6 @@ import pytest
 from numpy.typing import NDArray
 
 from bitgear.bits import WIDTHS
-from bitgear.checkpoint import MIN_SCALE
 from bitgear.convert.codes import (
     EXPONENT,
     SMALLEST_WEIGHT,
@@ -15,6 +14,7 @@ from bitgear.convert.codes import (
     round_weights,
     values_of,
 )
+from bitgear.inputs import MIN_SCALE
 from bitgear.rounding import derive
 
 RNG = np.random.default_rng(0)

@@ -1,7 +1,9 @@
 """The cache of derived models: one derivation each, bounded bytes, nothing pulled from under a request."""
 
 import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,6 +55,13 @@ def start(work: Callable[[], None]) -> threading.Thread:
     thread = threading.Thread(target=work)
     thread.start()
     return thread
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
 
 
 def test_a_width_is_derived_once_and_then_found() -> None:
@@ -219,6 +228,50 @@ def test_a_failed_derivation_fails_all_who_wait_for_it() -> None:
     for thread in (first, *others):
         thread.join(10)
     assert len(caught) == 4
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit])
+def test_what_stops_the_deriving_thread_stops_no_other(stop: type[BaseException]) -> None:
+    inside, proceed = threading.Event(), threading.Event()
+    stops = [stop()]
+
+    def hook(_: str) -> None:
+        inside.set()
+        proceed.wait(10)
+        if stops:
+            raise stops.pop()
+
+    engine = FakeEngine(hook)
+    cache = ModelCache(engine, 100)
+    got: list[Any] = []
+
+    def work() -> None:
+        try:
+            got.append(cache.get(MASTER, 4))
+        except BaseException as error:
+            got.append(error)
+
+    first = start(work)
+    assert inside.wait(10)
+    (pending,) = cache._deriving.values()
+    others = [start(work) for _ in range(3)]
+    wait_until(lambda: len(pending._condition._waiters) == 3)  # type: ignore[attr-defined]
+    proceed.set()
+    for thread in (first, *others):
+        thread.join(10)
+    assert [type(each) for each in got if isinstance(each, BaseException)] == [stop]
+    models = [each for each in got if not isinstance(each, BaseException)]
+    assert len(models) == 3
+    assert len({id(model) for model in models}) == 1
+    assert engine.derived == ["4", "4"]
+
+
+def test_an_engines_own_cancellation_reaches_the_caller() -> None:
+    def hook(_: str) -> None:
+        raise CancelledError
+
+    with pytest.raises(CancelledError):
+        ModelCache(FakeEngine(hook), 100).get(MASTER, 4)
 
 
 def test_discarding_forgets_one_master_alone() -> None:

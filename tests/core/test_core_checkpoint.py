@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import os
 import pickle
 import struct
 from collections.abc import Callable
@@ -308,6 +309,26 @@ def test_what_cannot_be_opened_is_not_found(tmp_path: Path, path: str) -> None:
         read_master(tmp_path / path)
 
 
+@pytest.mark.parametrize("path", ["a\0b", "half \ud800 of a pair", "bytes \udcff that are no text"])
+def test_what_is_no_path_is_not_found(tmp_path: Path, path: str) -> None:
+    for read in (read_master, read_name):
+        with pytest.raises(errors.CheckpointNotFound, match="cannot be opened") as caught:
+            read(tmp_path / path)
+        assert str(caught.value).encode()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names here")
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    for read in (read_master, read_name):
+        with pytest.raises(errors.CheckpointNotFound, match="no regular file"):
+            read(path)
+    if Path("/dev/zero").exists():
+        with pytest.raises(errors.CheckpointNotFound, match="no regular file"):
+            read_master("/dev/zero")
+
+
 def test_the_name_is_read_from_the_header_alone(tmp_path: Path, content: bytes) -> None:
     header, data = split(content)
     path = tmp_path / "some.safetensors"
@@ -354,6 +375,8 @@ def test_every_truncation_is_called_a_truncation(tmp_path: Path, content: bytes)
         (join(b"[" * 200_000, b""), errors.HeaderInvalid),
         (join(b"9" * 10_000, b""), errors.HeaderInvalid),
         (join(b'{"__length__": 3}', b""), errors.HeaderInvalid),
+        (join(b" {}", b""), errors.HeaderInvalid),
+        (join(b'{"\xed\xa0\x80": 3}', b""), errors.HeaderInvalid),
         (join(b"{}", b""), errors.NotAMaster),
         (join({"__metadata__": None}, b""), errors.NotAMaster),
         (join({"__metadata__": "bitgear-master"}, b""), errors.NotAMaster),
@@ -361,13 +384,49 @@ def test_every_truncation_is_called_a_truncation(tmp_path: Path, content: bytes)
         (save({"w": np.zeros(3, np.float32)}), errors.NotAMaster),
         (save({"w": np.zeros(3, np.float32)}, {"format": "pt"}), errors.NotAMaster),
     ],
-    ids=range(22),
+    ids=range(24),
 )
 def test_foreign_files_have_their_own_errors(tmp_path: Path, data: bytes, error: type[BitgearError]) -> None:
     assert type(rejected(tmp_path, data)) is error
 
 
 # -- the header -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le"])
+def test_a_header_in_another_encoding_is_refused(tmp_path: Path, content: bytes, encoding: str) -> None:
+    header, data = split(content)
+    error = rejected(tmp_path, join(json.dumps(header).encode(encoding), data))
+    assert type(error) is errors.HeaderInvalid
+
+
+HOSTILE = "\ud800\x1b[2J" * 5000
+
+
+def test_what_stands_in_a_hostile_header_is_quoted_in_short(tmp_path: Path, content: bytes) -> None:
+    header, data = split(content)
+    entry, metadata = header["head.bias"], header["__metadata__"]
+    bad: list[tuple[dict[str, Any], type[BitgearError]]] = [
+        ({HOSTILE: entry}, errors.TensorUnexpected),
+        ({HOSTILE: None}, errors.HeaderInvalid),
+        ({"head.bias": entry | {"dtype": HOSTILE}}, errors.TensorDtype),
+        ({"head.bias": entry | {"shape": [10] * 50_000}}, errors.TensorShape),
+        ({"head.weight_scale": entry | {"shape": [10] * 50_000}}, errors.TensorShape),
+    ]
+    bad += [
+        ({"__metadata__": metadata | {name: value}}, errors.MetadataInvalid)
+        for name, value in (
+            ("version", HOSTILE), ("name", HOSTILE), ("task", HOSTILE), ("accuracy", json.dumps({"x" * 50_000: {}})),
+            ("sensitivities", json.dumps({"x" * 50_000: 1.0})), ("provenance", json.dumps(HOSTILE)),
+        )
+    ]  # fmt: skip
+    bad.append(({"__metadata__": metadata | {"widths": json.dumps([8] * 50_000)}}, errors.PrecisionMissing))
+    for changes, expected in bad:
+        error = rejected(tmp_path, join(header | changes, data))
+        assert type(error) is expected
+        message = str(error).removeprefix(str(tmp_path))
+        assert message.isprintable()
+        assert len(message) < 500
 
 
 def test_duplicate_keys_are_refused_at_every_level(tmp_path: Path, content: bytes) -> None:
@@ -585,7 +644,15 @@ def test_each_metadata_entry_is_checked(
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("height_px", 0), ("width_px", 9000), ("mean", [0, 0]), ("std", [0, 1, 1]), ("scale", -1.0), ("scale", 10**400)],
+    [
+        ("height_px", 0),
+        ("width_px", 9000),
+        ("mean", [0, 0]),
+        ("std", [0, 1, 1]),
+        ("scale", -1.0),
+        ("scale", 10**400),
+        ("scale", 1e38),
+    ],
 )
 def test_the_input_record_is_checked(tmp_path: Path, content: bytes, name: str, value: Any) -> None:
     text = replaced(split(content)[0]["__metadata__"]["input"], **{name: value})

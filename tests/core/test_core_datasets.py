@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import pickle
 import tarfile
 from pathlib import Path
@@ -88,6 +89,17 @@ def test_a_folder_per_class(tmp_path: Path) -> None:
     assert data.labels.tolist() == [0, 0, 0, 1, 1]
     assert data.images.shape == (5, 8, 8, 3)
     assert data.images[3].max(axis=(0, 1)).tolist() == [10, 20, 30]  # a.PNG comes before b.png
+
+
+def test_class_names_that_are_not_utf8_are_refused_at_once(tmp_path: Path) -> None:
+    write_folders(tmp_path / "train", {os.fsdecode(b"caf\xe9"): ["a.png"], "tea": ["a.png"]})
+    with pytest.raises(DataError, match=r"'caf\\udce9' is not UTF-8; rename it"):
+        read_labelled_images(tmp_path, "train", 8)
+    with pytest.raises(DataError, match=r"'caf\\udce9' is not UTF-8; rename it"):
+        read_pictures(tmp_path / "train", 8)
+    write_listed(tmp_path / "listed", [{"class": 0, "name": "\udce9", "file": "a.png"}])
+    with pytest.raises(DataError, match="is not UTF-8"):
+        read_pictures(tmp_path / "listed", 8)
 
 
 def test_files_are_decoded_as_serving_decodes_them(tmp_path: Path) -> None:

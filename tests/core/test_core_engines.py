@@ -1,7 +1,9 @@
 """Engines give the reference's logits, bit for bit, whatever the weights, shapes and batch."""
 
+import dataclasses
 import sys
 import threading
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,13 +18,14 @@ from bitgear.engines import ENGINE_NAMES, create_engine
 from bitgear.engines.onnxruntime import EXACT_FLOAT_LIMIT, OnnxRuntimeEngine, build_onnx, float_convolution_is_exact
 from bitgear.engines.registry import native_failure
 from bitgear.errors import EngineUnavailable, GraphError, InputError, PrecisionError, PrecisionNotOffered
-from bitgear.graph import IMAGE, AvgPool, Conv, Graph, Linear, Pool, Shortcut, sums
+from bitgear.graph import IMAGE, MAX_WINDOW, AvgPool, Concat, Conv, Graph, Linear, MaxPool, Pool, Shortcut, sums
 from tests.graphs import NODES, random_graph, random_plan
 from tests.masters import LABELS, random_codes, random_master, tiny_graph, tiny_master
 
 HEAD = (Pool("pool", "last"), Linear("head", "pool", len(LABELS)))
 ENGINE = OnnxRuntimeEngine()
 USABLE = [name for name in ENGINE_NAMES if name != "native" or native_failure() is None]
+needs_native = pytest.mark.skipif("native" not in USABLE, reason="the extension is not built")
 SERVING = [create_engine(name, threads=2) for name in USABLE if name != "reference"]
 
 
@@ -202,17 +205,17 @@ def test_grouped_and_dilated_sums_beyond_float32_run_as_integers(groups: int, bi
 
 
 @pytest.mark.parametrize("relu", [True, False])
-def test_an_average_of_more_pixels_than_float32_can_sum(relu: bool) -> None:
-    kernel = 300 if relu else 400
-    graph = Graph((Conv("u", IMAGE, 2, 1, relu=relu), AvgPool("a", "u", kernel, stride=5, padding=3)))
-    master = random_master(graph, kernel, 3)
+def test_the_largest_average_is_one_that_float32_can_sum(relu: bool) -> None:
+    graph = Graph((Conv("u", IMAGE, 2, 1, relu=relu), AvgPool("a", "u", MAX_WINDOW, stride=5, padding=3)))
+    master = random_master(graph, MAX_WINDOW, 3)
     master.tensors["a.act_scale"][:] /= 8  # most codes saturate
-    assert "ConvInteger" in operators(master, 8)
+    assert "ConvInteger" not in operators(master, 8)
     q_images = hard_codes(master, 3)[1:3]
     seen = {}
     expected = reference.run(master, q_images, 8, lambda name, what, q: seen.update({(name, what): q}))
-    assert np.abs(seen["a", "accumulator"]).max() > EXACT_FLOAT_LIMIT
-    np.testing.assert_array_equal(ENGINE.derive(master, 8).run(q_images), expected)
+    assert EXACT_FLOAT_LIMIT / 3 < np.abs(seen["a", "accumulator"]).max() <= EXACT_FLOAT_LIMIT
+    for engine in SERVING:
+        np.testing.assert_array_equal(engine.derive(master, 8).run(q_images), expected)
 
 
 def test_small_averages_and_resizes_run_as_floats() -> None:
@@ -228,6 +231,111 @@ def test_a_clip_stands_behind_the_relu_alone() -> None:
     assert result.max() == 6
     assert result.min() == 0
     assert_plans_equal_reference(master, (8, 2), 4)
+
+
+@pytest.mark.parametrize(
+    "node",
+    [
+        Conv("c", "u", 2, MAX_WINDOW, stride=2, padding=125, groups=2, relu=False),
+        Conv("c", "u", 4, MAX_WINDOW, padding=125, groups=2),
+        Conv("c", "u", 2, 2, dilation=MAX_WINDOW, padding=128),
+        Conv("c", "u", 2, 1, stride=65536, padding=300),
+        MaxPool("c", "u", MAX_WINDOW, stride=9, padding=130),
+        MaxPool("c", "u", 1, stride=65536),
+    ],
+)
+def test_the_largest_windows_equal_the_reference(node: Any) -> None:
+    end = Pool("pool", "c")
+    master = random_master(Graph((Conv("u", IMAGE, 2, 1), node, end, Linear("head", "pool", 3))), 7, 5)
+    assert_plans_equal_reference(master, (8, 3), 5)
+
+
+def test_a_pool_behind_a_convolution_may_leap() -> None:
+    """By more than the native engine's convolutions can pool their sums with."""
+    conv = Conv("c", IMAGE, 4, 1, stride=2, padding=300, relu=False)
+    for stride in (255, 256, 300):
+        graph = Graph((conv, MaxPool("last", "c", 2, stride=stride), Conv("d", "last", 3, 1), Pool("p", "d")))
+        assert_plans_equal_reference(random_master(graph, 5, stride), (8, 4), 1)
+
+
+@needs_native
+def test_what_the_extension_refuses_names_the_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bitgear.graph.MAX_WINDOW", 400)
+    for node in (AvgPool("a", "u", 260), Conv("a", "u", 1, 1, dilation=300), MaxPool("a", "u", 256, stride=5)):
+        master = random_master(Graph((Conv("u", IMAGE, 1, 1, padding=130), node, Pool("p", "a"))), 3, 0, (8,))
+        with pytest.raises(GraphError, match=r"node 'a' is not what the native engine can run: .*out of range"):
+            create_engine("native").derive(master, 8)
+
+
+@needs_native
+def test_a_chain_of_pools_is_lowered_in_linear_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    chain = [MaxPool(f"m{i}", f"m{i - 1}" if i else "u", 1) for i in range(1000)]
+    master = random_master(Graph((Conv("u", IMAGE, 1, 1), *chain, Pool("p", "m999"))), 3, 0, (8,))
+    looked_at = []
+    inputs = Graph.inputs
+
+    def counting(node: Any) -> tuple[str, ...]:
+        looked_at.append(node.name)
+        return inputs(node)
+
+    monkeypatch.setattr(Graph, "inputs", staticmethod(counting))
+    create_engine("native").derive(master, 8)
+    assert len(looked_at) < 10 * len(chain)
+
+
+@needs_native
+def test_selections_of_selections_do_not_double_without_end() -> None:
+    joined = [Concat(f"k{i}", (f"k{i - 1}" if i else "u",) * 2) for i in range(16)]
+    master = random_master(Graph((Conv("u", IMAGE, 1, 1), *joined, Pool("p", "k15"))), 1, 0, (8,))
+    with pytest.raises(GraphError, match="32 nodes read 'k10'"):
+        create_engine("native").derive(master, 8)
+
+
+# -- memory -----------------------------------------------------------------------------------------------------------
+
+
+def exhausted(*_: Any, **__: Any) -> Any:
+    raise MemoryError
+
+
+@pytest.mark.parametrize("name", USABLE)
+def test_a_call_without_memory_is_an_error_of_the_engine(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model: Any = create_engine(name).derive(lively_master(), 4)
+    part = {"native": "core", "onnxruntime": "session"}.get(name)
+    if part is not None:
+        fake = SimpleNamespace(run=exhausted, result_shape=(10, 1, 1))
+        model = dataclasses.replace(model, **{part: fake})
+    else:
+        monkeypatch.setattr(reference, "run", exhausted)
+    with pytest.raises(EngineUnavailable, match=f"'{name}' finds no memory for model 'tiny' at precision 4"):
+        model.run(random_codes(lively_master(), 1))
+
+
+def test_onnx_runtime_has_words_of_its_own_for_it() -> None:
+    messages = ["[FAIL] Failed to allocate memory for requested buffer of size 1", "[FAIL] another reason"]
+
+    def run(*_: Any) -> Any:
+        raise RuntimeError(messages.pop(0))
+
+    model = dataclasses.replace(ENGINE.derive(lively_master(), 4), session=SimpleNamespace(run=run))
+    for expected in (EngineUnavailable, RuntimeError):
+        with pytest.raises(expected):
+            model.run(random_codes(lively_master(), 1))
+
+
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [("native", "bitgear.engines.native.lower"), ("onnxruntime", "bitgear.engines.onnxruntime.build_onnx")],
+)
+def test_a_derivation_without_memory_is_an_error_of_the_engine(
+    name: str, part: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if name not in USABLE:
+        pytest.skip("the extension is not built")
+    engine = create_engine(name)
+    monkeypatch.setattr(part, exhausted)
+    with pytest.raises(EngineUnavailable, match=f"'{name}' finds no memory for model 'tiny' at precision w8a7"):
+        engine.derive(lively_master(), Plan.parse("w8a7"))
 
 
 # -- sums that float32 cannot hold ------------------------------------------------------------------------------------

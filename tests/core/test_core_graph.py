@@ -12,7 +12,10 @@ from hypothesis import strategies as st
 from bitgear.errors import GraphError, UnknownNode
 from bitgear.graph import (
     IMAGE,
+    MAX_ELEMENTS,
+    MAX_NODES,
     MAX_TERMS,
+    MAX_WINDOW,
     NODE_TYPES,
     AvgPool,
     Concat,
@@ -149,7 +152,7 @@ def test_shapes_follow_the_geometry() -> None:
         (Conv("c", IMAGE, 5, 3, dilation=2, padding=2, stride=2), (3, 8, 7), (5, 4, 4)),
         (Conv("c", IMAGE, 5, 3, stride=2, padding_end=1), (3, 8, 7), (5, 4, 3)),
         (Conv("c", IMAGE, 5, 3, padding=2, padding_end=0), (3, 8, 7), (5, 8, 7)),
-        (Conv("c", IMAGE, 5, 1, dilation=65536), (3, 8, 8), (5, 8, 8)),
+        (Conv("c", IMAGE, 5, 1, dilation=255), (3, 8, 8), (5, 8, 8)),
         (Pool("p", IMAGE), (3, 8, 8), (3,)),
     ],
 )
@@ -209,7 +212,6 @@ STEM = Conv("c", IMAGE, 4, 3, padding=1)
         ((Conv("c", IMAGE, 1, 148, padding=148),), "'c' sums more than 65536 terms"),
         ((Conv("c", IMAGE, 65536, 1), Conv("d", "c", 1, 2)), "'d' sums more than 65536 terms"),
         ((Conv("c", IMAGE, 1, 1, padding=1500), Pool("p", "c")), "'p' sums more than 8388608 terms"),
-        ((STEM, AvgPool("p", "c", 2897, padding=1500)), "'p' sums more than 8388608 terms"),
         ((STEM, Conv("d", "c", 8, 1, residual="c")), "'d' adds 'c'"),
         ((STEM, Conv("d", "c", 4, 1, groups=3)), "'d' splits 4 input and 4 output channels into 3 groups"),
         ((STEM, Conv("d", "c", 6, 1, groups=4)), "'d' splits 4 input and 6 output channels into 4 groups"),
@@ -236,11 +238,72 @@ def test_geometry_names_the_node_that_does_not_fit(nodes: tuple[Any, ...], compl
 
 def test_the_longest_sums_fit_32_bits() -> None:
     assert max(MAX_TERMS["conv"], MAX_TERMS["linear"]) * 255 * 128 < 2**31
-    assert max(MAX_TERMS["pool"], MAX_TERMS["avgpool"]) * 255 < 2**31
-    depthwise = Graph((Conv("c", IMAGE, 65536, 1), Conv("d", "c", 65536, 256, padding=128, groups=65536)))
-    assert depthwise.shapes((3, 8, 8))["d"] == (65536, 9, 9)
-    assert Graph((STEM, AvgPool("a", "c", 2896, padding=1500))).shapes((3, 8, 8))["a"] == (4, 113, 113)
+    assert max(MAX_TERMS["pool"], MAX_WINDOW**2) * 255 < 2**31
+    depthwise = Graph((Conv("c", IMAGE, 64, 1), Conv("d", "c", 64, 255, padding=128, groups=64)))
+    assert depthwise.shapes((3, 8, 8))["d"] == (64, 10, 10)
+    assert Graph((STEM, AvgPool("a", "c", 255, padding=200))).shapes((3, 8, 8))["a"] == (4, 154, 154)
     assert Graph((Conv("c", IMAGE, 65536, 1), Conv("d", "c", 1, 1))).shapes((3, 8, 8))["d"] == (1, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "complaint"),
+    [
+        ((STEM, AvgPool("a", "c", 256, padding=200)), "'a' has a kernel of 256 and a dilation of 1; both are 255"),
+        ((STEM, MaxPool("m", "c", 256, padding=255)), "'m' has a kernel of 256"),
+        ((Conv("k", IMAGE, 1, 256, padding=200),), "'k' has a kernel of 256"),
+        ((Conv("d", IMAGE, 1, 1, dilation=256),), "'d' has a kernel of 1 and a dilation of 256"),
+        ((STEM, Resize("r", "c", 65536, 65536)), "'r' would make a value of shape .* 17179869184 elements"),
+        ((STEM, Resize("r", "c", 8192, 8193)), "'r' would make .* 268435456 at most"),
+        ((Conv("p", IMAGE, 1, 1, padding=65536),), "'p' pads its input to a value of shape"),
+        ((STEM, AvgPool("p", "c", 2, stride=65536, padding=8192)), "'p' pads its input"),
+        ((STEM, MaxPool("w", "c", 1), Resize("r", "w", 1, 65536), Conv("p", "r", 1, 1, padding=1)), "'p' would make"),
+        (
+            (Conv("c", IMAGE, 40000, 1), Concat("k", ("c", "c"))),
+            r"'k' would make .* \(80000, 8, 8\); an axis has 65536",
+        ),
+        ((STEM, *(Resize(f"r{i}", "c", 8192, 8192) for i in range(9))), "up to that of node 'r7' have 2147483904"),
+    ],
+)
+def test_a_network_that_asks_for_too_much_is_refused(nodes: tuple[Any, ...], complaint: str) -> None:
+    with pytest.raises(GraphError, match=complaint):
+        Graph(nodes).shapes((3, 8, 8))
+
+
+def test_the_largest_picture_and_the_largest_values_are_allowed() -> None:
+    assert Graph((Conv("c", IMAGE, 4, 7, 4, 3), Pool("p", "c"))).shapes((3, 8192, 8192))["c"] == (4, 2048, 2048)
+    largest = (STEM, *(Resize(f"r{i}", "c", 8192, 8192) for i in range(7)), MaxPool("m", "r6", 255, 255))
+    assert math.prod(Graph(largest).shapes((3, 8, 8))["r6"]) == MAX_ELEMENTS
+
+
+def test_a_graph_has_so_many_nodes_and_no_more() -> None:
+    chain = [MaxPool(f"m{i}", f"m{i - 1}" if i else "c", 1) for i in range(MAX_NODES - 1)]
+    assert len(Graph((STEM, *chain)).shapes((3, 8, 8))) == MAX_NODES + 1
+    with pytest.raises(GraphError, match="has 4097 nodes; a master has 4096 at most"):
+        Graph((STEM, *chain, Pool("p", "c")))
+
+
+@pytest.mark.parametrize(
+    "text", ["\ud800" * 5000, "\x1b[31m", [[["x"] * 5000] * 5000] * 5, {"y" * 5000: None}, 10**4000]
+)
+def test_what_stands_in_a_hostile_file_is_quoted_in_short(text: Any) -> None:
+    """Whatever the field: messages stay short and printable, and go through UTF-8."""
+    items = [[CONV | {name: text}] for name in ("op", "name", "input", "kernel")]
+    if isinstance(text, str):
+        items += [[CONV | {text: 1}], [CONV, {"op": "concat", "name": "k", "inputs": ["c", text]}]]
+    for item in items:
+        with pytest.raises(GraphError) as caught:
+            Graph.from_json(item)
+        message = str(caught.value)
+        assert message.encode()
+        assert message.isprintable()
+        assert len(message) < 500
+
+
+def test_a_concat_of_many_shapes_is_quoted_in_short() -> None:
+    graph = Graph((STEM, Resize("r", "c", 2, 2), Concat("k", ("c", "r") * 5000)))
+    with pytest.raises(GraphError, match="'k' joins values") as caught:
+        graph.shapes((3, 8, 8))
+    assert len(str(caught.value)) < 500
 
 
 @pytest.mark.parametrize("items", [None, {}, "conv", 3, {"op": "conv"}])

@@ -148,7 +148,7 @@ def test_a_plan_is_evaluated_with_its_batch_norm() -> None:
     named = named_plan(bare)
     master = bare.with_plans([named])
     rng = np.random.default_rng(0)
-    images = LabelledImages(rng.integers(0, 256, (40, 8, 8, 3)).astype(np.uint8), rng.integers(0, 10, 40), LABELS)
+    images = LabelledImages(rng.integers(0, 256, (40, 8, 8, 3)).astype(np.uint8), rng.integers(0, 10, 40), bare.labels)
     found = evaluate_classifier(master, create_engine("reference"), images, [named.plan, Plan.uniform(8)])
     expected = evaluate_classifier(with_rows(bare, named), create_engine("reference"), images, [named.plan])
     assert found[named.plan]["top1"] == expected[named.plan]["top1"]

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from bitgear.checkpoint import write_master
-from tests.masters import tiny_master
+from tests.masters import LABELS, tiny_master
 
 
 @pytest.fixture(scope="package")
@@ -16,10 +16,10 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rng = np.random.default_rng(0)
     for split, count in (("train", 6), ("test", 3)):
         for label in range(10):
-            (folder / split / f"class{label}").mkdir(parents=True)
+            (folder / split / LABELS[label]).mkdir(parents=True)
             for i in range(count):
                 pixels = rng.integers(0, 256, (16, 16, 3)).astype(np.uint8)
-                Image.fromarray(pixels).save(folder / split / f"class{label}" / f"{i}.png")
+                Image.fromarray(pixels).save(folder / split / LABELS[label] / f"{i}.png")
     return folder
 
 

@@ -162,13 +162,24 @@ def test_detection_starts_with_few_scores_and_sensible_boxes(tmp_path: Path) -> 
     assert torch.nn.functional.softplus(output[:, 2:]).mean().item() == pytest.approx(3, rel=0.1)
 
 
-def test_classes_must_be_the_same_in_every_split(tmp_path: Path) -> None:
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_classes_must_be_the_same_in_every_split(split: str, tmp_path: Path) -> None:
     folder = write_boxes(tmp_path / "set")
-    listed = json.loads((folder / "annotations" / "val.json").read_text())
+    listed = json.loads((folder / "annotations" / f"{split}.json").read_text())
     listed["categories"][0]["name"] = "apple"
-    (folder / "annotations" / "val.json").write_text(json.dumps(listed))
-    with pytest.raises(DataError, match="other classes for validation"):
+    (folder / "annotations" / f"{split}.json").write_text(json.dumps(listed))
+    with pytest.raises(DataError, match=f"other classes in {split} than in train"):
         Run(detect_config(), folder, tmp_path / "out")
+
+
+def test_a_missing_test_split_is_told_before_training(tmp_path: Path) -> None:
+    boxes, maps = write_boxes(tmp_path / "boxes"), write_maps(tmp_path / "maps")
+    (boxes / "annotations" / "test.json").unlink()
+    with pytest.raises(DataError, match=r"annotations/test\.json"):
+        Run(detect_config(), boxes, tmp_path / "out")
+    next((maps / "testannot").iterdir()).unlink()
+    with pytest.raises(DataError, match="label map testannot/"):
+        Run(segment_config(), maps, tmp_path / "out")
 
 
 def test_a_broken_annotation_stops_training_with_file_and_entry(tmp_path: Path) -> None:

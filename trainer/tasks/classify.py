@@ -16,7 +16,7 @@ from bitgear.errors import DataError
 from bitgear.graph import Graph
 from bitgear.inputs import InputRecord
 from bitgear.tasks.classify import measure
-from bitgear.tasks.datasets import LabelledImages, read_labelled_images, subset
+from bitgear.tasks.datasets import LabelledImages, read_labelled_images, spread, subset
 from trainer.config import Config, ConfigError, NetworkConfig
 from trainer.data import Batches, ImageSet, read_images, watched_views
 from trainer.model import QuantNet
@@ -39,10 +39,10 @@ class Data:
 
 
 def read_split(config: Config, folder: Path, split: str) -> LabelledImages:
-    """Return a split, cut to the configured number of images."""
+    """Return a split, or the configured number of its images, spread evenly."""
     data = read_labelled_images(folder, split, config.data.side_px)
     limit = config.data.train_images if split == "train" else config.data.test_images
-    return data if limit is None else subset(data, range(min(limit, len(data.labels))))
+    return data if limit is None else subset(data, spread(len(data.labels), limit))
 
 
 def load_data(config: Config, folder: Path, record: InputRecord, device: torch.device) -> Data:
@@ -52,6 +52,8 @@ def load_data(config: Config, folder: Path, record: InputRecord, device: torch.d
     """
     table = torch.tensor(record.table())
     train, test = (read_split(config, folder, split) for split in ("train", "test"))
+    if len(train.classes) < 2:
+        raise DataError(f"{folder} has one class only, {train.classes[0]!r}; classification needs two or more")
     if test.classes != train.classes:
         raise DataError(f"{folder} has other classes for testing ({', '.join(test.classes)}) than for training")
     shown, tested = read_images(train, table), read_images(test, table)

@@ -48,13 +48,14 @@ class Detect(FromScratch):
         super().__init__(config.data, config)
         data = config.data
         self.config = config
-        self.folder = folder
         self.device = device
         train = read_boxed_pictures(folder, "train")
         self.labels = train.classes
         self.validation = read_boxed_pictures(folder, "val")
-        if self.validation.classes != self.labels:
-            raise DataError(f"{folder} has other classes for validation than for training")
+        self.test = read_boxed_pictures(folder, "test")  # what is annotated; its pictures are opened once, at the end
+        for split, other in (("val", self.validation), ("test", self.test)):
+            if other.classes != self.labels:
+                raise DataError(f"{folder} has other classes in {split} than in train")
         self.training_images = len(train.items)
         self.graph = pyramid(config.network).graph(data.height_px, data.width_px, len(self.labels) + SIDES)
         table = torch.tensor(self.record.table()).to(device)
@@ -87,7 +88,7 @@ class Detect(FromScratch):
         return {name: measured[name] for name in ("map50_95", "map50")}
 
     def examine(self) -> "ExaminedBoxes":
-        return ExaminedBoxes(read_boxed_pictures(self.folder, "test"), self.record, self.config.data.contact_images)
+        return ExaminedBoxes(self.test, self.record, self.config.data.contact_images)
 
 
 class ExaminedBoxes:

@@ -10,11 +10,10 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bitgear.errors import DataError
 from bitgear.evaluate import measure_segmenter
 from bitgear.graph import Graph
 from bitgear.inputs import InputRecord
-from bitgear.tasks.annotations import LabelledMaps, read_label_maps
+from bitgear.tasks.annotations import LabelledMaps, check_label_maps, read_label_maps
 from bitgear.tasks.drawing import draw_mask
 from bitgear.tasks.letterbox import Letterbox
 from bitgear.tasks.segment import segmentation
@@ -42,8 +41,7 @@ class Segment(FromScratch):
         train = self._read("train")
         self.labels = train.classes
         self.validation = self._read("val")
-        if self.validation.classes != self.labels:
-            raise DataError(f"{folder} has other classes for validation than for training")
+        check_label_maps(folder, "test")  # opened once, at the end
         self.training_images = len(train.images)
         self.network = pyramid(config.network)
         self.graph = self.network.graph(data.height_px, data.width_px, len(self.labels))

@@ -1,0 +1,97 @@
+"""A master is measured on data whose classes are its own, by name."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from bitgear.engines import create_engine
+from bitgear.errors import DataError
+from bitgear.evaluate import evaluate_classifier, read_data
+from bitgear.inputs import InputRecord
+from bitgear.tasks.annotations import BoxedPictures
+from bitgear.tasks.classify import preprocess
+from bitgear.tasks.datasets import LabelledImages, spread
+from bitgear.tasks.pictures import decode_picture
+from tests.masters import tiny_master
+from tests.task_masters import BOX_LABELS, boxes_master
+
+
+def write_folders(folder: Path, names: list[str], each: int = 2) -> Path:
+    rng = np.random.default_rng(0)
+    for name in names:
+        (folder / "test" / name).mkdir(parents=True)
+        for i in range(each):
+            pixels = rng.integers(0, 256, (16, 16, 3)).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / "test" / name / f"{i}.png")
+    return folder
+
+
+def test_folders_of_some_classes_count_as_these(tmp_path: Path) -> None:
+    master = replace(tiny_master(), labels=tuple("jihgfedcba"))
+    data = read_data(master, write_folders(tmp_path, ["a", "d", "j"]), "test")
+    assert isinstance(data, LabelledImages)
+    assert data.labels.tolist() == [9, 9, 6, 6, 0, 0]
+    assert data.classes == master.labels
+
+
+@pytest.mark.parametrize(("labels", "name"), [("jihgfedcba", "z"), ("aabcdefghi", "a")])
+def test_a_class_that_a_master_does_not_have_once_is_refused(labels: str, name: str, tmp_path: Path) -> None:
+    master = replace(tiny_master(), labels=tuple(labels))
+    with pytest.raises(DataError, match="give the data set that it was made for"):
+        read_data(master, write_folders(tmp_path, ["b", name]), "test")
+
+
+def test_images_of_other_classes_are_not_measured() -> None:
+    images = LabelledImages(np.zeros((2, 16, 16, 3), np.uint8), np.zeros(2, np.int64), ("a", "b"))
+    with pytest.raises(DataError, match="has the classes a, b"):
+        evaluate_classifier(tiny_master(), create_engine("reference"), images, [8])
+
+
+def test_a_limit_spreads_over_the_classes(tmp_path: Path) -> None:
+    master = replace(tiny_master(), labels=tuple("abcdefghij"))
+    data = read_data(master, write_folders(tmp_path, ["a", "b", "c"], 4), "test", limit=3)
+    assert isinstance(data, LabelledImages)
+    assert data.labels.tolist() == [0, 1, 2]
+    assert spread(3, 10).tolist() == [0, 1, 2]
+
+
+def test_boxes_of_classes_in_another_order_are_those_of_the_master(tmp_path: Path) -> None:
+    names = list(reversed(BOX_LABELS))
+    (tmp_path / "annotations").mkdir()
+    Image.new("RGB", (40, 30)).save(tmp_path / "p.png")
+    document = {
+        "images": [{"id": 1, "file_name": "p.png", "width": 40, "height": 30}],
+        "categories": [{"id": i, "name": name} for i, name in enumerate(names)],
+        "annotations": [{"image_id": 1, "category_id": i, "bbox": [1, 2, 5, 6]} for i in range(len(names))],
+    }
+    (tmp_path / "annotations" / "test.json").write_text(json.dumps(document))
+    data = read_data(boxes_master(), tmp_path, "test")
+    assert isinstance(data, BoxedPictures)
+    assert data.classes == BOX_LABELS
+    assert [BOX_LABELS[number] for number in data.items[0].class_ids] == names
+
+
+def test_the_square_that_a_master_looks_at_is_measured_as_it_is_served(tmp_path: Path) -> None:
+    record = replace(tiny_master().input, central_fraction=0.5)
+    assert InputRecord.from_json(record.to_json()) == record
+    assert "central_fraction" not in tiny_master().input.to_json()
+    pixels = np.random.default_rng(0).integers(0, 256, (50, 80, 3)).astype(np.uint8)
+    (tmp_path / "test" / "cat").mkdir(parents=True)
+    Image.fromarray(pixels).save(tmp_path / "test" / "cat" / "0.png")
+    master = replace(tiny_master(), input=record)
+    data = read_data(master, tmp_path, "test")
+    assert isinstance(data, LabelledImages)
+    served = preprocess(decode_picture((tmp_path / "test" / "cat" / "0.png").read_bytes()), record)
+    np.testing.assert_array_equal(record.encode(data.images), served)
+    middle = np.asarray(Image.fromarray(pixels[12:37, 27:52]).resize((16, 16), Image.Resampling.BILINEAR))
+    np.testing.assert_array_equal(data.images[0], middle)
+
+
+@pytest.mark.parametrize("fraction", [0, 1.01, -1, float("nan"), "1", True])
+def test_no_square_is_refused(fraction: object) -> None:
+    with pytest.raises(ValueError, match="central_fraction"):
+        InputRecord.from_json({**tiny_master().input.to_json(), "central_fraction": fraction})
