@@ -1,6 +1,7 @@
 """The command ``bitgear``. Each verb imports what it needs, so that none waits for the others' libraries."""
 
 import json
+import math
 import os
 import signal
 import sys
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 import typer
 
 from bitgear import __version__
-from bitgear.errors import BitgearError, EngineUnavailable
+from bitgear.errors import BitgearError, EngineUnavailable, SystemRefused
 
 if TYPE_CHECKING:  # each verb imports what it needs
     import numpy as np
@@ -46,6 +47,28 @@ def _in_a_folder(file: Path | None) -> Path | None:
     return file
 
 
+def _as_a_folder(folder: Path | None) -> Path | None:
+    """Return a folder to write into, which need not exist; refuse one that cannot be, as :func:`_in_a_folder` does."""
+    if folder is None:
+        return None
+    there = folder
+    while not (there.exists() or there.is_symlink()) and there != there.parent:
+        there = there.parent
+    if not there.is_dir():
+        raise typer.BadParameter(f"{folder} cannot be made a folder: {there} is no folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise typer.BadParameter(f"{folder} cannot be written: no permission in {there}")
+    return folder
+
+
+def _limits(values: list[float] | None) -> list[float] | None:
+    """Return limits; refuse one that nothing keeps, or everything."""
+    for value in values or ():
+        if not (math.isfinite(value) and value > 0):
+            raise typer.BadParameter(f"{value:g} is no limit; give a finite number above 0")
+    return values
+
+
 ModelArgument = Annotated[str, typer.Argument(help="A shipped master's name or the path of a master.", metavar="MODEL")]
 ModelOption = Annotated[str, typer.Option(help="A shipped master's name or the path of a master.")]
 EngineOption = Annotated[str, typer.Option(help="auto, native, onnxruntime or reference.")]
@@ -71,13 +94,21 @@ MasterOption = Annotated[
 
 
 def main() -> NoReturn:
-    """Run the command line; errors raised on purpose become one line on stderr and exit status 1."""
+    """Run the command line; what is raised on purpose or by the system becomes one line on stderr, exit status 1."""
     try:
         app()
     except BitgearError as error:
-        typer.echo(f"error: {error} [{error.code}]", err=True)
-        sys.exit(1)
+        _fail(error)
+    except OSError as error:
+        if error.errno is None:  # a library's own, of which the system knows nothing
+            raise
+        _fail(SystemRefused(error))
     sys.exit(0)
+
+
+def _fail(error: BitgearError) -> NoReturn:
+    typer.echo(f"error: {error} [{error.code}]", err=True)
+    sys.exit(1)
 
 
 def _version(wanted: bool) -> None:
@@ -351,6 +382,8 @@ def evaluate(
 
     if store and limit is not None:
         raise typer.BadParameter("a master states what all images give; leave out --limit", param_hint="--store")
+    if store and split != "test":
+        raise typer.BadParameter(f"a master states what the split 'test' gives, not {split!r}", param_hint="--store")
     path = find_master(model)
     master = read_master(path)
     names = list(master.precisions) if precision is None else [name.strip() for name in precision.split(",")]
@@ -441,7 +474,7 @@ def profile(
 
 
 @contextmanager
-def _stdout_for_json() -> Iterator[Callable[[str], object]]:
+def _own_stdout() -> Iterator[Callable[[str], object]]:
     """Give what writes to the standard output; to all others it is the standard error from now on.
 
     HiGHS, which solves the programme, prints remarks there past Python, some when the process ends.
@@ -466,17 +499,22 @@ def search(
     model: ModelArgument,
     data: DataOption,
     latency_ms: Annotated[
-        list[float] | None, typer.Option(help="Add the best plan whose picture takes at most so long here. Repeatable.")
+        list[float] | None,
+        typer.Option(help="Add the best plan whose picture takes at most so long here. Repeatable.", callback=_limits),
     ] = None,
     mean_width: Annotated[
         list[float] | None,
-        typer.Option(help="Add the best plan of at most so many bits, the mean over layers. Repeatable."),
+        typer.Option(
+            help="Add the best plan of at most so many bits, the mean over layers. Repeatable.", callback=_limits
+        ),
     ] = None,
     weight_bytes: Annotated[
-        list[float] | None, typer.Option("--bytes", help="Likewise, for bytes of packed weights. Repeatable.")
+        list[float] | None,
+        typer.Option("--bytes", help="Likewise, for bytes of packed weights. Repeatable.", callback=_limits),
     ] = None,
     bit_operations: Annotated[
-        list[float] | None, typer.Option(help="Likewise, for multiply-accumulates times both widths. Repeatable.")
+        list[float] | None,
+        typer.Option(help="Likewise, for multiply-accumulates times both widths. Repeatable.", callback=_limits),
     ] = None,
     front: Annotated[
         int | None, typer.Option(min=0, help="Add so many plans that nothing dominates. Default: 4, with a limit none.")
@@ -498,7 +536,8 @@ def search(
     replace: Annotated[bool, typer.Option("--replace", help="Drop the plans that the master has.")] = False,
     out: MasterOption = None,
     report: Annotated[
-        Path | None, typer.Option(help="Write a page, its plots and plans.json into this folder.")
+        Path | None,
+        typer.Option(help="Write a page, its plots and plans.json into this folder.", callback=_as_a_folder),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     threads: ThreadsOption = 1,
@@ -526,15 +565,17 @@ def search(
         model=model, data=data, options=options, split=split, test_split=test_split, validate=validate,
         calibrate=calibrate, timings=timings, replace=replace, out=out, report=report, threads=threads,
     )  # fmt: skip
-    if as_json:
-        with _stdout_for_json() as write:
-            write(json.dumps(result_as_json(search_and_write(request)), indent=2) + "\n")
-        return
-    result = search_and_write(request)
-    for line in result.told:
-        typer.echo(line)
-    for each in result.found:
-        typer.echo(f"{each.name:16}{each.trial.use:9.4g} ms  {_shares(each.test)}  ({each.reason})")
+    with _own_stdout() as write:
+        result = search_and_write(request)
+        if as_json:
+            write(json.dumps(result_as_json(result), indent=2) + "\n")
+            return
+        for line in result.told:
+            write(f"{line}\n")
+        for each in result.found:
+            write(f"{each.name:16}{each.trial.use:9.4g} ms  {_shares(each.test)}  ({each.reason})\n")
+        if not result.found:
+            write("nothing dominates the widths here; no plan was added\n")
 
 
 def _shares(metrics: Mapping[str, float]) -> str:
@@ -636,7 +677,7 @@ def _needs_torch() -> Iterator[None]:
 def train(
     config: Annotated[Path, typer.Argument(help="TOML file of the run, or the name of a shipped configuration.")],
     data: Annotated[Path, typer.Option(help="Folder of the data set.")],
-    out: Annotated[Path, typer.Option(help="Folder of the run; a run found there is resumed.")],
+    out: Annotated[Path, typer.Option(help="Folder of the run; a run found there is resumed.", callback=_as_a_folder)],
     weights: Annotated[
         Path | None, typer.Option(help="FP32 weights to start from: safetensors, or the fp32.pt of a run.")
     ] = None,
@@ -645,7 +686,7 @@ def train(
         list[Path] | None,
         typer.Option(
             help="Master to go on from; without FP32 weights, its own as floats are the start. Repeatable: the mean of "
-            "several masters of one network."
+            "several masters of one network, which began alike."
         ),
     ] = None,
     from_epoch: Annotated[
@@ -656,14 +697,28 @@ def train(
     with _needs_torch():
         from trainer.pipeline import shipped_config, train_master
     path = config if config.is_file() else shipped_config(config.name)
-    train_master(path, data, out, weights=weights, teacher=teacher, masters=master or (), from_epoch=from_epoch)
+    made = train_master(path, data, out, weights=weights, teacher=teacher, masters=master or (), from_epoch=from_epoch)
+    if made is None:  # another process of torchrun has written it, and says so
+        return
+    from bitgear.checkpoint import read_master
+    from bitgear.describe import describe, precision_lines
+
+    size_bytes = made.stat().st_size
+    typer.echo(f"{made}  {size_bytes:,} bytes")
+    for line in precision_lines(describe(read_master(made), size_bytes)):
+        typer.echo(line)
 
 
 @app.command()
 def hessian(
     config: Annotated[Path, typer.Argument(help="TOML file of the run, or the name of a shipped configuration.")],
     data: Annotated[Path, typer.Option(help="Folder of the data set.")],
-    out: Annotated[Path, typer.Option(help="Folder of the run; its FP32 network is taken, and traces are kept there.")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            help="Folder of the run; its FP32 network is taken, and traces are kept there.", callback=_as_a_folder
+        ),
+    ],
     weights: Annotated[
         Path | None, typer.Option(help="FP32 weights instead of the run's, as bitgear train takes them.")
     ] = None,
@@ -687,7 +742,10 @@ def hessian(
 def tune(
     config: Annotated[Path, typer.Argument(help="TOML file of the run, or the name of a shipped configuration.")],
     data: Annotated[Path, typer.Option(help="Folder of the data set.")],
-    out: Annotated[Path, typer.Option(help="Folder of the run; plans whose state is found there are resumed.")],
+    out: Annotated[
+        Path,
+        typer.Option(help="Folder of the run; plans whose state is found there are resumed.", callback=_as_a_folder),
+    ],
     master: Annotated[Path, typer.Option(help="Master whose plans are tuned; rewritten in place.")],
     plan: Annotated[list[str] | None, typer.Option(help="Name of a plan. Repeatable. Default: all of them.")] = None,
 ) -> None:

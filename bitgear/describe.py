@@ -86,13 +86,8 @@ def as_text(description: dict[str, Any]) -> str:
         f"{d['name']}  ({d['task']}, {len(d['labels'])} classes, input {d['input']['width']}x{d['input']['height']})",
         f"{d['parameters']:,} parameters in {d['file_bytes']:,} bytes, {d['file_bytes_per_parameter']:.3f} a parameter",
         "",
+        *precision_lines(d),
     ]
-    metric = next((name for name in METRICS if any(name in row for row in d["precisions"].values())), "top1")
-    lines.append(f"{'bits':<{WIDEST}} {METRICS[metric]:<9}  images   packed weights")
-    for precision, row in d["precisions"].items():
-        value = f"{100 * row[metric]:.2f} %" if metric in row else "unknown"
-        images = f"{int(row['images']):,}" if "images" in row else ""
-        lines.append(f"{precision:<{WIDEST}} {value:>8} {images:>8}   {row['packed_weight_bytes']:>9,} bytes")
     lines += _plan_lines(d["plans"])
     known = any(layer["sensitivity"] is not None for layer in d["layers"])
     trace = f" {'trace':<10}" if known else ""
@@ -108,6 +103,18 @@ def as_text(description: dict[str, Any]) -> str:
         lines += ["", "provenance"]
         lines += [f"  {name}: {_short(value)}" for name, value in d["provenance"].items()]
     return "\n".join(lines)
+
+
+def precision_lines(description: dict[str, Any]) -> list[str]:
+    """Return a table of what each precision reaches and how many bytes its weights take, with a line of heads."""
+    rows = description["precisions"]
+    metric = next((name for name in METRICS if any(name in row for row in rows.values())), "top1")
+    lines = [f"{'bits':<{WIDEST}} {METRICS[metric]:<9}  images   packed weights"]
+    for precision, row in rows.items():
+        value = f"{100 * row[metric]:.2f} %" if metric in row else "unknown"
+        images = f"{int(row['images']):,}" if "images" in row else ""
+        lines.append(f"{precision:<{WIDEST}} {value:>8} {images:>8}   {row['packed_weight_bytes']:>9,} bytes")
+    return lines
 
 
 def _plan_lines(plans: dict[str, Any]) -> list[str]:

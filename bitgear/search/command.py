@@ -1,6 +1,7 @@
 """From a file to the same file with plans: what ``bitgear search`` does, progress bars included."""
 
 import dataclasses
+import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -50,12 +51,21 @@ class SearchRequest:
 
 
 def search_and_write(request: SearchRequest) -> Result:
-    """Search, write the master and the report; the master is as it was if anything fails before that."""
+    """Search, write the master and the report; the master is as it was if anything fails before that.
+
+    Timings that are given but were measured otherwise than plans are timed are a line on the standard error. Raises
+    :class:`~bitgear.errors.SearchError` for those of another master.
+    """
     path = find_master(request.model)
     master = read_master(path)
     if request.replace:
         master = dataclasses.replace(master, plans=())
     engine, runner = create_native(request.threads), create_native(available_cores())
+    known = None if request.timings is None else read_timings(request.timings)
+    if known is not None:
+        known.check_master(master)
+        for line in known.measured_otherwise(engine):
+            tqdm.write(f"warning: {line}", file=sys.stderr)
     pictures = read_pictures(
         master, request.data, split=request.split, calibration=request.calibrate or calibration_count(master),
         validation=request.validate, rng=np.random.default_rng(request.options.seed),
@@ -67,10 +77,7 @@ def search_and_write(request: SearchRequest) -> Result:
             bar = bars.enter_context(tqdm(desc=name, total=parts or None, leave=False))
             return lambda count: bar.update(count)
 
-        if request.timings is None:
-            timings = measure_timings(master, engine, request.options.seconds, stage("layers", 0))
-        else:
-            timings = read_timings(request.timings)
+        timings = known or measure_timings(master, engine, request.options.seconds, stage("layers", 0))
         result = search(master, engine, runner, timings, pictures, test, request.options, stage)
     if request.out is None:
         rewrite_master(path, lambda stored: dataclasses.replace(stored, plans=result.master.plans))
@@ -113,13 +120,19 @@ class Refinement:
 def refine_and_write(request: RefineRequest) -> Refinement:
     """Refine a plan or a width, and write what is nearer to 8 bits; the master is as it was if anything fails before.
 
-    A plan that is refined under its own name is replaced; its own scales, tuned for other widths, go.
+    A plan that is refined under its own name is replaced; its own scales, tuned for other widths, go. Raises
+    :class:`~bitgear.errors.PlanInvalid` for a name that is none or that of another plan.
     """
     path = find_master(request.model)
     master = read_master(path)
     start = master.plan(request.start)
     if request.name is not None and not is_plan_name(request.name):
         raise PlanInvalid(f"{request.name[:40]!r} cannot name a plan; give 1 to 32 of a-z 0-9 . -, first a letter")
+    if request.name in {each.name for each in master.plans} - {request.start.strip()}:
+        raise PlanInvalid(
+            f"model {master.name!r} has another plan {request.name!r}; give another name, or begin with that plan: "
+            f"--start {request.name}"
+        )
     engine, rng = create_native(available_cores()), np.random.default_rng(request.seed)
     pictures = read_pictures(
         master, request.data, split=request.split, calibration=request.calibrate or calibration_count(master),

@@ -51,6 +51,38 @@ class Timings:
             ) from error
         return np.array(rows)
 
+    def check_master(self, master: Master) -> None:
+        """Raise :class:`~bitgear.errors.SearchError` if they are those of another master: by name, layers or widths."""
+        if self.model != master.name:
+            raise SearchError(
+                f"the timings are of model {self.model!r}, not of {master.name!r}; measure that model: bitgear profile"
+            )
+        layers = {conv.name for conv in master.graph.searchable}
+        if layers != self.layers.keys():
+            raise SearchError(
+                f"the timings of model {self.model!r} are of another network: layer "
+                f"{min(layers ^ self.layers.keys())!r} is missing or too many; measure this one: bitgear profile"
+            )
+        for name, by_width in self.layers.items():
+            missing = [bits for bits in master.widths if bits not in by_width]
+            if missing:
+                raise SearchError(
+                    f"the timings of model {self.model!r} lack {missing[0]} bits of layer {name!r}, which the master "
+                    "has; measure it again: bitgear profile"
+                )
+
+    def measured_otherwise(self, engine: NativeEngine) -> list[str]:
+        """Return a line for each condition that was another when they were measured than it is for an engine."""
+        conditions = {
+            "threads": (self.threads, engine.threads),
+            "instruction set": (self.instruction_set, engine.instruction_set),
+        }
+        return [
+            f"the timings were measured with {name} {then}, plans are timed with {now}; measure again: bitgear profile"
+            for name, (then, now) in conditions.items()
+            if then != now
+        ]
+
     def predict_ms(self, plan: Plan) -> float:
         """Return what a plan takes."""
         return self.other_ms + sum(by_width[plan.of(name).weight_bits] for name, by_width in self.layers.items())

@@ -1,5 +1,6 @@
 """The command line: what it prints, what it writes, and how it fails."""
 
+import errno
 import json
 import subprocess
 import sys
@@ -8,14 +9,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
-from bitgear import __version__, reference
+from bitgear import __version__, cli, reference
 from bitgear.checkpoint import read_master, write_master
 from bitgear.engines import create_engine
+from bitgear.errors import SystemRefused
+from bitgear.files import write_atomically
 from bitgear.tasks.classify import predictions, preprocess, top1
 from bitgear.tasks.datasets import read_labelled_images
 from bitgear.tasks.pictures import decode_picture
-from tests.masters import named_plan, tiny_master
+from tests.masters import LABELS, named_plan, tiny_master
 
 
 def bitgear(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -34,7 +38,7 @@ def master(tmp_path: Path) -> Path:
 def data(tmp_path: Path) -> Path:
     rng = np.random.default_rng(0)
     for label in range(10):
-        folder = tmp_path / "data" / "test" / f"class{label}"
+        folder = tmp_path / "data" / "test" / LABELS[label]
         folder.mkdir(parents=True)
         for i in range(3):
             Image.fromarray(rng.integers(0, 256, (20, 24, 3)).astype(np.uint8)).save(folder / f"{i}.png")
@@ -103,7 +107,7 @@ def test_inspect_shows_plans(mixed: Path) -> None:
 
 
 def test_predict_takes_a_plan_by_name(mixed: Path, data: Path) -> None:
-    image = data / "test" / "class0" / "0.png"
+    image = data / "test" / LABELS[0] / "0.png"
     done = bitgear("predict", image, "--model", mixed, "--precision", "mixed-3.2", "--top-k", "10")
     assert done.returncode == 0, done.stderr
     shown = done.stdout.splitlines()
@@ -145,11 +149,12 @@ def test_evaluate_stores_what_was_measured_alone_and_of_all_images(mixed: Path, 
     assert stored.metrics("mixed-3.2")["images"] == 30
     digest = stored.digest
     assert bitgear("evaluate", mixed, "--data", data, "--store", "--limit", "3").returncode == 2
+    assert bitgear("evaluate", mixed, "--data", data, "--store", "--split", "train").returncode == 2
     assert read_master(mixed).digest == digest
 
 
 def test_predict_names_the_model_the_width_and_the_classes(master: Path, data: Path) -> None:
-    image = data / "test" / "class0" / "0.png"
+    image = data / "test" / LABELS[0] / "0.png"
     done = bitgear("predict", image, "--model", master, "--precision", "4", "--top-k", "2")
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[0] == "0.png  24x20  tiny at 4 bits"
@@ -173,13 +178,96 @@ def test_predict_names_the_model_the_width_and_the_classes(master: Path, data: P
 def test_a_mistake_is_one_line_with_a_stable_code(
     arguments: list[str], code: str, master: Path, data: Path, tmp_path: Path
 ) -> None:
-    places = {"IMAGE": data / "test/class0/0.png", "MASTER": master, "DATA": data, "RUN": tmp_path / "run"}
+    places = {"IMAGE": data / "test" / LABELS[0] / "0.png", "MASTER": master, "DATA": data, "RUN": tmp_path / "run"}
     done = bitgear(*[places.get(argument, argument) for argument in arguments])
     assert done.returncode == 1
     assert done.stderr.startswith("error: ")
     assert code in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "run").exists()
+
+
+def test_what_the_system_refuses_is_one_line_that_names_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "found.json"
+    code = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0)); from bitgear.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-B", "-c", code, "doctor", "--json", str(file)], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 1
+    refused = SystemRefused(OSError(errno.EFBIG, "File too large", str(file)))
+    assert done.stderr == f"error: {refused} [system-refused]\n"
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_is_told_and_an_error_of_no_system_call_is_not_hidden(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    file = tmp_path / "kept.json"
+    file.write_bytes(b"old")
+    monkeypatch.setattr("os.fsync", full)
+    monkeypatch.setattr(cli, "app", lambda: write_atomically(file, b"new"))
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 1
+    assert capsys.readouterr().err.startswith(f"error: {file}: No space left on device; check ")
+    assert [each.name for each in tmp_path.iterdir()] == ["kept.json"]
+    assert file.read_bytes() == b"old"
+
+    def mistaken() -> None:
+        raise OSError("no system call")
+
+    monkeypatch.setattr(cli, "app", mistaken)
+    with pytest.raises(OSError, match="no system call"):
+        cli.main()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("train", "smoke", "--out"),
+        ("hessian", "smoke", "--out"),
+        ("tune", "smoke", "--master", "MASTER", "--out"),
+        ("search", "MASTER", "--report"),
+    ],
+)
+def test_a_folder_that_cannot_be_is_refused_before_any_work(
+    command: tuple[str, ...], master: Path, tmp_path: Path
+) -> None:
+    words = [str(master) if word == "MASTER" else word for word in command]
+    for place in (master, master / "below"):
+        done = bitgear(*words, place, "--data", tmp_path / "nowhere")
+        assert done.returncode == 2
+        assert "is no folder" in " ".join(done.stderr.replace("│", " ").split())
+
+
+@pytest.mark.parametrize("option", ["--latency-ms", "--mean-width", "--bytes", "--bit-operations"])
+@pytest.mark.parametrize("limit", ["nan", "inf", "0", "-1"])
+def test_what_is_no_limit_is_refused_before_any_work(option: str, limit: str, master: Path, tmp_path: Path) -> None:
+    result = CliRunner().invoke(cli.app, ["search", str(master), "--data", str(tmp_path / "nowhere"), option, limit])
+    assert result.exit_code == 2
+    assert f"{limit} is no limit" in " ".join(result.stderr.replace("│", " ").split())
+
+
+def test_a_search_says_that_it_found_nothing_and_keeps_the_solver_from_its_output(master: Path, data: Path) -> None:
+    pytest.importorskip("bitgear._native")
+    pytest.importorskip("scipy.optimize")
+    (data / "train").symlink_to(data / "test", target_is_directory=True)
+    code = (
+        "import os, bitgear.search.command as c, bitgear.cli\n"
+        "search = c.search_and_write\n"
+        "c.search_and_write = lambda request: os.write(1, b'solver\\n') and search(request)\n"
+        "bitgear.cli.main()"
+    )
+    options = ("--front", "0", "--trials", "4", "--calibrate", "8", "--seconds", "0")
+    command = [sys.executable, "-c", code, "search", str(master), "--data", str(data), *options]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "nothing dominates the widths here; no plan was added\n"
+    assert "solver" in done.stderr
+    assert not read_master(master).plans
 
 
 def test_profile_shows_every_layer_and_writes_json(master: Path, tmp_path: Path) -> None:

@@ -11,13 +11,13 @@ pytest.importorskip("bitgear._native")
 
 from bitgear import reference
 from bitgear.bits import LayerBits, Plan
-from bitgear.checkpoint import read_master
+from bitgear.checkpoint import read_master, write_master
 from bitgear.engines import create_engine
 from bitgear.errors import PlanInvalid, PrecisionNotOffered
 from bitgear.plans import mean_bits
 from bitgear.search.command import RefineRequest, refine_and_write
 from bitgear.search.moves import refine
-from tests.masters import random_codes
+from tests.masters import named_plan, random_codes
 
 LAYERS = ("a", "b", "c")
 WIDTHS = (8, 7, 6, 5, 4, 3, 2)
@@ -96,6 +96,20 @@ def test_nothing_nearer_leaves_the_file_alone(file: Path, data: Path) -> None:
     content = file.read_bytes()
     assert refine_and_write(request(file, data, start="8", trials=5)).plan is None
     assert file.read_bytes() == content
+
+
+def test_another_plan_is_not_replaced_by_its_name(file: Path, data: Path) -> None:
+    master = read_master(file)
+    write_master(master.with_plans([named_plan(master), named_plan(master, "other")]), file)
+    content = file.read_bytes()
+    for start in ("4", "other"):
+        with pytest.raises(PlanInvalid, match=r"another plan 'mixed-3\.2'.*--start mixed-3\.2"):
+            refine_and_write(request(file, data / "nowhere", start=start, name="mixed-3.2"))
+    assert file.read_bytes() == content
+    found = refine_and_write(request(file, data, start="mixed-3.2", name="mixed-3.2", trials=30))
+    assert found.plan is not None
+    assert found.plan.name == "mixed-3.2"
+    assert {each.name for each in read_master(file).plans} == {"mixed-3.2", "other"}
 
 
 @pytest.mark.parametrize(

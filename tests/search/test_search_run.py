@@ -14,11 +14,13 @@ pytest.importorskip("scipy.optimize")
 from bitgear import reference
 from bitgear.checkpoint import Master, read_master
 from bitgear.engines import create_engine
+from bitgear.engines.native import NativeEngine
 from bitgear.errors import DataError, EngineUnavailable, SearchError
 from bitgear.search.command import SearchRequest, calibration_count, search_and_write
 from bitgear.search.costs import Cost
 from bitgear.search.pictures import read_pictures
 from bitgear.search.run import Goal, Method, Quantity, Result, SearchOptions
+from bitgear.search.timings import measure_timings
 from tests.masters import random_codes, tiny_master
 from tests.task_masters import areas_master, boxes_master
 from tests.trainer.dense_data import write_boxes, write_maps
@@ -100,6 +102,20 @@ def test_a_limit_that_no_plan_keeps_is_named(file: Path, data: Path, quantity: Q
     assert file.read_bytes() == content
 
 
+def test_timings_of_other_conditions_are_a_warning_and_of_another_master_an_error(
+    file: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    timings = measure_timings(read_master(file), NativeEngine(), 0)
+    measured = tmp_path / "timings.json"
+    measured.write_text(json.dumps(replace(timings, threads=64).to_json()))
+    found = search_and_write(request(file, data, replace(OPTIONS, front=0), timings=measured))
+    assert found.timings.threads == 64
+    assert "warning: the timings were measured with threads 64, plans are timed with 1" in capsys.readouterr().err
+    measured.write_text(json.dumps(replace(timings, model="other").to_json()))
+    with pytest.raises(SearchError, match="'other'"):  # before the pictures are looked for
+        search_and_write(request(file, data / "nowhere", OPTIONS, timings=measured))
+
+
 def test_the_cost_can_be_measured(file: Path, data: Path) -> None:
     result = search_and_write(request(file, data, replace(OPTIONS, cost=Cost.MEASURED, front=0)))
     assert (result.costs >= 0).all()
@@ -141,8 +157,10 @@ def test_pictures_that_all_go_into_batch_norm_leave_none_to_choose_by(data: Path
 @pytest.mark.parametrize("task", ["segment", "detect"])
 def test_dense_tasks_choose_by_their_own_split(task: str, tmp_path: Path) -> None:
     master, write = (areas_master(), write_maps) if task == "segment" else (boxes_master(), write_boxes)
+    classes = ("ground", "thing") if task == "segment" else ("red", "blue")
+    named = replace(master, labels=classes)
     pictures = read_pictures(
-        master, write(tmp_path / "data"), split=None, calibration=5, validation=3, rng=np.random.default_rng(0)
+        named, write(tmp_path / "data"), split=None, calibration=5, validation=3, rng=np.random.default_rng(0)
     )  # fmt: skip
     assert pictures.split == "val"
     assert pictures.calibration.shape == (5, 3, 48, 64)

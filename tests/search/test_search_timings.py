@@ -1,7 +1,9 @@
 """Layer timings of the native engine, and the prediction made of them."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ import pytest
 pytest.importorskip("bitgear._native")
 
 from bitgear.bits import WIDTHS, LayerBits, Plan
+from bitgear.checkpoint import Master
 from bitgear.engines.native import NativeEngine
 from bitgear.errors import SearchError
 from bitgear.search.space import Space
@@ -61,6 +64,33 @@ def test_timings_of_another_network_are_refused() -> None:
     timings = Timings("other", "portable", 1, 0.5, {"a": {8: 2.0}})
     with pytest.raises(SearchError, match=r"'a\.conv1'"):
         timings.table(Space(tiny_master(), (8, 2)))
+
+
+def timings_of(master: Master, **changes: Any) -> Timings:
+    layers = {conv.name: dict.fromkeys(master.widths, 1.0) for conv in master.graph.searchable}
+    engine = NativeEngine()
+    return replace(Timings(master.name, engine.instruction_set, engine.threads, 0.5, layers), **changes)
+
+
+def test_timings_of_another_master_are_refused_by_name_layer_and_width() -> None:
+    master = tiny_master()
+    timings = timings_of(master)
+    timings.check_master(master)
+    with pytest.raises(SearchError, match="are of model 'other', not of 'tiny'"):
+        replace(timings, model="other").check_master(master)
+    with pytest.raises(SearchError, match=r"layer 'c\.conv1' is missing or too many"):
+        replace(timings, layers={**timings.layers, "c.conv1": {}}).check_master(master)
+    with pytest.raises(SearchError, match=r"lack 2 bits of layer 'a\.conv1'"):
+        replace(timings, layers={**timings.layers, "a.conv1": dict.fromkeys(WIDTHS[:-1], 1.0)}).check_master(master)
+
+
+def test_other_conditions_are_told() -> None:
+    engine = NativeEngine()
+    assert timings_of(tiny_master()).measured_otherwise(engine) == []
+    told = timings_of(tiny_master(), threads=64, instruction_set="abacus").measured_otherwise(engine)
+    assert [line.split(",")[0] for line in told] == [
+        "the timings were measured with threads 64", "the timings were measured with instruction set abacus"
+    ]  # fmt: skip
 
 
 def test_a_picture_of_noise_has_the_input_size() -> None:
