@@ -100,7 +100,8 @@ def begin(run: Run, trained: Path, network: PyramidConfig) -> dict[str, float]:
     history = json.dumps(vars(History(fp32=finished.fp32)))
     run.out.mkdir(parents=True, exist_ok=True)
     shutil.copy(trained / "fp32.pt", run.out / "fp32.pt")
-    torch.save({**state, "model": model.state_dict(), "history": history, "epoch": 0}, run.out / "state.pt")
+    begun = {"model": model.state_dict(), "history": history, "epoch": 0, "subject": json.dumps(run.subject)}
+    torch.save({**state, **begun}, run.out / "state.pt")
     return {str(bits): run.evaluate(model, bits)[run.task.metric] for bits in widths}
 
 

@@ -9,7 +9,7 @@ from server.ladder import Ladder, Rung, positions
 from server.precision import Wish
 from server.profiles import Profile
 
-Source = Literal["request", "rule", "policy", "profile", "default"]
+Source = Literal["request", "policy", "profile", "default"]
 Reason = Literal["asked", "default", "slack", "backlog", "floor", "ceiling", "pruned", "lenient"]
 
 PRIORITY_HEAD_START_S = 1.0

@@ -291,12 +291,12 @@ class HasbConfig(_Frozen):
 class WithPlanConfig(_Frozen):
     """Training on with a plan of the master that a run goes on from, beside the widths: Adam, cosine to zero.
 
-    ``every``: widths that take part in every so many steps only, from the first one on; those between two others need
-    no more. The highest takes part in all.
+    ``epochs`` 0 finds statistics alone. ``every``: widths that take part in every so many steps only, from the first
+    one on; those between two others need no more. The highest takes part in all.
     """
 
     plan: str
-    epochs: int = Field(default=5, ge=1)
+    epochs: int = Field(default=5, ge=0)
     epoch_images: int | None = Field(default=None, ge=1)
     lr: float = Field(default=3e-4, gt=0)
     every: dict[int, PositiveInt] = Field(default_factory=dict)

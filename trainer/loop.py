@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -25,7 +26,8 @@ from trainer.config import ConfigError, Fp32Config, RunConfig
 from trainer.freezing import Freezing
 from trainer.model import Norms, Pass, QuantNet, key, require
 from trainer.quantizers import Kernels, code_dtype, distance_from_codes
-from trainer.restore import load_floats, load_master, load_mean, restore_statistics
+from trainer.restore import load_floats, load_masters
+from trainer.subject import Subject, check_subject, subject_of
 from trainer.tasks import create_task
 from trainer.tasks.base import EpochBatches, Task
 
@@ -107,7 +109,7 @@ class Run:
     ``fp32.pt``, the network that joint training started from, ``history.json`` and the configuration.
 
     With ``masters`` joint training goes on from what these hold, of several from the mean; without ``weights`` the
-    float network is that of their 8-bit weights.
+    float network is that of the first one's 8-bit weights.
     """
 
     def __init__(
@@ -140,16 +142,23 @@ class Run:
         self.model = self._network(self.task.graph)
         self.history = History()
         self.masters = [read_master(path) for path in masters]
+        for each in self.masters:
+            if (each.labels, each.input) != (self.task.labels, self.record):
+                raise ConfigError(
+                    f"master {each.name!r} has other classes or another input than {data_folder} and the configuration "
+                    f"make: {', '.join(each.labels)[:120]}; give a master of this data"
+                )
         if weights is not None or not self.masters:
             self.task.start(self.model, weights)
         else:
-            load_mean(self.model, self.masters, lambda master: load_floats(self.model, master))
+            load_floats(self.model, self.masters[0])
         self.freezing: Freezing | None = None
         self.teacher: QuantNet | None = None
         if teacher is not None:
             if train.start_teaches:
                 raise ConfigError(f"train.start_teaches leaves no room for a teacher; {teacher} cannot be used")
             self.teacher = self.task.teacher(teacher, self._network).requires_grad_(False)
+        self.subject = subject_of(config, self.task, weights, teacher, self.masters)
         self.next_epoch = 0
         self.fp32_next_epoch = 0
 
@@ -161,15 +170,16 @@ class Run:
     def fit(self, from_epoch: int | None = None) -> None:
         """Train from where the folder's state stands, or stood after ``from_epoch`` (from 1), to the last epoch.
 
-        Raises :class:`~trainer.config.ConfigError` if there is no state of that epoch.
+        Raises :class:`~trainer.config.ConfigError` if there is no state of that epoch, or what the folder holds is of
+        another subject.
         """
-        self.out.mkdir(parents=True, exist_ok=True)
-        if self.process.first:
-            write_atomically(self.out / "config.json", self.config.model_dump_json(indent=2).encode())
         state_path = self.out / "state.pt" if from_epoch is None else self._epoch_path(from_epoch)
         if from_epoch is not None and not state_path.is_file():
             raise ConfigError(f"{state_path} does not exist; this run has no state after epoch {from_epoch}")
-        state = torch.load(state_path, weights_only=True, map_location=self.device) if state_path.is_file() else None
+        state = self.read_state(state_path, self.subject)
+        self.out.mkdir(parents=True, exist_ok=True)
+        if self.process.first:
+            write_atomically(self.out / "config.json", self.config.model_dump_json(indent=2).encode())
         if state is None or not state["joint"]:
             self._fit_fp32(state)
             self.history.fp32 = self.evaluate(self.model, None)
@@ -212,12 +222,24 @@ class Run:
                 **({} if self.freezing is None else {"freezing": self.freezing.state_dict()}),
             )
 
+    def read_state(self, path: Path, subject: Subject) -> dict[str, Any] | None:
+        """Return the state in a file, None if there is none.
+
+        Raises :class:`~trainer.config.ConfigError` if it cannot be read or is of another subject.
+        """
+        if not path.is_file():
+            return None
+        try:
+            state: dict[str, Any] = torch.load(path, weights_only=True, map_location=self.device)
+        except (UnpicklingError, EOFError, RuntimeError, KeyError) as error:
+            raise ConfigError(f"{path} is no state of a run; delete it or choose another --out") from error
+        check_subject(path, state.get("subject"), subject)
+        return state
+
     def _start_widths(self) -> None:
         train, batches = self.config.train, self.calibration_batches()
         if self.masters:
-            load_mean(self.model, self.masters, lambda master: load_master(self.model, master, train.widths))
-            for bits in train.widths:
-                restore_statistics(self.model, bits, batches)
+            load_masters(self.model, self.masters, train.widths, batches)
             return
         for bits in train.widths:
             self.model.add_width(bits, None)
@@ -278,7 +300,7 @@ class Run:
                 with self._fast_convolutions():
                     output = self.model(codes, Pass(None, training=True, momentum=0.1))
                 loss = self.task.loss(output.float(), targets)
-                self.check_finite(loss, f"FP32 epoch {epoch + 1}, step {step + 1}")
+                self.check_finite(loss, f"FP32 epoch {epoch + 1}, step {step + 1}", "fp32.lr")
                 loss.backward()
                 self.process.average([p.grad for p in parameters if p.grad is not None])
                 optimizer.step()
@@ -416,9 +438,9 @@ class Run:
             total = total + distance_from_codes(require(layer.weight), require(layer.weight_log_scale), bits)
         return weight * total
 
-    def check_finite(self, loss: Tensor, where: str) -> None:
-        """Raise :class:`NonFiniteLoss` if a loss is none."""
-        check_finite(loss, where, self.out / "state.pt", "train.lr")
+    def check_finite(self, loss: Tensor, where: str, rate: str = "train.lr", state: Path | None = None) -> None:
+        """Raise :class:`NonFiniteLoss` if a loss is none; ``rate`` and ``state`` are those of the stage that trains."""
+        check_finite(loss, where, state or self.out / "state.pt", rate)
 
     def average_statistics(self) -> None:
         """Make the running statistics those of all processes."""
@@ -455,7 +477,8 @@ class Run:
             return
         buffer = io.BytesIO()
         history = json.dumps(vars(self.history))
-        torch.save({"model": self.model.state_dict(), "history": history, **state}, buffer)
+        subject = json.dumps(self.subject)
+        torch.save({"model": self.model.state_dict(), "history": history, "subject": subject, **state}, buffer)
         paths = [self.out / "state.pt"]
         if state["joint"] and state["epoch"] % self.config.train.keep_every == 0:
             paths.append(self._epoch_path(state["epoch"]))
@@ -474,9 +497,10 @@ def mixed_loss(task: Task, output: Tensor, targets: Any, taught: Tensor | None, 
 
 
 def check_finite(loss: Tensor, where: str, state: Path, rate: str) -> None:
-    """Raise :class:`NonFiniteLoss` if a loss is none; it names the file of the last state and the rate to lower."""
+    """Raise :class:`NonFiniteLoss` if a loss is none; it names the rate to lower and, if it exists, the last state."""
     if not math.isfinite(loss.item()):
-        raise NonFiniteLoss(f"loss is {loss.item()} at {where}; the last good state is in {state}; lower {rate}")
+        kept = f"the last good state is in {state}; " if state.is_file() else ""
+        raise NonFiniteLoss(f"loss is {loss.item()} at {where}; {kept}lower {rate}")
 
 
 def _raw_gradient(log_scales: list[nn.Parameter]) -> float:

@@ -10,6 +10,7 @@ from typing import Final, Literal, TypeVar
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -17,6 +18,7 @@ from bitgear.bits import MASTER_BITS, Plan, Precision, activation_range, as_plan
 from bitgear.errors import DataError, GraphError
 from bitgear.graph import IMAGE, Conv, Graph, Linear, Pool, Resize, Shortcut
 from bitgear.reference import nearest
+from trainer.config import ConfigError
 from trainer.networks.resnet_cifar import batch_norm_name, strip_prefix
 from trainer.quantizers import (
     BatchNormReLU,
@@ -485,8 +487,11 @@ class QuantNet(nn.Module):
         Our input is ``code * image_scale`` with ``code = pixel - offset``; both are the same up to a factor and a
         shift per channel, which go into the stem's weights and its batch-norm mean (exact except at the border,
         where zero padding now means ``offset`` and not ``mean``).
+
+        Raises :class:`~trainer.config.ConfigError` for a file that cannot be read or is not safetensors, and
+        :class:`~bitgear.errors.DataError` naming a tensor that is missing, does not fit, or is not of finite floats.
         """
-        state = strip_prefix(load_file(path))
+        state = strip_prefix(_read_weights(path))
         self._check_weights(state, path)
         for node in self.nodes:
             if isinstance(node, Conv):
@@ -525,6 +530,25 @@ class QuantNet(nn.Module):
                 raise DataError(
                     f"{path}: tensor {name!r} has shape {tuple(state[name].shape)}; expected {tuple(tensor.shape)}"
                 )
+            if not state[name].is_floating_point():
+                raise DataError(f"{path}: tensor {name!r} is of {state[name].dtype}; expected floats")
+            if not torch.isfinite(state[name].float()).all():
+                raise DataError(
+                    f"{path}: tensor {name!r} holds a NaN or an infinite value; give weights of a training that ended "
+                    "well"
+                )
+
+
+def _read_weights(path: str) -> dict[str, Tensor]:
+    try:
+        state: dict[str, Tensor] = load_file(path)
+    except OSError as error:
+        raise ConfigError(
+            f"weights {path} cannot be read: {error.strerror or error}; give a safetensors file"
+        ) from error
+    except (SafetensorError, KeyError, TypeError) as error:
+        raise ConfigError(f"weights {path} are no safetensors file: {error}; give one that is complete") from error
+    return state
 
 
 def trainable_nodes(graph: Graph) -> tuple[TrainableNode, ...]:

@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -26,7 +27,7 @@ from trainer.loop import Run, create_network, join_processes
 from trainer.model import Pass
 from trainer.quantizers import Kernels, code_dtype
 from trainer.report import Sheet, draw_traces, write_report
-from trainer.restore import load_floats, load_master
+from trainer.restore import load_floats, load_master, load_trained
 from trainer.supernet import SuperNetwork
 from trainer.tasks import create_task
 from trainer.tasks.base import Metrics, on_device
@@ -133,7 +134,7 @@ def measure_sensitivities(
         task.start(model, weights)
         network = _start_name(config)
     elif start.is_file():
-        model.load_state_dict(torch.load(start, weights_only=True, map_location="cpu"))
+        load_trained(model, start)
         network = _start_name(config)
     elif stored is not None:
         load_floats(model, stored)
@@ -252,6 +253,7 @@ def finish(run: Run, data: Path, sources: dict[str, Any], own: NamedPlan | None 
             provenance=provenance, sensitivities=sensitivities,
         )  # fmt: skip
 
+    _put_aside(path, {*config.plans, *(() if own is None else (own.name,))})
     master = export(built({}), run.model, path, q_images, engine)
     with tqdm(total=(len(WIDTHS) + 1) * examined.images, unit="image", disable=not run.progress, leave=False) as bar:
         run_float = on_device(lambda codes: float_network(codes, Pass(None, training=False)), cpu)
@@ -278,6 +280,14 @@ def finish(run: Run, data: Path, sources: dict[str, Any], own: NamedPlan | None 
     sheet = Sheet(("truth", *columns), examined.sheet(columns))
     write_report(run.out, master, run.history, path.stat().st_size, metric=task.metric, fp32=float_metrics, sheet=sheet)
     return path
+
+
+def _put_aside(path: Path, names: Set[str]) -> None:
+    """Rename a master that has other plans than those named: they were found since, and the one to come lacks them."""
+    if path.is_file() and {each.name for each in read_master(path).plans} - names:
+        aside = path.with_suffix(f".before{path.suffix}")
+        path.replace(aside)
+        tqdm.write(f"The plans of the master before are not of these weights; it is {aside} now.", file=sys.stderr)
 
 
 def _named(who: str, metrics: Metrics) -> Metrics:

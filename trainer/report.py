@@ -172,6 +172,11 @@ def _markdown(
     if history.fp32_epochs:
         minutes = sum(row["seconds"] for row in history.fp32_epochs) / 60
         lines += [f"FP32 training: {len(history.fp32_epochs)} epochs, {minutes:.0f} minutes."]
+    masters = description["provenance"].get("masters", [])
+    if masters:
+        digests = ", ".join(master["sha256"][:12] for master in masters)
+        began = "the master" if len(masters) == 1 else f"the mean of {len(masters)} masters,"
+        lines += [f"Began as {began} sha256 {digests}."]
     if history.teacher is not None:
         lines += [f"Teacher: {METRIC_NAMES[metric]} {100 * history.teacher[metric]:.2f} %."]
     stages = {

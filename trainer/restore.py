@@ -1,7 +1,7 @@
 """A master's weights, scales and batch norm back in a network that can be trained."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
 
@@ -39,23 +39,6 @@ def load_trained(model: QuantNet, path: Path) -> None:
             f"weights {path} are not of the network that the configuration describes: {fault}; give the fp32.pt of a "
             "run with the same network"
         ) from error
-
-
-@torch.no_grad()
-def load_mean(model: QuantNet, masters: Sequence[Master], load: Callable[[Master], None]) -> None:
-    """Give a network the mean of what ``load`` gives it for each of several masters, the first of them read last.
-
-    Weights of runs that began alike lie in one valley, and their mean often computes better than either
-    ("Model soups", arXiv 2203.05482). Scales are trained as logarithms, so theirs is the geometric mean.
-    """
-    total: dict[str, Tensor] = {}
-    for master in reversed(masters):
-        load(master)
-        for name, values in model.state_dict().items():
-            if values.is_floating_point():
-                total[name] = total.get(name, 0) + values.double()
-    mean = {name: (values / len(masters)).float() for name, values in total.items()}
-    model.load_state_dict({**model.state_dict(), **mean})
 
 
 @torch.no_grad()
@@ -144,8 +127,8 @@ def restore_statistics(
 
     def add(name: str, what: str, integers: Tensor) -> None:
         if what == "accumulator":
-            acc = integers.double()
-            own = torch.stack([acc.mean((0, 2, 3)), acc.square().mean((0, 2, 3))])
+            var, mean = (part.double() for part in torch.var_mean(integers.float(), (0, 2, 3), correction=0))
+            own = torch.stack([mean, var + mean.square()])
             moments[name] = moments.get(name, torch.zeros_like(own)) + own / len(batches)
 
     how = Pass(precision, training=False, norms=norms, observe=add)
@@ -159,3 +142,56 @@ def restore_statistics(
         bn.var.copy_((square - mean.square()).clamp_min(0))
         bn.gamma.copy_(gain * (bn.var.double() + EPS).sqrt())
         bn.beta.copy_(bias + mean * gain)
+
+
+@torch.no_grad()
+def load_masters(model: QuantNet, masters: Sequence[Master], widths: Sequence[int], batches: Sequence[Tensor]) -> None:
+    """Give a network what a master holds for some widths, ready to be trained; of several masters, the mean.
+
+    Weights of runs that began alike lie in one valley, and their mean often computes better than any of them ("Model
+    soups", arXiv 2203.05482). Scales are trained as logarithms, so theirs is the geometric mean. Gains have a mean once
+    they are told apart from statistics; the statistics of what the mean computes are found anew.
+
+    Raises what :func:`load_master` raises.
+    """
+
+    def load(master: Master) -> None:
+        load_master(model, master, widths)
+        for bits in widths:
+            restore_statistics(model, bits, batches)
+
+    _load_mean(masters, load, model.state_dict)
+    if len(masters) > 1:
+        for bits in widths:
+            model.calibrate_width(bits, batches, scales=False)
+
+
+@torch.no_grad()
+def load_plans(
+    model: QuantNet, masters: Sequence[Master], plan: Plan, widths: Sequence[int], batches: Sequence[Tensor]
+) -> None:  # fmt: skip
+    """Give a network what a plan owns in a master, as :func:`load_masters` does; all else stays as it is."""
+    held = {name: values.clone() for name, values in model.state_dict().items()}
+
+    def load(master: Master) -> None:
+        load_master(model, master, widths)
+        load_plan(model, master, plan)
+        restore_statistics(model, plan, batches, OWN)
+
+    _load_mean(masters, load, model.own_tensors)
+    model.load_state_dict(held, strict=False)
+    if len(masters) > 1:
+        model.calibrate_own(plan, batches)
+
+
+def _load_mean(
+    masters: Sequence[Master], load: Callable[[Master], None], tensors: Callable[[], Mapping[str, Tensor]]
+) -> None:  # fmt: skip
+    """Give ``tensors`` the mean of what they are after each master was loaded."""
+    total: dict[str, Tensor] = {}
+    for master in masters:
+        load(master)
+        for name, values in tensors().items():
+            total[name] = total.get(name, 0) + values.detach().double()
+    for name, values in tensors().items():
+        values.copy_(total[name] / len(masters))

@@ -15,19 +15,23 @@ from torch import nn
 from bitgear.files import write_atomically
 from trainer.loop import History, Run
 from trainer.model import QuantNet
+from trainer.subject import Subject
 
 
 class Stage(ABC):
     """A stage of a run whose joint training has ended; its state is the file ``path``.
 
-    ``keys``: of the scales and batch norms that are trained.
+    ``keys``: of the scales and batch norms that are trained. ``subject``: entries of its own that may not change.
     """
 
-    def __init__(self, run: Run, path: Path, *, epochs: int, lr: float, keys: Collection[str]) -> None:
+    def __init__(
+        self, run: Run, path: Path, *, epochs: int, lr: float, keys: Collection[str], subject: Subject
+    ) -> None:  # fmt: skip
         self.run = run
         self.path = path
         self.epochs = epochs
         self.lr = lr
+        self.subject = {**run.subject, **subject, "train.epochs": run.config.train.epochs}
         self.next_epoch = 0
         self.optimizer = torch.optim.Adam(_groups(run.model, keys, run.config.train.weight_decay), lr=lr)
 
@@ -40,10 +44,14 @@ class Stage(ABC):
         """Return the stage's part of the run's history."""
 
     def fit(self, *, anew: bool = False) -> None:
-        """Train from where the file stands, or from the run's network if it does not exist or ``anew``."""
+        """Train from where the file stands, or from the run's network if it does not exist or ``anew``.
+
+        Raises :class:`~trainer.config.ConfigError` if the file is of another subject: also if joint training went on
+        since, which what it holds would undo.
+        """
         run = self.run
-        if self.path.is_file() and not anew:
-            state = torch.load(self.path, weights_only=True, map_location=run.device)
+        state = None if anew else run.read_state(self.path, self.subject)
+        if state is not None:
             run.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
             run.history, self.next_epoch = History(**json.loads(state["history"])), state["epoch"]
@@ -81,7 +89,7 @@ class Stage(ABC):
         buffer = io.BytesIO()
         history = json.dumps(vars(self.run.history))
         state = {"model": self.run.model.state_dict(), "optimizer": self.optimizer.state_dict()}
-        torch.save({**state, "history": history, "epoch": epoch}, buffer)
+        torch.save({**state, "history": history, "epoch": epoch, "subject": json.dumps(self.subject)}, buffer)
         write_atomically(self.path, buffer.getvalue())
         write_atomically(self.run.out / "history.json", json.dumps(vars(self.run.history), indent=1).encode())
 

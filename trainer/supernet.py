@@ -12,6 +12,7 @@ from trainer.hasb import draw_plan, switching_probability
 from trainer.loop import Run
 from trainer.model import Pass, pair_key
 from trainer.stage import Stage
+from trainer.subject import entries
 
 
 class SuperNetwork(Stage):
@@ -27,7 +28,10 @@ class SuperNetwork(Stage):
         if settings.batch_norm == "pair":
             run.model.add_transitions(widths)
         keys = {pair_key(a, b) for a in widths for b in widths}
-        super().__init__(run, run.out / "hasb.pt", epochs=settings.epochs, lr=settings.lr, keys=keys)
+        super().__init__(
+            run, run.out / "hasb.pt", epochs=settings.epochs, lr=settings.lr, keys=keys,
+            subject=entries("hasb", settings),
+        )  # fmt: skip
 
     def _rows(self) -> list[dict[str, Any]]:
         return self.run.history.hasb_epochs
@@ -48,7 +52,8 @@ class SuperNetwork(Stage):
                 plan = Plan.uniform(base) if uniform else draw_plan(base, self.layers, widths, switch, rng)
                 output = run.model(codes, self._pass(plan, uniform))
                 loss = run.loss(output, targets, taught)
-                run.check_finite(loss, f"super-network epoch {epoch + 1}, step {step + 1}, plan {plan}")
+                where = f"super-network epoch {epoch + 1}, step {step + 1}, plan {plan}"
+                run.check_finite(loss, where, "hasb.lr", self.path)
                 (loss + run.shape_penalty()).backward()
                 if uniform or taught is None:  # widths teach each other downwards; plans have no order
                     taught = output.detach()

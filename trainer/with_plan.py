@@ -13,8 +13,9 @@ from bitgear.plans import NamedPlan
 from trainer.config import ConfigError, WithPlanConfig
 from trainer.loop import Run
 from trainer.model import OWN, Pass, key
-from trainer.restore import load_mean, load_plan, restore_statistics
+from trainer.restore import load_plans
 from trainer.stage import Stage
+from trainer.subject import entries
 
 
 def _held(master: Master, name: str) -> Plan:
@@ -45,10 +46,12 @@ class WithPlan(Stage):
         self.settings = settings
         self.plan = NamedPlan(settings.plan, first)
         run.add_untrained_widths()  # a plan may have them, and begins with theirs
-        load_mean(run.model, run.masters, lambda master: load_plan(run.model, master, first))
-        restore_statistics(run.model, self.plan.plan, run.calibration_batches(), OWN)
+        load_plans(run.model, run.masters, first, run.config.train.widths, run.calibration_batches())
         keys = {OWN, *(key(bits) for bits in run.config.train.widths)}
-        super().__init__(run, run.out / "with_plan.pt", epochs=settings.epochs, lr=settings.lr, keys=keys)
+        super().__init__(
+            run, run.out / "with_plan.pt", epochs=settings.epochs, lr=settings.lr, keys=keys,
+            subject=entries("with_plan", settings),
+        )  # fmt: skip
 
     def _rows(self) -> list[dict[str, Any]]:
         return self.run.history.plan_epochs
@@ -67,7 +70,8 @@ class WithPlan(Stage):
                 of_plan = precision is self.plan.plan
                 output = run.model(codes, self._pass(precision))
                 loss = run.loss(output, targets, first if of_plan else taught)
-                run.check_finite(loss, f"epoch {epoch + 1} with the plan, step {step + 1}, precision {precision}")
+                where = f"epoch {epoch + 1} with the plan, step {step + 1}, precision {precision}"
+                run.check_finite(loss, where, "with_plan.lr", self.path)
                 (loss + run.shape_penalty()).backward()
                 taught = output.detach()
                 first = taught if first is None else first

@@ -10,14 +10,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from bitgear import reference
 from bitgear.bits import WIDTHS
 from bitgear.checkpoint import Master, read_master
+from bitgear.cli import app
 from bitgear.engines import create_engine
 from bitgear.rounding import derive
 from tests.trainer.tiny_runs import CLASSES, tiny_config, tiny_run
 from trainer import export as export_module
+from trainer import pipeline
 from trainer.export import ExportMismatch, build_master, compare, export
 from trainer.loop import Run
 from trainer.model import Pass
@@ -196,6 +199,24 @@ def test_the_whole_pipeline_writes_a_proven_master_and_a_report(
     assert master.tensors["conv1.weight_scale"].shape == ((16,) if per_channel else (1,))
     assert json.loads((tmp_path / "out" / "history.json").read_text())["epochs"]
     assert not list((tmp_path / "out").glob("*.partial"))
+
+
+def test_the_command_ends_with_the_master_and_what_it_reaches(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "tiny.safetensors"
+    accuracy = {bits: {"top1": bits / 10, "images": 24} for bits in WIDTHS}
+    export(dataclasses.replace(master_of(run), accuracy=accuracy), run.model, path, images_of(run), ENGINE)
+    made: list[Path | None] = [path, None]
+    monkeypatch.setattr(pipeline, "train_master", lambda *_, **__: made.pop(0))
+    command = ["train", "smoke", "--data", str(tmp_path), "--out", str(tmp_path / "out")]
+    first = CliRunner().invoke(app, command, catch_exceptions=False)
+    lines = first.stdout.splitlines()
+    assert lines[0] == f"{path}  {path.stat().st_size:,} bytes"
+    assert lines[1].split()[:2] == ["bits", "top-1"]
+    assert [line.split()[:4] for line in lines[2:]] == [[str(bits), f"{bits}0.00", "%", "24"] for bits in WIDTHS]
+    other = CliRunner().invoke(app, command, catch_exceptions=False)  # another process of torchrun
+    assert (other.exit_code, other.stdout) == (0, "")
 
 
 def test_shipped_configurations_are_found_by_name() -> None:

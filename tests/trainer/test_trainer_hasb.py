@@ -18,7 +18,7 @@ from tests.trainer.tiny_runs import state_of, tiny_config, tiny_run
 from trainer.config import Config
 from trainer.export import compare, export, export_plan
 from trainer.hasb import draw_plan, roulette, sensitive_layers, switching_probability
-from trainer.loop import Run
+from trainer.loop import NonFiniteLoss, Run
 from trainer.model import OWN, Norms, Pass, convolutions_before, pair_key
 from trainer.networks import Pyramid, resnet_cifar
 from trainer.pipeline import fit_supernet, train_master
@@ -137,6 +137,22 @@ def test_an_interrupted_stage_ends_with_the_same_bits(pictures: Path, finished: 
     assert [row["epoch"] for row in resumed.history.hasb_epochs] == [1, 2]
     for name, tensor in state_of(whole).items():
         assert torch.equal(state_of(resumed)[name], tensor), name
+
+
+def test_a_loss_that_is_none_names_the_rate_and_the_state_of_the_stage(
+    pictures: Path, finished: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = stage_run(pictures, finished, tmp_path / "run", sampling="uniform")
+    assert run.config.hasb is not None
+    spoilt = lambda output, targets: output.sum() * float("nan")  # noqa: E731
+    with monkeypatch.context() as patched:
+        patched.setattr(run.task, "loss", spoilt)
+        with pytest.raises(NonFiniteLoss, match=r"step 1, plan \d; lower hasb\.lr$"):
+            fit_supernet(run, run.config.hasb)
+    fit_supernet(run, run.config.hasb.model_copy(update={"epochs": 1}))
+    monkeypatch.setattr(run.task, "loss", spoilt)
+    with pytest.raises(NonFiniteLoss, match=r"hasb\.pt; lower hasb\.lr$"):
+        fit_supernet(run, run.config.hasb)
 
 
 PLAN = Plan(

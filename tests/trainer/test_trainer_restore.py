@@ -16,7 +16,7 @@ from tests.trainer.tiny_runs import state_of, tiny_config, tiny_run
 from trainer.config import ConfigError
 from trainer.loop import Run
 from trainer.model import Pass
-from trainer.restore import load_master, load_mean, restore_statistics
+from trainer.restore import load_master, load_masters, restore_statistics
 
 
 @pytest.fixture
@@ -30,6 +30,11 @@ def trained(pictures: Path, finished: Run) -> Run:
 @pytest.fixture
 def master(trained: Run) -> Master:
     return master_of(trained)
+
+
+def place_of(run: Run, tensor: torch.Tensor) -> str:
+    """The name of a parameter in the state of a run."""
+    return next(place for place, each in run.model.named_parameters() if each is tensor)
 
 
 def test_the_network_of_a_master_computes_what_the_master_does(pictures: Path, master: Master, tmp_path: Path) -> None:
@@ -94,17 +99,32 @@ def test_several_masters_have_a_mean(pictures: Path, master: Master, tmp_path: P
         master, tensors={**master.tensors, f"{name}.weight_scale": 4 * master.tensors[f"{name}.weight_scale"]}
     )
     run = tiny_run(pictures, tmp_path)
-
-    def load(each: Master) -> None:
-        load_master(run.model, each, WIDTHS)
-
-    load(master)
+    batches = run.calibration_batches()
+    load_masters(run.model, [master], WIDTHS, batches)
     expected, layer = state_of(run), run.model.layer(name)
-    load_mean(run.model, [master, bold], load)
-    names = {id(each): place for place, each in run.model.named_parameters()}
-    expected[names[id(layer.weight)]] *= 2.5
-    expected[names[id(layer.weight_log_scale)]] += math.log(2)
-    torch.testing.assert_close(state_of(run), expected)
+    load_masters(run.model, [master, bold], WIDTHS, batches)
+    torch.testing.assert_close(layer.weight, 2.5 * expected[place_of(run, layer.weight)])
+    place = place_of(run, layer.weight_log_scale)
+    torch.testing.assert_close(layer.weight_log_scale, expected[place] + math.log(2))
+    for bits in WIDTHS:  # statistics are those of what the mean computes
+        bn = layer.batch_norm(bits)
+        found = bn.mean.clone(), bn.var.clone()
+        run.model.calibrate_width(bits, batches, scales=False)
+        torch.testing.assert_close((bn.mean, bn.var), found)
+
+
+def test_a_master_is_its_own_mean(pictures: Path, master: Master, tmp_path: Path) -> None:
+    run = tiny_run(pictures, tmp_path)
+    codes = run.task.data.test.codes
+    answers = []
+    for masters in ([master], [master] * 3):
+        load_masters(run.model, masters, WIDTHS, run.calibration_batches())
+        with torch.no_grad():
+            answers.append([run.model(codes, Pass(bits, training=False)) for bits in WIDTHS])
+    for one, three in zip(*answers, strict=True):
+        assert (
+            one - three
+        ).abs().mean() < 0.15 * one.std()  # few pictures: statistics of batches differ from those of all
 
 
 def test_a_width_that_a_master_lacks_is_named(pictures: Path, master: Master, tmp_path: Path) -> None:

@@ -159,6 +159,7 @@ def test_a_loss_that_is_not_finite_stops_with_step_and_width(
     with pytest.raises(NonFiniteLoss, match=r"epoch 1, step 2, 4 bits") as caught:
         run.fit()
     assert str(tmp_path / "state.pt") in str(caught.value)
+    assert str(caught.value).endswith("lower train.lr")
     state = torch.load(tmp_path / "state.pt", weights_only=True)
     assert not state["joint"]
     assert all(torch.isfinite(tensor).all() for tensor in state["model"].values())
@@ -166,8 +167,18 @@ def test_a_loss_that_is_not_finite_stops_with_step_and_width(
 
 def test_a_diverging_fp32_start_stops_with_its_step(pictures: Path, tmp_path: Path) -> None:
     run = tiny_run(pictures, tmp_path, tiny_config(fp32={"lr": 1e30, "epochs": 3}))
-    with pytest.raises(NonFiniteLoss, match=r"FP32 epoch \d, step \d"):
+    with pytest.raises(NonFiniteLoss, match=r"FP32 epoch \d, step \d.*; lower fp32\.lr$"):
         run.fit()
+
+
+def test_a_state_that_was_never_written_is_not_spoken_of(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tiny_run(pictures, tmp_path)
+    monkeypatch.setattr(run.task, "loss", lambda output, targets: output.sum() * math.nan)
+    with pytest.raises(NonFiniteLoss) as caught:
+        run.fit()
+    assert str(caught.value) == "loss is nan at FP32 epoch 1, step 1; lower fp32.lr"
 
 
 def test_a_run_needs_a_start(pictures: Path, tmp_path: Path) -> None:
@@ -179,6 +190,15 @@ def test_splits_with_different_classes_are_refused(tmp_path: Path) -> None:
     folder = write_pictures(tmp_path / "data", per_class=2)
     (folder / "test" / "red").rename(folder / "test" / "apple")
     with pytest.raises(DataError, match="apple"):
+        tiny_run(folder, tmp_path / "out")
+
+
+def test_a_single_class_is_refused(tmp_path: Path) -> None:
+    folder = write_pictures(tmp_path / "data", per_class=2)
+    for split in ("train", "test"):
+        for name in CLASSES[1:]:
+            shutil.rmtree(folder / split / name)
+    with pytest.raises(DataError, match=rf"one class only, '{CLASSES[0]}'"):
         tiny_run(folder, tmp_path / "out")
 
 
@@ -290,14 +310,35 @@ def test_two_teachers_are_refused(pictures: Path, tmp_path: Path) -> None:
         tiny_run(pictures, tmp_path, config, teacher=tmp_path / "weights.safetensors")
 
 
-@pytest.mark.parametrize("fault", ["missing", "shape"])
+@pytest.mark.parametrize("use", ["weights", "teacher"])
+@pytest.mark.parametrize(
+    ("fault", "said"), [("none", "cannot be read"), ("cut", "no safetensors file"), ("text", "no safetensors file")]
+)
+def test_weights_that_are_no_whole_file_are_named(
+    use: str, fault: str, said: str, pictures: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "given.safetensors"
+    if fault == "cut":
+        save_file(resnet_state(tiny_run(pictures, tmp_path)), path)
+        path.write_bytes(path.read_bytes()[:-40])
+    elif fault == "text":
+        path.write_text("these are no weights, whatever the name says\n")
+    with pytest.raises(ConfigError, match=rf"given\.safetensors .*{said}|given\.safetensors are {said}"):
+        tiny_run(pictures, tmp_path / "out", tiny_config(teacher={"depth": 8}), **{use: path})
+
+
+@pytest.mark.parametrize("fault", ["missing", "shape", "nan", "infinite", "integers"])
 def test_weights_that_do_not_fit_are_refused_by_name(fault: str, pictures: Path, tmp_path: Path) -> None:
     state = resnet_state(tiny_run(pictures, tmp_path))
     name = next(name for name in state if name.endswith("layer2.0.conv1.weight"))
     if fault == "missing":
         del state[name]
-    else:
+    elif fault == "integers":
+        state[name] = state[name].to(torch.int8)
+    elif fault == "shape":
         state[name] = state[name][:, :-1].contiguous()
+    else:
+        state[name][0, 0, 0, 0] = math.nan if fault == "nan" else math.inf
     save_file(state, tmp_path / "weights.safetensors")
     with pytest.raises(DataError, match=r"layer2\.0\.conv1\.weight"):
         tiny_run(pictures, tmp_path, tiny_config(fp32={"epochs": 0}), weights=tmp_path / "weights.safetensors")

@@ -15,9 +15,10 @@ from bitgear.engines import create_engine
 from bitgear.errors import PrecisionNotOffered
 from bitgear.plans import NamedPlan
 from tests.masters import random_codes
-from tests.trainer.test_trainer_export import master_of
+from tests.trainer.test_trainer_export import images_of, master_of
 from tests.trainer.tiny_runs import state_of, tiny_config, tiny_run
 from trainer.config import Config, ConfigError
+from trainer.export import export_own
 from trainer.loop import Run
 from trainer.pipeline import train_master
 from trainer.with_plan import WithPlan
@@ -44,6 +45,17 @@ def stage_of(pictures: Path, master: Path, out: Path, config: Config | None = No
     run = tiny_run(pictures, out, config or config_of(), masters=[master, *others])
     run.fit()
     return WithPlan(run, run.config.with_plan)
+
+
+def path_of(pictures: Path, out: Path, master: Path) -> Path:
+    """The master of a stage that went on from another master."""
+    stage = stage_of(pictures, master, out, config_of(lr=1e-2))
+    stage.fit()
+    stage.run.calibrate()
+    path = out / "tiny.safetensors"
+    write_master(master_of(stage.run), path)
+    export_own(path, stage.run.model, stage.plan, images_of(stage.run), create_engine())
+    return path
 
 
 def test_all_precisions_are_trained_those_between_more_rarely(pictures: Path, master: Path, tmp_path: Path) -> None:
@@ -103,7 +115,9 @@ def test_the_master_holds_the_plan_with_all_that_it_owns(pictures: Path, master:
     np.testing.assert_array_equal(
         create_engine().derive(trained, plan.plan).run(codes), reference.run(trained, codes, plan.plan)
     )
-    assert "Training on with a plan: 1 epochs" in (tmp_path / "run" / "report.md").read_text()
+    report = (tmp_path / "run" / "report.md").read_text()
+    assert f"Began as the master sha256 {read_master(master).digest[:12]}." in report
+    assert "Training on with a plan: 1 epochs" in report
 
 
 def test_a_master_with_the_plan_is_needed(pictures: Path, master: Path, finished: Run, tmp_path: Path) -> None:
@@ -113,10 +127,18 @@ def test_a_master_with_the_plan_is_needed(pictures: Path, master: Path, finished
         WithPlan(tiny_run(pictures, finished.out), config_of().with_plan)
 
 
-def test_a_master_given_twice_is_its_own_mean(pictures: Path, master: Path, tmp_path: Path) -> None:
-    once, twice = stage_of(pictures, master, tmp_path / "a"), stage_of(pictures, master, tmp_path / "b", None, master)
-    for name, tensor in state_of(once.run).items():
-        torch.testing.assert_close(state_of(twice.run)[name], tensor, rtol=0, atol=0)
+def test_of_several_masters_the_plan_owns_the_mean(pictures: Path, master: Path, tmp_path: Path) -> None:
+    other = path_of(pictures, tmp_path / "other", master)
+    of_both = stage_of(pictures, master, tmp_path / "both", None, other).run.model.own_tensors()
+    of_one, of_other = (
+        stage_of(pictures, path, tmp_path / name).run.model.own_tensors()
+        for name, path in (("one", master), ("two", other))
+    )
+    moved = {place for place, values in of_one.items() if not torch.equal(values, of_other[place])}
+    assert any(place.endswith("scale") for place in moved)
+    for place in moved:
+        if place.endswith(("scale", "gamma", "beta")):
+            torch.testing.assert_close(of_both[place], (of_one[place] + of_other[place]) / 2)
 
 
 def test_masters_of_different_plans_have_no_mean(pictures: Path, master: Path, tmp_path: Path) -> None:

@@ -1,0 +1,96 @@
+"""A run's folder is gone on with by what it was begun with, or not at all."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bitgear.bits import LayerBits, Plan
+from bitgear.checkpoint import read_master, write_master
+from bitgear.plans import NamedPlan
+from tests.trainer.test_trainer_export import master_of
+from tests.trainer.tiny_runs import tiny_config, tiny_run
+from trainer.config import ConfigError
+from trainer.hasb import sensitive_layers
+from trainer.loop import Run
+from trainer.pipeline import train_master
+from trainer.supernet import SuperNetwork
+
+
+@pytest.mark.parametrize(
+    ("sections", "named"),
+    [
+        ({"network": {"depth": 14}}, "network.depth: 8, and now it is 14"),
+        ({"train": {"widths": (8, 6, 4, 2)}}, "train.widths"),
+        ({"train": {"seed": 99}}, "train.seed: 1, and now it is 99"),
+        ({"train": {"freeze": 0.1}}, "train.freeze"),
+        ({"data": {"train_images": 30}}, "data"),
+    ],
+)
+def test_a_changed_run_is_refused_and_nothing_written(
+    pictures: Path, finished: Run, sections: dict[str, Any], named: str
+) -> None:
+    before = (finished.out / "config.json").read_bytes()
+    with pytest.raises(ConfigError, match=named):
+        tiny_run(pictures, finished.out, tiny_config(**sections)).fit()
+    assert (finished.out / "config.json").read_bytes() == before
+
+
+def test_longer_and_slower_is_the_same_run(pictures: Path, finished: Run) -> None:
+    run = tiny_run(pictures, finished.out, tiny_config(train={"lr": 1e-4, "evaluate_every": 2}))
+    run.fit()
+    assert run.next_epoch == 2
+
+
+def test_a_broken_state_is_named(pictures: Path, tmp_path: Path) -> None:
+    (tmp_path / "state.pt").write_bytes(b"no state")
+    with pytest.raises(ConfigError, match=r"state\.pt is no state of a run"):
+        tiny_run(pictures, tmp_path).fit()
+
+
+def test_joint_training_that_went_on_is_not_undone_by_the_stage_after_it(pictures: Path, tmp_path: Path) -> None:
+    def stage_of(epochs: int, **settings: Any) -> SuperNetwork:
+        config = tiny_config(train={"epochs": epochs}, hasb={"epochs": 1, "sampling": "uniform", **settings})
+        run = tiny_run(pictures, tmp_path, config)
+        run.fit()
+        layers = sensitive_layers({conv.name: 1.0 for conv in run.model.graph.searchable})
+        return SuperNetwork(run, run.config.hasb, layers)
+
+    stage_of(1).fit()
+    with pytest.raises(ConfigError, match=r"hasb\.pt was begun with another hasb\.switch"):
+        stage_of(1, switch=0.9).fit()
+    longer = stage_of(2)
+    with pytest.raises(ConfigError, match=r"hasb\.pt was begun with another train\.epochs: 1, and now it is 2"):
+        longer.fit()
+    longer.fit(anew=True)
+
+
+def test_masters_of_other_classes_are_no_start(pictures: Path, finished: Run, tmp_path: Path) -> None:
+    run = tiny_run(pictures, finished.out)
+    run.fit()
+    run.calibrate()
+    master = master_of(run)
+    path = tmp_path / "turned.safetensors"
+    write_master(replace(master, labels=tuple(reversed(master.labels))), path)
+    with pytest.raises(ConfigError, match="other classes"):
+        tiny_run(pictures, tmp_path / "run", tiny_config(train={"epochs": 0}, fp32={"epochs": 0}), masters=[path])
+
+
+def test_plans_found_since_are_put_aside(
+    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:  # fmt: skip
+    file = tmp_path / "tiny.toml"
+    file.write_text(
+        '[network]\nname = "tiny"\ndepth = 8\n[data]\nside_px = 8\nshift_px = 1\n[fp32]\nepochs = 1\n'
+        "[train]\nwidths = [8, 2]\nepochs = 1\nbatch_size = 16\ncompile = false\n"
+        "[calibrate]\nimages = 16\nbatches = 2\n"
+    )
+    path = train_master(file, pictures, tmp_path / "run", weights=None, teacher=None)
+    assert path is not None
+    found = NamedPlan("found", Plan(LayerBits(2, 2), (("layer1.0.conv1", LayerBits(3, 4)),)))
+    write_master(read_master(path).with_plans([found]), path)
+    train_master(file, pictures, tmp_path / "run", weights=None, teacher=None)
+    assert not read_master(path).plans
+    assert [each.name for each in read_master(tmp_path / "run" / "tiny.before.safetensors").plans] == ["found"]
+    assert "tiny.before.safetensors" in capsys.readouterr().err
