@@ -63,7 +63,7 @@ from bitgear.plans import (
 )
 
 FORMAT = "bitgear-master"
-VERSION = 3
+VERSION = 4
 """The newest version that is read. A file is written in the lowest that holds it: 1 without named plans, 2 with plans
 that have no scales of their own."""
 TASKS = ("classify", "detect", "segment")
@@ -405,6 +405,8 @@ def _describe(metadata: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, Te
         raise MetadataInvalid(
             f"metadata entry 'input': {record.width_px} x {record.height_px} pixels; classification needs a square"
         )
+    if task != "classify" and record.central_fraction != 1:
+        raise MetadataInvalid("metadata entry 'input': central_fraction is for classification; leave it out")
     labels = _json(metadata, "labels")
     output = graph.shapes((3, record.height_px, record.width_px))[graph.nodes[-1].name]
     if len(output) != (1 if task == "classify" else 3):
@@ -591,6 +593,8 @@ def write_master(master: Master, path: str | os.PathLike[str]) -> None:
 
 
 def _version(master: Master) -> str:
+    if master.input.central_fraction != 1:
+        return "4"
     if any(each.scales is not None for each in master.plans):
         return "3"
     return "2" if master.plans else "1"

@@ -95,8 +95,8 @@ Data = LabelledImages | BoxedPictures | LabelledMaps
 def read_data(master: Master, source: Path, split: str, limit: int | None = None) -> Data:
     """Return a ``split`` of a data set in the form that a master's task is measured on, or ``limit`` pictures of it.
 
-    These are spread evenly over the split. Classes are those of the master: a data set may have some of them only, and
-    but for label maps in another order.
+    These are spread evenly over the split. Classes are those of the master; a data set may have some of them only, in
+    another order, unless it is of label maps.
 
     Raises :class:`~bitgear.errors.DataError`, also for classes that the master does not have.
     """
@@ -134,10 +134,11 @@ def _numbers(master: Master, classes: Sequence[str]) -> NDArray[np.int64]:
     if tuple(classes) == master.labels:
         return np.arange(len(classes))
     counts = Counter(master.labels)
-    known = {name: number for number, name in enumerate(master.labels) if counts[name] == 1}
-    if not all(name in known for name in classes):
+    if twice := next((name for name in classes if counts[name] > 1), None):
+        raise DataError(f"class {twice!r} is {counts[twice]} classes of model {master.name!r}; leave it out")
+    if not all(name in counts for name in classes):
         raise _other_classes(master, classes)
-    return np.array([known[name] for name in classes], np.int64)
+    return np.array([master.labels.index(name) for name in classes], np.int64)
 
 
 def evaluate_master(

@@ -26,7 +26,7 @@ from trainer.config import ConfigError, Fp32Config, RunConfig
 from trainer.freezing import Freezing
 from trainer.model import Norms, Pass, QuantNet, key, require
 from trainer.quantizers import Kernels, code_dtype, distance_from_codes
-from trainer.restore import load_floats, load_masters
+from trainer.restore import check_data, load_floats, load_masters
 from trainer.subject import Subject, check_subject, subject_of
 from trainer.tasks import create_task
 from trainer.tasks.base import EpochBatches, Task
@@ -143,11 +143,7 @@ class Run:
         self.history = History()
         self.masters = [read_master(path) for path in masters]
         for each in self.masters:
-            if (each.labels, each.input) != (self.task.labels, self.record):
-                raise ConfigError(
-                    f"master {each.name!r} has other classes or another input than {data_folder} and the configuration "
-                    f"make: {', '.join(each.labels)[:120]}; give a master of this data"
-                )
+            check_data(each, self.task.labels, self.record)
         if weights is not None or not self.masters:
             self.task.start(self.model, weights)
         else:

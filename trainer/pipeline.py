@@ -15,7 +15,7 @@ from tqdm import tqdm
 from bitgear.bits import WIDTHS
 from bitgear.checkpoint import Master, read_master, rewrite_master, write_master
 from bitgear.engines import create_engine
-from bitgear.errors import PrecisionNotOffered
+from bitgear.errors import BitgearError, PrecisionNotOffered
 from bitgear.files import write_atomically
 from bitgear.plans import NamedPlan, check_plans
 from trainer import configs
@@ -27,7 +27,7 @@ from trainer.loop import Run, create_network, join_processes
 from trainer.model import Pass
 from trainer.quantizers import Kernels, code_dtype
 from trainer.report import Sheet, draw_traces, write_report
-from trainer.restore import load_floats, load_master, load_trained
+from trainer.restore import check_data, load_floats, load_master, load_trained
 from trainer.supernet import SuperNetwork
 from trainer.tasks import create_task
 from trainer.tasks.base import Metrics, on_device
@@ -130,6 +130,8 @@ def measure_sensitivities(
     task = create_task(config, data, device)
     model = create_network(task.graph, task, config, Kernels())
     stored, start = None if master is None else read_master(master), out / "fp32.pt"
+    if stored is not None:
+        check_data(stored, task.labels, task.record)
     if weights is not None:
         task.start(model, weights)
         network = _start_name(config)
@@ -181,6 +183,7 @@ def tune_plans(
         if name not in held:
             raise PrecisionNotOffered(name, held, stored.name)
     task = create_task(config, data, device)
+    check_data(stored, task.labels, task.record)
     if task.watches_test:
         raise ConfigError("epochs would be chosen by the test split; hold training images out: data.held_out = 5000")
     dtype = code_dtype(device)
@@ -222,8 +225,8 @@ def finish(run: Run, data: Path, sources: dict[str, Any], own: NamedPlan | None 
     """Calibrate, export and prove the master with its plans, measure all through the serving engine, and report.
 
     ``own``: the plan of which the network holds batch norm and scales, if it does.
-    The test split is opened here and nowhere before. The FP32 network that joint training started from is measured by
-    the same code.
+    The pictures of the test split are opened here and nowhere before. The FP32 network that joint training started
+    from is measured by the same code.
     """
     config, task = run.config, run.task
     run.calibrate()
@@ -253,7 +256,7 @@ def finish(run: Run, data: Path, sources: dict[str, Any], own: NamedPlan | None 
             provenance=provenance, sensitivities=sensitivities,
         )  # fmt: skip
 
-    _put_aside(path, {*config.plans, *(() if own is None else (own.name,))})
+    _keep_plans(path, {*config.plans, *(() if own is None else (own.name,))})
     master = export(built({}), run.model, path, q_images, engine)
     with tqdm(total=(len(WIDTHS) + 1) * examined.images, unit="image", disable=not run.progress, leave=False) as bar:
         run_float = on_device(lambda codes: float_network(codes, Pass(None, training=False)), cpu)
@@ -282,12 +285,19 @@ def finish(run: Run, data: Path, sources: dict[str, Any], own: NamedPlan | None 
     return path
 
 
-def _put_aside(path: Path, names: Set[str]) -> None:
-    """Rename a master that has other plans than those named: they were found since, and the one to come lacks them."""
-    if path.is_file() and {each.name for each in read_master(path).plans} - names:
-        aside = path.with_suffix(f".before{path.suffix}")
-        path.replace(aside)
-        tqdm.write(f"The plans of the master before are not of these weights; it is {aside} now.", file=sys.stderr)
+def _keep_plans(path: Path, names: Set[str]) -> None:
+    """Copy a master that has plans found since, or tuned, for the one to come lacks them; ``names``: those it has."""
+    try:
+        held = read_master(path)
+    except BitgearError:  # none, or nothing to keep
+        return
+    if not {each.name for each in held.plans} - names and "tuned" not in held.provenance:
+        return
+    number = 1
+    while (aside := path.with_suffix(f".before-{number}{path.suffix}")).exists():
+        number += 1
+    write_atomically(aside, path.read_bytes())
+    tqdm.write(f"The new master lacks plans of the one before; a copy of that is {aside}.", file=sys.stderr)
 
 
 def _named(who: str, metrics: Metrics) -> Metrics:

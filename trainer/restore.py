@@ -13,6 +13,7 @@ from bitgear.bits import MASTER_BITS, Plan, Precision
 from bitgear.checkpoint import Master
 from bitgear.fold import batch_norm
 from bitgear.graph import Conv, Linear
+from bitgear.inputs import InputRecord
 from bitgear.plans import BatchNorm as FoldedBatchNorm
 from trainer.config import ConfigError
 from trainer.model import EPS, OWN, BatchNorm, Norms, Pass, QuantNet, key, require
@@ -39,6 +40,15 @@ def load_trained(model: QuantNet, path: Path) -> None:
             f"weights {path} are not of the network that the configuration describes: {fault}; give the fp32.pt of a "
             "run with the same network"
         ) from error
+
+
+def check_data(master: Master, labels: Sequence[str], record: InputRecord) -> None:
+    """Raise :class:`~trainer.config.ConfigError` for a master of other classes, or that reads pictures otherwise."""
+    if (master.labels, master.input) != (tuple(labels), record):
+        raise ConfigError(
+            f"master {master.name!r} has other classes or another input than the data and the configuration make: "
+            f"{', '.join(master.labels)[:120]}; give a master of this data"
+        )
 
 
 @torch.no_grad()

@@ -1,5 +1,6 @@
 """What the stages after joint training do alike: one Adam for all parameters, cosine to zero, resumable by epoch."""
 
+import hashlib
 import io
 import json
 import math
@@ -31,7 +32,8 @@ class Stage(ABC):
         self.path = path
         self.epochs = epochs
         self.lr = lr
-        self.subject = {**run.subject, **subject, "train.epochs": run.config.train.epochs}
+        joint = hashlib.sha256(json.dumps(run.history.epochs).encode()).hexdigest()
+        self.subject = {**run.subject, **subject, "joint training": joint[:12]}
         self.next_epoch = 0
         self.optimizer = torch.optim.Adam(_groups(run.model, keys, run.config.train.weight_decay), lr=lr)
 

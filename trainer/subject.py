@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from pydantic import BaseModel
 
 from bitgear.checkpoint import Master
@@ -15,7 +16,9 @@ from trainer.tasks.base import Task
 Subject = dict[str, Any]
 """By entry of the configuration, ``train.seed``, or by option, ``--weights``; values as json has them."""
 
-FREE = frozenset({"epochs", "lr", "evaluate_every", "keep_every", "threads", "device", "compile"})
+FREE = frozenset(
+    {"epochs", "lr", "evaluate_every", "keep_every", "threads", "device", "compile", "contact_images", "test_images"}
+)
 """Entries that may change on the way: how long, how fast, on what, and how much is shown."""
 
 
@@ -29,7 +32,7 @@ def subject_of(
         if section is not None:
             found |= entries(name, section)
     found |= {f"--{name}": _digest(path) for name, path in (("weights", weights), ("teacher", teacher))}
-    found["--master"] = [master.digest for master in masters]
+    found["--master"] = [fingerprint(master) for master in masters]
     return _plain(found)
 
 
@@ -43,16 +46,24 @@ def entries(name: str, section: BaseModel) -> Subject:
 def check_subject(path: Path, stored: str | None, given: Mapping[str, Any]) -> None:
     """Raise :class:`~trainer.config.ConfigError` if the state in a file is of something else than what is given.
 
-    ``stored``: as json; None, of a file that says nothing, passes.
+    ``stored``: as json; what it does not say passes, as does all of a file that says nothing (None).
     """
     begun = given if stored is None else json.loads(stored)
-    changed = [name for name in {**begun, **given} if begun.get(name) != given.get(name)]
+    changed = [name for name in begun if begun[name] != given.get(name)]
     if changed:
         before, now = (json.dumps(values.get(changed[0]))[:120] for values in (begun, given))
         raise ConfigError(
             f"{path} was begun with another {changed[0]}: {before}, and now it is {now}; give what it was begun with, "
-            "or choose another --out"
+            "delete it to begin anew, or choose another --out"
         )
+
+
+def fingerprint(master: Master) -> str:
+    """Return a hash of what all precisions share: plans, accuracy and descriptions do not count."""
+    digest = hashlib.sha256()
+    for name in sorted(master.tensors):
+        digest.update(name.encode() + np.ascontiguousarray(master.tensors[name]).tobytes())
+    return digest.hexdigest()
 
 
 def _plain(values: Mapping[str, Any]) -> Subject:

@@ -1,6 +1,5 @@
 """Batch norm and scales of a plan, trained: they are its own, so other precisions stay as they are. Resumable."""
 
-import hashlib
 import io
 import json
 import math
@@ -22,6 +21,7 @@ from trainer.config import ConfigError, RunConfig
 from trainer.loop import check_finite, mixed_loss
 from trainer.model import OWN, Pass, QuantNet
 from trainer.restore import load_plan, restore_statistics
+from trainer.subject import fingerprint
 from trainer.tasks.base import Task
 
 Owned = dict[str, Tensor]
@@ -59,7 +59,7 @@ class Tuning:
         self.optimizer = torch.optim.Adam(trained, lr=config.tune.lr)
         self.best = self._copy()
         self.rows: list[dict[str, Any]] = []
-        self.subject = {"weights": _fingerprint(master), "plan": to_json(plan)["layers"], "default": str(plan.plan)}
+        self.subject = {"weights": fingerprint(master), "plan": to_json(plan)["layers"], "default": str(plan.plan)}
 
     def fit(self) -> None:
         """Train from where the file stands to the last epoch, and leave the network with the best epoch's."""
@@ -146,11 +146,3 @@ class Tuning:
         state = {"own": self._copy(), "best": self.best, "optimizer": self.optimizer.state_dict()}
         torch.save({**state, "rows": json.dumps(self.rows), "subject": json.dumps(self.subject)}, buffer)
         write_atomically(self.path, buffer.getvalue())
-
-
-def _fingerprint(master: Master) -> str:
-    """Return a hash of what all precisions share: plans, accuracy and descriptions do not count."""
-    digest = hashlib.sha256()
-    for name in sorted(master.tensors):
-        digest.update(name.encode() + np.ascontiguousarray(master.tensors[name]).tobytes())
-    return digest.hexdigest()

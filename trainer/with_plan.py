@@ -50,7 +50,7 @@ class WithPlan(Stage):
         keys = {OWN, *(key(bits) for bits in run.config.train.widths)}
         super().__init__(
             run, run.out / "with_plan.pt", epochs=settings.epochs, lr=settings.lr, keys=keys,
-            subject=entries("with_plan", settings),
+            subject={**entries("with_plan", settings), "widths of the plan": str(self.plan.plan)},
         )  # fmt: skip
 
     def _rows(self) -> list[dict[str, Any]]:

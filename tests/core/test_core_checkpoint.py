@@ -601,7 +601,7 @@ def test_entries_of_another_kind_are_named(tmp_path: Path, content: bytes, entry
         ({"version": "1.0"}, errors.MetadataInvalid),
         ({"version": "١"}, errors.MetadataInvalid),
         ({"version": "9" * 5000}, errors.MetadataInvalid),
-        ({"version": "4"}, errors.VersionUnsupported),
+        ({"version": "5"}, errors.VersionUnsupported),
         ({"version": "999999999"}, errors.VersionUnsupported),
         ({"name": None}, errors.MetadataInvalid),
         ({"name": "../etc/passwd"}, errors.MetadataInvalid),

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from bitgear.checkpoint import read_master, write_master
 from bitgear.engines import create_engine
-from bitgear.errors import DataError
+from bitgear.errors import DataError, MetadataInvalid
 from bitgear.evaluate import evaluate_classifier, read_data
 from bitgear.inputs import InputRecord
 from bitgear.tasks.annotations import BoxedPictures
@@ -38,10 +39,15 @@ def test_folders_of_some_classes_count_as_these(tmp_path: Path) -> None:
     assert data.classes == master.labels
 
 
-@pytest.mark.parametrize(("labels", "name"), [("jihgfedcba", "z"), ("aabcdefghi", "a")])
-def test_a_class_that_a_master_does_not_have_once_is_refused(labels: str, name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("labels", "name", "told"),
+    [("jihgfedcba", "z", "give the data set that it was made for"), ("aabcdefghi", "a", "'a' is 2 classes of model")],
+)
+def test_a_class_that_a_master_does_not_have_once_is_refused(
+    labels: str, name: str, told: str, tmp_path: Path
+) -> None:  # fmt: skip
     master = replace(tiny_master(), labels=tuple(labels))
-    with pytest.raises(DataError, match="give the data set that it was made for"):
+    with pytest.raises(DataError, match=told):
         read_data(master, write_folders(tmp_path, ["b", name]), "test")
 
 
@@ -95,3 +101,14 @@ def test_the_square_that_a_master_looks_at_is_measured_as_it_is_served(tmp_path:
 def test_no_square_is_refused(fraction: object) -> None:
     with pytest.raises(ValueError, match="central_fraction"):
         InputRecord.from_json({**tiny_master().input.to_json(), "central_fraction": fraction})
+
+
+def test_a_central_fraction_is_a_matter_of_the_version_and_of_classification(tmp_path: Path) -> None:
+    file = tmp_path / "a.safetensors"
+    master = replace(tiny_master(), input=replace(tiny_master().input, central_fraction=0.875))
+    write_master(master, file)
+    assert b'"version":"4"' in file.read_bytes()
+    assert read_master(file).input == master.input
+    boxes = replace(boxes_master(), input=replace(boxes_master().input, central_fraction=0.875))
+    with pytest.raises(MetadataInvalid, match="central_fraction is for classification"):
+        write_master(boxes, file)
