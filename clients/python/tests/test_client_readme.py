@@ -24,7 +24,7 @@ def test_readme_example(code, output, classify_json, tmp_path, monkeypatch, caps
     def serve(request):
         asked = request.headers["Precision"]
         if asked == "mixed-2.5":
-            offered = [8, 7, 6, 5, 4, "mixed-3.0", 3, 2]
+            offered = [8, 7, 6, 5, 4, 3, 2, "mixed-3.0", "mixed-3.5", "mixed-3.8", "mixed-4.7", "mixed-5.7"]
             refusal = {"type": "urn:bitgear:problem:width-not-offered", "offered_precisions": offered}
             return httpx.Response(422, json=refusal)
         classify_json["precision"]["served"] = int(asked)
