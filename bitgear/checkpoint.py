@@ -64,8 +64,8 @@ from bitgear.plans import (
 
 FORMAT = "bitgear-master"
 VERSION = 4
-"""The newest version that is read. A file is written in the lowest that holds it: 1 without named plans, 2 with plans
-that have no scales of their own."""
+"""The newest version that is read. A file is written in the lowest that holds it: 1 without named plans, 2 with plans,
+3 with scales of a plan's own, 4 with a central fraction."""
 TASKS = ("classify", "detect", "segment")
 EXTRA_CHANNELS: Mapping[str, int] = {"detect": 4}
 """Channels of the output that stand for no class: the four sides of a box."""

@@ -48,9 +48,10 @@ class WithPlan(Stage):
         run.add_untrained_widths()  # a plan may have them, and begins with theirs
         load_plans(run.model, run.masters, first, run.config.train.widths, run.calibration_batches())
         keys = {OWN, *(key(bits) for bits in run.config.train.widths)}
+        widths = [str(first.default), *(f"{name}: {bits}" for name, bits in first.layers)]
         super().__init__(
             run, run.out / "with_plan.pt", epochs=settings.epochs, lr=settings.lr, keys=keys,
-            subject={**entries("with_plan", settings), "widths of the plan": str(self.plan.plan)},
+            subject={**entries("with_plan", settings), "plan": widths},
         )  # fmt: skip
 
     def _rows(self) -> list[dict[str, Any]]:

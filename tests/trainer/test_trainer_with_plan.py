@@ -141,6 +141,15 @@ def test_of_several_masters_the_plan_owns_the_mean(pictures: Path, master: Path,
             torch.testing.assert_close(of_both[place], (of_one[place] + of_other[place]) / 2)
 
 
+def test_a_stage_is_of_the_widths_of_its_plan(pictures: Path, master: Path, tmp_path: Path) -> None:
+    stage_of(pictures, master, tmp_path / "run").fit()
+    held, other = read_master(master), tmp_path / "other.safetensors"
+    wider = replace(NARROW.plan, layers=(("layer1.0.conv1", LayerBits(4, 4)),))
+    write_master(replace(held, plans=()).with_plans([NamedPlan("narrow", wider)]), other)
+    with pytest.raises(ConfigError, match=r"with_plan\.pt was begun with another plan: "):
+        stage_of(pictures, other, tmp_path / "run").fit()
+
+
 def test_masters_of_different_plans_have_no_mean(pictures: Path, master: Path, tmp_path: Path) -> None:
     other = tmp_path / "other.safetensors"
     held = read_master(master)
