@@ -57,32 +57,42 @@ class NamedConfig(_Frozen):
         return name
 
 
-class NetworkConfig(NamedConfig):
-    """A network for 32x32 images: a ResNet of ``depth``, or a MobileNetV2 of ``width`` times the customary channels."""
-
-    kind: Literal["resnet", "mobilenet-v2"] = "resnet"
-    depth: Depth = 20
-    width: float = Field(default=1.0, gt=0, le=4)
-
-
-class PyramidConfig(NamedConfig):
-    """Sizes of the residual encoder with a feature pyramid: see :class:`trainer.networks.Pyramid`.
-
-    ``eight_bits``: the parts that stay at 8 bits whatever the width.
-    """
+class EncoderConfig(NamedConfig):
+    """Sizes of the pyramid network's residual encoder, and the parts that stay at 8 bits whatever the width."""
 
     stem: int = Field(default=32, ge=1)
     channels: tuple[PositiveInt, ...] = Field(default=(32, 64, 128, 256), min_length=1, max_length=6)
     blocks: tuple[PositiveInt, ...] = (2, 2, 2, 2)
-    pyramid: int = Field(default=64, ge=1)
-    stride: int = Field(default=4, ge=4)
-    head: int = Field(default=0, ge=0)
     eight_bits: frozenset[Part] = frozenset({"stem", "shortcut", "lateral", "predict"})
 
     @model_validator(mode="after")
-    def _consistent(self) -> "PyramidConfig":
+    def _paired(self) -> "EncoderConfig":
         if len(self.blocks) != len(self.channels):
             raise ValueError("channels and blocks must have one entry for each stage")
+        return self
+
+
+class NetworkConfig(EncoderConfig):
+    """A network that classifies.
+
+    For 32x32 images a ResNet of ``depth`` or a MobileNetV2 of ``width`` times the customary channels; for any, the
+    encoder of a pyramid network, which is pretrained so.
+    """
+
+    kind: Literal["resnet", "mobilenet-v2", "pyramid-encoder"] = "resnet"
+    depth: Depth = 20
+    width: float = Field(default=1.0, gt=0, le=4)
+
+
+class PyramidConfig(EncoderConfig):
+    """Sizes of the residual encoder with a feature pyramid: see :class:`trainer.networks.Pyramid`."""
+
+    pyramid: int = Field(default=64, ge=1)
+    stride: int = Field(default=4, ge=4)
+    head: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _met(self) -> "PyramidConfig":
         if self.stride not in [4 * 2**stage for stage in range(len(self.channels))]:
             raise ValueError("the stride must be that of a stage: 4, 8, 16, ... up to the last")
         return self

@@ -1,7 +1,7 @@
 """A master's weights, scales and batch norm back in a network that can be trained."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
 
@@ -16,11 +16,15 @@ from bitgear.graph import Conv, Linear
 from bitgear.inputs import InputRecord
 from bitgear.plans import BatchNorm as FoldedBatchNorm
 from trainer.config import ConfigError
-from trainer.model import EPS, OWN, BatchNorm, Norms, Pass, QuantNet, key, require
+from trainer.model import EPS, OWN, BatchNorm, Norms, Pass, QuantNet, key, require, slug
+from trainer.networks.pyramid import CLASSIFIER
 
 
-def load_trained(model: QuantNet, path: Path) -> None:
+def load_trained(model: QuantNet, path: Path, encoder: Collection[str] = ()) -> bool:
     """Give a network what is in the ``fp32.pt`` of a run of the same network.
+
+    ``encoder``: names of layers that are enough where the file has none of the others, being the classifier that the
+    encoder was pretrained as; the others stay as they are. Returns whether all layers were found.
 
     Scales of weights are none of it: training finds them anew, for each channel or each layer. Raises
     :class:`~trainer.config.ConfigError` for a file that cannot be read, is no state, or is that of another network.
@@ -32,14 +36,20 @@ def load_trained(model: QuantNet, path: Path) -> None:
     except (UnpicklingError, EOFError, RuntimeError) as error:
         raise ConfigError(f"weights {path} are no state of a network; give the fp32.pt of a run") from error
     try:
-        scales = {name: own for name, own in model.state_dict().items() if name.endswith("weight_log_scale")}
+        own = model.state_dict()
+        scales = {name: values for name, values in own.items() if name.endswith("weight_log_scale")}
+        others = {name: values for name, values in own.items() if name.split(".")[1] not in map(slug, encoder)}
+        whole = not encoder or not others.keys().isdisjoint(state)
+        if not whole:
+            state = others | {name: values for name, values in state.items() if name.split(".")[1] != CLASSIFIER}
         model.load_state_dict({**state, **scales})
-    except (RuntimeError, TypeError) as error:
+    except (RuntimeError, TypeError, AttributeError) as error:
         fault = str(error).splitlines()[-1].strip()
         raise ConfigError(
             f"weights {path} are not of the network that the configuration describes: {fault}; give the fp32.pt of a "
             "run with the same network"
         ) from error
+    return whole
 
 
 def check_data(master: Master, labels: Sequence[str], record: InputRecord) -> None:

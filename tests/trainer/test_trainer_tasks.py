@@ -15,7 +15,7 @@ from bitgear.bits import WIDTHS
 from bitgear.checkpoint import read_master
 from bitgear.errors import DataError
 from tests.trainer.dense_data import detect_config, segment_config, write_boxes, write_maps
-from tests.trainer.tiny_runs import state_of
+from tests.trainer.tiny_runs import state_of, tiny_config, tiny_run
 from trainer.config import ConfigError, RunConfig
 from trainer.loop import Run
 from trainer.model import Pass
@@ -135,6 +135,32 @@ def test_what_is_not_the_float_network_of_a_run_is_refused_by_name(case: Case, d
         Run(config(), data, tmp_path, weights=path)
     with pytest.raises(ConfigError, match="not of the network that the configuration describes: size mismatch"):
         Run(config(network={"stem": 4}), data, tmp_path, weights=done.out / "fp32.pt")
+
+
+def test_an_encoder_that_has_learnt_to_classify_is_a_start(case: Case, pictures: Path, tmp_path: Path) -> None:
+    _, data, config, _ = case
+    network = {**config().network.model_dump(include={"stem", "channels", "blocks"}), "kind": "pyramid-encoder"}
+    learnt = tiny_run(pictures, tmp_path / "a", tiny_config(network=network, train={"epochs": 0}))
+    learnt.fit()
+    weights = learnt.out / "fp32.pt"
+    encoder = {
+        name: values for name, values in torch.load(weights, weights_only=True).items()
+        if not name.startswith("layers.linear.") and not name.endswith("weight_log_scale")
+    }  # fmt: skip
+    begun, untrained = (Run(config(), data, tmp_path, weights=given, progress=False) for given in (weights, None))
+    expected = state_of(untrained) | encoder
+    for name, tensor in state_of(begun).items():
+        assert torch.equal(tensor, expected.pop(name)), name
+    assert not expected
+    with pytest.raises(ConfigError, match=r"fp32\.pt is of the encoder alone: set fp32\.epochs"):
+        Run(config(fp32={"epochs": 0}), data, tmp_path, weights=weights)
+    with pytest.raises(ConfigError, match="not of the network that the configuration describes: size mismatch"):
+        Run(config(network={"stem": 4}), data, tmp_path, weights=weights)
+    with pytest.raises(ConfigError, match=r"describes: Missing key\(s\)"):
+        Run(config(network={"blocks": (1, 2)}), data, tmp_path, weights=weights)
+    torch.save({**torch.load(weights, weights_only=True), "layers.layer3_0_conv1.weight": torch.ones(1)}, weights)
+    with pytest.raises(ConfigError, match=r"describes: Unexpected key\(s\)"):
+        Run(config(), data, tmp_path, weights=weights)
 
 
 def test_neither_a_teacher_nor_no_training_is_a_start(case: Case, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Training of classification: a CIFAR ResNet on labelled images."""
+"""Training of classification on labelled images."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from bitgear.tasks.datasets import LabelledImages, read_labelled_images, spread,
 from trainer.config import Config, ConfigError, NetworkConfig
 from trainer.data import Batches, ImageSet, read_images, watched_views
 from trainer.model import QuantNet
-from trainer.networks import mobilenet_cifar, resnet_cifar
+from trainer.networks import encoder_classifier, mobilenet_cifar, resnet_cifar
 from trainer.restore import load_trained
 from trainer.tasks.base import Engine, Forward, Metrics
 
@@ -154,6 +154,8 @@ def network(config: NetworkConfig, classes: int) -> Graph:
             return resnet_cifar(config.depth, classes)
         case "mobilenet-v2":
             return mobilenet_cifar(config.width, classes)
+        case "pyramid-encoder":
+            return encoder_classifier(config.stem, config.channels, config.blocks, config.eight_bits, classes)
 
 
 class ExaminedImages:

@@ -24,7 +24,7 @@ from trainer.model import QuantNet
 from trainer.networks.pyramid import PREDICT
 from trainer.tasks.assignment import assign, detection_loss, imitation_loss, predictions
 from trainer.tasks.base import Engine, Forward, Metrics, on_device
-from trainer.tasks.scratch import FromScratch, pyramid
+from trainer.tasks.scratch import FromScratch
 
 FIRST_SCORE = 0.01
 """Every score before training: nearly all cells are background (Lin et al. 2017, "Focal Loss", section 4.1)."""
@@ -45,7 +45,7 @@ class Detect(FromScratch):
     watches_test = False
 
     def __init__(self, config: DetectConfig, folder: Path, device: torch.device) -> None:
-        super().__init__(config.data, config)
+        super().__init__(config.data, config.network, config)
         data = config.data
         self.config = config
         self.device = device
@@ -57,7 +57,7 @@ class Detect(FromScratch):
             if other.classes != self.labels:
                 raise DataError(f"{folder} has other classes in {split} than in train")
         self.training_images = len(train.items)
-        self.graph = pyramid(config.network).graph(data.height_px, data.width_px, len(self.labels) + SIDES)
+        self.graph = self.network.graph(data.height_px, data.width_px, len(self.labels) + SIDES)
         table = torch.tensor(self.record.table()).to(device)
         self.views = BoxViews(box_set(train, self.record, device), data.views, table, data.offset)
 
@@ -65,10 +65,7 @@ class Detect(FromScratch):
         return self.views.batches(order)
 
     @torch.no_grad()
-    def start(self, model: QuantNet, weights: Path | None) -> None:
-        super().start(model, weights)
-        if weights is not None:
-            return
+    def start_prediction(self, model: QuantNet) -> None:
         bn, classes = model.layer(PREDICT).batch_norm(None), len(self.labels)
         bn.gamma.fill_(FIRST_GAMMA)
         bn.beta[:classes] = math.log(FIRST_SCORE / (1 - FIRST_SCORE))

@@ -28,8 +28,9 @@ def pyramid(config: PyramidConfig) -> Pyramid:
 class FromScratch(ABC):
     """Order of batches and start of a network; codes are exactly ``pixel - offset``, in real units / 128."""
 
-    def __init__(self, data: PicturesConfig, run: RunConfig) -> None:
+    def __init__(self, data: PicturesConfig, network: PyramidConfig, run: RunConfig) -> None:
         self.record = replace(InputRecord.centred(data.width_px, data.offset), height_px=data.height_px)
+        self.network = pyramid(network)
         self.run = run
         self.training_images = 0
 
@@ -41,11 +42,17 @@ class FromScratch(ABC):
         return ()
 
     def start(self, model: QuantNet, weights: Path | None) -> None:
-        """Leave the network untrained, or give it what is in the ``fp32.pt`` of another run."""
-        if weights is not None:
-            load_trained(model, weights)
-        elif not self.run.fp32.epochs:
-            raise ConfigError("no start: set fp32.epochs to train from scratch, or give the fp32.pt of another run")
+        """Leave the network untrained, or give it what is in the ``fp32.pt`` of another run, or its encoder's."""
+        whole = weights is not None and load_trained(model, weights, self.network.encoder)
+        if whole:
+            return
+        if not self.run.fp32.epochs:
+            found = "no start" if weights is None else f"{weights} is of the encoder alone"
+            raise ConfigError(f"{found}: set fp32.epochs to train from there, or give the fp32.pt of another run")
+        self.start_prediction(model)
+
+    def start_prediction(self, model: QuantNet) -> None:  # noqa: B027 - what it begins with may be right as it is
+        """Give the prediction of an untrained network what it begins with."""
 
     def teacher(self, weights: Path, network: Callable[[Graph], QuantNet]) -> QuantNet:  # noqa: ARG002
         raise ConfigError(f"this task takes no teacher; {weights} cannot be used")

@@ -21,7 +21,7 @@ from trainer.config import SegmentConfig
 from trainer.data.maps import IGNORE, MapSet, MapViews
 from trainer.data.order import Order
 from trainer.tasks.base import Engine, Forward, Metrics, on_device
-from trainer.tasks.scratch import FromScratch, pyramid
+from trainer.tasks.scratch import FromScratch
 
 
 class Segment(FromScratch):
@@ -33,7 +33,7 @@ class Segment(FromScratch):
     watches_test = False
 
     def __init__(self, config: SegmentConfig, folder: Path, device: torch.device) -> None:
-        super().__init__(config.data, config)
+        super().__init__(config.data, config.network, config)
         data = config.data
         self.config = config
         self.folder = folder
@@ -43,7 +43,6 @@ class Segment(FromScratch):
         self.validation = self._read("val")
         check_label_maps(folder, "test")  # opened once, at the end
         self.training_images = len(train.images)
-        self.network = pyramid(config.network)
         self.graph = self.network.graph(data.height_px, data.width_px, len(self.labels))
         self.crop = (data.crop_height_px or data.height_px, data.crop_width_px or data.width_px)
         self.weights = class_weights(train.maps, len(self.labels), config.task.class_balance).to(device)
