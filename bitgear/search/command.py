@@ -21,7 +21,7 @@ from bitgear.plans import NamedPlan, mean_bits
 from bitgear.search.distance import BETWEEN, Distance
 from bitgear.search.moves import Refined, refine
 from bitgear.search.pictures import codes_of, read_pictures
-from bitgear.search.report import write_report
+from bitgear.search.report import check_plots, write_report
 from bitgear.search.run import Result, SearchOptions, search, stored
 from bitgear.search.statistics import Statistics
 from bitgear.search.timings import measure_timings, read_timings
@@ -53,9 +53,11 @@ class SearchRequest:
 def search_and_write(request: SearchRequest) -> Result:
     """Search, write the master and the report; the master is as it was if anything fails before that.
 
-    Timings that are given but were measured otherwise than plans are timed are a line on the standard error. Raises
-    :class:`~bitgear.errors.SearchError` for those of another master.
+    What the report needs is asked for first. Timings that are given but were measured otherwise than plans are timed
+    are a line on the standard error. Raises :class:`~bitgear.errors.SearchError` for those of another master.
     """
+    if request.report is not None:
+        check_plots()
     path = find_master(request.model)
     master = read_master(path)
     if request.replace:

@@ -88,11 +88,18 @@ def layer_bits(result: Result, choice: Choice) -> dict[str, int]:
     }  # fmt: skip
 
 
-def write_report(result: Result, folder: Path) -> None:
-    """Write ``plans.json``, ``plans.md`` and the plots into a folder.
+def check_plots() -> None:
+    """Raise :class:`~bitgear.errors.EngineUnavailable` if matplotlib, which draws the plots, is not installed."""
+    try:
+        import matplotlib.figure  # noqa: F401
+    except ImportError as error:
+        raise EngineUnavailable(
+            f"the plots of a report need the extra 'search': pip install -e '.[search]' ({error})"
+        ) from error
 
-    Raises :class:`~bitgear.errors.EngineUnavailable` if matplotlib is not installed.
-    """
+
+def write_report(result: Result, folder: Path) -> None:
+    """Write ``plans.json``, ``plans.md`` and the plots, which need matplotlib, into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     _plots(result, folder)
     write_atomically(folder / "plans.json", (json.dumps(as_json(result), indent=1) + "\n").encode())
@@ -162,12 +169,7 @@ def _row(result: Result, name: str, trial: Trial, rows: Metrics | None, test: fl
 
 
 def _plots(result: Result, folder: Path) -> None:
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise EngineUnavailable(
-            f"the plots of a report need the extra 'search': pip install -e '.[search]' ({error})"
-        ) from error
+    from matplotlib.figure import Figure
 
     def page(name: str, height: float, draw: Callable[[Any], None], rows: int = 1) -> None:
         figure = Figure(figsize=(7, height), layout="constrained")

@@ -135,6 +135,15 @@ def test_a_missing_solver_leaves_the_file_alone(file: Path, data: Path, monkeypa
     assert file.read_bytes() == content
 
 
+def test_a_missing_plotter_is_told_before_the_search(
+    file: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(EngineUnavailable, match="plots of a report need the extra 'search'"):
+        search_and_write(request(file, data / "nowhere", OPTIONS, report=tmp_path / "report"))
+    assert not (tmp_path / "report").exists()
+
+
 def test_pictures_to_choose_by_are_not_those_that_batch_norm_is_fitted_on(data: Path) -> None:
     master = tiny_master()
     pictures = read_pictures(
