@@ -202,15 +202,15 @@ class ImageCorrupt(ImageError):
 
 
 class ImageTooLarge(ImageError):
-    """More pixels than the limit, judged from the header before decoding."""
+    """More pixels than the limit, in all or along a side, judged from the header before decoding."""
 
     code = "image-too-large"
 
-    def __init__(self, width_px: int, height_px: int, limit_pixels: int) -> None:
+    def __init__(self, width_px: int, height_px: int, limit_pixels: int, limit_side_px: int) -> None:
         self.limit_pixels = limit_pixels
         super().__init__(
-            f"image of {width_px} x {height_px} = {width_px * height_px} pixels exceeds the limit of {limit_pixels}; "
-            "send a smaller image"
+            f"image of {width_px} x {height_px} = {width_px * height_px} pixels exceeds the limit of {limit_pixels} "
+            f"pixels, {limit_side_px} along a side; send a smaller image"
         )
 
 

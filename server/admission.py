@@ -10,10 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from server.errors import Forbidden, Overloaded, RateLimited, Unauthorised
-from server.settings import SettingsError
+from server.settings import SettingsError, check_key
 
 MAX_RETRY_AFTER_S = 60
 
@@ -26,7 +26,7 @@ class Key(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    key: str = Field(min_length=8, max_length=256)
+    key: Annotated[str, Field(min_length=8, max_length=256), AfterValidator(check_key)]
     requests_per_s: Annotated[float, Field(gt=0)] | None = None
     burst: Annotated[int, Field(ge=1)] = 1
 
@@ -53,7 +53,7 @@ class Permits:
     def one(self) -> Iterator["Permit"]:
         """Hold a permit; raise :class:`~server.errors.Overloaded` if there is none left."""
         if self._taken >= self.limit:
-            raise self._overloaded()
+            raise self._overloaded(f"{self._taken} requests are waiting, which is all that the server has room for")
         self._taken += 1
         permit = Permit(self._hold)
         try:
@@ -65,11 +65,14 @@ class Permits:
     def _hold(self, size_bytes: int) -> None:
         # A body that is alone may have any size that a body may have.
         if self._taken > 1 and self._taken_bytes + size_bytes > self._limit_bytes:
-            raise self._overloaded()
+            raise self._overloaded(
+                f"the bodies of all requests have {self._taken_bytes} bytes, and {size_bytes} more would exceed "
+                f"max_bodies_bytes, {self._limit_bytes}"
+            )
         self._taken_bytes += size_bytes
 
-    def _overloaded(self) -> Overloaded:
-        return Overloaded(self._retry_after_s(), self._taken)
+    def _overloaded(self, said: str) -> Overloaded:
+        return Overloaded(said, self._retry_after_s(), self._taken)
 
     def _retry_after_s(self) -> int:
         """Return when what waits now will be done, in whole seconds."""

@@ -311,7 +311,12 @@ class UnloadedModel(_Answer):
 
 
 class Health(_Answer):
-    """A probe's answer. ``measuring``: times of this device are not all known yet, with those who are ready."""
+    """A probe's answer. ``live`` and ``ready`` are where clients of the Open Inference Protocol look.
+
+    ``measuring``: times of this device are not all known yet, with those who are ready.
+    """
 
     status: str
+    live: Literal[True]
+    ready: Literal[True] | None = None
     measuring: bool | None = None

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from server.errors import BadParameter
+from server.errors import BadParameter, BadRequest
 from server.profiles import Profile
 from server.settings import PolicyName, Settings
 
@@ -28,10 +28,11 @@ class Conduct(BaseModel):
     def changed(self, document: Any) -> "Conduct":
         """Return this with the members of a JSON object instead of its own, where there are any.
 
-        Raises :class:`~server.errors.BadParameter` naming the first member that is unknown or out of range.
+        Raises :class:`~server.errors.BadRequest` for what is no object, and :class:`~server.errors.BadParameter` naming
+        the first member that is unknown or out of range.
         """
         if not isinstance(document, dict):
-            raise BadParameter("expected a JSON object with what is to change", "policy")
+            raise BadRequest("the body must be a JSON object with what is to change")
         try:
             return Conduct.model_validate({**self.model_dump(), **document})
         except ValidationError as error:

@@ -19,6 +19,7 @@ from typing import Literal
 
 from server.errors import Draining
 from server.problems import RETRY_AFTER_S
+from server.settings import SettingsError
 
 GIVES_WAY = 32
 """So many errands at most go before as many engine calls as there are workers: in a flood of pictures, some are to be
@@ -27,6 +28,9 @@ answered, but in batches."""
 PATIENCE_S = 0.1
 """When no engine call has begun or ended for so long, errands go ahead: a slow device does not keep them from what is
 short."""
+
+START_TIMEOUT_S = 1.0
+"""How long threads that have nothing to do yet may take to end, where others cannot be started."""
 
 Kind = Literal["errand", "call"]
 
@@ -40,6 +44,8 @@ class Crew:
     one at a time; it computes with ``threads`` threads. It is called after :meth:`want`, at least once; if there may be
     more to do, it calls that again. ``spare``: threads for errands beside those of the workers. ``clock`` gives
     monotonic seconds.
+
+    Construction raises :class:`~server.settings.SettingsError` where there may not be so many threads.
     """
 
     def __init__(
@@ -64,12 +70,8 @@ class Crew:
         self._called_s = clock()
         self._watched = False
         self._closed = False
-        self._threads = [
-            threading.Thread(target=self._serve, name=f"bitgear-{number}", daemon=True)
-            for number in range(workers + spare)
-        ]
-        for thread in self._threads:
-            thread.start()
+        self._threads: list[threading.Thread] = []
+        self._start(workers + spare)
 
     def calls(self, call: Callable[[int], None]) -> None:
         """Say what an engine call is. Before any is wanted."""
@@ -173,6 +175,19 @@ class Crew:
         self._called_s = self._clock()
 
     # -- without it -----------------------------------------------------------------------------------------------
+
+    def _start(self, count: int) -> None:
+        try:
+            for number in range(count):
+                thread = threading.Thread(target=self._serve, name=f"bitgear-{number}", daemon=True)
+                thread.start()
+                self._threads.append(thread)
+        except RuntimeError as error:
+            self.close(START_TIMEOUT_S)
+            raise SettingsError(
+                f"only {len(self._threads)} of {count} threads can be started; lower engine_workers or workers, or "
+                "raise the limit of processes and threads that the system sets"
+            ) from error
 
     def _serve(self) -> None:
         while self._do_next():

@@ -209,12 +209,9 @@ class Overloaded(RequestError):
 
     code = "overloaded"
 
-    def __init__(self, retry_after_s: int, queue_depth: int) -> None:
+    def __init__(self, said: str, retry_after_s: int, queue_depth: int) -> None:
         super().__init__(
-            f"{queue_depth} requests are waiting, which is all that the server has room for; try again in "
-            f"{retry_after_s} s",
-            retry_after_s=retry_after_s,
-            queue_depth=queue_depth,
+            f"{said}; try again in {retry_after_s} s", retry_after_s=retry_after_s, queue_depth=queue_depth
         )
 
 

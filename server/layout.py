@@ -75,11 +75,15 @@ def measure_layout(model: DerivedModel, master: Master, layout: Layout, budget_s
     durations_s: list[float] = []  # list.append is atomic
     ready = threading.Barrier(layout.workers + 1)
     threads = [
-        threading.Thread(target=_call, args=(model, q_image, ready, budget_s, durations_s))
+        threading.Thread(target=_call, args=(model, q_image, ready, budget_s, durations_s), daemon=True)
         for _ in range(layout.workers)
     ]
-    for thread in threads:
-        thread.start()
+    try:
+        for thread in threads:
+            thread.start()
+    except RuntimeError:  # there may be no more threads: those that there are do not wait for the others
+        ready.abort()
+        raise
     ready.wait()
     started_s = time.monotonic()
     for thread in threads:
@@ -91,7 +95,10 @@ def measure_layout(model: DerivedModel, master: Master, layout: Layout, budget_s
 def _call(
     model: DerivedModel, q_image: NDArray[np.int8], ready: threading.Barrier, budget_s: float, durations_s: list[float]
 ) -> None:
-    ready.wait()
+    try:
+        ready.wait()
+    except threading.BrokenBarrierError:
+        return
     end_s = time.monotonic() + budget_s
     while True:
         started_s = time.monotonic()

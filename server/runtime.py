@@ -148,7 +148,7 @@ class Runtime:
         Raises :class:`~server.errors.BadParameter` for an unknown profile or a policy that no model can follow, and
         :class:`~server.errors.WidthNotOffered` for a profile that leaves a model no width.
         """
-        profile = self.profile_of(Wish(profile=conduct.profile))
+        profile = self._profile_named(conduct.profile, "profile")
         for model in self.models:
             admit(Wish(), model.ladder, profile)
         try:
@@ -299,12 +299,13 @@ class Runtime:
 
     def profile_of(self, wish: Wish) -> Profile:
         """Return the profile that a wish names, or the active one; raise :class:`~server.errors.BadParameter`."""
-        if wish.profile is None:
-            return self.profile
-        profile = self.profiles.get(wish.profile)
+        return self.profile if wish.profile is None else self._profile_named(wish.profile, "device_profile")
+
+    def _profile_named(self, name: str, parameter: str) -> Profile:
+        profile = self.profiles.get(name)
         if profile is None:
             known = ", ".join(sorted(self.profiles))
-            raise BadParameter(f"device_profile {shown(wish.profile)} is unknown; known are {known}", "device_profile")
+            raise BadParameter(f"{parameter} {shown(name)} is unknown; known are {known}", parameter)
         return profile
 
     def resident_bytes(self, model: ServedModel) -> Mapping[Plan, int]:

@@ -36,7 +36,7 @@ ARRIVALS = 64
 """How many recent arrivals tell their rate."""
 
 SERVICE_WEIGHT = 0.1
-"""Weight of the newest batch in the running mean of what one image takes."""
+"""Weight of the newest batch in the running mean of what one request takes."""
 
 _logger = logging.getLogger(__name__)
 
@@ -160,7 +160,7 @@ class Scheduler:
         # Lanes go with the last who holds their model: a job that waits, or the registry.
         self._lanes: weakref.WeakKeyDictionary[ServedModel, _Lane] = weakref.WeakKeyDictionary()
         self._running: list[_Batch | None] = [None] * crew.workers
-        self._image_s = 0.0
+        self._job_s = 0.0
         self._closing = False
         crew.calls(self._work)
 
@@ -171,8 +171,8 @@ class Scheduler:
 
     @property
     def drain_per_s(self) -> float:
-        """Images per second that the workers get done, as measured of recent batches; 0 before the first."""
-        return self.workers / self._image_s if self._image_s > 0 else 0.0
+        """Requests per second that the workers get done, as measured of recent batches; 0 before the first."""
+        return self.workers / self._job_s if self._job_s > 0 else 0.0
 
     @property
     def busy(self) -> bool:
@@ -360,7 +360,7 @@ class Scheduler:
             )
             first = last
         occupied_s = batch.decision_s + self._clock() - began_s
-        self._image_s += (occupied_s / images - self._image_s) * (SERVICE_WEIGHT if self._image_s > 0 else 1.0)
+        self._job_s += (occupied_s / len(jobs) - self._job_s) * (SERVICE_WEIGHT if self._job_s > 0 else 1.0)
         self._occupied(report, occupied_s * 1000)
 
 

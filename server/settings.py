@@ -52,6 +52,16 @@ PolicyName = Annotated[
 """The name of a policy; see :func:`server.policies.create_policy`."""
 
 
+_KEY = re.compile(r"[!-~]([ -~]*[!-~])?")
+
+
+def check_key(key: str) -> str:
+    """Return a key that can be sent in a header; raise what pydantic takes for an error for any other."""
+    if not _KEY.fullmatch(key):
+        raise PydanticCustomError("key", "a key can only be printable ASCII without blanks around it")
+    return key
+
+
 class SettingsError(BitgearError):
     """A setting, profile or model path that cannot be used."""
 
@@ -129,14 +139,21 @@ class Settings(BaseSettings):
     @field_validator("models", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
-        """Take several paths in one variable, separated like those in ``PATH``."""
-        return value.split(os.pathsep) if isinstance(value, str) else value
+        """Take several paths in one variable, separated like those in ``PATH``; an empty one is none."""
+        return [path for path in value.split(os.pathsep) if path] if isinstance(value, str) else value
 
     @field_validator("admin_key", "keys", "ladders", "profiles", mode="before")
     @classmethod
     def _empty_is_none(cls, value: object) -> object:
         """Take a variable that is there but empty, as ``${KEY:-}`` makes it, for one that is not there."""
         return None if value == "" else value
+
+    @field_validator("admin_key")
+    @classmethod
+    def _can_be_sent(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            check_key(value.get_secret_value())
+        return value
 
     @classmethod
     def settings_customise_sources(

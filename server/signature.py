@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from bitgear.checkpoint import Master
 from bitgear.inputs import InputRecord
-from bitgear.tasks.pictures import Picture, decode_picture
+from bitgear.tasks.pictures import Picture, check_size, decode_picture
 from server.answers import to_json
 from server.errors import BadParameter, BadTensor, shown
 from server.tasks import Task
@@ -112,7 +112,12 @@ def _check_shape(tensor: Tensor, record: InputRecord) -> None:
 
 def _pictures(tensor: Tensor, limit_pixels: int) -> Iterator[Picture]:
     for element in tensor.data:
-        yield Picture(element) if isinstance(element, np.ndarray) else decode_picture(element, limit_pixels)
+        if isinstance(element, np.ndarray):
+            picture = Picture(element)
+            check_size(picture.width_px, picture.height_px, limit_pixels)
+            yield picture
+        else:
+            yield decode_picture(element, limit_pixels)
 
 
 def resolve_outputs(request: InferRequest, master: Master) -> tuple[RequestedOutput, ...]:

@@ -15,6 +15,8 @@ from PIL.WebPImagePlugin import WebPImageFile
 from bitgear.errors import ImageAnimated, ImageCorrupt, ImageEmpty, ImageFormatUnsupported, ImageTooLarge
 
 DEFAULT_LIMIT_PIXELS = 50_000_000
+LIMIT_SIDE_PX = 32_767
+"""Rows and columns cost time of their own: a line of a million pixels takes 20 times as long as a square of them."""
 
 _UPRIGHT = 1
 """Of EXIF's orientations."""
@@ -41,7 +43,7 @@ def decode_picture(data: bytes, limit_pixels: int = DEFAULT_LIMIT_PIXELS) -> Pic
     """Return the picture in JPEG, PNG or WebP bytes; the format is told from the bytes.
 
     Grey, palette, 16-bit, CMYK and transparent images become 8-bit RGB: 16-bit values lose their low byte,
-    transparent pixels are laid over black. The pixel limit is held against the header, before anything is decoded.
+    transparent pixels are laid over black. The size is checked in the header, before anything is decoded.
 
     Raises :class:`ImageEmpty`, :class:`ImageFormatUnsupported`, :class:`ImageTooLarge`, :class:`ImageAnimated` or
     :class:`ImageCorrupt`.
@@ -55,9 +57,7 @@ def decode_picture(data: bytes, limit_pixels: int = DEFAULT_LIMIT_PIXELS) -> Pic
     except Exception as error:  # the codecs raise many types on damaged headers
         raise ImageCorrupt("the image header is damaged; send the file again") from error
     with image:
-        width, height = image.size
-        if width * height > limit_pixels:
-            raise ImageTooLarge(width, height, limit_pixels)
+        check_size(*image.size, limit_pixels)
         if getattr(image, "n_frames", 1) != 1:
             raise ImageAnimated("the image has several frames; send one frame as a still image")
         try:
@@ -69,6 +69,12 @@ def decode_picture(data: bytes, limit_pixels: int = DEFAULT_LIMIT_PIXELS) -> Pic
             return Picture(pixels)
         except Exception as error:
             raise ImageCorrupt("the image is truncated or damaged; send the whole file") from error
+
+
+def check_size(width_px: int, height_px: int, limit_pixels: int) -> None:
+    """Raise :class:`ImageTooLarge` for more pixels than ``limit_pixels``, or ``LIMIT_SIDE_PX`` along a side."""
+    if width_px * height_px > limit_pixels or max(width_px, height_px) > LIMIT_SIDE_PX:
+        raise ImageTooLarge(width_px, height_px, limit_pixels, LIMIT_SIDE_PX)
 
 
 def _open(data: bytes) -> ImageFile:

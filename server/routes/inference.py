@@ -70,6 +70,7 @@ async def serve(
         controls = read_controls(task.controls, request.scope["headers"], request.scope["query_string"])
         wish = to_wish(controls)
         exchange.asked = wish.asked
+        runtime.profile_of(wish)
         task.options(controls, model.master.labels)
         body = await receive(permit.add)
         return await runtime.infer(model, wish, lambda: prepare(body, controls), exchange, request.receive)

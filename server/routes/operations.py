@@ -17,7 +17,7 @@ def operations_routes(runtime: Runtime, metrics: Metrics) -> APIRouter:
     @router.get("/v2/health/live", response_model=answers.Health, responses=documented())
     async def live() -> Response:
         """Answer as long as the process can."""
-        return JSONResponse({"status": "live"})
+        return JSONResponse({"status": "live", "live": True})
 
     @router.get(
         "/v2/health/ready",
@@ -27,7 +27,7 @@ def operations_routes(runtime: Runtime, metrics: Metrics) -> APIRouter:
     async def ready() -> Response:
         """Answer 200 once all models are loaded and warm, until the server begins to stop."""
         runtime.check_ready()
-        return JSONResponse({"status": "ready", "measuring": runtime.measuring})
+        return JSONResponse({"status": "ready", "live": True, "ready": True, "measuring": runtime.measuring})
 
     @router.get(
         "/metrics",

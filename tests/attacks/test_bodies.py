@@ -175,6 +175,13 @@ def test_a_declared_length_over_the_limit_is_refused_before_anything_is_sent(ser
     server.good()
 
 
+def test_an_unknown_profile_in_a_header_is_refused_before_anything_is_sent(server: Running) -> None:
+    status, headers, body = server.raw(head("Content-Length: 1000", "Device-Profile: none"))
+    assert status == 400
+    check_problem(headers, json.loads(body), 400, "bad-parameter")
+    assert json.loads(body)["parameter"] == "device_profile"
+
+
 @pytest.mark.parametrize(
     "lines",
     [

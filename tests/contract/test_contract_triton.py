@@ -47,6 +47,14 @@ def logits(server: Running, bits: int, *seeds: int) -> Any:
     return reference.run(server.master, server.master.input.encode(rgb), bits)
 
 
+@pytest.mark.parametrize(
+    ("path", "member"), [("health/live", "live"), ("health/ready", "ready"), ("models/tiny/ready", "ready")]
+)
+def test_health_says_what_clients_of_the_protocol_read(server: Running, path: str, member: str) -> None:
+    """KServe's client looks at the body alone."""
+    assert server.client.get(f"/v2/{path}").json()[member] is True
+
+
 def test_health_and_metadata(server: Running, client: InferenceServerClient) -> None:
     assert client.is_server_live()
     assert client.is_server_ready()

@@ -13,7 +13,7 @@ from PIL import Image
 
 from bitgear import errors
 from bitgear.errors import ImageError
-from bitgear.tasks.pictures import DEFAULT_LIMIT_PIXELS, decode_picture
+from bitgear.tasks.pictures import DEFAULT_LIMIT_PIXELS, LIMIT_SIDE_PX, decode_picture
 
 RNG = np.random.default_rng(0)
 RGB = RNG.integers(0, 256, (11, 7, 3)).astype(np.uint8)
@@ -266,7 +266,16 @@ def test_what_is_no_picture_is_refused(data: bytes) -> None:
 
 @pytest.mark.parametrize(
     ("width", "height"),
-    [(7072, 7072), (1, DEFAULT_LIMIT_PIXELS + 1), (10_000, 10_000), (20_000, 20_000), (2**31 - 1, 2**31 - 1)],
+    [
+        (7072, 7072),
+        (1, DEFAULT_LIMIT_PIXELS + 1),
+        (10_000, 10_000),
+        (20_000, 20_000),
+        (2**31 - 1, 2**31 - 1),
+        (1, LIMIT_SIDE_PX + 1),
+        (LIMIT_SIDE_PX + 1, 1),
+        (1, 4_000_000),
+    ],
 )
 def test_huge_declared_sizes_are_refused_before_decoding(
     monkeypatch: pytest.MonkeyPatch, width: int, height: int
@@ -278,6 +287,12 @@ def test_huge_declared_sizes_are_refused_before_decoding(
     with pytest.raises(errors.ImageTooLarge, match=str(DEFAULT_LIMIT_PIXELS)) as caught:
         decode_picture(png(width, height, (b"IDAT", zlib.compress(bytes(100)))))
     assert caught.value.limit_pixels == DEFAULT_LIMIT_PIXELS
+    assert f"{LIMIT_SIDE_PX} along a side" in str(caught.value)
+
+
+@pytest.mark.parametrize("shape", [(1, LIMIT_SIDE_PX), (LIMIT_SIDE_PX, 1)])
+def test_the_longest_side_is_allowed(shape: tuple[int, int]) -> None:
+    assert decode_picture(encode(np.zeros(shape, np.uint8))).pixels.shape == (*shape, 3)
 
 
 @pytest.mark.parametrize(("limit_pixels", "allowed"), [(77, True), (76, False), (1, False)])

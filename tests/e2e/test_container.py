@@ -23,7 +23,7 @@ LOCKED_UP = (
     "--cap-drop=ALL",
     "--security-opt=no-new-privileges",
     "--memory=512m",
-    "--pids-limit=64",
+    "--pids-limit=512",
 )
 STOPPED_WITHIN_S = 10
 ADDED_AT_MOST_BYTES = 300 << 20

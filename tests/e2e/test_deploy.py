@@ -52,11 +52,17 @@ def test_every_variable_is_a_setting(name: str):
     assert names <= set(Settings.model_fields)
 
 
+def test_compose_names_what_can_be_set():
+    comment, services = (DEPLOY / "compose.yaml").read_text().split("services:")
+    assert set(re.findall(r"\$\{(\w+)", services)) == set(re.findall(r"BITGEAR_\w+", comment))
+
+
 def test_compose_locks_the_service_up(service: dict):
     assert service["read_only"] is True
     assert service["cap_drop"] == ["ALL"]
     assert service["security_opt"] == ["no-new-privileges:true"]
     assert {"mem_limit", "cpus", "pids_limit"} <= set(service)
+    assert service["pids_limit"] == "${BITGEAR_PIDS:-512}"
     delay_s = float(service["environment"]["BITGEAR_DRAIN_DELAY_S"])
     timeout_s = Settings.model_fields["drain_timeout_s"].default
     assert float(service["stop_grace_period"].removesuffix("s")) > delay_s + timeout_s

@@ -43,6 +43,7 @@ def test_bodies_have_a_bound_together_but_one_may_always_come() -> None:
             with pytest.raises(Overloaded) as caught:
                 another.add(1)
             assert caught.value.members == {"retry_after_s": 1, "queue_depth": 2}
+            assert "500 bytes, and 1 more would exceed max_bodies_bytes, 100;" in str(caught.value)
             assert another.size_bytes == 0
     with permits.one() as first, permits.one() as second:
         first.add(60)
@@ -130,6 +131,7 @@ def test_keys_are_read_from_a_file(tmp_path: Path) -> None:
     [
         'key = "a-long-key"', "[web]", '[web]\nkey = "short"', '[web]\nkey = "secret-key"\nrate = 1',
         '[web]\nkey = "secret-key"\nrequests_per_s = 0', '[a]\nkey = "secret-key"\n[b]\nkey = "secret-key"', "[web",
+        '[web]\nkey = " secret-key"', '[web]\nkey = "secret-key\\n"', '[web]\nkey = "secret-key-é"',
     ],
 )  # fmt: skip
 def test_a_bad_file_of_keys_is_named_and_no_key_told(tmp_path: Path, text: str) -> None:

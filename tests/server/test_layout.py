@@ -1,8 +1,11 @@
+import threading
+
 import pytest
 
 from bitgear.engines import create_engine
 from server.layout import Figures, Layout, choose_layout, first_layout, layouts, measure_layout
 from tests.masters import tiny_master
+from tests.serving import wait_until
 
 
 @pytest.mark.parametrize(
@@ -45,6 +48,25 @@ def test_figures_come_from_calls_of_all_workers() -> None:
     figures = measure_layout(model, master, Layout(2, 1), budget_s=0)  # one call each
     assert figures.images_per_s > 0
     assert figures.latency_ms > 0
+
+
+def test_where_a_thread_cannot_start_the_others_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    master = tiny_master()
+    model = create_engine().derive(master, 8)
+    started: list[threading.Thread] = []
+    start = threading.Thread.start
+
+    def limited(thread: threading.Thread) -> None:
+        if len(started) == 2:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+        started.append(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", limited)
+    with pytest.raises(RuntimeError, match="new thread"):
+        measure_layout(model, master, Layout(4, 1), budget_s=0)
+    assert [thread.daemon for thread in started] == [True, True]
+    wait_until(lambda: not any(thread.is_alive() for thread in started), "the end of all threads")
 
 
 def test_what_a_device_begins_with() -> None:

@@ -105,7 +105,10 @@ def test_a_full_server_says_so_before_it_reads_the_body(gated: Running, gate: Ga
     assert counted(gated)["bitgear_slo_total missed"] >= 1
 
 
-def test_a_client_that_leaves_costs_no_engine_call(gated: Running, gate: Gate) -> None:
+@pytest.mark.parametrize("leave", [socket.socket.close, lambda connection: connection.shutdown(socket.SHUT_WR)])
+def test_a_client_that_leaves_costs_no_engine_call(
+    gated: Running, gate: Gate, leave: Callable[[socket.socket], None]
+) -> None:
     sender = Sender(gated)
     sender.send()
     gate.wait_for_a_call()
@@ -113,7 +116,8 @@ def test_a_client_that_leaves_costs_no_engine_call(gated: Running, gate: Gate) -
     with socket.create_connection(("127.0.0.1", gated.port), DEADLINE_S) as connection:
         connection.sendall(head(len(image)) + image)
         wait_until(lambda: counted(gated)["bitgear_queue_depth"] == 1, "queued")
-    wait_until(lambda: counted(gated)["bitgear_in_flight"] == 1, "given up")
+        leave(connection)
+        wait_until(lambda: counted(gated)["bitgear_in_flight"] == 1, "given up")
     assert counted(gated)["bitgear_rejected_total unanswered"] == 1
     gate.open.set()
     assert sender.wait() == [200]

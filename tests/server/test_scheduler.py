@@ -376,7 +376,18 @@ def test_the_drain_rate_is_measured(bench: Callable[..., Bench]) -> None:
     result = b.occupy()
     b.clock.now_s += 0.5
     b.let_go(result)
-    wait_until(lambda: b.scheduler.drain_per_s == 2, "half a second for an image")
+    wait_until(lambda: b.scheduler.drain_per_s == 2, "half a second for a request")
+
+
+def test_the_drain_rate_counts_requests_and_not_their_images(bench: Callable[..., Bench]) -> None:
+    b = bench()
+    job, result = b.job(1)
+    job.q_image, job.waiting = np.repeat(job.q_image, 4, axis=0), job.waiting._replace(images=4)
+    b.scheduler.submit(job)
+    assert b.engine.begun.acquire(timeout=DEADLINE_S)
+    b.clock.now_s += 0.5
+    b.let_go(result)
+    wait_until(lambda: b.scheduler.drain_per_s == 2, "half a second for a request")
 
 
 @pytest.mark.parametrize("engine", ["auto", "reference"])

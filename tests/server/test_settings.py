@@ -49,6 +49,14 @@ def test_several_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.mark.parametrize(
+    ("text", "models"), [("", ()), (":", ()), ("a:", (Path("a"),)), ("a::b", (Path("a"), Path("b")))]
+)
+def test_an_empty_path_is_no_model(monkeypatch: pytest.MonkeyPatch, text: str, models: tuple[Path, ...]) -> None:
+    monkeypatch.setenv("BITGEAR_MODELS", text)
+    assert load_settings().models == models
+
+
+@pytest.mark.parametrize(
     ("text", "named"),
     [
         ("prot = 8000", "'prot' is unknown"),
@@ -100,6 +108,13 @@ def test_a_short_admin_key_is_refused_and_not_told() -> None:
     with pytest.raises(SettingsError, match="admin_key") as caught:
         load_settings(admin_key="short!")
     assert "short!" not in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["schlüssel-lang", " secret-key", "secret-key ", "secret-key\n", "secret\tkey"])
+def test_an_admin_key_that_cannot_be_sent_is_refused_and_not_told(key: str) -> None:
+    with pytest.raises(SettingsError, match="'admin_key': a key can only be printable ASCII") as caught:
+        load_settings(admin_key=key)
+    assert key.strip() not in str(caught.value)
 
 
 def test_a_service_of_the_same_name_is_no_setting(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from bitgear import reference
 from bitgear.errors import ImageEmpty, ImageTooLarge
-from bitgear.tasks.pictures import Picture
+from bitgear.tasks.pictures import LIMIT_SIDE_PX, Picture
 from server.answers import to_json
 from server.errors import BadParameter, BadTensor
 from server.signature import (
@@ -120,6 +120,24 @@ def test_images_that_cannot_be_read() -> None:
         read(Tensor("image", BYTES, (1,), [b""]))
     with pytest.raises(ImageTooLarge):
         read(Tensor("image", BYTES, (2,), [png(), png(side_px=101)]))
+
+
+@pytest.mark.parametrize("task", MASTERS)
+@pytest.mark.parametrize("axis", [1, 2])
+def test_the_side_of_pixels_is_limited_too(task: str, axis: int) -> None:
+    def read_line(length_px: int) -> None:
+        shape = [1, 1, 1, 3]
+        shape[axis] = length_px
+        to_network(array_of("UINT8", tuple(shape)), TASKS[task], MASTERS[task].input, 2 * LIMIT_SIDE_PX, MAX_IMAGES)
+
+    read_line(LIMIT_SIDE_PX)
+    with pytest.raises(ImageTooLarge, match=f"{LIMIT_SIDE_PX} along a side"):
+        read_line(LIMIT_SIDE_PX + 1)
+
+
+def test_pixels_have_the_limit_of_files() -> None:
+    with pytest.raises(ImageTooLarge):
+        read(array_of("UINT8", (1, 101, 100, 3)))
 
 
 def outputs(task: str, *wanted: RequestedOutput, binary: bool = False) -> list[Any]:

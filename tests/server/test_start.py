@@ -152,7 +152,9 @@ def test_a_first_start_serves_while_it_measures_and_later_ones_know(master_path:
     async def scenario() -> None:
         engine = HeldEngine()
         async with serving(create_app(settings, engine=engine)) as client:
-            assert (await client.get("/v2/health/ready")).json() == {"status": "ready", "measuring": True}
+            assert (await client.get("/v2/health/live")).json() == {"status": "live", "live": True}
+            ready = (await client.get("/v2/health/ready")).json()
+            assert ready == {"status": "ready", "live": True, "ready": True, "measuring": True}
             ladder = (await client.get(path)).json()
             assert ladder["times"] == "measuring"
             assert [rung["precision"] for rung in ladder["rungs"] if rung["pruned"] is None] == [8]

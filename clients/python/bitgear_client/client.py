@@ -51,7 +51,7 @@ def _own_errors() -> Iterator[None]:
 
 class _HttpOptions(TypedDict):
     base_url: httpx.URL
-    timeout: float | None
+    timeout: httpx.Timeout
     headers: dict[str, str]
 
 
@@ -67,7 +67,8 @@ def _http_options(base_url: str | None, api_key: str | None, timeout_s: float | 
     api_key = api_key or os.environ.get("BITGEAR_API_KEY")
     if api_key:
         headers["X-Api-Key"] = protocol.header_value("api_key", api_key)
-    return {"base_url": url, "timeout": timeout_s, "headers": headers}
+    timeout = httpx.Timeout(timeout_s, pool=None)  # calls that wait for a connection were not sent yet
+    return {"base_url": url, "timeout": timeout, "headers": headers}
 
 
 class _RequestOptions(TypedDict):
@@ -97,9 +98,10 @@ class Client:
 
     ``base_url`` defaults to the environment variable ``BITGEAR_URL``, else ``http://127.0.0.1:8000``; ``api_key``, for
     servers that take requests with a key only, to ``BITGEAR_API_KEY``. ``timeout_s`` bounds each connect, write and
-    read of one attempt, ``None`` means no bound. ``retry_budget_s``: refusals for now (429, 503) and failed connections
-    are tried again until this many seconds after the call began; 0 turns that off. ``transport`` replaces the network;
-    ``clock``, ``sleep`` and ``random`` replace time and chance, for tests.
+    read of one attempt, but not the wait for one of its 100 connections; ``None`` means no bound. ``retry_budget_s``:
+    refusals for now (429, 503) and failed connections are tried again until this many seconds after the call began; 0
+    turns that off. ``transport`` replaces the network; ``clock``, ``sleep`` and ``random`` replace time and chance, for
+    tests.
 
     Raises ``InputError`` for a ``base_url`` that is not an http or https URL, and for a key that cannot be a header.
     Every call raises a ``BitgearClientError``; see ``bitgear_client.errors``.
