@@ -37,6 +37,9 @@ DEFAULT_MODEL = "resnet20-cifar10"
 DRAWN_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 """Of pictures that are written, by suffix."""
 
+LONGEST_SIDE_PX = {"JPEG": 65500, "WEBP": 16383}
+"""Of pictures that a format can hold, where it has a limit; JPEG's is libjpeg's."""
+
 
 def _in_a_folder(file: Path | None) -> Path | None:
     """Return a file to be written; refuse one that cannot be before anything is computed for it."""
@@ -270,8 +273,12 @@ def _write_picture(pixels: "NDArray[np.uint8]", file: Path) -> None:
 
     from bitgear.files import write_atomically
 
+    drawn_format, (height, width) = DRAWN_FORMATS[file.suffix.lower()], pixels.shape[:2]
+    limit = LONGEST_SIDE_PX.get(drawn_format)
+    if limit is not None and max(height, width) > limit:
+        raise BitgearError(f"{drawn_format} holds {limit} pixels a side, the picture has {width}x{height}; draw a PNG")
     stream = io.BytesIO()
-    Image.fromarray(pixels).save(stream, DRAWN_FORMATS[file.suffix.lower()])
+    Image.fromarray(pixels).save(stream, drawn_format)
     write_atomically(file, stream.getvalue())
     typer.echo(f"drawn: {file}")
 
@@ -695,8 +702,8 @@ def train(
 ) -> None:
     """Train, calibrate, export and report: from FP32 weights to a master. Starts under torchrun too."""
     with _needs_torch():
-        from trainer.pipeline import shipped_config, train_master
-    path = config if config.is_file() else shipped_config(config.name)
+        from trainer.pipeline import find_config, train_master
+    path = find_config(config)
     made = train_master(path, data, out, weights=weights, teacher=teacher, masters=master or (), from_epoch=from_epoch)
     if made is None:  # another process of torchrun has written it, and says so
         return
@@ -720,7 +727,7 @@ def hessian(
         ),
     ],
     weights: Annotated[
-        Path | None, typer.Option(help="FP32 weights instead of the run's, as bitgear train takes them.")
+        Path | None, typer.Option(help="FP32 weights instead of the run's, as bitgear train takes them; of all layers.")
     ] = None,
     master: Annotated[
         Path | None,
@@ -729,8 +736,8 @@ def hessian(
 ) -> None:
     """Measure how sensitive each layer is: the trace of the Hessian of the loss, for each weight of the layer."""
     with _needs_torch():
-        from trainer.pipeline import measure_sensitivities, shipped_config
-    path = config if config.is_file() else shipped_config(config.name)
+        from trainer.pipeline import find_config, measure_sensitivities
+    path = find_config(config)
     traces = measure_sensitivities(path, data, out, weights=weights, master=master)
     average, error = traces.average(), traces.error()
     typer.echo(f"{traces.network}: {traces.count} estimates, relative error {traces.relative_error():.1%}")
@@ -751,8 +758,8 @@ def tune(
 ) -> None:
     """Train batch norm and scales of plans, which are theirs alone: every other precision stays the same to the bit."""
     with _needs_torch():
-        from trainer.pipeline import shipped_config, tune_plans
-    path = config if config.is_file() else shipped_config(config.name)
+        from trainer.pipeline import find_config, tune_plans
+    path = find_config(config)
     for tuned in tune_plans(path, data, out, master=master, names=plan or ()):
         reached = {metric: value for metric, value in tuned.after.items() if metric != "images"}
         told = ", ".join(f"{metric} {tuned.before[metric]:.2%} -> {value:.2%}" for metric, value in reached.items())

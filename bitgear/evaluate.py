@@ -106,10 +106,13 @@ def read_data(master: Master, source: Path, split: str, limit: int | None = None
         case "detect":
             boxed = read_boxed_pictures(source, split)
             numbers = _numbers(master, boxed.classes)
-            items = [replace(item, class_ids=numbers[item.class_ids]) for item in boxed.items]
+            items = [
+                replace(item, class_ids=numbers[item.class_ids], ignored_ids=numbers[item.ignored_ids])
+                for item in boxed.items
+            ]
             data = replace(boxed, items=items, classes=master.labels)
         case "segment":
-            data = read_label_maps(source, split, record.height_px, record.width_px)
+            data = read_label_maps(source, split, record.height_px, record.width_px, mean=record.mean)
             _check_classes(master, data.classes)
         case _:
             images = read_labelled_images(source, split, record.height_px, record.central_fraction)
@@ -182,6 +185,8 @@ def measure_detector(
 ) -> Metrics:
     """Return ``map50_95`` and ``map50`` (0..1) and ``images``: COCO's average precision, by its own evaluator.
 
+    Objects that are ignored count neither for nor against it.
+
     Raises :class:`~bitgear.errors.EngineUnavailable` if pycocotools is not installed.
     """
     try:
@@ -229,7 +234,9 @@ def measure_detector(
 def _as_coco(data: BoxedPictures) -> dict[str, Any]:
     annotations: list[dict[str, Any]] = []
     for i, item in enumerate(data.items, start=1):
-        for (x1, y1, x2, y2), class_id in zip(item.boxes_xyxy.tolist(), item.class_ids.tolist(), strict=True):
+        boxes = np.concatenate([item.boxes_xyxy, item.ignored_xyxy]).tolist()
+        class_ids = np.concatenate([item.class_ids, item.ignored_ids]).tolist()
+        for k, ((x1, y1, x2, y2), class_id) in enumerate(zip(boxes, class_ids, strict=True)):
             width, height = x2 - x1, y2 - y1
             annotations.append(
                 {
@@ -238,7 +245,7 @@ def _as_coco(data: BoxedPictures) -> dict[str, Any]:
                     "category_id": class_id + 1,
                     "bbox": [x1, y1, width, height],
                     "area": width * height,
-                    "iscrowd": 0,
+                    "iscrowd": int(k >= len(item.class_ids)),
                 }
             )
     return {
@@ -256,7 +263,8 @@ def measure_segmenter(
 ) -> Metrics:
     """Return ``miou`` and ``pixel_accuracy`` (0..1) and ``images``, over the pixels of the network's input.
 
-    Both count all pixels of all images together; the mean is over the classes that occur.
+    Those in the bars around a picture are not labelled and do not count. Both count all pixels of all images together;
+    the mean is over the classes that occur.
     """
     letterbox = Letterbox.of(record.width_px, record.height_px, record)
     confusion = Confusion(len(labels))

@@ -38,6 +38,15 @@ SHEET_WIDTHS = (8, 4, 2)
 """Widths on the contact sheet."""
 
 
+def find_config(path: Path) -> Path:
+    """Return the path of a configuration: a file, or a name alone that is shipped; raise :class:`ConfigError`."""
+    if path.is_file():
+        return path
+    if len(path.parts) > 1:
+        raise ConfigError(f"configuration {path} does not exist; give a file, or the name alone of a shipped one")
+    return shipped_config(path.name)
+
+
 def shipped_config(name: str) -> Path:
     """Return the path of a shipped configuration such as ``cifar10_resnet20``; raise :class:`ConfigError`."""
     folder = Path(configs.__file__).parent
@@ -121,7 +130,7 @@ def measure_sensitivities(
     They are drawn with the widths of the master's plans.
 
     The network is that of ``weights``, or the FP32 start of the run in ``out``, or that of the master's 8-bit weights
-    as floats. Raises :class:`~trainer.config.ConfigError` if there is none.
+    as floats. Raises :class:`~trainer.config.ConfigError` if there is none, or ``weights`` are not of all its layers.
     """
     config = read_config(config_path)
     if config.train.threads is not None:
@@ -133,7 +142,10 @@ def measure_sensitivities(
     if stored is not None:
         check_data(stored, task.labels, task.record)
     if weights is not None:
-        task.start(model, weights)
+        if not task.start(model, weights):
+            raise ConfigError(
+                f"{weights} is of the encoder alone, the rest is untrained; give the fp32.pt of a whole run"
+            )
         network = _start_name(config)
     elif start.is_file():
         load_trained(model, start)

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from pickle import UnpicklingError
 
 import numpy as np
 import torch
@@ -33,15 +32,17 @@ def load_trained(model: QuantNet, path: Path, encoder: Collection[str] = ()) -> 
         state = torch.load(path, weights_only=True, map_location="cpu")
     except OSError as error:
         raise ConfigError(f"weights {path} cannot be read: {error.strerror}; give the fp32.pt of a run") from error
-    except (UnpicklingError, EOFError, RuntimeError) as error:
+    except Exception as error:  # of bytes that are no state, torch lets through whatever they make it stumble over
         raise ConfigError(f"weights {path} are no state of a network; give the fp32.pt of a run") from error
+    if isinstance(state, dict) and "model" in state:
+        raise ConfigError(f"weights {path} are the whole state of a run; give the fp32.pt beside it")
     try:
         own = model.state_dict()
         scales = {name: values for name, values in own.items() if name.endswith("weight_log_scale")}
-        others = {name: values for name, values in own.items() if name.split(".")[1] not in map(slug, encoder)}
+        others = {name: values for name, values in own.items() if _layer(name) not in map(slug, encoder)}
         whole = not encoder or not others.keys().isdisjoint(state)
         if not whole:
-            state = others | {name: values for name, values in state.items() if name.split(".")[1] != CLASSIFIER}
+            state = others | {name: values for name, values in state.items() if _layer(name) != CLASSIFIER}
         model.load_state_dict({**state, **scales})
     except (RuntimeError, TypeError, AttributeError) as error:
         fault = str(error).splitlines()[-1].strip()
@@ -50,6 +51,11 @@ def load_trained(model: QuantNet, path: Path, encoder: Collection[str] = ()) -> 
             "run with the same network"
         ) from error
     return whole
+
+
+def _layer(name: str) -> str:
+    """Return the layer that a tensor of a state belongs to; empty if none."""
+    return name.partition(".")[2].partition(".")[0]
 
 
 def check_data(master: Master, labels: Sequence[str], record: InputRecord) -> None:

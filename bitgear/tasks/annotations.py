@@ -7,8 +7,8 @@ import io
 import json
 import math
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -17,7 +17,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from bitgear.errors import DataError, ImageError
+from bitgear.inputs import InputRecord
 from bitgear.tasks.datasets import CLASSES_FILE, IMAGE_SUFFIXES, open_files, picture_reader
+from bitgear.tasks.letterbox import Letterbox
 from bitgear.tasks.pictures import Picture, decode_picture
 
 IGNORE = 255
@@ -28,19 +30,36 @@ FARTHEST = 1e9
 """No number of a box is larger, in pixels."""
 
 MAX_XML_BYTES = 4 << 20
+PNG_DEPTH_BYTE = 24
+"""Where a PNG says how many bits a sample has."""
 EDGE_TOLERANCE_PX = 1.0
 """How far a box may reach over its picture: annotators round. It is cut."""
 
 
 @dataclass(frozen=True, eq=False)
 class BoxedPicture:
-    """A picture and the objects in it. ``boxes_xyxy``: float32 (K, 4) in pixels; ``class_ids``: int64 (K,)."""
+    """A picture and the objects in it. ``boxes_xyxy``: float32 (K, 4) in pixels; ``class_ids``: int64 (K,).
+
+    ``ignored_xyxy`` and ``ignored_ids`` are those that need not be found and are not wrong to find: crowds in COCO,
+    difficult objects in Pascal VOC.
+    """
 
     name: str
     width_px: int
     height_px: int
     boxes_xyxy: NDArray[np.float32]
     class_ids: NDArray[np.int64]
+    ignored_xyxy: NDArray[np.float32]
+    ignored_ids: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class _Object:
+    """An object of a picture: its checked box, an index into the classes, and whether it is ignored."""
+
+    box: tuple[float, ...]
+    class_id: int
+    ignored: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,9 +93,9 @@ def read_boxed_pictures(source: Path, split: str) -> BoxedPictures:
     Forms, recognised by what the folder or archive holds:
 
     - COCO: ``annotations/{split}.json`` or ``annotations/instances_{split}.json``, whose ``file_name`` is relative to
-      the data set, to ``images/`` or to ``{split}/``. Classes in the order of their category ids. Crowds are left out.
+      the data set, to ``images/`` or to ``{split}/``. Classes in the order of their category ids. Crowds are ignored.
     - Pascal VOC: ``Annotations/NAME.xml``, ``JPEGImages/NAME.jpg|png|webp`` and ``ImageSets/Main/{split}.txt``. Classes
-      in alphabetical order over all annotations.
+      in alphabetical order over all annotations. Difficult objects are ignored.
 
     Raises :class:`~bitgear.errors.DataError`.
     """
@@ -137,8 +156,7 @@ def _coco(
         if entry["width"] < 1 or entry["height"] < 1:
             raise DataError(f"{where}: image {entry['id']} has {entry['width']} x {entry['height']} pixels")
         pictures[entry["id"]] = entry
-    boxes: dict[int, list[tuple[float, ...]]] = {key: [] for key in pictures}
-    class_ids: dict[int, list[int]] = {key: [] for key in pictures}
+    objects: dict[int, list[_Object]] = {key: [] for key in pictures}
     numbers: set[int] = set()
     for i, entry in enumerate(
         _entries(where, document, "annotations", {"image_id": int, "category_id": int, "bbox": list})
@@ -157,10 +175,7 @@ def _coco(
             raise DataError(f"{label} has the bbox {str(entry['bbox'])[:60]}; expected four numbers [x, y, w, h]")
         x, y, width, height = map(float, entry["bbox"])
         box = _checked_box(label, (x, y, x + width, y + height), picture["width"], picture["height"])
-        if entry.get("iscrowd"):
-            continue
-        boxes[entry["image_id"]].append(box)
-        class_ids[entry["image_id"]].append(class_of[entry["category_id"]])
+        objects[entry["image_id"]].append(_Object(box, class_of[entry["category_id"]], bool(entry.get("iscrowd"))))
     items = []
     for key, entry in pictures.items():
         found = next(
@@ -169,7 +184,7 @@ def _coco(
         )  # fmt: skip
         if found is None:
             raise DataError(f"{where} lists the picture {entry['file_name']!r}, which is not there")
-        items.append(_boxed(found, entry["width"], entry["height"], boxes[key], class_ids[key]))
+        items.append(_boxed(found, entry["width"], entry["height"], objects[key]))
     if not items:
         raise DataError(f"{where} lists no images")
     if twice := _twice(item.name for item in items):
@@ -187,11 +202,13 @@ def _twice(values: Iterable[str]) -> str | None:
     return None
 
 
-def _boxed(
-    name: str, width_px: int, height_px: int, boxes: Sequence[tuple[float, ...]], class_ids: Sequence[int]
-) -> BoxedPicture:
-    xyxy = np.asarray(boxes, np.float32).reshape(-1, 4)
-    return BoxedPicture(name, width_px, height_px, xyxy, np.asarray(class_ids, np.int64))
+def _boxed(name: str, width_px: int, height_px: int, objects: Sequence[_Object]) -> BoxedPicture:
+    xyxy = np.asarray([each.box for each in objects], np.float32).reshape(-1, 4)
+    class_ids = np.asarray([each.class_id for each in objects], np.int64)
+    ignored = np.asarray([each.ignored for each in objects], bool)
+    return BoxedPicture(
+        name, width_px, height_px, xyxy[~ignored], class_ids[~ignored], xyxy[ignored], class_ids[ignored]
+    )
 
 
 def _checked_box(label: str, box: tuple[float, float, float, float], width: int, height: int) -> tuple[float, ...]:
@@ -235,27 +252,29 @@ def _voc(
     # Classes are those of all annotations, so that every split has the same.
     annotations = {PurePosixPath(name).stem: name for name in sorted(names) if _is_voc(name)}
     parsed = {stem: _voc_objects(f"{source}: {name}", read(name)) for stem, name in annotations.items()}
-    classes = tuple(sorted({label for _, objects in parsed.values() for label, _ in objects}))
+    classes = tuple(sorted({label for _, objects in parsed.values() for label, *_ in objects}))
+    if not classes:
+        raise DataError(f"{source}: no file in Annotations/ has an object, so that there are no classes")
     pictures = {
         PurePosixPath(name).stem: name
         for name in sorted(names)
         if name.startswith("JPEGImages/") and PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES
     }
     try:
-        lines = read(listed).decode("utf-8").splitlines()
+        lines = read(listed).decode("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise DataError(f"{source}: {listed} is not UTF-8 text") from error
     items = []
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
-        stem = line.split()[0]
+        stem = _listed_stem(line, parsed)
         if stem not in parsed or stem not in pictures:
             missing = f"Annotations/{stem}.xml" if stem not in parsed else f"a picture JPEGImages/{stem}"
             raise DataError(f"{source}: {listed}, line {number} names {stem[:80]!r}, but {missing} is not there")
         (width, height), objects = parsed[stem]
-        class_ids = [classes.index(label) for label, _ in objects]
-        items.append(_boxed(pictures[stem], width, height, [box for _, box in objects], class_ids))
+        numbered = [_Object(box, classes.index(label), difficult) for label, box, difficult in objects]
+        items.append(_boxed(pictures[stem], width, height, numbered))
     if not items:
         raise DataError(f"{source}: {listed} names no pictures")
     if twice := _twice(item.name for item in items):
@@ -263,11 +282,19 @@ def _voc(
     return items, classes
 
 
+def _listed_stem(line: str, stems: Collection[str]) -> str:
+    """Return the picture that a line names: all of it, or what precedes whether a class is there, -1, 0 or 1."""
+    whole = line.strip()
+    *before, last = whole.rsplit(maxsplit=1)
+    return before[0] if before and whole not in stems and last in ("-1", "0", "1") else whole
+
+
 def _is_voc(name: str) -> bool:
     return name.startswith("Annotations/") and name.endswith(".xml")
 
 
-def _voc_objects(where: str, content: bytes) -> tuple[tuple[int, int], list[tuple[str, tuple[float, ...]]]]:
+def _voc_objects(where: str, content: bytes) -> tuple[tuple[int, int], list[tuple[str, tuple[float, ...], bool]]]:
+    """Return width and height of a picture and its objects: name, box and whether it is difficult."""
     # Entities can blow up; annotations have none.
     try:
         # As text: in bytes of another encoding, which the file itself may name, a document type would not be seen.
@@ -301,7 +328,8 @@ def _voc_objects(where: str, content: bytes) -> tuple[tuple[int, int], list[tupl
             number(entry, "bndbox/xmin") - 1, number(entry, "bndbox/ymin") - 1,
             number(entry, "bndbox/xmax"), number(entry, "bndbox/ymax"),
         )  # fmt: skip
-        objects.append((label, _checked_box(f"{where}: object {i}", box, int(width), int(height))))
+        difficult = entry.findtext("difficult", "").strip() == "1"
+        objects.append((label, _checked_box(f"{where}: object {i}", box, int(width), int(height)), difficult))
     return (int(width), int(height)), objects
 
 
@@ -311,17 +339,21 @@ def read_label_maps(
     height_px: int,
     width_px: int,
     progress: Callable[[int], object] = lambda _: None,
+    *,
+    mean: tuple[float, float, float] = (128 / 255,) * 3,
 ) -> LabelledMaps:
     """Return a ``split`` of a data set of label maps: ``{split}/NAME.jpg|png|webp`` and ``{split}annot/NAME.png``.
 
     ``classes.json`` is the list of class names by id; a class named ``void``, the last, is what nobody labelled. The
     pixels of a map are class ids, or 255 for void. Pictures of another size than ``height_px`` x ``width_px`` are
-    resized bilinearly, their maps to the nearest pixel. ``progress`` is called with 1 after every picture.
+    placed as serving does, in a letterbox for a network whose input has this ``mean``; their maps are resized to the
+    nearest pixel and 255 in the bars. ``progress`` is called with 1 after every picture.
 
     Raises :class:`~bitgear.errors.DataError`.
     """
     with open_files(source) as (names, read):
         classes = _class_names(source, names, read)
+        record = replace(InputRecord.centred(width_px, 128), height_px=height_px, mean=mean)
         void = len(classes) if classes[-1] != VOID else len(classes) - 1
         pictures = _with_maps(source, split, names)
         images = np.empty((len(pictures), height_px, width_px, 3), np.uint8)
@@ -329,8 +361,9 @@ def read_label_maps(
         for i, (name, map_name) in enumerate(pictures.items()):
             pixels = _decode(source, name, read(name)).pixels
             ids = _read_map(f"{source}: {map_name}", read(map_name), pixels.shape[:2], len(classes))
-            images[i] = _resized(pixels, width_px, height_px, Image.Resampling.BILINEAR)
-            maps[i] = _resized(np.where(ids == void, IGNORE, ids), width_px, height_px, Image.Resampling.NEAREST)
+            letterbox = Letterbox.of(pixels.shape[1], pixels.shape[0], record)
+            images[i] = letterbox.place(pixels)
+            maps[i] = _placed_map(np.where(ids == void, IGNORE, ids), letterbox)
             progress(1)
     return LabelledMaps(tuple(PurePosixPath(name).stem for name in pictures), classes[:void], images, maps)
 
@@ -377,6 +410,8 @@ def _read_map(where: str, content: bytes, shape: tuple[int, int], classes: int) 
             if image.mode not in ("L", "P"):
                 raise DataError(f"{where} has mode {image.mode}; a label map is an 8-bit PNG of one channel")
             ids = np.array(image)  # of a palette image the indices
+            if image.mode == "L" and (bits := content[PNG_DEPTH_BYTE]) < 8:
+                ids //= 255 // ((1 << bits) - 1)  # few bits of grey come spread over 0..255
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise DataError(f"{where} cannot be read as a PNG: {error}") from error
     if ids.shape != shape:
@@ -387,9 +422,11 @@ def _read_map(where: str, content: bytes, shape: tuple[int, int], classes: int) 
     return ids
 
 
-def _resized(
-    pixels: NDArray[np.uint8], width_px: int, height_px: int, resampling: Image.Resampling
-) -> NDArray[np.uint8]:
-    if pixels.shape[:2] == (height_px, width_px):
-        return pixels
-    return np.asarray(Image.fromarray(pixels).resize((width_px, height_px), resampling))
+def _placed_map(ids: NDArray[np.uint8], letterbox: Letterbox) -> NDArray[np.uint8]:
+    """Return the map of a network's input, uint8 (H, W), of that of a picture."""
+    size = (letterbox.content_width_px, letterbox.content_height_px)
+    bottom, right = letterbox.top_px + size[1], letterbox.left_px + size[0]
+    placed = np.full((letterbox.input_height_px, letterbox.input_width_px), IGNORE, np.uint8)
+    content = np.asarray(Image.fromarray(ids).resize(size, Image.Resampling.NEAREST))
+    placed[letterbox.top_px : bottom, letterbox.left_px : right] = content
+    return placed

@@ -2,11 +2,13 @@
 
 import json
 import lzma
+import os
+import posixpath
 import tarfile
 import zipfile
 import zlib
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -22,6 +24,8 @@ from bitgear.tasks.pictures import decode_picture
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
 CLASSES_FILE = "classes.json"
+MAX_LINKS = 40
+"""Of how many links in a row the end is looked for in a tar archive."""
 _TAR_ERRORS = (tarfile.TarError, OSError, EOFError, zlib.error, lzma.LZMAError)
 
 
@@ -50,7 +54,8 @@ def read_labelled_images(folder: Path, split: str, side_px: int, central_fractio
     Raises :class:`~bitgear.errors.DataError` naming the file or folder that is missing, empty or unreadable.
     """
     if not folder.is_dir():
-        raise DataError(f"data folder {folder} does not exist")
+        wanted = f"give a folder that holds CIFAR-10 or {split}/CLASS/ folders"
+        raise DataError(f"data folder {folder} {'is no folder' if folder.exists() else 'does not exist'}; {wanted}")
     nested = folder / "cifar-10-batches-bin"
     binary = nested if nested.is_dir() else folder
     if (binary / "test_batch.bin").is_file():
@@ -176,7 +181,7 @@ def read_class_names(file: Path) -> tuple[str, ...]:
     Raises :class:`~bitgear.errors.DataError` if it is neither.
     """
     try:
-        text = file.read_text(encoding="utf-8")
+        text = file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"class names {file} cannot be read: {error}") from error
     if file.suffix.lower() != ".json":
@@ -191,7 +196,7 @@ def read_class_names(file: Path) -> tuple[str, ...]:
 
 
 _Files = tuple[set[str], Callable[[str], bytes]]
-"""Names of regular files, with ``/`` between folders, and a function that reads one."""
+"""Names of regular files and of links to them, with ``/`` between folders, and a function that reads one."""
 
 
 @contextmanager
@@ -201,18 +206,51 @@ def open_files(source: Path) -> Iterator[_Files]:
     Raises :class:`~bitgear.errors.DataError` if ``source`` is neither.
     """
     if source.is_dir():
-        names = {path.relative_to(source).as_posix() for path in source.rglob("*") if path.is_file()}
-        yield names, lambda name: _read_file(source / name)
+        yield set(_files_below(source)), lambda name: _read_file(source / name)
         return
     if not source.exists():
         raise DataError(f"pictures {source} do not exist; give a folder or a tar archive")
     with ExitStack() as opened:
         try:
             archive = opened.enter_context(tarfile.open(source))
-            members = {member.name.removeprefix("./"): member for member in archive if member.isfile()}
+            members = _members(archive)
         except _TAR_ERRORS as error:
             raise DataError(f"{source} is neither a folder nor a tar archive: {error}") from error
         yield set(members), lambda name: _read_member(source, archive, members[name])
+
+
+def _files_below(source: Path) -> Iterator[str]:
+    """Yield the names of the files below a folder, also behind links, but not behind one that leads back up."""
+    above: dict[str, tuple[str, ...]] = {os.fspath(source): (os.path.realpath(source),)}
+    for folder, inner, files in os.walk(source, followlinks=True):
+        passed = above.pop(folder)
+        for name in list(inner):
+            path = os.fspath(Path(folder, name))
+            real = os.path.realpath(path)
+            if real in passed:
+                inner.remove(name)
+            else:
+                above[path] = (*passed, real)
+        paths = (Path(folder, name) for name in files)
+        yield from (path.relative_to(source).as_posix() for path in paths if path.is_file())
+
+
+def _members(archive: tarfile.TarFile) -> dict[str, tarfile.TarInfo]:
+    """Return the regular files in an archive by name; by that of a link the file that it leads to."""
+    entries = {member.name.removeprefix("./"): member for member in archive}
+    ends = {name: _link_end(member, entries) for name, member in entries.items()}
+    return {name: member for name, member in ends.items() if member is not None and member.isfile()}
+
+
+def _link_end(member: tarfile.TarInfo, entries: Mapping[str, tarfile.TarInfo]) -> tarfile.TarInfo | None:
+    """Return the entry that a link leads to, ``member`` itself if it is none."""
+    end: tarfile.TarInfo | None = member
+    for _ in range(MAX_LINKS):
+        if end is None or not (end.islnk() or end.issym()):
+            break
+        folder = posixpath.dirname(end.name) if end.issym() else ""
+        end = entries.get(posixpath.normpath(posixpath.join(folder, end.linkname)))
+    return end
 
 
 def picture_reader(source: Path, names: Sequence[str]) -> Callable[[str], bytes]:
@@ -227,7 +265,7 @@ def picture_reader(source: Path, names: Sequence[str]) -> Callable[[str], bytes]
     with open_files(source) as (_, read):
         try:
             with tarfile.open(source, "r:") as archive:
-                members = {member.name.removeprefix("./"): member for member in archive}
+                members = _members(archive)
         except _TAR_ERRORS:
             members = {}
         places = {
@@ -296,7 +334,19 @@ def _listed(source: Path, entries: Any, classes: Sequence[str] | None) -> tuple[
         classes = [named[label] for label in range(len(named))]
     elif max(labels) >= len(classes):
         raise DataError(f"{source}: {CLASSES_FILE} has class {max(labels)}; only {len(classes)} class names were given")
+    else:
+        _check_listed_names(source, entries, classes)
     return [entry["file"] for entry in entries], labels, classes
+
+
+def _check_listed_names(source: Path, entries: Sequence[Mapping[str, Any]], classes: Sequence[str]) -> None:
+    """Raise :class:`~bitgear.errors.DataError` if a picture has the name that was given to another class."""
+    for entry in entries:
+        given, told = classes[entry["class"]], entry.get("name", "")
+        if told != given and told in classes:
+            raise DataError(
+                f"{source}: {CLASSES_FILE} names class {entry['class']} {told!r}; the names given, {given!r}"
+            )
 
 
 def _foldered(

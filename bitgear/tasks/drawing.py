@@ -58,10 +58,11 @@ def draw_mask(pixels: NDArray[np.uint8], mask: NDArray[np.uint8], labels: Sequen
     for class_id in np.argsort(-counts, kind="stable")[: np.count_nonzero(counts)]:
         if y + row > image.height:
             break
-        width = draw.textlength(labels[class_id], font=font)
+        label = " ".join(labels[class_id].split())  # in one line
+        width = draw.textlength(label, font=font)
         draw.rectangle((4, y, 10 + row + width, y + row), fill=_DARK)
         draw.rectangle((6, y + 2, 4 + row - 2, y + row - 2), fill=color(int(class_id)))
-        draw.text((6 + row, y + row / 2), labels[class_id], fill=_LIGHT, font=font, anchor="lm")
+        draw.text((6 + row, y + row / 2), label, fill=_LIGHT, font=font, anchor="lm")
         y += row
     return np.asarray(image)
 

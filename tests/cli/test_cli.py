@@ -173,6 +173,12 @@ def test_predict_names_the_model_the_width_and_the_classes(master: Path, data: P
         (["evaluate", "MASTER", "--data", "DATA", "--engine", "abacus"], "engine-unavailable"),
         (["serve", "--port", "99999"], "settings-invalid"),
         (["train", "nothing", "--data", "DATA", "--out", "RUN"], "config-invalid"),
+        (["train", "no/such/smoke.toml", "--data", "DATA", "--out", "RUN"], "smoke.toml does not exist"),
+        (["hessian", "no/such/smoke.toml", "--data", "DATA", "--out", "RUN"], "smoke.toml does not exist"),
+        (
+            ["tune", "no/such/smoke.toml", "--data", "DATA", "--out", "RUN", "--master", "MASTER"],
+            "smoke.toml does not exist",
+        ),
     ],
 )
 def test_a_mistake_is_one_line_with_a_stable_code(

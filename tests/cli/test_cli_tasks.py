@@ -11,6 +11,7 @@ from PIL import Image
 from bitgear.checkpoint import read_master, write_master
 from bitgear.engines import create_engine
 from bitgear.evaluate import evaluate_master, read_data
+from bitgear.tasks.drawing import draw_mask
 from tests.cli.test_cli import bitgear
 from tests.masters import named_plan, tiny_master
 from tests.serving import running
@@ -140,6 +141,24 @@ def test_what_cannot_be_drawn_is_refused(arguments: list[str], boxes: Path, phot
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     assert not list(tmp_path.glob("x.*"))
+
+
+@pytest.mark.parametrize(("suffix", "limit"), [("webp", 16383), ("jpg", 65500)])
+def test_a_picture_longer_than_its_format_holds_is_refused(
+    suffix: str, limit: int, boxes: Path, tmp_path: Path
+) -> None:  # fmt: skip
+    Image.new("RGB", (limit + 1, 8)).save(tmp_path / "long.png")
+    drawn = tmp_path / f"drawn.{suffix}"
+    done = bitgear("predict", tmp_path / "long.png", "--model", boxes, "--draw", drawn)
+    assert done.returncode == 1
+    assert f"holds {limit} pixels a side, the picture has {limit + 1}x8; draw a PNG [bitgear]" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not drawn.exists()
+
+
+def test_a_class_name_of_several_lines_is_drawn_in_one() -> None:
+    pixels, mask = np.zeros((64, 96, 3), np.uint8), np.zeros((64, 96), np.uint8)
+    assert np.array_equal(draw_mask(pixels, mask, ["tall\n grass"]), draw_mask(pixels, mask, ["tall grass"]))
 
 
 def test_results_that_cannot_be_written_are_refused_before_they_are_measured(boxes: Path, boxed: Path) -> None:

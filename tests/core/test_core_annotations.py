@@ -2,7 +2,9 @@
 
 import io
 import json
+import struct
 import tarfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,10 @@ import pytest
 from PIL import Image
 
 from bitgear.errors import DataError
+from bitgear.inputs import InputRecord
 from bitgear.tasks.annotations import IGNORE, read_boxed_pictures, read_label_maps
+from bitgear.tasks.pictures import decode_picture
+from bitgear.tasks.segment import preprocess
 
 WIDTH, HEIGHT = 40, 30
 COCO = {
@@ -103,7 +108,9 @@ def test_coco_boxes_become_corners_and_categories_ids_in_order(
     first, second = data.items
     assert first.boxes_xyxy.tolist() == [[1, 2, 11, 22], [30.5, 20.5, 40, 30]]  # a box over the edge is cut
     assert first.class_ids.tolist() == [1, 0]
-    assert second.boxes_xyxy.shape == (0, 4)
+    assert first.ignored_xyxy.tolist() == [[0, 0, 5, 5]]
+    assert first.ignored_ids.tolist() == [0]
+    assert second.boxes_xyxy.shape == second.ignored_xyxy.shape == (0, 4)
     assert np.array_equal(data.read(first).pixels, picture())
     assert len(data) == 2
 
@@ -127,9 +134,20 @@ def test_label_maps_are_ids_and_void_is_none(maps: Path, form: Callable[[Path], 
 
 
 def test_label_maps_of_another_size_keep_their_ids(maps: Path) -> None:
-    data = read_label_maps(maps, "val", 15, 80)
-    assert data.images.shape == (2, 15, 80, 3)
-    assert set(np.unique(data.maps)) <= {0, 1, IGNORE}
+    data = read_label_maps(maps, "val", 15, 20)
+    assert data.images.shape == (2, 15, 20, 3)
+    assert np.array_equal(data.images[0], Image.fromarray(picture()).resize((20, 15), Image.Resampling.BILINEAR))
+    assert set(np.unique(data.maps)) == {0, 1}
+
+
+def test_label_maps_of_another_shape_lie_where_serving_places_their_pictures(maps: Path) -> None:
+    record = InputRecord(15, 80, (0.1, 0.2, 0.3), (0.5, 0.5, 0.5), 1 / 64)
+    data = read_label_maps(maps, "val", 15, 80, mean=record.mean)
+    codes, _ = preprocess(decode_picture((maps / "val" / "m.png").read_bytes()), record)
+    assert np.array_equal(record.encode(data.images[:1]), codes)
+    assert (data.maps[1, :, 30:50] == 1).all()
+    assert (data.maps[:, :, :30] == IGNORE).all()
+    assert (data.maps[:, :, 50:] == IGNORE).all()
 
 
 def annotation(**changes: Any) -> dict[str, Any]:
@@ -198,6 +216,28 @@ def test_a_listed_picture_that_is_missing_is_named_with_its_line(voc: Path) -> N
         read_boxed_pictures(voc, "train")
 
 
+@pytest.mark.parametrize(("line", "read"), [("x 1", "x 1"), ("x", "x"), ("x -1", "x"), ("y  1", "y"), ("y\t0", "y")])
+def test_a_line_of_a_list_names_a_picture_whole_or_before_a_flag(voc: Path, line: str, read: str) -> None:
+    save(voc / "JPEGImages" / "x 1.png", picture())
+    (voc / "Annotations" / "x 1.xml").write_text(voc_xml())
+    (voc / "ImageSets" / "Main" / "train.txt").write_text(f"{line}\n", encoding="utf-8-sig")
+    assert [item.name for item in read_boxed_pictures(voc, "train").items] == [f"JPEGImages/{read}.png"]
+
+
+def test_difficult_objects_are_ignored(voc: Path) -> None:
+    xml = voc_xml(("dog", (1, 1, 10, 10)), ("cat", (5, 6, 40, 30)))
+    (voc / "Annotations" / "x.xml").write_text(xml.replace("</object>", "<difficult>1</difficult></object>", 1))
+    item = read_boxed_pictures(voc, "train").items[0]
+    assert (item.class_ids.tolist(), item.ignored_ids.tolist()) == ([0], [1])
+    assert item.ignored_xyxy.tolist() == [[0, 0, 10, 10]]
+
+
+def test_annotations_without_any_object_are_refused(voc: Path) -> None:
+    (voc / "Annotations" / "x.xml").write_text(voc_xml())
+    with pytest.raises(DataError, match=r"voc: no file in Annotations/ has an object"):
+        read_boxed_pictures(voc, "train")
+
+
 def test_a_picture_of_another_size_than_annotated_is_named(coco: Callable[..., Path]) -> None:
     folder = coco()
     save(folder / "train" / "a.png", picture()[:, :-1])
@@ -262,3 +302,25 @@ def test_a_palette_map_is_read_by_its_indices(maps: Path) -> None:
     with Image.open(io.BytesIO(stream.getvalue())) as stored:
         expected = np.array(stored)
     assert np.array_equal(read_label_maps(maps, "val", HEIGHT, WIDTH).maps[1], expected)
+
+
+def grey_png(rows: np.ndarray, bits: int) -> bytes:
+    """Return a greyscale PNG of so many bits; a row fills whole bytes."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    places = np.unpackbits(rows[..., None], axis=-1)[..., -bits:]
+    packed_rows = b"".join(b"\0" + np.packbits(row).tobytes() for row in places)
+    header = struct.pack(">IIBBBBB", rows.shape[1], rows.shape[0], bits, 0, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(packed_rows)) + chunk(b"IEND", b"")
+    )
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_a_grey_map_of_few_bits_holds_the_ids_that_were_written(maps: Path, bits: int) -> None:
+    ids = np.arange(HEIGHT * WIDTH, dtype=np.uint16).reshape(HEIGHT, WIDTH).astype(np.uint8) % min(1 << bits, 16)
+    (maps / "classes.json").write_text(json.dumps([f"c{i}" for i in range(16)]))
+    (maps / "valannot" / "n.png").write_bytes(grey_png(ids, bits))
+    assert np.array_equal(read_label_maps(maps, "val", HEIGHT, WIDTH).maps[1], ids)

@@ -15,6 +15,8 @@ from bitgear.errors import DataError
 from bitgear.tasks.datasets import (
     CIFAR10_CLASSES,
     LabelledImages,
+    open_files,
+    picture_reader,
     read_class_names,
     read_labelled_images,
     read_pictures,
@@ -160,6 +162,10 @@ ZEROS = np.zeros(1000, np.int64)
     [
         (lambda folder: None, "holds neither CIFAR-10"),
         (lambda folder: folder.rmdir(), "does not exist"),
+        (
+            lambda folder: (folder.rmdir(), folder.write_bytes(b"tar")),
+            "is no folder; give a folder that holds CIFAR-10",
+        ),
         (lambda folder: (folder / "test").mkdir(), "holds no class folders"),
         (lambda folder: (folder / "test" / "cat").mkdir(parents=True), "cat holds no JPEG, PNG or WebP"),
         (a_class_with(b""), r"a\.png cannot be read as an image"),
@@ -183,7 +189,7 @@ ZEROS = np.zeros(1000, np.int64)
         (sheets_with(np.zeros((1000, 1), np.int64)), "labels from 0 to 9"),
         (sheets_with(np.zeros(1000)), "labels from 0 to 9"),
     ],
-    ids=range(24),
+    ids=range(25),
 )
 def test_what_cannot_be_read_is_named(tmp_path: Path, make: object, complaint: str) -> None:
     folder = tmp_path / "data"
@@ -362,6 +368,8 @@ def test_classes_that_do_not_fit_are_named(tmp_path: Path) -> None:
     write_listed(tmp_path / "listed", LISTED)
     with pytest.raises(DataError, match="has class 2; only 2 class names"):
         read_pictures(tmp_path / "listed", 8, ["a", "b"])
+    with pytest.raises(DataError, match="names class 1 'tench'; the names given, 'eel'"):
+        read_pictures(tmp_path / "listed", 8, ["tench", "eel", "crane"])
     write_folders(tmp_path / "folders", {"ant": ["x.png"]})
     for names in (["bee"], ["ant", "ant"]):
         with pytest.raises(DataError, match="'ant' is not the name of exactly one class"):
@@ -382,6 +390,8 @@ def test_class_names_in_a_file(tmp_path: Path) -> None:
     file = tmp_path / "names.json"
     file.write_text('["a b", "c"]')
     assert read_class_names(file) == ("a b", "c")
+    file.write_text('["a b", "c"]', encoding="utf-8-sig")
+    assert read_class_names(file) == ("a b", "c")
 
 
 @pytest.mark.parametrize(
@@ -397,3 +407,39 @@ def test_class_names_that_are_none(tmp_path: Path, name: str, content: bytes) ->
         read_class_names(tmp_path / name)
     with pytest.raises(DataError, match="cannot be read"):
         read_class_names(tmp_path / "absent.txt")
+
+
+def linked(tmp_path: Path) -> Path:
+    """A folder of two classes, one of them elsewhere, with links that lead back up and nowhere."""
+    source = tmp_path / "pictures"
+    write_folders(tmp_path / "elsewhere", {"b": ["y.png"]})
+    write_folders(source, {"a": ["x.png"]})
+    (source / "b").symlink_to(tmp_path / "elsewhere" / "b")
+    (source / "b" / "up").symlink_to(source)
+    (source / "a" / "z.png").symlink_to("x.png")
+    (source / "a" / "gone.png").symlink_to("nothing.png")
+    return source
+
+
+def test_links_to_folders_are_followed_but_not_back_up(tmp_path: Path) -> None:
+    data = read_pictures(linked(tmp_path), 8)
+    assert data.classes == ("a", "b")
+    assert data.labels.tolist() == [0, 0, 1]
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz"])
+def test_links_in_an_archive_are_the_files_they_lead_to(tmp_path: Path, mode: str) -> None:
+    source = tmp_path / "pictures"
+    write_folders(source, {"a": ["x.png"], "b": ["y.png"]})
+    (source / "a" / "soft.png").symlink_to("../b/y.png")
+    (source / "a" / "hard.png").hardlink_to(source / "a" / "x.png")
+    (source / "a" / "gone.png").symlink_to("nothing.png")
+    (source / "a" / "round.png").symlink_to("round.png")
+    (source / "a" / "out.png").symlink_to("/etc/hostname")
+    archive = as_tar(source, mode)
+    contents = {name: (source / name).read_bytes() for name in ("a/soft.png", "a/hard.png", "b/y.png")}
+    with open_files(archive) as (names, read):
+        assert names == {"a/x.png", *contents}
+        assert {name: read(name) for name in contents} == contents
+    fetch = picture_reader(archive, list(contents))
+    assert {name: fetch(name) for name in contents} == contents

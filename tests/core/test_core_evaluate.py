@@ -11,12 +11,14 @@ from PIL import Image
 from bitgear.checkpoint import read_master, write_master
 from bitgear.engines import create_engine
 from bitgear.errors import DataError, MetadataInvalid
-from bitgear.evaluate import evaluate_classifier, read_data
+from bitgear.evaluate import MEASURED, evaluate_classifier, measure_detector, read_data
 from bitgear.inputs import InputRecord
 from bitgear.tasks.annotations import BoxedPictures
 from bitgear.tasks.classify import preprocess
 from bitgear.tasks.datasets import LabelledImages, spread
-from bitgear.tasks.pictures import decode_picture
+from bitgear.tasks.detect import detections
+from bitgear.tasks.detect import preprocess as place
+from bitgear.tasks.pictures import Picture, decode_picture
 from tests.masters import tiny_master
 from tests.task_masters import BOX_LABELS, boxes_master
 
@@ -112,3 +114,44 @@ def test_a_central_fraction_is_a_matter_of_the_version_and_of_classification(tmp
     boxes = replace(boxes_master(), input=replace(boxes_master().input, central_fraction=0.875))
     with pytest.raises(MetadataInvalid, match="central_fraction is for classification"):
         write_master(boxes, file)
+
+
+@pytest.mark.parametrize("ignored", [False, True])
+def test_crowds_are_ignored_as_the_evaluator_of_coco_does(tmp_path: Path, ignored: bool) -> None:
+    coco = pytest.importorskip("pycocotools.coco")
+    cocoeval = pytest.importorskip("pycocotools.cocoeval")
+    master, model = boxes_master(), create_engine("reference").derive(boxes_master(), 8)
+    picture = Picture(np.random.default_rng(0).integers(0, 256, (48, 64, 3)).astype(np.uint8))
+    Image.fromarray(picture.pixels).save(tmp_path / "p.png")
+    codes, letterbox = place(picture, master.input)
+    found = detections(model.run(codes)[0], letterbox, master.labels, master.input, MEASURED)
+    told = []
+    for each in found:
+        x1, y1, x2, y2 = each.box_xyxy
+        told.append({"image_id": 1, "category_id": each.class_id, "bbox": [x1, y1, x2 - x1, y2 - y1]})
+        told[-1]["score"] = each.confidence
+    entries = [
+        {**each, "id": i, "area": each["bbox"][2] * each["bbox"][3], "iscrowd": int(ignored and i % 2)}
+        for i, each in enumerate(told[:40:4], start=1)
+    ]
+    document = {
+        "info": {},
+        "images": [{"id": 1, "file_name": "p.png", "width": 64, "height": 48}],
+        "categories": [{"id": i, "name": name} for i, name in enumerate(BOX_LABELS)],
+        "annotations": entries,
+    }
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "annotations" / "test.json").write_text(json.dumps(document))
+    data = read_data(master, tmp_path, "test")
+    assert isinstance(data, BoxedPictures)
+    assert len(data.items[0].ignored_ids) == (len(entries) // 2 if ignored else 0)
+    truth = coco.COCO()
+    truth.dataset = document
+    truth.createIndex()
+    expected = cocoeval.COCOeval(truth, truth.loadRes(told), "bbox")
+    expected.evaluate()
+    expected.accumulate()
+    expected.summarize()
+    measured = measure_detector(model.run, master.input, master.labels, data)
+    assert [measured["map50_95"], measured["map50"]] == pytest.approx(expected.stats[:2], abs=1e-6)
+    assert measured["map50"] > 0

@@ -1,10 +1,14 @@
 """Task-aligned assignment and its losses against values worked out by hand."""
 
 import math
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
+from bitgear.inputs import InputRecord
+from bitgear.tasks.detect import decode
 from trainer.data.boxes import Boxes
 from trainer.tasks.assignment import (
     Assignment,
@@ -27,14 +31,17 @@ def truth(rows: torch.Tensor, class_ids: list[int], real: list[bool] | None = No
     return Boxes(rows, torch.tensor([class_ids]), torch.tensor([real or [True] * len(class_ids)]))
 
 
-def found(logits: list[list[float]], xyxy: torch.Tensor, height: int, width: int, stride: float = 8.0) -> Predictions:
-    centres = cell_centres(height, width, stride, torch.device("cpu"))
+STRIDES = torch.tensor([8.0, 8.0])
+
+
+def found(logits: list[list[float]], xyxy: torch.Tensor, height: int, width: int) -> Predictions:
+    centres = cell_centres(height, width, STRIDES)
     distances = torch.cat([centres - xyxy[..., :2], xyxy[..., 2:] - centres], 2)
-    return Predictions(torch.tensor([logits]), distances, xyxy, centres, stride)
+    return Predictions(torch.tensor([logits]), distances, xyxy, centres, STRIDES)
 
 
 def test_cells_lie_row_by_row_at_their_centres() -> None:
-    assert cell_centres(2, 3, 8, torch.device("cpu")).tolist() == [
+    assert cell_centres(2, 3, torch.tensor([8.0, 8.0])).tolist() == [
         [4, 4],
         [12, 4],
         [20, 4],
@@ -48,12 +55,21 @@ def test_an_output_says_scores_and_distances_in_strides() -> None:
     output = torch.zeros(1, 2 + 4, 2, 3)
     output[0, 1, 1, 2] = 5.0
     output[0, 2:, 1, 2] = torch.tensor([math.log(math.expm1(v)) for v in (1.0, 0.5, 2.0, 0.25)])
-    said = predictions(output, input_height_px=16)
-    assert said.stride == 8
+    said = predictions(output, input_height_px=16, input_width_px=24)
+    assert said.strides.tolist() == [8, 8]
     assert said.logits.shape == (1, 6, 2)
     assert said.logits[0, 5].tolist() == [0, 5]
     torch.testing.assert_close(said.xyxy[0, 5], torch.tensor([20 - 8.0, 12 - 4.0, 20 + 16.0, 12 + 2.0]))
     torch.testing.assert_close(said.distances[0, 0], torch.full((4,), 8 * math.log(2)))
+
+
+@pytest.mark.parametrize(("width", "height", "stride"), [(416, 320, 8), (500, 375, 8), (480, 360, 16)])
+def test_boxes_in_training_are_those_that_are_served(width: int, height: int, stride: int) -> None:
+    shape = (6, math.ceil(height / stride), math.ceil(width / stride))
+    output = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    served, _ = decode(output, replace(InputRecord.centred(width, 128), height_px=height))
+    trained = predictions(torch.from_numpy(output)[None], height, width)
+    np.testing.assert_allclose(trained.xyxy[0].numpy(), served, rtol=0, atol=1e-3)
 
 
 def test_overlaps_are_those_of_plain_geometry() -> None:
@@ -126,3 +142,5 @@ def test_an_equal_network_imitates_perfectly_and_another_does_not() -> None:
     score = [1 / (1 + math.exp(-2)), 1 / (1 + math.exp(1))]
     expected = 2.0 * score[0] * (8 / 8 / 4) / sum(score)  # one of four sides, one stride apart
     assert imitation_loss(other, one, 2.0).item() == pytest.approx(expected, rel=1e-5)
+    wider = replace(other, strides=torch.tensor([16.0, 8.0]))  # that side lies along x
+    assert imitation_loss(wider, one, 2.0).item() == pytest.approx(expected / 2, rel=1e-5)

@@ -21,10 +21,11 @@ from bitgear.rounding import derive
 from tests.trainer.tiny_runs import CLASSES, tiny_config, tiny_run
 from trainer import export as export_module
 from trainer import pipeline
+from trainer.config import ConfigError
 from trainer.export import ExportMismatch, build_master, compare, export
 from trainer.loop import Run
 from trainer.model import Pass
-from trainer.pipeline import shipped_config, train_master
+from trainer.pipeline import find_config, shipped_config, train_master
 from trainer.quantizers import QuantizeWeight
 
 ENGINE = create_engine()
@@ -223,6 +224,15 @@ def test_shipped_configurations_are_found_by_name() -> None:
     assert shipped_config("cifar10_resnet20") == shipped_config("cifar10_resnet20.toml")
     with pytest.raises(Exception, match=r"shipped are .*cifar10_resnet20"):
         shipped_config("imagenet")
+
+
+def test_a_mistyped_path_is_no_shipped_configuration(tmp_path: Path) -> None:
+    file = tmp_path / "smoke.toml"
+    assert find_config(Path("smoke.toml")) == find_config(Path("smoke")) == shipped_config("smoke")
+    with pytest.raises(ConfigError, match=r"smoke\.toml does not exist; give a file"):
+        find_config(file)
+    file.touch()
+    assert find_config(file) == file
 
 
 def test_the_tiny_configuration_is_what_the_tests_say() -> None:

@@ -16,6 +16,7 @@ from bitgear.checkpoint import read_master
 from bitgear.errors import DataError
 from tests.trainer.dense_data import detect_config, segment_config, write_boxes, write_maps
 from tests.trainer.tiny_runs import state_of, tiny_config, tiny_run
+from trainer import pipeline
 from trainer.config import ConfigError, RunConfig
 from trainer.loop import Run
 from trainer.model import Pass
@@ -126,18 +127,30 @@ def test_what_is_not_the_float_network_of_a_run_is_refused_by_name(case: Case, d
     path = tmp_path / "w.pt"
     with pytest.raises(ConfigError, match=r"w\.pt cannot be read: No such file"):
         Run(config(), data, tmp_path, weights=path)
-    for content in (b"", b"no network", (done.out / "config.json").read_bytes()):
+    for content in (
+        b"",
+        b"no network",
+        b"hello world\n",
+        b"\x80\x02.",
+        "Gewicht".encode("utf-16"),
+        (done.out / "config.json").read_bytes(),
+    ):
         path.write_bytes(content)
         with pytest.raises(ConfigError, match=r"w\.pt are no state of a network"):
             Run(config(), data, tmp_path, weights=path)
-    torch.save([1, 2], path)
-    with pytest.raises(ConfigError, match=r"w\.pt are not of the network"):
-        Run(config(), data, tmp_path, weights=path)
+    for state in ([1, 2], {"fc": torch.zeros(2)}):
+        torch.save(state, path)
+        with pytest.raises(ConfigError, match=r"w\.pt are not of the network"):
+            Run(config(), data, tmp_path, weights=path)
+    with pytest.raises(ConfigError, match=r"state\.pt are the whole state of a run; give the fp32\.pt beside it"):
+        Run(config(), data, tmp_path, weights=done.out / "state.pt")
     with pytest.raises(ConfigError, match="not of the network that the configuration describes: size mismatch"):
         Run(config(network={"stem": 4}), data, tmp_path, weights=done.out / "fp32.pt")
 
 
-def test_an_encoder_that_has_learnt_to_classify_is_a_start(case: Case, pictures: Path, tmp_path: Path) -> None:
+def test_an_encoder_that_has_learnt_to_classify_is_a_start(
+    case: Case, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
     _, data, config, _ = case
     network = {**config().network.model_dump(include={"stem", "channels", "blocks"}), "kind": "pyramid-encoder"}
     learnt = tiny_run(pictures, tmp_path / "a", tiny_config(network=network, train={"epochs": 0}))
@@ -154,6 +167,9 @@ def test_an_encoder_that_has_learnt_to_classify_is_a_start(case: Case, pictures:
     assert not expected
     with pytest.raises(ConfigError, match=r"fp32\.pt is of the encoder alone: set fp32\.epochs"):
         Run(config(fp32={"epochs": 0}), data, tmp_path, weights=weights)
+    monkeypatch.setattr(pipeline, "read_config", lambda _: config())
+    with pytest.raises(ConfigError, match=r"fp32\.pt is of the encoder alone, the rest is untrained"):
+        pipeline.measure_sensitivities(Path("c.toml"), data, tmp_path / "traces", weights=weights, master=None)
     with pytest.raises(ConfigError, match="not of the network that the configuration describes: size mismatch"):
         Run(config(network={"stem": 4}), data, tmp_path, weights=weights)
     with pytest.raises(ConfigError, match=r"describes: Missing key\(s\)"):

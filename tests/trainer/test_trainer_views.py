@@ -50,6 +50,15 @@ def test_a_mirrored_and_turned_view_is_the_mirrored_and_turned_picture() -> None
         torch.testing.assert_close(shown, expected.float(), rtol=0, atol=1e-2)
 
 
+def test_a_turn_mirrors_nothing() -> None:
+    turned = random_views(200, (6, 6), (6, 6), PLAIN.model_copy(update={"turn": True}), generator(), CPU).matrix
+    assert (torch.linalg.det(turned) > 0).all()
+    kinds = {tuple(matrix.flatten().tolist()) for matrix in turned}
+    assert kinds == {(1, 0, 0, 1), (0, 1, -1, 0), (0, -1, 1, 0)}
+    mirrored = PLAIN.model_copy(update={"turn": True, "mirror": True})
+    assert len(random_views(200, (6, 6), (6, 6), mirrored, generator(), CPU).matrix.unique(dim=0)) == 6
+
+
 def test_outside_a_picture_is_background_whatever_the_colours() -> None:
     views = Views(torch.eye(2)[None] * 2, torch.tensor([[4.0, 4.0]]), 8, 8)  # half the size, in the middle
     bright = ViewsConfig(brightness=0.9, contrast=0.9, saturation=1.0)

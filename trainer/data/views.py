@@ -61,9 +61,11 @@ def random_views(
     flip_x = coin() if settings.mirror else torch.ones(count)
     flip_y = coin() if settings.mirror_vertical else torch.ones(count)
     turned = (coin() > 0) & settings.turn
+    way = coin() if settings.turn else torch.ones(count)  # a quarter to the left or to the right
     zero = torch.zeros(count)
     straight = torch.stack([torch.stack([flip_x, zero], 1), torch.stack([zero, flip_y], 1)], 1)
-    matrix = torch.where(turned[:, None, None], straight.flip(2), straight) / scale[:, None, None]
+    quarter = straight.flip(2) * torch.stack([way, -way], 1)[:, :, None]
+    matrix = torch.where(turned[:, None, None], quarter, straight) / scale[:, None, None]
     # what the view covers of the picture, (N, 2) as x, y; the slack on each side decides how far it may move
     covered = torch.einsum("nij,j->ni", matrix.abs(), torch.tensor([float(view[1]), float(view[0])]))
     size = torch.tensor([float(source[1]), float(source[0])])

@@ -13,41 +13,42 @@ from torch import Tensor
 from trainer.data.boxes import SIDES, Boxes
 
 
-def cell_centres(height: int, width: int, stride: float, device: torch.device) -> Tensor:
-    """Return the centres of all cells, float32 (H*W, 2) as x, y in input pixels, row by row."""
+def cell_centres(height: int, width: int, strides: Tensor) -> Tensor:
+    """Return the centres of all cells, float32 (H*W, 2) as x, y in input pixels, row by row, where ``strides`` lies."""
+    device = strides.device
     y, x = torch.meshgrid(
         torch.arange(height, device=device) + 0.5, torch.arange(width, device=device) + 0.5, indexing="ij"
     )
-    return torch.stack([x, y], 2).view(-1, 2) * stride
+    return torch.stack([x, y], 2).view(-1, 2) * strides
 
 
 @dataclass(frozen=True)
 class Predictions:
     """An output cell by cell, K of them: class ``logits`` (N, K, C), ``distances`` (N, K, 4), ``xyxy`` (N, K, 4).
 
-    Distances and boxes are in input pixels.
+    Distances and boxes are in input pixels, as are ``strides``, float32 (2,): between cells along x and y.
     """
 
     logits: Tensor
     distances: Tensor
     xyxy: Tensor
     centres: Tensor
-    stride: float
+    strides: Tensor
 
 
-def predictions(output: Tensor, input_height_px: int) -> Predictions:
+def predictions(output: Tensor, input_height_px: int, input_width_px: int) -> Predictions:
     """Return what an output, float32 (N, C + 4, H', W'), says.
 
     The last four channels are the distances of a box's left, top, right and bottom side from the cell's centre:
-    ``softplus(value) * stride``.
+    ``softplus(value) * stride``. The stride is that of the axis, as in :func:`bitgear.tasks.detect.decode`.
     """
     channels, height, width = output.shape[1:]
-    stride = input_height_px / height
+    strides = torch.tensor([input_width_px / width, input_height_px / height], device=output.device)
     cells = output.flatten(2).transpose(1, 2)
-    distances = F.softplus(cells[..., channels - SIDES :]) * stride
-    centres = cell_centres(height, width, stride, output.device)
+    distances = F.softplus(cells[..., channels - SIDES :]) * strides.repeat(2)
+    centres = cell_centres(height, width, strides)
     xyxy = torch.cat([centres - distances[..., :2], centres + distances[..., 2:]], 2)
-    return Predictions(cells[..., : channels - SIDES], distances, xyxy, centres, stride)
+    return Predictions(cells[..., : channels - SIDES], distances, xyxy, centres, strides)
 
 
 def pairwise_iou(boxes: Tensor, others: Tensor) -> Tensor:
@@ -138,5 +139,5 @@ def imitation_loss(found: Predictions, teacher: Predictions, box_weight: float) 
     total = weights.sum().clamp_min(1.0)
     entropy = F.binary_cross_entropy_with_logits(teacher.logits, wanted, reduction="sum")
     scores = F.binary_cross_entropy_with_logits(found.logits, wanted, reduction="sum") - entropy
-    apart = (found.distances - teacher.distances).abs().mean(2) / found.stride
+    apart = ((found.distances - teacher.distances).abs() / found.strides.repeat(2)).mean(2)
     return (scores + box_weight * (apart * weights).sum()) / total

@@ -65,8 +65,11 @@ class Task(Protocol):
         """Return the network's graph for images of other sizes that occur in training: graph, height and width."""
         ...
 
-    def start(self, model: QuantNet, weights: Path | None) -> None:
-        """Give the FP32 network its first parameters; raise :class:`~trainer.config.ConfigError` if it has no start."""
+    def start(self, model: QuantNet, weights: Path | None) -> bool:
+        """Give the FP32 network its first parameters, and return whether ``weights`` are those of all its layers.
+
+        Raises :class:`~trainer.config.ConfigError` if it has no start.
+        """
         ...
 
     def teacher(self, weights: Path, network: Callable[[Graph], QuantNet]) -> QuantNet:

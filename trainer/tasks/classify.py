@@ -91,7 +91,7 @@ class Classify:
     def other_sizes(self) -> Sequence[tuple[Graph, int, int]]:
         return ()
 
-    def start(self, model: QuantNet, weights: Path | None) -> None:
+    def start(self, model: QuantNet, weights: Path | None) -> bool:
         if weights is not None and weights.suffix == ".pt":
             load_trained(model, weights)
         elif weights is not None:
@@ -103,6 +103,7 @@ class Classify:
             model.import_resnet(str(weights), start.mean, start.std, self.config.data.offset)
         elif not self.config.fp32.epochs:
             raise ConfigError("no start: give FP32 weights, or set fp32.epochs to train them")
+        return weights is not None
 
     def teacher(self, weights: Path, network: Callable[[Graph], QuantNet]) -> QuantNet:
         settings = self.config.teacher

@@ -22,7 +22,7 @@ from trainer.data import Boxes, BoxSet, BoxViews, Order
 from trainer.data.boxes import SIDES
 from trainer.model import QuantNet
 from trainer.networks.pyramid import PREDICT
-from trainer.tasks.assignment import assign, detection_loss, imitation_loss, predictions
+from trainer.tasks.assignment import Predictions, assign, detection_loss, imitation_loss, predictions
 from trainer.tasks.base import Engine, Forward, Metrics, on_device
 from trainer.tasks.scratch import FromScratch
 
@@ -72,13 +72,15 @@ class Detect(FromScratch):
         bn.beta[classes:] = math.log(math.expm1(FIRST_DISTANCE_CELLS))  # what softplus takes to that distance
 
     def loss(self, output: Tensor, targets: Boxes) -> Tensor:
-        task, found = self.config.task, predictions(output, self.record.height_px)
+        task, found = self.config.task, self._predictions(output)
         wanted = assign(found, targets, cells=task.cells, alpha=task.alpha, beta=task.beta)
         return detection_loss(found, wanted, task.box_weight)
 
     def distillation(self, output: Tensor, teacher: Tensor) -> Tensor:
-        height = self.record.height_px
-        return imitation_loss(predictions(output, height), predictions(teacher, height), self.config.task.box_weight)
+        return imitation_loss(self._predictions(output), self._predictions(teacher), self.config.task.box_weight)
+
+    def _predictions(self, output: Tensor) -> Predictions:
+        return predictions(output, self.record.height_px, self.record.width_px)
 
     def evaluate(self, run: Forward) -> Metrics:
         measured = measure_detector(on_device(run, self.device), self.record, self.labels, self.validation)

@@ -41,15 +41,19 @@ class FromScratch(ABC):
     def other_sizes(self) -> Sequence[tuple[Graph, int, int]]:
         return ()
 
-    def start(self, model: QuantNet, weights: Path | None) -> None:
-        """Leave the network untrained, or give it what is in the ``fp32.pt`` of another run, or its encoder's."""
+    def start(self, model: QuantNet, weights: Path | None) -> bool:
+        """Leave the network untrained, or give it what is in the ``fp32.pt`` of another run, or its encoder's.
+
+        Returns whether all layers were in the file.
+        """
         whole = weights is not None and load_trained(model, weights, self.network.encoder)
         if whole:
-            return
+            return True
         if not self.run.fp32.epochs:
             found = "no start" if weights is None else f"{weights} is of the encoder alone"
             raise ConfigError(f"{found}: set fp32.epochs to train from there, or give the fp32.pt of another run")
         self.start_prediction(model)
+        return False
 
     def start_prediction(self, model: QuantNet) -> None:  # noqa: B027 - what it begins with may be right as it is
         """Give the prediction of an untrained network what it begins with."""

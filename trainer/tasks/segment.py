@@ -50,7 +50,7 @@ class Segment(FromScratch):
         self.views = MapViews(MapSet.of(train.images, train.maps, device), *self.crop, data.views, table, data.offset)
 
     def _read(self, split: str) -> LabelledMaps:
-        return read_label_maps(self.folder, split, self.record.height_px, self.record.width_px)
+        return read_label_maps(self.folder, split, self.record.height_px, self.record.width_px, mean=self.record.mean)
 
     def other_sizes(self) -> Sequence[tuple[Graph, int, int]]:
         return [(self.network.graph(*self.crop, len(self.labels)), *self.crop)]
