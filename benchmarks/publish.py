@@ -19,7 +19,7 @@ from benchmarks.contest import NATIVE
 from benchmarks.engine_tables import METRICS
 from benchmarks.measure import RESULTS
 from benchmarks.networks import SHIPPED
-from bitgear.bits import MASTER_BITS
+from bitgear.bits import MASTER_BITS, WIDTHS
 from bitgear.checkpoint import Master, read_master
 from bitgear.files import write_atomically
 from bitgear.models import find_master
@@ -71,6 +71,7 @@ def blocks() -> dict[str, str]:
         "detector": _trained(DETECTOR, ("map50_95", "map50")),
         "detector_training": _training(DETECTOR),
         "pretraining": _pretraining(_report("pretraining")),
+        "segmenter_starts": _segmenter_starts(),
         "eight_bits": eight_bits_tables.accuracy(_report("eight-bits")),
         "eight_bits_times": eight_bits_tables.times(_report("eight-bits-times")),
         "slo_conditions": slo_tables.conditions(_report("slo-quick")),
@@ -299,6 +300,19 @@ def _pretraining(report: dict[str, Any]) -> str:
     )
 
 
+def _segmenter_starts() -> str:
+    """Return the mean IoU of a segmenter trained from scratch, and of the shipped one, whose encoder was pretrained."""
+    reports = {"from scratch": _filed("camvid-scratch", "report"), "encoder pretrained": _filed(SEGMENTER, "report")}
+    lines = ["| mean IoU in % | `val`, FP32 | FP32 | " + " | ".join(f"{bits} bit" for bits in WIDTHS) + " |"]
+    lines.append("|---|" + "---|" * (len(WIDTHS) + 2))
+    for start, report in reports.items():
+        measured = report["master"]["precisions"]
+        figures = [report["fp32"], report["fp32_test"], *(measured[str(bits)] for bits in WIDTHS)]
+        epochs = f"{len(report['fp32_epochs'])} and {len(report['epochs'])} epochs"
+        lines.append(f"| {start}, {epochs} | " + " | ".join(f"{100 * row['miou']:.1f}" for row in figures) + " |")
+    return "\n".join(lines)
+
+
 def _joint() -> Master:
     """Return the classifier as joint training left it, with the plans found then."""
     return read_master(ROOT / "docs/reports/resnet20-joint" / f"{MODEL}.safetensors")
@@ -344,9 +358,20 @@ def _training(model: str) -> str:
     report = _filed(model, "report")
     fp32_minutes = sum(row["seconds"] for row in report["fp32_epochs"]) / 60
     return (
-        f"FP32: {fp32['epochs']} epochs from scratch, {fp32_minutes:.0f} minutes. Then {train['epochs']} epochs over "
+        f"FP32: {fp32['epochs']} epochs {_begun(p)}, {fp32_minutes:.0f} minutes. Then {train['epochs']} epochs over "
         f"widths {', '.join(map(str, train['widths']))}; together {p['training_seconds'] / 60:.0f} minutes on "
         f"`{train['device']}`. {p['data'].capitalize()}, batch {train['batch_size']}, seed {p['seed']}."
+    )
+
+
+def _begun(provenance: Mapping[str, Any]) -> str:
+    """Return what FP32 training began with."""
+    if provenance.get("weights") is None:
+        return "from scratch"
+    encoder = _filed("cifar10-encoder", "report")
+    return (
+        f"from an encoder that had learnt CIFAR-10 for {encoder['epochs']} epochs "
+        f"({encoder['seconds'] / 60:.0f} minutes, {100 * encoder['top1']:.1f} %)"
     )
 
 
