@@ -37,8 +37,8 @@ DEFAULT_MODEL = "resnet20-cifar10"
 DRAWN_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 """Of pictures that are written, by suffix."""
 
-LONGEST_SIDE_PX = {"JPEG": 65500, "WEBP": 16383}
-"""Of pictures that a format can hold, where it has a limit; JPEG's is libjpeg's."""
+WEBP_SIDE_PX = 16383
+"""The longest that WebP holds; the others hold any side of a picture that can be read."""
 
 
 def _in_a_folder(file: Path | None) -> Path | None:
@@ -274,9 +274,8 @@ def _write_picture(pixels: "NDArray[np.uint8]", file: Path) -> None:
     from bitgear.files import write_atomically
 
     drawn_format, (height, width) = DRAWN_FORMATS[file.suffix.lower()], pixels.shape[:2]
-    limit = LONGEST_SIDE_PX.get(drawn_format)
-    if limit is not None and max(height, width) > limit:
-        raise BitgearError(f"{drawn_format} holds {limit} pixels a side, the picture has {width}x{height}; draw a PNG")
+    if drawn_format == "WEBP" and max(height, width) > WEBP_SIDE_PX:
+        raise BitgearError(f"WebP holds {WEBP_SIDE_PX} pixels a side, the picture has {width}x{height}; draw a PNG")
     stream = io.BytesIO()
     Image.fromarray(pixels).save(stream, drawn_format)
     write_atomically(file, stream.getvalue())

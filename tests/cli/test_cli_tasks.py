@@ -143,15 +143,12 @@ def test_what_cannot_be_drawn_is_refused(arguments: list[str], boxes: Path, phot
     assert not list(tmp_path.glob("x.*"))
 
 
-@pytest.mark.parametrize(("suffix", "limit"), [("webp", 16383), ("jpg", 65500)])
-def test_a_picture_longer_than_its_format_holds_is_refused(
-    suffix: str, limit: int, boxes: Path, tmp_path: Path
-) -> None:  # fmt: skip
-    Image.new("RGB", (limit + 1, 8)).save(tmp_path / "long.png")
-    drawn = tmp_path / f"drawn.{suffix}"
+def test_a_picture_longer_than_its_format_holds_is_refused(boxes: Path, tmp_path: Path) -> None:
+    Image.new("RGB", (16384, 8)).save(tmp_path / "long.png")
+    drawn = tmp_path / "drawn.webp"
     done = bitgear("predict", tmp_path / "long.png", "--model", boxes, "--draw", drawn)
     assert done.returncode == 1
-    assert f"holds {limit} pixels a side, the picture has {limit + 1}x8; draw a PNG [bitgear]" in done.stderr
+    assert "WebP holds 16383 pixels a side, the picture has 16384x8; draw a PNG [bitgear]" in done.stderr
     assert "Traceback" not in done.stderr
     assert not drawn.exists()
 
