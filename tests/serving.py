@@ -14,6 +14,7 @@ from typing import IO, Any
 
 import httpx
 import numpy as np
+import pytest
 import uvicorn
 from fastapi import FastAPI
 from PIL import Image
@@ -39,6 +40,21 @@ def wait_until(condition: Callable[[], bool], what: str) -> None:
         if time.monotonic() > end_s:
             raise AssertionError(f"waited {DEADLINE_S} s in vain: {what}")
         pause.wait(0.01)
+
+
+def limit_threads(monkeypatch: pytest.MonkeyPatch, count: int) -> list[threading.Thread]:
+    """Let so many more threads start, as a limit of the system does; return those that have started."""
+    started: list[threading.Thread] = []
+    start = threading.Thread.start
+
+    def limited(thread: threading.Thread) -> None:
+        if len(started) == count:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+        started.append(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", limited)
+    return started
 
 
 @dataclass(frozen=True)

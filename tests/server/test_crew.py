@@ -10,7 +10,7 @@ from server.crew import GIVES_WAY, Crew
 from server.errors import Draining
 from server.settings import SettingsError
 from tests.server.test_scheduler import Clock
-from tests.serving import DEADLINE_S, wait_until
+from tests.serving import DEADLINE_S, limit_threads, wait_until
 
 
 class Work:
@@ -220,16 +220,7 @@ def test_cores_that_are_held_are_not_computed_on(bench: Callable[..., Bench]) ->
 
 
 def test_too_many_threads_are_a_named_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    started: list[threading.Thread] = []
-    start = threading.Thread.start
-
-    def limited(thread: threading.Thread) -> None:
-        if len(started) == 3:
-            raise RuntimeError("can't start new thread")
-        start(thread)
-        started.append(thread)
-
-    monkeypatch.setattr(threading.Thread, "start", limited)
+    started = limit_threads(monkeypatch, 3)
     with pytest.raises(SettingsError, match="only 3 of 6 threads can be started; lower engine_workers or workers"):
         Crew(2, 2, spare=4)
     assert not any(thread.is_alive() for thread in started)

@@ -1,11 +1,9 @@
-import threading
-
 import pytest
 
 from bitgear.engines import create_engine
 from server.layout import Figures, Layout, choose_layout, first_layout, layouts, measure_layout
 from tests.masters import tiny_master
-from tests.serving import wait_until
+from tests.serving import limit_threads, wait_until
 
 
 @pytest.mark.parametrize(
@@ -53,16 +51,7 @@ def test_figures_come_from_calls_of_all_workers() -> None:
 def test_where_a_thread_cannot_start_the_others_end(monkeypatch: pytest.MonkeyPatch) -> None:
     master = tiny_master()
     model = create_engine().derive(master, 8)
-    started: list[threading.Thread] = []
-    start = threading.Thread.start
-
-    def limited(thread: threading.Thread) -> None:
-        if len(started) == 2:
-            raise RuntimeError("can't start new thread")
-        start(thread)
-        started.append(thread)
-
-    monkeypatch.setattr(threading.Thread, "start", limited)
+    started = limit_threads(monkeypatch, 2)
     with pytest.raises(RuntimeError, match="new thread"):
         measure_layout(model, master, Layout(4, 1), budget_s=0)
     assert [thread.daemon for thread in started] == [True, True]

@@ -7,6 +7,7 @@ pixel, then a 3x3 convolution. A 1x1 convolution without ReLU predicts.
 
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 from bitgear.graph import IMAGE, Conv, Graph, Linear, Node, Pool, Resize
@@ -42,6 +43,7 @@ class Pyramid:
     def graph(self, height_px: int, width_px: int, outputs: int) -> Graph:
         """Return the graph for images of a size, with ``outputs`` channels at ``stride``; node names never change."""
         nodes, levels = self._encoder()
+        conv = partial(_conv, eight_bits=self.eight_bits)
         shapes = Graph(tuple(nodes)).shapes((3, height_px, width_px))
         above: str | None = None
         for stride, source in reversed([level for level in levels if level[0] >= self.stride]):
@@ -49,13 +51,13 @@ class Pyramid:
                 _, height, width = shapes[source]
                 nodes.append(Resize(f"up{stride}", above, height, width))
                 above = f"up{stride}"
-            nodes.append(self._conv(f"lateral{stride}", source, self.pyramid, 1, "lateral", residual=above))
+            nodes.append(conv(f"lateral{stride}", source, self.pyramid, 1, "lateral", residual=above))
             nodes.append(Conv(f"fuse{stride}", f"lateral{stride}", self.pyramid, 3, padding=1))
             above = value = f"fuse{stride}"
         for i in range(self.head):
-            nodes.append(self._conv(f"head{i}", value, self.pyramid, 3, "head"))
+            nodes.append(conv(f"head{i}", value, self.pyramid, 3, "head"))
             value = f"head{i}"
-        nodes.append(self._conv(PREDICT, value, outputs, 1, "predict", relu=False))
+        nodes.append(conv(PREDICT, value, outputs, 1, "predict", relu=False))
         return Graph(tuple(nodes))
 
     @property
@@ -66,18 +68,13 @@ class Pyramid:
     def _encoder(self) -> tuple[list[Node], list[Level]]:
         return encoder(self.stem, self.channels, self.blocks, self.eight_bits)
 
-    def _conv(
-        self, name: str, source: str, channels: int, kernel: int, part: Part, *,
-        relu: bool = True, residual: str | None = None,
-    ) -> Conv:  # fmt: skip
-        return _conv(name, source, channels, kernel, part, self.eight_bits, relu=relu, residual=residual)
-
 
 def encoder(
     stem: int, channels: Sequence[int], blocks: Sequence[int], eight_bits: Set[Part]
 ) -> tuple[list[Node], list[Level]]:  # fmt: skip
     """Return the nodes of a residual encoder, and the level that each stage ends at."""
-    nodes: list[Node] = [_conv("conv1", IMAGE, stem, 3, "stem", eight_bits, stride=STEM_STRIDE)]
+    conv = partial(_conv, eight_bits=eight_bits)
+    nodes: list[Node] = [conv("conv1", IMAGE, stem, 3, "stem", stride=STEM_STRIDE)]
     value, levels = "conv1", []
     for stage, (count, repeats) in enumerate(zip(channels, blocks, strict=True), start=1):
         for block in range(repeats):
@@ -85,7 +82,7 @@ def encoder(
             residual, stride = value, 2 if block == 0 else 1
             if stride == 2:
                 residual = f"{name}.shortcut"
-                nodes.append(_conv(residual, value, count, 1, "shortcut", eight_bits, stride=2, relu=False))
+                nodes.append(conv(residual, value, count, 1, "shortcut", stride=2, relu=False))
             nodes.append(Conv(f"{name}.conv1", value, count, 3, stride=stride, padding=1))
             nodes.append(Conv(f"{name}.conv2", f"{name}.conv1", count, 3, padding=1, residual=residual))
             value = f"{name}.conv2"
@@ -102,8 +99,8 @@ def encoder_classifier(
 
 
 def _conv(
-    name: str, source: str, channels: int, kernel: int, part: Part, eight_bits: Set[Part], *,
-    stride: int = 1, relu: bool = True, residual: str | None = None,
+    name: str, source: str, channels: int, kernel: int, part: Part, *,
+    eight_bits: Set[Part], stride: int = 1, relu: bool = True, residual: str | None = None,
 ) -> Conv:  # fmt: skip
     bits = 8 if part in eight_bits else None
     return Conv(name, source, channels, kernel, stride, kernel // 2, relu=relu, residual=residual, bits=bits)
