@@ -11,7 +11,8 @@ import math
 import os
 import stat
 import struct
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from io import BufferedReader
@@ -244,8 +245,15 @@ def read_master(path: str | os.PathLike[str]) -> Master:
     is wrong; the message begins with the path.
     """
     path = Path(path)
-    try:
+    with _named(path):
         return _read(path)
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Begin messages about a file with its path."""
+    try:
+        yield
     except (CheckpointError, GraphError) as error:
         raise type(error)(f"{_shown(path)}: {error}") from error
 
@@ -255,7 +263,7 @@ def _shown(path: Path) -> str:
     return str(path).encode(errors="backslashreplace").decode()
 
 
-def _open(path: Path) -> BufferedReader:
+def open_regular(path: Path) -> BufferedReader:
     """Open a regular file; raise :class:`CheckpointNotFound` for anything else, and wait for no writer of a pipe."""
 
     def without_waiting(name: str, flags: int) -> int:
@@ -265,16 +273,16 @@ def _open(path: Path) -> BufferedReader:
         file = open(path, "rb", opener=without_waiting)  # noqa: SIM115 - returned open
     except (OSError, ValueError) as error:  # a ValueError says that no path is written like this
         reason = error.strerror if isinstance(error, OSError) else error
-        raise CheckpointNotFound(f"cannot be opened: {reason}; give the path of a .safetensors master") from error
+        raise CheckpointNotFound(f"cannot be opened: {reason}; give the path of a .safetensors file") from error
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         file.close()
-        raise CheckpointNotFound("cannot be opened: it is no regular file; give the path of a .safetensors master")
+        raise CheckpointNotFound("cannot be opened: it is no regular file; give the path of a .safetensors file")
     return file
 
 
 def _read(path: Path) -> Master:
     try:
-        with _open(path) as file:
+        with open_regular(path) as file:
             before = os.fstat(file.fileno())
             size = before.st_size
             header = _read_header(file.read(8), file, size)
@@ -322,15 +330,14 @@ def read_name(path: str | os.PathLike[str]) -> str:
     Raises a subclass of :class:`~bitgear.errors.CheckpointError` for a file that is no master.
     """
     path = Path(path)
-    try:
-        with _open(path) as file:
-            header = _read_header(file.read(8), file, os.fstat(file.fileno()).st_size)
+    with _named(path):
+        try:
+            with open_regular(path) as file:
+                header = _read_header(file.read(8), file, os.fstat(file.fileno()).st_size)
+        except OSError as error:
+            raise CheckpointNotFound(f"cannot be read: {error.strerror}") from error
         metadata, _ = _split_header(header)
         return _name(metadata)
-    except OSError as error:
-        raise CheckpointNotFound(f"{_shown(path)}: cannot be read: {error.strerror}") from error
-    except CheckpointError as error:
-        raise type(error)(f"{_shown(path)}: {error}") from error
 
 
 def _read_header(prefix: bytes, file: BufferedReader, size: int) -> dict[str, Any]:
@@ -564,7 +571,7 @@ def write_master(master: Master, path: str | os.PathLike[str]) -> None:
     """Write a master: the same master gives the same bytes. The file appears complete or not at all.
 
     Raises :class:`~bitgear.errors.CheckpointError` or :class:`~bitgear.errors.GraphError` if what would be written
-    could not be read back; nothing is left behind then.
+    could not be read back, and the message begins with ``path`` where that is found by reading; nothing is left behind.
     """
     path = Path(path)
     metadata = {
@@ -589,7 +596,8 @@ def write_master(master: Master, path: str | os.PathLike[str]) -> None:
         held |= each.tensors
     tensors = {name: np.ascontiguousarray(held[name]) for name in sorted(held)}
     content = _sorted_header(save(tensors, metadata))
-    write_atomically(path, content, check=read_master)
+    with _named(path):  # nobody asked for the sibling that is checked
+        write_atomically(path, content, check=_read)
 
 
 def _version(master: Master) -> str:

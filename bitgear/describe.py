@@ -7,7 +7,6 @@ import numpy as np
 from bitgear.bits import MASTER_BITS, Plan
 from bitgear.checkpoint import Master
 from bitgear.graph import Conv, Linear
-from bitgear.packing import packed_size_bytes
 from bitgear.plans import NamedPlan, mean_bits
 from bitgear.rounding import derive
 
@@ -19,7 +18,10 @@ WIDEST = 12
 
 
 def describe(master: Master, file_bytes: int) -> dict[str, Any]:
-    """Return what there is to know about a master as a JSON-ready object. Sizes in bytes, accuracy in 0..1."""
+    """Return what there is to know about a master as a JSON-ready object. Sizes in bytes, accuracy in 0..1.
+
+    ``file_bytes_per_parameter`` is None of a master without weights: a graph may do without.
+    """
     count = master.parameter_count
     plans = {each.name: each for each in master.plans}
     return {
@@ -29,7 +31,7 @@ def describe(master: Master, file_bytes: int) -> dict[str, Any]:
         "labels": list(master.labels),
         "parameters": count,
         "file_bytes": file_bytes,
-        "file_bytes_per_parameter": file_bytes / count,
+        "file_bytes_per_parameter": file_bytes / count if count else None,
         "precisions": {
             name: {**master.metrics(name), "packed_weight_bytes": _packed_bytes(master, plan)}
             for name, plan in master.precisions.items()
@@ -46,7 +48,7 @@ def _packed_bytes(master: Master, plan: Plan) -> int:
     for node in master.graph.nodes:
         if isinstance(node, Conv | Linear):
             bits = MASTER_BITS if isinstance(node, Linear) else node.bits or plan.of(node.name).weight_bits
-            total += packed_size_bytes(master.tensors[f"{node.name}.weight"].size, bits)
+            total += -(-master.tensors[f"{node.name}.weight"].size * bits // 8)
     return total
 
 
@@ -82,9 +84,11 @@ def code_shares(codes: np.ndarray[Any, np.dtype[np.int8]], bits: int) -> list[fl
 def as_text(description: dict[str, Any]) -> str:
     """Return the description as a page for a terminal."""
     d = description
+    per_parameter = d["file_bytes_per_parameter"]
+    share = "-" if per_parameter is None else f"{per_parameter:.3f}"
     lines = [
         f"{d['name']}  ({d['task']}, {len(d['labels'])} classes, input {d['input']['width']}x{d['input']['height']})",
-        f"{d['parameters']:,} parameters in {d['file_bytes']:,} bytes, {d['file_bytes_per_parameter']:.3f} a parameter",
+        f"{d['parameters']:,} parameters in {d['file_bytes']:,} bytes, {share} a parameter",
         "",
         *precision_lines(d),
     ]

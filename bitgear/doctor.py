@@ -6,7 +6,13 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from bitgear import __version__
-from bitgear.engines.registry import ENGINE_NAMES, KERNEL_VARIABLE, create_engine, native_failure
+from bitgear.engines.registry import (
+    ENGINE_NAMES,
+    KERNEL_VARIABLE,
+    create_engine,
+    native_failure,
+    native_instruction_set,
+)
 from bitgear.errors import EngineUnavailable
 from bitgear.machine import available_cores, processor
 
@@ -27,10 +33,7 @@ def diagnose() -> dict[str, Any]:
     if failure is None:
         from bitgear import _native
 
-        try:
-            chosen = _native.choose(os.environ.get(KERNEL_VARIABLE, ""))
-        except ValueError:
-            chosen = None
+        chosen = native_instruction_set()
         if chosen is not None:
             from bitgear.engines.rates import rates_here
 

@@ -29,6 +29,7 @@
     ├── ModelNotFound
     ├── EngineUnavailable         the engine's library is not installed, or it finds no memory
     ├── DataError                 a data set that cannot be read
+    ├── ServerUnreachable         a server that was asked, and of which no answer came
     ├── SystemRefused             no space left, no permission: what the operating system said no to
     └── SearchError               a search for plans that cannot give any
 """
@@ -242,6 +243,12 @@ class DataError(BitgearError):
     """A data set that cannot be read."""
 
     code = "data-invalid"
+
+
+class ServerUnreachable(BitgearError):
+    """No answer came from the server that was asked."""
+
+    code = "server-unreachable"
 
 
 class SystemRefused(BitgearError):

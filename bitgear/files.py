@@ -1,6 +1,7 @@
 """Files that appear complete or not at all."""
 
 import os
+import secrets
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,12 +9,14 @@ from pathlib import Path
 def write_atomically(path: Path, content: bytes, check: Callable[[Path], object] | None = None) -> None:
     """Write ``content`` to a temporary sibling, flush it to disk, ``check`` it there, and let it replace ``path``.
 
-    Readers see the old file or the new one. If anything fails, the old file stays and the sibling is removed. An
-    :class:`OSError` names ``path``.
+    Readers see the old file or the new one; of writers at the same time, the last one's stays. If anything fails, the
+    old file stays and the sibling is removed. An :class:`OSError` names ``path``.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    # Random, for threads of one process and containers that share a folder have the same process ID; and short, for
+    # the target's name may be as long as names can be. Not of ``tempfile``, whose files only their owner may read.
+    temporary = path.with_name(f".{secrets.token_hex(8)}.partial")
     try:
-        with temporary.open("wb") as file:
+        with temporary.open("xb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())

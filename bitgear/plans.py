@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from bitgear.bits import LayerBits, Plan, is_plan_name
 from bitgear.errors import PlanInvalid, PrecisionError, TensorDtype, TensorMissing, TensorShape, ValueInvalid
 from bitgear.graph import IMAGE, Graph, sums
+from bitgear.inputs import MAX_SCALE, MIN_SCALE
 
 MAX_PLANS = 32
 """Of one master: each is a rung that a server measures, and a label of its metrics."""
@@ -142,6 +143,12 @@ def check_own(plan: NamedPlan, graph: Graph) -> None:
         raise PlanInvalid(
             f"the scales of plan {plan.name!r} are not those of the graph: {wrong[:128]!r} is missing or too many"
         )
+    for name, scale in (plan.scales or {}).items():
+        if not MIN_SCALE <= scale <= MAX_SCALE:  # NaN neither
+            raise ValueInvalid(
+                f"tensor {scales_name(plan.name)!r} holds {scale} for {name!r}, a scale outside {MIN_SCALE:.3g} .. "
+                f"{MAX_SCALE:.3g}"
+            )
     if plan.batch_norm is None:
         return
     tensors, shapes = plan.tensors, tensor_shapes(plan.name, graph)

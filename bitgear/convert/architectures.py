@@ -73,7 +73,7 @@ def architecture_for(name: str | None, shapes: Mapping[str, Shape], side_px: int
 
     ``side_px``: side of the square input, if not the customary one. Raises :class:`ArchitectureUnknown`, or
     :class:`TensorMissing`, :class:`TensorUnexpected` or :class:`TensorShape` naming the first few weights that do not
-    fit the architecture.
+    fit the architecture, or :class:`GraphError` for a side that weights which do fit cannot have.
     """
     name = name or recognise(shapes)
 
@@ -84,6 +84,12 @@ def architecture_for(name: str | None, shapes: Mapping[str, Shape], side_px: int
         architecture = _architecture(name, channels, side_px)
         expected = architecture.shapes()
     except GraphError as error:
+        if side_px is not None:
+            customary = architecture_for(name, shapes)  # if the weights are to blame, it is they that are named
+            raise GraphError(
+                f"a {name} cannot have an input of {side_px} x {side_px} pixels: {error}; "
+                f"{customary.input.height_px} are customary"
+            ) from error
         _check_names(name, shapes, customary_architecture(name).shapes())  # channels that are missing contradict others
         raise TensorShape(f"the weights' shapes do not make a {name}: {error}") from error
     _check_names(name, shapes, expected)

@@ -29,8 +29,10 @@ from bitgear.convert.corrections import fit_gain_bias
 from bitgear.convert.float_model import FloatModel, Floats, cpu_session
 from bitgear.convert.rewrite import equalisable, equalise, fit_input
 from bitgear.convert.scales import least_error_scale
+from bitgear.errors import ValueInvalid
 from bitgear.fold import derive_weight, fold
 from bitgear.graph import IMAGE, Concat, Conv, Linear, Node, sums
+from bitgear.inputs import MAX_SCALE
 
 BATCH = 16
 """Pictures that go through a layer at once."""
@@ -40,6 +42,10 @@ FIT_ROWS = 8_000
 
 NOISE = 1.0
 """Power of the noise added to second moments of D inputs, in parts of their mean power times D by the places."""
+
+LARGEST_VALUE = 255 * MAX_SCALE
+"""What the largest code of activations stands for at the largest scale."""
+_LARGEST_CONSTANT = float(np.finfo(np.float16).max)
 
 Codes = NDArray[Any]
 """int8, or uint8 where the value cannot be negative."""
@@ -70,7 +76,8 @@ def calibrate(
     """Return the master of a network, calibrated on pictures, uint8 (N, H, W, 3) of its input size.
 
     ``widths`` must hold 8. ``seed`` picks the places of a layer's output that are looked at. ``progress`` gets steps
-    done: there is one for each node and width.
+    done: there is one for each node and width. Raises :class:`~bitgear.errors.ValueInvalid` naming a node whose values,
+    gain or bias leave what a master can hold.
     """
     model = fit_input(model)
     model = equalise(model, largest_values(model, pixels, threads))
@@ -156,6 +163,11 @@ class _Calibration:
     def _settle_conv(self, node: Conv) -> None:
         plain = replace(node, relu=False, clip=None)
         wanted = self._run_float(self.model.node_to_onnx(plain), plain)
+        if not max(-wanted.min(), wanted.max()) <= LARGEST_VALUE:
+            raise ValueInvalid(
+                f"node {node.name!r} makes values beyond {LARGEST_VALUE:.2g}, which no scale of a master reaches; "
+                "check its weights"
+            )
         weight = self.model.weights[node.name]
         if node.bits is None and node.groups == 1:
             places = self._places(wanted, MOMENT_ROWS)
@@ -247,9 +259,15 @@ class _Calibration:
         rest = None
         if node.residual is not None:
             rest = _channels_first(self._residual(node, bits, slice(None))[:, :, *places])
-        gain, bias = fit_gain_bias(
-            sums_of_products * unit.astype(np.float32)[:, None], rest, goal, upper=node.clip, rectified=node.relu
-        )
+        with np.errstate(over="ignore", invalid="ignore"):  # what comes of it is refused
+            gain, bias = fit_gain_bias(
+                sums_of_products * unit.astype(np.float32)[:, None], rest, goal, upper=node.clip, rectified=node.relu
+            )
+        if not np.isfinite([gain, bias]).all():
+            raise ValueInvalid(
+                f"node {node.name!r} at {bits} bits needs a gain or a bias beyond {_LARGEST_CONSTANT:.0f}, the most "
+                "that a master holds; check its batch norm"
+            )
         row = self.master.row(bits)
         self.tensors[f"{node.name}.gain"][row] = gain
         self.tensors[f"{node.name}.bias"][row] = bias

@@ -26,7 +26,7 @@ _TINY = float(np.finfo(np.float32).tiny)
 def fit_gain_bias(
     made: Array, rest: Array | None, wanted: Array, *, upper: float | None, rectified: bool
 ) -> tuple[Array, Array]:
-    """Return gain and bias, float32 (O,) each, that float16 holds.
+    """Return gain and bias, float32 (O,) each, that float16 holds; what leaves its range is infinite or NaN.
 
     ``made``: float32 (O, R), what the layer's integers amount to at R places. ``rest``: the residual added there.
     ``wanted``: what ``gain * made + bias + rest`` should be, before the activation. ``rectified`` and ``upper`` say how

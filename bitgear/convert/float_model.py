@@ -15,20 +15,30 @@ from onnx import TensorProto, helper, numpy_helper
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
+from bitgear.checkpoint import open_regular
 from bitgear.convert.architectures import (
     Architecture,
     ArchitectureUnknown,
     architecture_for,
     customary_architecture,
 )
-from bitgear.errors import CheckpointError, CheckpointNotFound, HeaderInvalid, TensorDtype, ValueInvalid
+from bitgear.errors import (
+    CheckpointError,
+    CheckpointNotFound,
+    HeaderInvalid,
+    TensorDtype,
+    TensorUnexpected,
+    ValueInvalid,
+)
 from bitgear.graph import IMAGE, AvgPool, Concat, Conv, Graph, Linear, MaxPool, Node, Pool, Resize, Shortcut, borders
-from bitgear.inputs import InputRecord
+from bitgear.inputs import MAX_SCALE, InputRecord
 from bitgear.reference import nearest
 
 OPSET = 18
 IR_VERSION = 8
 FLOATS = (np.float16, np.float32, np.float64)
+LARGEST_WEIGHT = 127 * MAX_SCALE
+"""What the largest code of weights stands for at the largest scale."""
 Floats = NDArray[np.float32]
 
 
@@ -105,26 +115,43 @@ def read_float_model(path: Path, architecture: str | None = None, side_px: int |
 
 
 def read_state(path: Path) -> dict[str, NDArray[Any]]:
-    """Return the tensors of a safetensors file by name, without the prefix ``module.``."""
+    """Return the tensors of a safetensors file by name, without the prefix ``module.``.
+
+    Raises a subclass of :class:`~bitgear.errors.CheckpointError` for what is no such file, and for two tensors that
+    would have one name.
+    """
     try:
+        open_regular(path).close()  # a pipe would be waited for
         tensors = load_file(path)
+    except CheckpointNotFound as error:
+        raise CheckpointNotFound(f"{path}: {error}") from error
     except OSError as error:
         raise CheckpointNotFound(f"{path}: cannot be opened: {error.strerror or error}") from error
     except (SafetensorError, KeyError, TypeError) as error:
         raise HeaderInvalid(f"{path}: is not a safetensors file of plain floats: {error}") from error
-    return {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
+    state: dict[str, NDArray[Any]] = {}
+    for name, tensor in tensors.items():
+        bare = name.removeprefix("module.")
+        if bare in state:
+            raise TensorUnexpected(f"{path}: holds a tensor {bare!r} both with the prefix 'module.' and without")
+        state[bare] = tensor
+    return state
 
 
 def read_metadata(path: Path) -> dict[str, str]:
     """Return the metadata of a safetensors file: customarily where its tensors come from."""
     with path.open("rb") as file:
         (length,) = struct.unpack("<Q", file.read(8))
-        metadata: dict[str, str] = json.loads(file.read(length)).get("__metadata__", {})
+        metadata: dict[str, str] = json.loads(file.read(length)).get("__metadata__") or {}  # null says nothing either
     return metadata
 
 
 def fold_batch_norm(architecture: Architecture, state: Mapping[str, NDArray[Any]]) -> FloatModel:
-    """Return the network of a complete state dict; products and quotients in float64, rounded once to float32."""
+    """Return the network of a complete state dict; products and quotients in float64, rounded once to float32.
+
+    Raises :class:`~bitgear.errors.TensorDtype` for what are no floats, and :class:`~bitgear.errors.ValueInvalid` for
+    those that are not finite, or larger than any master can hold.
+    """
     for name in architecture.shapes():
         if state[name].dtype not in FLOATS:
             raise TensorDtype(f"tensor {name!r} has dtype {state[name].dtype}; expected float16, float32 or float64")
@@ -141,14 +168,24 @@ def fold_batch_norm(architecture: Architecture, state: Mapping[str, NDArray[Any]
             )
             if (var + architecture.epsilon <= 0).any():
                 raise ValueInvalid(f"tensor '{prefix}.running_var' holds a negative value")
-            gain = gamma / np.sqrt(var + architecture.epsilon)
-            weight = state[f"{node.name}.weight"].astype(np.float64) * gain.reshape(-1, 1, 1, 1)
-            weights[node.name] = weight.astype(np.float32)
-            biases[node.name] = (beta - mean * gain).astype(np.float32)
+            with np.errstate(over="ignore", invalid="ignore"):  # _rounded refuses what comes of it
+                gain = gamma / np.sqrt(var + architecture.epsilon)
+                weight = state[f"{node.name}.weight"].astype(np.float64) * gain.reshape(-1, 1, 1, 1)
+                bias = beta - mean * gain
+            weights[node.name], biases[node.name] = _rounded(node, weight), _rounded(node, bias)
         elif isinstance(node, Linear):
-            weights[node.name] = state[f"{node.name}.weight"].astype(np.float32)
-            biases[node.name] = state[f"{node.name}.bias"].astype(np.float32)
+            weights[node.name] = _rounded(node, state[f"{node.name}.weight"])
+            biases[node.name] = _rounded(node, state[f"{node.name}.bias"])
     return FloatModel(architecture.name, architecture.graph, architecture.input, weights, biases)
+
+
+def _rounded(node: Node, values: NDArray[Any]) -> Floats:
+    if not (np.abs(values, dtype=np.float64) <= LARGEST_WEIGHT).all():  # nor is NaN
+        raise ValueInvalid(
+            f"node {node.name!r} has a weight or a bias, its batch norm included, beyond {LARGEST_WEIGHT:.2g}, which "
+            "no scale of a master reaches"
+        )
+    return values.astype(np.float32)
 
 
 def random_state(architecture: Architecture, seed: int = 0) -> dict[str, Floats]:

@@ -54,7 +54,8 @@ def import_model(options: ImportOptions, out: Path, *, progress: bool = True) ->
     """Write the master of a float network to ``out``, measured at every width; return the report, ready for JSON.
 
     Nothing is written unless all of it succeeds. Raises :class:`~bitgear.errors.CheckpointError` for weights that do
-    not fit the architecture and :class:`~bitgear.errors.DataError` for pictures that do not fit the network.
+    not fit the architecture, :class:`~bitgear.errors.GraphError` for a side of the input that does not, and
+    :class:`~bitgear.errors.DataError` for pictures that do not fit the network.
     """
     name = options.name or _name_of(options.weights)
     widths = descending(options.widths)
@@ -66,6 +67,10 @@ def import_model(options: ImportOptions, out: Path, *, progress: bool = True) ->
         raise DataError(f"folder {out.parent} does not exist; create it first")
     engine = create_engine(options.engine, options.threads)
     model = read_float_model(options.weights, options.architecture, options.side_px)
+    # What the file says of itself comes first: it may be copied from another file, whose name and digest it then says.
+    weights = {
+        **read_metadata(options.weights), "file": options.weights.name, "sha256": _sha256(options.weights),
+    }  # fmt: skip
     chosen, others = split(_read(options, model, progress), options.calibrate, options.seed)
 
     started = time.perf_counter()
@@ -90,7 +95,7 @@ def import_model(options: ImportOptions, out: Path, *, progress: bool = True) ->
     provenance = {
         "method": "post-training calibration",
         "architecture": model.name,
-        "weights": {"file": options.weights.name, "sha256": _sha256(options.weights), **read_metadata(options.weights)},
+        "weights": weights,
         "data": f"{len(chosen.labels)} pictures of {options.images.name} to calibrate, {len(others.labels)} to measure",
         "seed": options.seed,
         "fp32_top1": fp32.top1,
@@ -111,7 +116,7 @@ def import_model(options: ImportOptions, out: Path, *, progress: bool = True) ->
         "architecture": model.name,
         "parameters": master.parameter_count,
         "master_bytes": out.stat().st_size,
-        "weights": provenance["weights"],
+        "weights": weights,
         "images": {
             "source": options.images.name,
             "calibrated": len(chosen.labels),

@@ -19,7 +19,11 @@ class DerivedModel(Protocol):
 
     @property
     def nbytes(self) -> int:
-        """Bytes that this plan keeps resident beside the master."""
+        """Bytes of weights and constants that this plan keeps beside the master.
+
+        What runs work in is not counted: it depends on the picture's size and on how many run at the same time, and an
+        engine may keep it for the next run.
+        """
 
     def run(self, q_image: NDArray[np.int8]) -> NDArray[np.float32]:
         """Return the last node's output, float32 (N, classes), of int8 codes (N, 3, H, W), N at least 1.

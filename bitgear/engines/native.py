@@ -21,6 +21,7 @@ from bitgear.bits import MASTER_BITS, Plan, Precision, activation_range, as_plan
 from bitgear.checkpoint import Master
 from bitgear.engines.base import out_of_memory
 from bitgear.engines.rates import Rates, rates_here
+from bitgear.engines.registry import choose_instruction_set
 from bitgear.errors import EngineUnavailable, GraphError
 from bitgear.fold import Folded, check_plan, fold
 from bitgear.graph import (
@@ -42,6 +43,7 @@ from bitgear.graph import (
 from bitgear.reference import check_image, interpolation
 
 MAX_POOLED_KERNEL, MAX_POOLED_STRIDE = 15, 255
+_ADVICE = "choose the engine onnxruntime"
 
 _Quantizer = tuple[float, int, int, int]
 """Scale, lowest and highest code, zero."""
@@ -58,7 +60,11 @@ class _Feed:
 
 @dataclass(frozen=True, eq=False)
 class NativeModel:
-    """A master at a plan, packed for one instruction set. ``nbytes`` counts packed weights and constants."""
+    """A master at a plan, packed for one instruction set.
+
+    ``nbytes`` counts packed weights and constants, not the memory that calls work in, which is kept for the next ones:
+    some more than ``core.arena_bytes`` for each thread of each call, as many as ever were at the same time.
+    """
 
     master: Master
     plan: Plan
@@ -110,7 +116,7 @@ class NativeEngine:
 
     def __init__(self, threads: int = 1, instruction_set: str = "", rates: Rates | None = None) -> None:
         try:
-            self.instruction_set = _native.choose(instruction_set)
+            self.instruction_set = choose_instruction_set(instruction_set)
         except ValueError as error:
             usable = [name for name, compiled, offered, _ in _native.instruction_sets() if compiled and offered]
             raise EngineUnavailable(f"{error}; usable here are {', '.join(usable)}") from error
@@ -143,7 +149,7 @@ def lower(master: Master, plan: Plan, instruction_set: str, rates: Rates, path: 
         return lowering.run()
     except ValueError as error:  # what the extension says of a step that it refuses
         raise GraphError(
-            f"node {lowering.node.name!r} is not what the native engine can run: {error}; choose another engine"
+            f"node {lowering.node.name!r} is not what the native engine can run: {error}; {_ADVICE}"
         ) from error
 
 
@@ -170,7 +176,8 @@ class _Lowering:
     def run(self) -> _native.Model:
         if not sums(self.last):
             raise GraphError(
-                f"node {self.last.name!r} ends the graph with a selection; the native engine returns sums only"
+                f"node {self.last.name!r} ends the graph with a selection; the native engine returns sums only; "
+                f"{_ADVICE}"
             )
         alive = [node for node in reversed(self.graph.nodes) if self._collect(node)]
         for feed in self.feeds[IMAGE]:
@@ -189,7 +196,8 @@ class _Lowering:
         # Here, not where outputs are written: through selections of selections, feeds would double with each.
         if len(feeds) > _native.MAX_OUTPUTS:
             raise GraphError(
-                f"{len(feeds)} nodes read {node.name!r}; a value of the native engine has {_native.MAX_OUTPUTS} at most"
+                f"what reads {node.name!r} needs {len(feeds)} buffers of its codes; the native engine writes "
+                f"{_native.MAX_OUTPUTS} at most; {_ADVICE}"
             )
         if isinstance(node, Concat):
             for feed in feeds:

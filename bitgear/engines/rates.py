@@ -8,6 +8,7 @@ is chosen.
 
 import platform
 import sys
+import threading
 import zlib
 from collections.abc import Callable
 from functools import cache
@@ -27,13 +28,21 @@ Rates = dict[str, float]
 """Nanoseconds by name, as :func:`bitgear._native.measure_rates` returns them."""
 Measure = Callable[[str], Rates]
 
+_measuring = threading.Lock()
 
-@cache  # so that a process measures once even where nothing can be kept
+
 def rates_here(instruction_set: str) -> Rates:
     """Return the rates of an instruction set: medians over the first processes on this machine.
 
-    They are kept in the folder ``rates`` of :func:`bitgear.machine.cache_folder`.
+    They are kept in the folder ``rates`` of :func:`bitgear.machine.cache_folder`. A process measures once, even where
+    nothing can be kept; threads that ask in the meantime wait.
     """
+    with _measuring:  # two at once would time each other, and count as two processes
+        return _rates_here(instruction_set)
+
+
+@cache
+def _rates_here(instruction_set: str) -> Rates:
     return rates(instruction_set, cache_folder() / "rates")
 
 

@@ -80,9 +80,20 @@ def native_instruction_set() -> str | None:
 def _instruction_set(name: str) -> str | None:
     if native_failure() is not None:
         return None
-    from bitgear import _native
-
     try:
-        return _native.choose(name)
+        return choose_instruction_set(name)
     except ValueError:
         return None
+
+
+def choose_instruction_set(name: str) -> str:
+    """Return the instruction set of that name, or the best of this processor (``""``), where there is the extension.
+
+    Raises ``ValueError`` for one that is unknown, not compiled in or not offered by the processor.
+    """
+    from bitgear import _native
+
+    # Looked up here: the extension takes text alone, and a variable of the environment may hold any bytes.
+    if name and name not in {known for known, *_ in _native.instruction_sets()}:
+        raise ValueError(f"instruction set {name!r} is unknown")
+    return _native.choose(name)

@@ -10,7 +10,7 @@ from bitgear.convert.architectures import (
     customary_architecture,
     recognise,
 )
-from bitgear.errors import TensorMissing, TensorShape, TensorUnexpected
+from bitgear.errors import GraphError, TensorMissing, TensorShape, TensorUnexpected
 from bitgear.graph import Linear, Shape, Shortcut
 
 NAMES = {
@@ -145,6 +145,18 @@ def test_weights_that_do_not_belong_are_named() -> None:
 def test_wrong_shapes_are_named(key: str, shape: Shape, complaint: str) -> None:
     with pytest.raises(TensorShape, match=complaint):
         architecture_for("resnet18", shapes_of("resnet18") | {key: shape})
+
+
+def test_a_side_that_a_network_cannot_have_is_not_the_weights_fault() -> None:
+    shapes = shapes_of("mobilenet_v1", 0.25)
+    with pytest.raises(
+        GraphError, match=r"mobilenet_v1 cannot have an input of 1 x 1 pixels: .*'conv1'.*224 are custom"
+    ):
+        architecture_for(None, shapes, 1)
+    with pytest.raises(TensorMissing, match=r"pw3\.weight"):
+        architecture_for(None, without(shapes, "pw3.weight"), 1)
+    with pytest.raises(TensorShape, match=r"pw3\.weight"):
+        architecture_for(None, shapes | {"pw3.weight": (32, 8, 1, 1)}, 1)
 
 
 def test_names_of_no_architecture() -> None:

@@ -11,11 +11,12 @@ from bitgear.checkpoint import read_master, tensor_specs, write_master
 from bitgear.convert import calibrate as calibration
 from bitgear.convert.architectures import ARCHITECTURES
 from bitgear.convert.calibrate import Calibrated, calibrate
-from bitgear.convert.float_model import FloatModel, Floats
+from bitgear.convert.float_model import FloatModel, Floats, fold_batch_norm
 from bitgear.engines import create_engine
+from bitgear.errors import ValueInvalid
 from bitgear.graph import IMAGE, AvgPool, Concat, Conv, Graph, Linear, MaxPool, Pool, Resize
 from bitgear.inputs import InputRecord
-from tests.convert.networks import CLASSES, pictures, tiny_model
+from tests.convert.networks import CLASSES, architecture_of, pictures, tiny_model, tiny_state
 
 LABELS = [f"class{i}" for i in range(CLASSES)]
 
@@ -41,6 +42,22 @@ def test_calibration_computes_what_the_reference_computes(name: str) -> None:
     q_images = found.master.input.encode(pictures(10, 33))
     for bits in WIDTHS:
         np.testing.assert_array_equal(reference.run(found.master, q_images, bits), found.outputs[bits])
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("bn1.bias", 1e6, "'conv1' at 8 bits needs a gain or a bias beyond 65504"),
+        ("layer1.0.bn1.weight", 1e5, r"'layer1\.0\.conv1' at . bits needs a gain or a bias beyond 65504"),
+        ("layer1.0.bn1.weight", 1e11, r"'layer1\.0\.conv1' makes values beyond 1\.1e\+12"),
+    ],
+)
+def test_a_node_that_no_master_can_hold_is_named(key: str, value: float, said: str) -> None:
+    state = tiny_state("resnet20")
+    state[key] = np.full_like(state[key], value)
+    model = fold_batch_norm(architecture_of(state, 16), state)
+    with pytest.raises(ValueInvalid, match=said):
+        calibrated(model, 6, (8, 2))
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)

@@ -52,6 +52,14 @@ def test_both_are_numbers_of_float16() -> None:
         np.testing.assert_array_equal(found, found.astype(np.float16).astype(np.float32))
 
 
+def test_what_leaves_float16_is_not_finite() -> None:
+    made = RNG.normal(0, 1, (2, 500)).astype(np.float32)
+    with np.errstate(over="ignore"):
+        gain, bias = fit_gain_bias(made, None, np.stack([made[0] * 1e6, made[1] + 1e6]), upper=None, rectified=False)
+    assert np.isfinite(gain).tolist() == [False, True]
+    assert np.isfinite(bias).tolist() == [False, False]
+
+
 def test_channels_without_any_variation_get_their_mean() -> None:
     made = np.stack([np.zeros(100), np.full(100, 3), RNG.normal(0, 1, 100), RNG.normal(0, 1, 100)]).astype(np.float32)
     wanted = np.stack([np.full(100, 2), np.full(100, 1), np.full(100, 0.5), np.full(100, -5)]).astype(np.float32)

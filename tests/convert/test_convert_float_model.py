@@ -1,5 +1,10 @@
 """The float network: batch norm folded, every node as in numpy, and weights that cannot be used."""
 
+import json
+import os
+import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +22,15 @@ from bitgear.convert.float_model import (
     read_metadata,
     read_state,
 )
-from bitgear.errors import CheckpointNotFound, HeaderInvalid, TensorDtype, TensorMissing, TensorShape, ValueInvalid
+from bitgear.errors import (
+    CheckpointNotFound,
+    HeaderInvalid,
+    TensorDtype,
+    TensorMissing,
+    TensorShape,
+    TensorUnexpected,
+    ValueInvalid,
+)
 from bitgear.graph import (
     IMAGE,
     AvgPool,
@@ -230,6 +243,60 @@ def test_files_that_hold_no_weights(tmp_path: Path) -> None:
         path.write_bytes(content)
         with pytest.raises(HeaderInvalid, match=r"net\.safetensors"):
             read_state(path)
+
+
+def test_metadata_of_null_are_none(tmp_path: Path) -> None:
+    path = tmp_path / "net.safetensors"
+    save_file({"a": np.zeros(1, np.float32)}, path)
+    content = path.read_bytes()
+    (length,) = struct.unpack("<Q", content[:8])
+    header = json.dumps(json.loads(content[8 : 8 + length]) | {"__metadata__": None}).encode()
+    path.write_bytes(struct.pack("<Q", len(header)) + header + content[8 + length :])
+    assert read_state(path).keys() == {"a"}
+    assert read_metadata(path) == {}
+
+
+def test_two_tensors_of_one_name_are_refused(tmp_path: Path) -> None:
+    state = tiny_state("resnet20")
+    path = tmp_path / "net.safetensors"
+    save_file(state | {"module.conv1.weight": state["conv1.weight"] + 1}, path)
+    with pytest.raises(TensorUnexpected, match=r"net\.safetensors: .*'conv1\.weight' both with the prefix"):
+        read_float_model(path)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names here")
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    path = tmp_path / "net.safetensors"
+    os.mkfifo(path)
+    command = [sys.executable, "-c", PIPE, str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert "CheckpointNotFound" in done.stderr
+    assert f"{path}: cannot be opened: it is no regular file" in done.stderr
+
+
+PIPE = """
+import pathlib, sys
+from bitgear.convert.float_model import read_state
+read_state(pathlib.Path(sys.argv[1]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "node"),
+    [
+        ("conv1.weight", 1e200, "conv1"),
+        ("bn1.bias", 1e13, "conv1"),
+        ("layer1.0.bn1.weight", 1e308, "layer1.0.conv1"),
+        ("linear.bias", -1e300, "linear"),
+    ],
+)
+def test_what_no_scale_of_a_master_reaches_is_refused(tmp_path: Path, key: str, value: float, node: str) -> None:
+    state = {name: tensor.astype(np.float64) for name, tensor in tiny_state("resnet20").items()}
+    state[key][...] = value
+    path = tmp_path / "net.safetensors"
+    save_file(state, path)
+    with pytest.raises(ValueInvalid, match=rf"net\.safetensors: node '{node}' .*beyond 5\.5e\+11"):
+        read_float_model(path)
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,8 @@ NAMES = ["one", "two words", "three", "four", "five"]
 @pytest.fixture
 def weights(tmp_path: Path) -> Path:
     path = tmp_path / "Tiny_ResNet20.safetensors"
-    save_file(tiny_state("resnet20"), path, {"source": "made up", "licence": "none"})
+    copied = {"file": "another.safetensors", "sha256": "0" * 64}  # as of a file that this one was made of
+    save_file(tiny_state("resnet20"), path, {"source": "made up", "licence": "none"} | copied)
     return path
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from bitgear.bits import WIDTHS, activation_range
+from bitgear.convert import scales
 from bitgear.convert.scales import NORM, least_error_scale
 
 RNG = np.random.default_rng(0)
@@ -22,6 +23,26 @@ def test_no_other_range_is_clearly_better(bits: int, signed: bool) -> None:
     found = least_error_scale(values, bits, signed)
     assert found.dtype == np.float32
     assert error(found) <= 1.05 * min(error(np.abs(values).max() * part / high) for part in np.linspace(0.1, 1, 200))
+
+
+@pytest.mark.parametrize("quiet", [0, 27, 55])
+def test_of_many_values_all_columns_of_pictures_are_seen(monkeypatch: pytest.MonkeyPatch, quiet: int) -> None:
+    """A step of as many values as a row has sees one column alone."""
+    values = np.abs(np.random.default_rng(1).normal(0, 1, (40, 8, 56, 56))).astype(np.float32)
+    values[..., quiet] *= 0.05
+    expected = least_error_scale(values, 4, signed=False)
+    monkeypatch.setattr(scales, "_SAMPLE", values.size // 56)
+    found = least_error_scale(values, 4, signed=False)
+    assert found == pytest.approx(expected, rel=0.1)
+    assert found == least_error_scale(values, 4, signed=False)
+
+
+@pytest.mark.parametrize(("count", "picked"), [(99, 99), (100, 100), (101, 50), (1000, 100), (1099, 99)])
+def test_a_sample_takes_one_value_of_each_stretch(monkeypatch: pytest.MonkeyPatch, count: int, picked: int) -> None:
+    monkeypatch.setattr(scales, "_SAMPLE", 100)
+    found = scales._sample(np.arange(count, dtype=np.float32))
+    step = -(-count // 100)
+    assert (found // step).tolist() == list(range(picked))
 
 
 def test_values_that_lie_on_a_grid_get_it() -> None:

@@ -133,6 +133,15 @@ def test_label_maps_are_ids_and_void_is_none(maps: Path, form: Callable[[Path], 
     assert np.array_equal(data.images[0], picture())
 
 
+def test_the_working_directory_is_a_folder_too(voc: Path, maps: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(voc)
+    boxed = read_boxed_pictures(Path(), "train")
+    assert [item.name for item in boxed.items] == ["JPEGImages/x.png", "JPEGImages/y.png"]
+    assert np.array_equal(boxed.read(boxed.items[0]).pixels, picture())
+    monkeypatch.chdir(maps)
+    assert read_label_maps(Path(), "val", HEIGHT, WIDTH).names == ("m", "n")
+
+
 def test_label_maps_of_another_size_keep_their_ids(maps: Path) -> None:
     data = read_label_maps(maps, "val", 15, 20)
     assert data.images.shape == (2, 15, 20, 3)

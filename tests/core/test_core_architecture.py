@@ -13,7 +13,7 @@ OURS = ("bitgear", "server", "trainer", "bitgear_client")
 ALLOWED = {"bitgear": {"bitgear"}, "server": {"bitgear", "server"}, "trainer": {"bitgear", "trainer"}}
 
 ORDER = (
-    "errors", "bits", "rounding", "packing", "graph", "inputs", "files", "machine", "kept", "plans", "checkpoint",
+    "errors", "bits", "rounding", "graph", "inputs", "files", "machine", "kept", "plans", "checkpoint",
     "fold", "reference", "engines", "doctor", "tasks", "evaluate", "describe", "models", "convert", "search", "cli",
 )  # fmt: skip
 """The modules and packages of the core: what stands left never imports what stands right."""

@@ -247,7 +247,7 @@ def test_masters_are_equal_only_to_themselves() -> None:
     assert len({a, b}) == 2
 
 
-@pytest.mark.parametrize("call", ["os.fsync", "pathlib.Path.replace", "bitgear.checkpoint.read_master"])
+@pytest.mark.parametrize("call", ["os.fsync", "pathlib.Path.replace", "bitgear.checkpoint._read"])
 @pytest.mark.parametrize("existing", [True, False])
 def test_a_failure_while_writing_leaves_the_old_file_and_nothing_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, existing: bool
@@ -297,6 +297,13 @@ def test_what_could_not_be_read_back_is_not_written(
     with pytest.raises(error):
         write_master(change(tiny_master()), tmp_path / "m.safetensors")
     assert not list(tmp_path.iterdir())
+
+
+def test_what_is_not_written_is_told_under_the_name_that_was_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "m.safetensors"
+    with pytest.raises(errors.MetadataInvalid) as caught:
+        write_master(dataclasses.replace(tiny_master(), labels=("a",)), path)
+    assert str(caught.value).startswith(f"{path}: metadata entry 'labels'")
 
 
 # -- files that are not there, or not files ---------------------------------------------------------------------------

@@ -112,7 +112,7 @@ def test_it_tells_a_forced_instruction_set(monkeypatch: pytest.MonkeyPatch, tmp_
 
 
 @needs_extension
-@pytest.mark.parametrize("name", ["sse2", "neon-dotprod,avx2"])
+@pytest.mark.parametrize("name", ["sse2", "neon-dotprod,avx2", "\udcff"])
 def test_it_tells_an_instruction_set_that_cannot_be_forced(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(KERNEL_VARIABLE, name)
     found = diagnose()

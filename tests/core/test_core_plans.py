@@ -21,6 +21,7 @@ from bitgear.errors import BitgearError, CheckpointError, GraphError
 from bitgear.evaluate import evaluate_classifier
 from bitgear.fold import fold
 from bitgear.graph import IMAGE, Conv, Graph, Linear, Pool, sums
+from bitgear.inputs import InputRecord
 from bitgear.plans import MAX_PLANS, BatchNorm, NamedPlan, mean_bits
 from bitgear.tasks.datasets import LabelledImages
 from tests.core.test_core_checkpoint import rejected, split, with_metadata, with_tensors
@@ -557,17 +558,28 @@ def test_scales_that_are_not_those_of_the_graph_are_refused(scales: dict[str, np
 
 
 @pytest.mark.parametrize("scale", [0.0, -1.0, np.nan, np.inf, 1e30])
-def test_a_scale_that_is_none_is_not_written(tmp_path: Path, scale: float) -> None:
+def test_a_scale_that_is_none_is_neither_added_nor_written(tmp_path: Path, scale: float) -> None:
     master = small_master()
     named = with_own_scales(master, master.plans[0])
     wrong = dataclasses.replace(named, scales={**(named.scales or {}), "body.act_scale": np.float32(scale)})
+    with pytest.raises(errors.ValueInvalid, match=r"plans/mixed-3\.2/scales.*'body\.act_scale'"):
+        master.with_plans([wrong])
     path = tmp_path / "wrong.safetensors"
     with pytest.raises(errors.ValueInvalid, match=r"plans/mixed-3\.2/scales"):
-        write_master(master.with_plans([wrong]), path)
+        write_master(dataclasses.replace(master, plans=(wrong,)), path)
     assert not path.exists()
 
 
 # -- described --------------------------------------------------------------------------------------------------------
+
+
+def test_a_master_without_weights_is_described(tmp_path: Path) -> None:
+    bare = Master("bare", "classify", Graph((Pool("p", IMAGE),)), InputRecord.centred(8, 128), tuple("abc"), (8, 2), {})
+    path = tmp_path / "bare.safetensors"
+    write_master(bare, path)
+    found = describe(read_master(path), 1234)
+    assert (found["parameters"], found["file_bytes_per_parameter"], found["layers"]) == (0, None, [])
+    assert "0 parameters in 1,234 bytes, - a parameter" in as_text(found)
 
 
 def test_plans_are_described() -> None:

@@ -13,7 +13,7 @@ from bitgear import reference
 from bitgear.bits import WIDTHS, LayerBits, Plan
 from bitgear.checkpoint import read_master
 from bitgear.engines import create_engine
-from bitgear.engines.registry import KERNEL_VARIABLE
+from bitgear.engines.registry import KERNEL_VARIABLE, native_instruction_set
 from bitgear.errors import EngineUnavailable, GraphError, InputError, PrecisionNotOffered
 from bitgear.graph import IMAGE, Concat, Conv, Graph, MaxPool, Pool, Resize, Shortcut
 from bitgear.models import find_master
@@ -78,7 +78,7 @@ def test_an_environment_variable_forces_an_instruction_set(name: str, monkeypatc
 
 
 @pytest.mark.parametrize(
-    "name", ["sse2", "AVX2", "portable ", *({name for name, *_ in _native.instruction_sets()} - set(OFFERED))]
+    "name", ["sse2", "AVX2", "portable ", "\udcff", *({name for name, *_ in _native.instruction_sets()} - set(OFFERED))]
 )
 def test_an_instruction_set_that_cannot_be_used_is_unavailable(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(KERNEL_VARIABLE, name)
@@ -88,6 +88,9 @@ def test_an_instruction_set_that_cannot_be_used_is_unavailable(name: str, monkey
         for part in (f"{name!r}", *OFFERED):
             assert part in str(caught.value)
     create_engine("reference")
+    assert native_instruction_set() is None
+    if name == "\udcff":  # a byte that is no UTF-8: the extension takes text alone
+        return
     with pytest.raises(ValueError, match="unknown, not compiled in or not offered"):
         _native.Model(name, {})
     with pytest.raises(ValueError, match="unknown, not compiled in or not offered"):
@@ -110,8 +113,11 @@ def test_without_the_extension_onnxruntime_serves(monkeypatch: pytest.MonkeyPatc
 )
 def test_a_graph_that_ends_in_a_selection_is_refused(last: Any) -> None:
     master = random_master(Graph((Conv("u", IMAGE, 4, 1), last)), 6, 0)
-    with pytest.raises(GraphError, match="'z' ends the graph with a selection"):
+    with pytest.raises(GraphError, match=r"'z' ends the graph with a selection.*; choose the engine onnxruntime$"):
         create_engine("native").derive(master, 8)
+    q_images = random_codes(master, 2)
+    found = create_engine("onnxruntime").derive(master, 8).run(q_images)
+    np.testing.assert_array_equal(found, reference.run(master, q_images, 8))
 
 
 def test_a_value_may_have_so_many_readers_and_no_more() -> None:
@@ -121,7 +127,7 @@ def test_a_value_may_have_so_many_readers_and_no_more() -> None:
         graph = Graph((*nodes, Concat("k", tuple(node.name for node in nodes[1:])), Conv("z", "k", 5, 1)))
         master = random_master(graph, 5, readers)
         if readers > _native.MAX_OUTPUTS:
-            with pytest.raises(GraphError, match=f"{readers} nodes read 'u'.*{_native.MAX_OUTPUTS} at most"):
+            with pytest.raises(GraphError, match=f"reads 'u' needs {readers} .* {_native.MAX_OUTPUTS} at most"):
                 create_engine("native").derive(master, 8)
         else:
             q_images = random_codes(master, 2)
@@ -129,6 +135,28 @@ def test_a_value_may_have_so_many_readers_and_no_more() -> None:
                 np.testing.assert_array_equal(
                     derived(master, 8, name).run(q_images), reference.run(master, q_images, 8)
                 )
+
+
+def test_buffers_of_one_reader_add_up_through_selections() -> None:
+    """One node reads the value, and says so nine times; what reads that node needs twice as many buffers."""
+    convs = (Conv("d", "k", 4, 1, relu=False), Conv("e", "k", 4, 1, relu=False))
+    graph = Graph((Conv("u", IMAGE, 5, 1), Concat("k", ("u",) * 9), *convs, Concat("j", ("d", "e")), Pool("p", "j")))
+    master = random_master(graph, 5, 0)
+    with pytest.raises(GraphError, match=r"what reads 'u' needs 18 buffers of its codes.*engine onnxruntime"):
+        create_engine("native").derive(master, 8)
+    q_images = random_codes(master, 2)
+    found = create_engine("onnxruntime").derive(master, 8).run(q_images)
+    np.testing.assert_array_equal(found, reference.run(master, q_images, 8))
+
+
+def test_what_calls_work_in_is_not_counted_and_grows_with_the_picture() -> None:
+    graph = Graph((Conv("u", IMAGE, 32, 3, padding=1), Conv("v", "u", 32, 3, padding=1), Pool("p", "v")))
+    masters = [random_master(graph, side_px, 0) for side_px in (8, 64)]
+    small, large = (derived(master, 8, "portable", "scalar") for master in masters)
+    before = large.nbytes
+    large.run(random_codes(large.master, 1))
+    assert small.nbytes == before == large.nbytes
+    assert large.core.arena_bytes > 64 * 64 * 32 > large.nbytes > small.core.arena_bytes
 
 
 def test_plans_that_a_master_cannot_serve_are_refused() -> None:

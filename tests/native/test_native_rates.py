@@ -6,7 +6,10 @@ import math
 import os
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -163,6 +166,29 @@ def test_an_engine_asks_for_the_rates_of_the_machine_when_it_derives(monkeypatch
     assert machine.calls == ["portable"]
     native.NativeEngine(instruction_set="portable", rates=measured("portable")).derive(tiny_master(), 4)
     assert machine.calls == ["portable"]
+
+
+def test_threads_that_derive_at_the_same_time_measure_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[Path] = []
+    entered = threading.Event()
+
+    def slow(instruction_set: str, folder: Path) -> dict[str, float]:
+        calls.append(folder)
+        entered.set()
+        time.sleep(0.2)  # for the other one to come, if nothing held it
+        return measured(instruction_set)
+
+    monkeypatch.setattr(kept_rates, "rates", slow)
+    kept_rates._rates_here.cache_clear()
+    try:
+        with ThreadPoolExecutor(2) as pool:
+            first = pool.submit(kept_rates.rates_here, "portable")
+            assert entered.wait(60)
+            second = pool.submit(kept_rates.rates_here, "portable")
+            assert first.result() == second.result() == measured("portable")
+    finally:
+        kept_rates._rates_here.cache_clear()
+    assert len(calls) == 1
 
 
 # -- where they are kept ----------------------------------------------------------------------------------------------

@@ -1,0 +1,54 @@
+"""Files that appear complete or not at all, whoever writes them at the same time."""
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from bitgear.files import write_atomically
+
+
+def test_writers_with_one_process_id_have_files_of_their_own(tmp_path: Path) -> None:
+    """Threads have one, and so have containers that share a folder: each is process 1 of its own."""
+    path = tmp_path / "kept.json"
+
+    def write_another(sibling: Path) -> None:
+        write_atomically(path, b"another's")
+        assert path.read_bytes() == b"another's"
+        assert sibling.read_bytes() == b"mine"
+
+    write_atomically(path, b"mine", check=write_another)
+    assert path.read_bytes() == b"mine"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_name_may_be_as_long_as_names_can_be(tmp_path: Path) -> None:
+    path = tmp_path / ("x" * 255)
+    write_atomically(path, b"content")
+    assert path.read_bytes() == b"content"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="modes are those of POSIX")
+@pytest.mark.parametrize("mask", [0o022, 0o077])
+def test_who_may_read_a_file_is_up_to_the_process(tmp_path: Path, mask: int) -> None:
+    path = tmp_path / "kept.json"
+    before = os.umask(mask)
+    try:
+        write_atomically(path, b"content")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o666 & ~mask
+
+
+def test_what_fails_its_check_leaves_the_old_file_alone(tmp_path: Path) -> None:
+    path = tmp_path / "kept.json"
+    path.write_bytes(b"old")
+
+    def refuse(_: Path) -> None:
+        raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        write_atomically(path, b"new", check=refuse)
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
