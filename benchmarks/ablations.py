@@ -44,6 +44,10 @@ RECIPE: Sections = {
 """The shipped recipe, cut to 128 steps; the FP32 network that training starts from is the teacher."""
 
 
+SELECTION = "spread"
+"""Which test images a cell is measured on: ``spread`` evenly over the split. Cells without the entry took the first."""
+
+
 STAGE: Sections = {
     "train": {"epochs": 0},
     "hasb": {"epochs": 8, "epoch_images": 1024, "lr": 2e-4},
@@ -131,6 +135,7 @@ def run_cell(config: Config, data: Path, weights: Path, master: Path | None, fol
     row = {
         "recipe": config.model_dump(mode="json"),
         "test_images": len(run.task.data.test),
+        "test_selection": SELECTION,
         "fp32_top1": history.fp32["top1"],
         "training_seconds": history.seconds,
         **({"floats": FLOATS} if scratch else {}),

@@ -14,7 +14,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from benchmarks.ablations import ARMS
+from benchmarks.ablations import ARMS, SELECTION
 from benchmarks.measure import RESULTS, write_report
 from bitgear.files import write_atomically
 from trainer.report import COLORS
@@ -28,10 +28,22 @@ Cell = Mapping[str, Any]
 
 
 def gather(folder: Path) -> list[dict[str, Any]]:
-    """Return the finished cells of a folder, arm by arm in the order of the arms."""
+    """Return the finished cells of a folder, arm by arm in the order of the arms.
+
+    Raises ``ValueError`` where they were measured on different test images: these do not compare.
+    """
     cells = [json.loads(path.read_text(encoding="utf-8")) for path in sorted((folder / "cells").glob("*.json"))]
+    measured = sorted({measured_on(cell) for cell in cells})
+    if len(measured) > 1:
+        raise ValueError(f"{folder} mixes cells measured on {' and on '.join(measured)}; run those of one kind anew")
     order = list(ARMS)
     return sorted(cells, key=lambda cell: (order.index(cell["arm"]), cell["seed"]))
+
+
+def measured_on(cell: Cell) -> str:
+    """Return in words which test images a cell was measured on."""
+    count = f"{cell['test_images']:,} test images"
+    return f"{count} spread evenly over the split" if cell.get("test_selection") == SELECTION else f"the first {count}"
 
 
 def spread(values: Sequence[float]) -> str:
@@ -186,7 +198,7 @@ def _joint_markdown(joint: Sequence[Cell], first: Cell) -> str:
     return f"""## Joint training
 
 From imported FP32 weights: {train["epochs"]} epochs of {train["epoch_images"]:,} images, batch {train["batch_size"]},
-Adam at {train["lr"]}, cosine to zero. Measured on the first {first["test_images"]:,} test images, of which the FP32
+Adam at {train["lr"]}, cosine to zero. Measured on {measured_on(first)}, of which the FP32
 network has {100 * first["fp32_top1"]:.2f} %.
 
 {accuracy_table(joint)}
@@ -215,7 +227,7 @@ def _stage_markdown(stage: Sequence[Cell]) -> str:
     return f"""## Super-network stage
 
 From the shipped master: {schedule}
-Top-1 of uniform widths on the first {stage[0]["test_images"]:,} test images, statistics re-calibrated:
+Top-1 of uniform widths on {measured_on(stage[0])}, statistics re-calibrated:
 
 {accuracy_table(stage)}
 
@@ -233,8 +245,8 @@ def _mobile_markdown(mobile: Sequence[Cell]) -> str:
     return f"""## Depthwise convolutions
 
 MobileNetV2 with {recipe["network"]["width"]} of its channels, from scratch: {floats["fp32"]["epochs"]} epochs of all
-training images in FP32, the same network for all arms of a seed, which reaches {fp32} % of the first
-{mobile[0]["test_images"]:,} test images, then {train["epochs"]} of {train["epoch_images"]:,} images at all widths.
+training images in FP32, the same network for all arms of a seed, which reaches {fp32} % of
+{measured_on(mobile[0])}, then {train["epochs"]} of {train["epoch_images"]:,} images at all widths.
 Far from trained: what the arms differ by counts, not what they reach.
 
 {accuracy_table(mobile)}"""

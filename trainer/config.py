@@ -178,18 +178,23 @@ class DetectTaskConfig(_Frozen):
 
 
 class WeightsConfig(_Frozen):
-    """Imported FP32 weights and the normalisation they were trained with: ``(x / 255 - mean) / std``."""
+    """Imported FP32 weights: the normalisation they were trained with, ``(x / 255 - mean) / std``."""
 
-    depth: Depth = 20
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+
+
+class TeacherConfig(WeightsConfig):
+    """The same of a teacher, which may be of another depth than the network."""
+
+    depth: Depth = 56
 
 
 class Fp32Config(_Frozen):
     """Own FP32 training, cosine to zero; zero epochs where weights are imported.
 
-    ``sgd`` with Nesterov momentum, or ``adamw``, whose first moment takes ``momentum``. The rate rises evenly over
-    ``warmup`` epochs.
+    ``sgd`` with Nesterov momentum, or without any where ``momentum`` is 0, or ``adamw``, whose first moment takes
+    ``momentum``. The rate rises evenly over ``warmup`` epochs.
     """
 
     epochs: int = Field(default=0, ge=0)
@@ -231,7 +236,7 @@ class TrainConfig(_Frozen):
     bn_momentum: float = Field(default=0.1, gt=0, le=1)
     evaluate_every: int = Field(default=1, ge=1)
     keep_every: int = Field(default=1, ge=1)
-    seed: int = Field(default=1, ge=0)
+    seed: int = Field(default=1, ge=0, lt=1 << 32)  # generators are seeded by a million times as much, in 64 bits
     compile: bool = True
     threads: int | None = Field(default=None, ge=1)
     device: Literal["cpu", "cuda"] = "cpu"
@@ -375,7 +380,7 @@ class Config(RunConfig):
     network: NetworkConfig
     data: DataConfig = DataConfig()
     start: WeightsConfig = WeightsConfig()
-    teacher: WeightsConfig = WeightsConfig(depth=56)
+    teacher: TeacherConfig = TeacherConfig()
 
 
 class SegmentConfig(RunConfig):

@@ -1,7 +1,9 @@
 """From a trained network to the master checkpoint, proven equal to it before anyone gets to see it."""
 
+import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -69,21 +71,30 @@ def versions() -> dict[str, str]:
     return {"bitgear": bitgear.__version__, "torch": torch.__version__, "python": platform.python_version()}
 
 
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a path in the same folder; the file there replaces ``path`` at the end, or goes if anything fails."""
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
+    try:
+        yield unfinished
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
 def export(master: Master, model: QuantNet, path: Path, q_images: NDArray[np.int8], engine: Engine) -> Master:
-    """Write the master, read it back and compare it with the network on ``q_images``; return what was read.
+    """Write the master beside ``path``, read it back, compare it with the network on ``q_images``, move it there.
 
     Compared at every width: the integers that enter every layer and every residual sum, the accumulators, and the
-    logits, of the network's evaluation form, the reference and ``engine``. All must be equal, bit for bit. On a
-    mismatch the file is removed and :class:`ExportMismatch` names the first place.
+    logits, of the network's evaluation form, the reference and ``engine``. All must be equal, bit for bit; on a
+    mismatch :class:`ExportMismatch` names the first place, and what was at ``path`` stays, as it does whatever fails.
+    Returns what was read.
     """
-    write_master(master, path)
-    try:
-        stored = read_master(path)
+    with replacing(path) as unproven:
+        write_master(master, unproven)
+        stored = read_master(unproven)
         for bits in stored.widths:
             compare(stored, model, q_images, bits, engine)
-    except BaseException:
-        path.unlink(missing_ok=True)
-        raise
     return stored
 
 

@@ -7,6 +7,7 @@ for all batches and, for the same work, many times more exact. One backward pass
 between the signs of different layers the expectation is zero.
 """
 
+import hashlib
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -23,13 +24,18 @@ from tqdm import tqdm
 
 from bitgear.errors import BitgearError
 from bitgear.files import write_atomically
+from bitgear.graph import Conv
 from trainer.config import HessianConfig, RunConfig
 from trainer.model import Pass, QuantNet, require
+from trainer.subject import Subject, check_subject, of_sections
 from trainer.tasks.base import Task
+
+FLOATS = "float network"
+"""What the subject of traces calls the hash of the network that they are of."""
 
 
 class TracesInvalid(BitgearError):
-    """A file of traces that cannot be read or belongs to another run."""
+    """A file that holds no traces."""
 
     code = "traces-invalid"
 
@@ -38,10 +44,12 @@ class TracesInvalid(BitgearError):
 class Traces:
     """Estimates of every layer's trace, one from each batch seen, and the number of its weights.
 
-    ``network`` says which network they are of; a round is ``batches`` batches of ``images`` training images together.
+    ``network`` says in words which network they are of, ``subject`` what they are of to the bit: the network's
+    :func:`fingerprint`, seed and data. A round is ``batches`` batches of ``images`` training images together.
     """
 
     network: str
+    subject: Subject
     images: int
     batches: int
     weights: dict[str, int]
@@ -147,19 +155,39 @@ def measure_traces(
 ) -> Traces:  # fmt: skip
     """Return the traces of a float network on its task's training images, going on from what ``path`` holds.
 
-    Raises :class:`TracesInvalid` if that is of another network or other images.
+    Raises :class:`~trainer.config.ConfigError` if that is of another network, seed or data.
     """
     settings = config.hessian
+    subject = {
+        FLOATS: fingerprint(model),
+        **of_sections(config, task, ("task", "data")),
+        "train.seed": config.train.seed,
+        "hessian.images": settings.images,
+        "hessian.batch_size": settings.batch_size,
+    }
     count = max(1, settings.images // settings.batch_size)
     sizes = [len(codes) for codes, _ in task.sample(settings.batch_size, count)]
     weights = {name: weight.numel() for name, weight in searchable_weights(model).items()}
-    traces = Traces.read(path) if path.is_file() else Traces(network, sum(sizes), len(sizes), weights)
-    if (traces.network, traces.images, traces.batches, traces.weights) != (network, sum(sizes), len(sizes), weights):
-        raise TracesInvalid(f"{path} holds traces of {traces.network}, not of {network}; delete it to begin anew")
+    if path.is_file():
+        traces = Traces.read(path)
+        check_subject(path, json.dumps(traces.subject), subject)
+    else:
+        traces = Traces(network, subject, sum(sizes), len(sizes), weights)
     return estimate(
         model, task.loss, lambda: task.sample(settings.batch_size, count), traces, settings, path=path,
         seed=config.train.seed, progress=progress,
     )  # fmt: skip
+
+
+def fingerprint(model: QuantNet) -> str:
+    """Return a hash of the float network: of its weights, biases and batch norms."""
+    digest = hashlib.sha256()
+    for node, layer in model.quantised():
+        norms = layer.batch_norm(None).state_dict().values() if isinstance(node, Conv) else ()
+        for tensor in (layer.weight, layer.bias, *norms):
+            if tensor is not None:
+                digest.update(tensor.detach().cpu().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _signs(weight: Tensor, generator: torch.Generator) -> Tensor:

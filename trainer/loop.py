@@ -8,7 +8,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -65,8 +64,19 @@ class Process:
                 t.detach().copy_(part.view_as(t))
 
 
+def usable_device(name: str) -> torch.device:
+    """Return a device; raise :class:`~trainer.config.ConfigError` for ``cuda`` where torch finds none."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("train.device is 'cuda', but torch finds no CUDA device; use 'cpu'")
+    return torch.device(name)
+
+
 def join_processes(device: str) -> Process:
-    """Return this process's place, joining the group if ``torchrun`` started it; on ``cuda`` each takes its own GPU."""
+    """Return this process's place, joining the group if ``torchrun`` started it; on ``cuda`` each takes its own GPU.
+
+    Raises what :func:`usable_device` raises.
+    """
+    usable_device(device)
     count = int(os.environ.get("WORLD_SIZE", "1"))
     if count == 1:
         return Process()
@@ -108,8 +118,8 @@ class Run:
     It holds ``state.pt``, the newest state, copies of it after epochs of joint training in ``epochs/NNNN.pt``,
     ``fp32.pt``, the network that joint training started from, ``history.json`` and the configuration.
 
-    With ``masters`` joint training goes on from what these hold, of several from the mean; without ``weights`` the
-    float network is that of the first one's 8-bit weights.
+    With ``masters`` joint training goes on from what these hold, of several from the mean, so no float network is
+    trained before it; without ``weights`` that is the first one's 8-bit weights.
     """
 
     def __init__(
@@ -131,9 +141,7 @@ class Run:
         train = config.train
         if train.threads is not None:
             torch.set_num_threads(train.threads)
-        if train.device == "cuda" and not torch.cuda.is_available():
-            raise ConfigError("train.device is 'cuda', but torch finds no CUDA device; use 'cpu'")
-        self.device = torch.device(train.device)
+        self.device = usable_device(train.device)
         torch.manual_seed(train.seed)
         self.task = create_task(config, data_folder, self.device)
         self.record = self.task.record
@@ -145,7 +153,12 @@ class Run:
         for each in self.masters:
             check_data(each, self.task.labels, self.record)
         if weights is not None or not self.masters:
-            self.task.start(self.model, weights)
+            whole = self.task.start(self.model, weights)
+            if self.masters and not whole:
+                raise ConfigError(
+                    f"{weights} is of the encoder alone, and with --master nothing trains the rest; give the fp32.pt "
+                    "of a whole run, or none"
+                )
         else:
             load_floats(self.model, self.masters[0])
         self.freezing: Freezing | None = None
@@ -172,12 +185,13 @@ class Run:
         state_path = self.out / "state.pt" if from_epoch is None else self._epoch_path(from_epoch)
         if from_epoch is not None and not state_path.is_file():
             raise ConfigError(f"{state_path} does not exist; this run has no state after epoch {from_epoch}")
-        state = self.read_state(state_path, self.subject)
+        state = read_state(state_path, self.subject, self.device)
         self.out.mkdir(parents=True, exist_ok=True)
         if self.process.first:
             write_atomically(self.out / "config.json", self.config.model_dump_json(indent=2).encode())
         if state is None or not state["joint"]:
-            self._fit_fp32(state)
+            if not self.masters:
+                self._fit_fp32(state)
             self.history.fp32 = self.evaluate(self.model, None)
             self._save_fp32()
             self._start_widths()
@@ -217,20 +231,6 @@ class Run:
                 scale_optimizers={bits: o.state_dict() for bits, o in scale_optimizers.items()},
                 **({} if self.freezing is None else {"freezing": self.freezing.state_dict()}),
             )
-
-    def read_state(self, path: Path, subject: Subject) -> dict[str, Any] | None:
-        """Return the state in a file, None if there is none.
-
-        Raises :class:`~trainer.config.ConfigError` if it cannot be read or is of another subject.
-        """
-        if not path.is_file():
-            return None
-        try:
-            state: dict[str, Any] = torch.load(path, weights_only=True, map_location=self.device)
-        except (UnpicklingError, EOFError, RuntimeError, KeyError) as error:
-            raise ConfigError(f"{path} is no state of a run; delete it or choose another --out") from error
-        check_subject(path, state.get("subject"), subject)
-        return state
 
     def _start_widths(self) -> None:
         train, batches = self.config.train, self.calibration_batches()
@@ -293,9 +293,8 @@ class Run:
                     lr *= (passed + 1 / len(batches)) / settings.warmup
                 for group in optimizer.param_groups:
                     group["lr"] = lr
-                with self._fast_convolutions():
-                    output = self.model(codes, Pass(None, training=True, momentum=0.1))
-                loss = self.task.loss(output.float(), targets)
+                output = self.model(codes, Pass(None, training=True, momentum=0.1, fast=True))
+                loss = self.task.loss(output, targets)
                 self.check_finite(loss, f"FP32 epoch {epoch + 1}, step {step + 1}", "fp32.lr")
                 loss.backward()
                 self.process.average([p.grad for p in parameters if p.grad is not None])
@@ -397,13 +396,9 @@ class Run:
         """Return what the teacher makes of a batch; None without a teacher or distillation."""
         if self.teacher is None or not self.config.train.distill:
             return None
-        with torch.no_grad(), self._fast_convolutions():
-            output: Tensor = self.teacher(codes, Pass(None, training=False))
-            return output.float()
-
-    def _fast_convolutions(self) -> torch.autocast:
-        """Return a context in which the float network convolves in bfloat16, if the device multiplies that natively."""
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.kernels.dtype == torch.bfloat16)
+        with torch.no_grad():
+            output: Tensor = self.teacher(codes, Pass(None, training=False, fast=True))
+        return output
 
     def loss(self, output: Tensor, targets: Any, taught: Tensor | None) -> Tensor:
         """Return the loss by the targets, mixed with the distance from the output ``taught`` by a better network."""
@@ -417,6 +412,8 @@ class Run:
             return total
         for node, layer in self.model.quantised():
             if layer.weight is None or isinstance(node, Linear) or getattr(node, "bits", None) is not None:
+                continue
+            if layer.weight.numel() < 2:  # one weight has no distribution
                 continue
             w = layer.weight.flatten()
             z = (w - w.mean()) / w.std().clamp_min(1e-8)
@@ -484,6 +481,22 @@ class Run:
         write_atomically(self.out / "history.json", json.dumps(vars(self.history), indent=1).encode())
 
 
+def read_state(path: Path, subject: Subject, device: torch.device) -> dict[str, Any] | None:
+    """Return the state in a file, None if there is none.
+
+    Raises :class:`~trainer.config.ConfigError` if it cannot be read or is of another subject.
+    """
+    if not path.is_file():
+        return None
+    try:
+        state: dict[str, Any] = torch.load(path, weights_only=True, map_location=device)
+        stored = state.get("subject")
+    except Exception as error:  # of bytes that are no state, torch lets through whatever they make it stumble over
+        raise ConfigError(f"{path} is no state of a run; delete it or choose another --out") from error
+    check_subject(path, stored, subject)
+    return state
+
+
 def mixed_loss(task: Task, output: Tensor, targets: Any, taught: Tensor | None, share: float) -> Tensor:
     """Return the loss by the targets, mixed by ``share`` (0..1) with the distance from ``taught``, if there is any."""
     loss = task.loss(output, targets)
@@ -523,7 +536,8 @@ def fp32_optimizer(parameters: list[nn.Parameter], settings: Fp32Config) -> torc
     """Return the optimiser of FP32 training."""
     if settings.optimizer == "sgd":
         return torch.optim.SGD(
-            parameters, lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay, nesterov=True
-        )
+            parameters, lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay,
+            nesterov=settings.momentum > 0,
+        )  # fmt: skip
     betas = (settings.momentum, 0.999)
     return torch.optim.AdamW(parameters, lr=settings.lr, betas=betas, weight_decay=settings.weight_decay)

@@ -43,7 +43,7 @@ OWN: Final = "own"
 
 Norms = Literal["width", "pair", "own"]
 """Which batch norm a layer takes: that of the width of its weights; that of this width and the width of the weights of
-the layer before, "transitional"; or that of the plan calibrated last."""
+the layer before, "transitional"; or that of the plan whose own the network holds."""
 
 
 def key(bits: int | None) -> str:
@@ -141,7 +141,8 @@ class Pass:
 
     ``precision`` None runs the FP32 network. ``momentum`` None leaves running statistics alone. ``calibrate`` sets
     activation scales on the way. ``exact`` sums in float64 what the engines sum in integers; evaluation only.
-    ``norms``: which batch norm each layer takes.
+    ``norms``: which batch norm each layer takes. ``fast``: the FP32 network convolves in the element type of the
+    kernels; all else of it is float32 all the same.
     """
 
     precision: Precision | None
@@ -151,6 +152,7 @@ class Pass:
     exact: bool = False
     norms: Norms = "width"
     observe: Observer | None = None
+    fast: bool = False
 
     @property
     def plan(self) -> Plan:
@@ -251,6 +253,15 @@ class QuantNet(nn.Module):
                 held |= {f"{node.name}.{part}": tensor for part, tensor in state.items()}
         return held
 
+    def disown(self) -> None:
+        """Drop what the network holds for one plan, so that another finds nothing of it."""
+        for _, layer in self.quantised():
+            for scales in layer.read_scales.values():
+                if OWN in scales:
+                    del scales[OWN]
+            if OWN in layer.bn:
+                del layer.bn[OWN]
+
     def add_width(self, bits: int, source: int | None) -> None:
         """Give every layer scales and a batch norm for a width.
 
@@ -284,17 +295,21 @@ class QuantNet(nn.Module):
                         layer.copy_norm(key(bits), pair_key(before, bits))
 
     def norm(self, conv: Conv, how: Pass) -> BatchNorm:
-        """Return the batch norm that a convolution takes in a pass of widths."""
-        bits = how.plan.of(conv.name).weight_bits
+        """Return the batch norm that a convolution takes in a pass of widths.
+
+        A pair with a width that was not trained has none: the one of the layer's own width takes its place.
+        """
+        layer, bits = self.layer(conv.name), how.plan.of(conv.name).weight_bits
         match how.norms:
             case "width":
                 name = key(bits)
             case "pair":
                 before = self.before.get(conv.name)
                 name = pair_key(bits if before is None else how.plan.of(before).weight_bits, bits)
+                name = name if name in layer.bn else key(bits)
             case "own":
                 name = OWN
-        return self.layer(conv.name).norm(name)
+        return layer.norm(name)
 
     @torch.no_grad()
     def start_weight_scales(self, bits: Sequence[int]) -> None:
@@ -464,9 +479,10 @@ class QuantNet(nn.Module):
                 case Conv():
                     layer = self.layer(node.name)
                     bn = layer.batch_norm(None)
-                    weight = require(layer.weight)
-                    y = F.conv2d(x, weight, None, node.stride, node.padding, groups=node.groups)
-                    y = normalise(y, bn, how)
+                    dtype = self.kernels.dtype if how.fast else torch.float32
+                    weight = require(layer.weight).to(dtype)
+                    y = F.conv2d(x.to(dtype), weight, None, node.stride, node.padding, groups=node.groups)
+                    y = normalise(y.float(), bn, how)
                     if node.residual is not None:
                         y = y + values[node.residual]
                     y = activate(y, node)

@@ -9,30 +9,32 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from bitgear.bits import WIDTHS
 from bitgear.checkpoint import Master, read_master, rewrite_master, write_master
-from bitgear.engines import create_engine
+from bitgear.engines import Engine, create_engine
 from bitgear.errors import BitgearError, PrecisionNotOffered
 from bitgear.files import write_atomically
 from bitgear.plans import NamedPlan, check_plans
 from trainer import configs
 from trainer.config import ConfigError, HasbConfig, RunConfig, read_config
-from trainer.export import build_master, export, export_own, export_plan, versions
+from trainer.export import build_master, export, export_own, export_plan, replacing, versions
 from trainer.hasb import sensitive_layers
-from trainer.hessian import Traces, measure_traces
-from trainer.loop import Run, create_network, join_processes
-from trainer.model import Pass
+from trainer.hessian import FLOATS, Traces, TracesInvalid, fingerprint, measure_traces
+from trainer.loop import Run, create_network, join_processes, usable_device
+from trainer.model import Pass, QuantNet
 from trainer.quantizers import Kernels, code_dtype
 from trainer.report import Sheet, draw_traces, write_report
 from trainer.restore import check_data, load_floats, load_master, load_trained
 from trainer.supernet import SuperNetwork
 from trainer.tasks import create_task
-from trainer.tasks.base import Metrics, on_device
+from trainer.tasks.base import Examined, Metrics, on_device
 from trainer.tune import Tuning
-from trainer.with_plan import WithPlan
+from trainer.with_plan import WithPlan, plan_of
 
 SHEET_WIDTHS = (8, 4, 2)
 """Widths on the contact sheet."""
@@ -76,7 +78,10 @@ def train_master(
     config = read_config(config_path)
     process = join_processes(config.train.device)
     run = Run(config, data, out, weights=weights, teacher=teacher, masters=masters, process=process)
-    check_plans([NamedPlan(name, entry.plan) for name, entry in config.plans.items()], run.task.graph, WIDTHS)
+    planned = [NamedPlan(name, entry.plan) for name, entry in config.plans.items()]
+    if config.with_plan is not None:
+        planned.append(plan_of(run.masters, config.with_plan.plan))
+    check_plans(planned, run.task.graph, WIDTHS)
     run.fit(from_epoch)
     if config.hasb is not None:
         fit_supernet(run, config.hasb, anew=from_epoch is not None)
@@ -130,12 +135,13 @@ def measure_sensitivities(
     They are drawn with the widths of the master's plans.
 
     The network is that of ``weights``, or the FP32 start of the run in ``out``, or that of the master's 8-bit weights
-    as floats. Raises :class:`~trainer.config.ConfigError` if there is none, or ``weights`` are not of all its layers.
+    as floats. Raises :class:`~trainer.config.ConfigError` if there is none, ``weights`` are not of all its layers, or
+    the folder's traces are of another network, seed or data.
     """
     config = read_config(config_path)
+    device = usable_device(config.train.device)
     if config.train.threads is not None:
         torch.set_num_threads(config.train.threads)
-    device = torch.device(config.train.device)
     task = create_task(config, data, device)
     model = create_network(task.graph, task, config, Kernels())
     stored, start = None if master is None else read_master(master), out / "fp32.pt"
@@ -185,9 +191,10 @@ def tune_plans(
     plans, and :class:`~bitgear.errors.PrecisionNotOffered` for a plan that it does not have.
     """
     config = read_config(config_path)
+    device = usable_device(config.train.device)
     if config.train.threads is not None:
         torch.set_num_threads(config.train.threads)
-    stored, device = read_master(master), torch.device(config.train.device)
+    stored = read_master(master)
     held = {each.name: each for each in stored.plans}
     if not held:
         raise ConfigError(f"master {stored.name!r} has no plans; bitgear search finds some")
@@ -233,12 +240,31 @@ def _told(master: Master, plan: str, reached: Metrics, record: Mapping[str, Any]
     return replace(master.with_accuracy({plan: reached}), provenance={**master.provenance, "tuned": tuned})
 
 
+def _traces(run: Run, floats: QuantNet) -> Traces | None:
+    """Return the traces in the run's folder if a round of them is complete and they are of its float network.
+
+    Those of another are no use to the master, and no reason to give up what was trained.
+    """
+    path = run.out / "traces.json"
+    try:
+        traces = Traces.read(path) if path.is_file() else None
+    except TracesInvalid as error:
+        tqdm.write(f"warning: {error}", file=sys.stderr)
+        return None
+    if traces is None or not traces.rounds:
+        return None
+    if traces.subject.get(FLOATS) != fingerprint(floats):
+        tqdm.write(f"warning: {path} is of another float network; the master goes without it", file=sys.stderr)
+        return None
+    return traces
+
+
 def finish(run: Run, data: Path, sources: dict[str, Any], own: NamedPlan | None = None) -> Path:
     """Calibrate, export and prove the master with its plans, measure all through the serving engine, and report.
 
     ``own``: the plan of which the network holds batch norm and scales, if it does.
     The pictures of the test split are opened here and nowhere before. The FP32 network that joint training started
-    from is measured by the same code.
+    from is measured by the same code. A master of before stays in its place until the new one is complete.
     """
     config, task = run.config, run.task
     run.calibrate()
@@ -251,7 +277,7 @@ def finish(run: Run, data: Path, sources: dict[str, Any], own: NamedPlan | None 
     examined = task.examine()
     path = run.out / f"{config.network.name}.safetensors"
     q_images = examined.codes(task.compared_images)
-    traces = Traces.read(run.out / "traces.json") if (run.out / "traces.json").is_file() else None
+    traces = _traces(run, float_network)
     sensitivities = _known_sensitivities(run) if traces is None else traces.average()
     provenance: dict[str, Any] = {
         "data": f"{task.training_images} training images of {data.name}",
@@ -268,33 +294,43 @@ def finish(run: Run, data: Path, sources: dict[str, Any], own: NamedPlan | None 
             provenance=provenance, sensitivities=sensitivities,
         )  # fmt: skip
 
-    _keep_plans(path, {*config.plans, *(() if own is None else (own.name,))})
-    master = export(built({}), run.model, path, q_images, engine)
-    with tqdm(total=(len(WIDTHS) + 1) * examined.images, unit="image", disable=not run.progress, leave=False) as bar:
-        run_float = on_device(lambda codes: float_network(codes, Pass(None, training=False)), cpu)
-        float_metrics = examined.measure(run_float, bar.update)
-        accuracy = {bits: examined.measure(engine.derive(master, bits).run, bar.update) for bits in WIDTHS}
-    provenance |= _named("fp32", float_metrics) | _named("teacher", run.history.teacher or {})
-    master = export(built(accuracy), run.model, path, q_images, engine)
-
-    def measured(exported: Master, name: str) -> Master:
-        metrics = examined.measure(engine.derive(exported, exported.plan(name)).run, lambda _: None)
-        write_master(exported.with_accuracy({name: metrics}), path)
-        return read_master(path)
-
-    batches = [batch.cpu() for batch in run.calibration_batches()]
-    for name, entry in config.plans.items():
-        norms = "width" if config.hasb is None else config.hasb.batch_norm
-        named = NamedPlan(name, entry.plan)
-        master = measured(export_plan(path, run.model, named, batches, norms, q_images, engine), name)
-    if own is not None:
-        master = measured(export_own(path, run.model, own, q_images, engine), own.name)
+    run_float = on_device(lambda codes: float_network(codes, Pass(None, training=False)), cpu)
+    with replacing(path) as unfinished:
+        master = export(built({}), run.model, unfinished, q_images, engine)
+        bar = tqdm(total=(len(WIDTHS) + 1) * examined.images, unit="image", disable=not run.progress, leave=False)
+        with bar:
+            float_metrics = examined.measure(run_float, bar.update)
+            accuracy = {bits: examined.measure(engine.derive(master, bits).run, bar.update) for bits in WIDTHS}
+        provenance |= _named("fp32", float_metrics) | _named("teacher", run.history.teacher or {})
+        export(built(accuracy), run.model, unfinished, q_images, engine)
+        _export_plans(run, own, unfinished, examined, q_images, engine)
+        _keep_plans(path, {*config.plans, *(() if own is None else (own.name,))})
+    master = read_master(path)
     if traces is not None:
         draw_traces(traces, {each.name: each.plan for each in master.plans}, run.out / "traces.png")
     columns = {"FP32": run_float} | {f"{b} bit": engine.derive(master, b).run for b in SHEET_WIDTHS}
     sheet = Sheet(("truth", *columns), examined.sheet(columns))
     write_report(run.out, master, run.history, path.stat().st_size, metric=task.metric, fp32=float_metrics, sheet=sheet)
     return path
+
+
+def _export_plans(
+    run: Run, own: NamedPlan | None, path: Path, examined: Examined, q_images: NDArray[np.int8], engine: Engine
+) -> None:  # fmt: skip
+    """Add to a master, with what they reach, the plan whose own the network holds and those of the configuration."""
+
+    def measure(exported: Master, name: str) -> None:
+        metrics = examined.measure(engine.derive(exported, exported.plan(name)).run, lambda _: None)
+        write_master(exported.with_accuracy({name: metrics}), path)
+
+    if own is not None:  # first, since the others take the place of its batch norm and must not find its scales
+        measure(export_own(path, run.model, own, q_images, engine), own.name)
+        run.model.disown()
+    batches = [batch.cpu() for batch in run.calibration_batches()]
+    norms = "width" if run.config.hasb is None else run.config.hasb.batch_norm
+    for name, entry in run.config.plans.items():
+        named = NamedPlan(name, entry.plan)
+        measure(export_plan(path, run.model, named, batches, norms, q_images, engine), name)
 
 
 def _keep_plans(path: Path, names: Set[str]) -> None:

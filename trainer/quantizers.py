@@ -221,10 +221,11 @@ def initial_weight_scale(weight: Tensor, bits: Sequence[int], per_channel: bool)
     """Return the starting scale (float32, shape 1 or O) that minimises the sum over ``bits`` of log mean squared error.
 
     The tie ``scale_b = scale * 2**(8 - b)`` makes this the choice that decides the low widths: a scale that is right
-    for 8 bits alone zeroes most 2-bit weights. The search runs from 0.005 to 0.06 standard deviations.
+    for 8 bits alone zeroes most 2-bit weights. The search runs from 0.005 to 0.06 standard deviations; a weight that
+    is alone deviates from zero.
     """
     rows = weight.flatten(1) if per_channel else weight.reshape(1, -1)
-    deviation = rows.std(1, keepdim=True).clamp_min(1e-8)
+    deviation = (rows.std(1, keepdim=True) if rows.shape[1] > 1 else rows.abs()).clamp_min(1e-8)
     best = torch.full((rows.shape[0],), float("inf"))
     chosen = torch.zeros(rows.shape[0])
     for factor in torch.logspace(-2.3, -1.22, 80).tolist():

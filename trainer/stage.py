@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from bitgear.files import write_atomically
-from trainer.loop import History, Run
+from trainer.loop import History, Run, read_state
 from trainer.model import QuantNet
 from trainer.subject import Subject
 
@@ -52,7 +52,7 @@ class Stage(ABC):
         since, which what it holds would undo.
         """
         run = self.run
-        state = None if anew else run.read_state(self.path, self.subject)
+        state = None if anew else read_state(self.path, self.subject, run.device)
         if state is not None:
             run.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])

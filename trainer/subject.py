@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +26,20 @@ def subject_of(
     config: RunConfig, task: Task, weights: Path | None, teacher: Path | None, masters: Sequence[Master]
 ) -> Subject:  # fmt: skip
     """Return what joint training is of. The files must be readable."""
-    found: Subject = {"data": [task.training_images, *task.labels]}
-    for name in ("task", "network", "data", "start", "teacher", "fp32", "train"):
-        section = getattr(config, name, None)
-        if section is not None:
-            found |= entries(name, section)
+    found = of_sections(config, task, ("task", "network", "data", "start", "teacher", "fp32", "train"))
     found |= {f"--{name}": _digest(path) for name, path in (("weights", weights), ("teacher", teacher))}
     found["--master"] = [fingerprint(master) for master in masters]
     return _plain(found)
+
+
+def of_sections(config: RunConfig, task: Task, names: Iterable[str]) -> Subject:
+    """Return the data and the entries of sections, those that the task's configuration has, that may not change."""
+    found: Subject = {"data": [task.training_images, *task.labels]}
+    for name in names:
+        section = getattr(config, name, None)
+        if section is not None:
+            found |= entries(name, section)
+    return found
 
 
 def entries(name: str, section: BaseModel) -> Subject:
@@ -46,12 +52,13 @@ def entries(name: str, section: BaseModel) -> Subject:
 def check_subject(path: Path, stored: str | None, given: Mapping[str, Any]) -> None:
     """Raise :class:`~trainer.config.ConfigError` if the state in a file is of something else than what is given.
 
-    ``stored``: as json; what it does not say passes, as does all of a file that says nothing (None).
+    ``stored``: as json; what it does not say passes, as does all of a file that says nothing (None), and as do entries
+    that configurations no longer have.
     """
     begun = given if stored is None else json.loads(stored)
-    changed = [name for name in begun if begun[name] != given.get(name)]
+    changed = [name for name in begun if name in given and begun[name] != given[name]]
     if changed:
-        before, now = (json.dumps(values.get(changed[0]))[:120] for values in (begun, given))
+        before, now = (json.dumps(values[changed[0]])[:120] for values in (begun, given))
         raise ConfigError(
             f"{path} was begun with another {changed[0]}: {before}, and now it is {now}; give what it was begun with, "
             "delete it to begin anew, or choose another --out"

@@ -17,11 +17,11 @@ from bitgear.bits import MASTER_BITS
 from bitgear.checkpoint import Master
 from bitgear.files import write_atomically
 from bitgear.plans import NamedPlan, to_json
-from trainer.config import ConfigError, RunConfig
-from trainer.loop import check_finite, mixed_loss
+from trainer.config import RunConfig
+from trainer.loop import check_finite, mixed_loss, read_state
 from trainer.model import OWN, Pass, QuantNet
 from trainer.restore import load_plan, restore_statistics
-from trainer.subject import fingerprint
+from trainer.subject import fingerprint, of_sections
 from trainer.tasks.base import Task
 
 Owned = dict[str, Tensor]
@@ -35,7 +35,8 @@ class Tuning:
     8 bits teach. Gains and biases are trained as they are served: folded, rounded to float16, with statistics that
     stay. Kept is the epoch after which the output on the images that the task watches is nearest to that at 8 bits, or
     the start. ``rows``: the start, as epoch 0, and each epoch, with that ``distance`` (the loss of distillation) and
-    the task's metric. Raises :class:`~trainer.config.ConfigError` for the state of another plan or master.
+    the task's metric. Raises :class:`~trainer.config.ConfigError` for a file that is no state, or that of another plan,
+    master, recipe or data.
     """
 
     def __init__(
@@ -59,15 +60,21 @@ class Tuning:
         self.optimizer = torch.optim.Adam(trained, lr=config.tune.lr)
         self.best = self._copy()
         self.rows: list[dict[str, Any]] = []
-        self.subject = {"weights": fingerprint(master), "plan": to_json(plan)["layers"], "default": str(plan.plan)}
+        self.subject = {
+            **of_sections(config, task, ("task", "data", "train", "tune")),
+            "weights": fingerprint(master), "plan": to_json(plan)["layers"], "default": str(plan.plan),
+        }  # fmt: skip
 
     def fit(self) -> None:
         """Train from where the file stands to the last epoch, and leave the network with the best epoch's."""
         settings = self.config.tune
-        if self.path.is_file():
-            self._resume()
-        else:
+        state = read_state(self.path, self.subject, next(self.model.parameters()).device)
+        if state is None:
             self.rows.append({"epoch": 0, **self._evaluate()})
+        else:
+            self._load(state["own"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.best, self.rows = state["best"], json.loads(state["rows"])
         for epoch in range(len(self.rows) - 1, settings.epochs):
             started = time.perf_counter()
             loss = self._epoch(epoch)
@@ -129,17 +136,6 @@ class Tuning:
     def _load(self, held: Owned) -> None:
         for name, tensor in self.own.items():
             tensor.copy_(held[name])
-
-    def _resume(self) -> None:
-        state = torch.load(self.path, weights_only=True, map_location=next(self.model.parameters()).device)
-        if json.loads(state["subject"]) != self.subject:
-            raise ConfigError(
-                f"{self.path} is of another master, or of other widths than plan {self.plan.name!r} has; delete it or "
-                "choose another folder"
-            )
-        self._load(state["own"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.best, self.rows = state["best"], json.loads(state["rows"])
 
     def _save(self) -> None:
         buffer = io.BytesIO()

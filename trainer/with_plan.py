@@ -1,5 +1,6 @@
 """Training on with a plan: the weights of a master learn to serve one plan beside the widths. Resumable by epoch."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,20 @@ from trainer.stage import Stage
 from trainer.subject import entries
 
 
+def plan_of(masters: Sequence[Master], name: str) -> NamedPlan:
+    """Return the plan that masters have under a name.
+
+    Raises :class:`~trainer.config.ConfigError` without a master or for several whose plans of this name differ, and
+    :class:`~bitgear.errors.PrecisionNotOffered` for a plan that a master does not have.
+    """
+    if not masters:
+        raise ConfigError("with_plan goes on from a master that has the plan; give --master")
+    first, *others = [_held(master, name) for master in masters]
+    if any(plan != first for plan in others):
+        raise ConfigError(f"the masters mean different plans by {name!r}; give masters of one plan")
+    return NamedPlan(name, first)
+
+
 def _held(master: Master, name: str) -> Plan:
     """Return the plan of a master by its name."""
     held = {each.name: each.plan for each in master.plans}
@@ -33,25 +48,20 @@ class WithPlan(Stage):
     plan, taught by the first; each takes a step of its own. The plan has a batch norm and scales of its own, which
     begin as the master holds them.
 
-    Raises :class:`~trainer.config.ConfigError` for a run without a master or from several whose plans of this name
-    differ, and :class:`~bitgear.errors.PrecisionNotOffered` for a plan that a master does not have.
+    Raises what :func:`plan_of` raises.
     """
 
     def __init__(self, run: Run, settings: WithPlanConfig) -> None:
-        if not run.masters:
-            raise ConfigError("with_plan goes on from a master that has the plan; give --master")
-        first, *others = [_held(master, settings.plan) for master in run.masters]
-        if any(plan != first for plan in others):
-            raise ConfigError(f"the masters mean different plans by {settings.plan!r}; give masters of one plan")
         self.settings = settings
-        self.plan = NamedPlan(settings.plan, first)
+        self.plan = plan_of(run.masters, settings.plan)
+        widths = self.plan.plan
         run.add_untrained_widths()  # a plan may have them, and begins with theirs
-        load_plans(run.model, run.masters, first, run.config.train.widths, run.calibration_batches())
+        load_plans(run.model, run.masters, widths, run.config.train.widths, run.calibration_batches())
         keys = {OWN, *(key(bits) for bits in run.config.train.widths)}
-        widths = [str(first.default), *(f"{name}: {bits}" for name, bits in first.layers)]
+        told = [str(widths.default), *(f"{name}: {bits}" for name, bits in widths.layers)]
         super().__init__(
             run, run.out / "with_plan.pt", epochs=settings.epochs, lr=settings.lr, keys=keys,
-            subject={**entries("with_plan", settings), "plan": widths},
+            subject={**entries("with_plan", settings), "plan": told},
         )  # fmt: skip
 
     def _rows(self) -> list[dict[str, Any]]:

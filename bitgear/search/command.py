@@ -2,7 +2,7 @@
 
 import dataclasses
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,7 +61,7 @@ def search_and_write(request: SearchRequest) -> Result:
     path = find_master(request.model)
     master = read_master(path)
     if request.replace:
-        master = dataclasses.replace(master, plans=())
+        master = _without_plans(master)
     engine, runner = create_native(request.threads), create_native(available_cores())
     known = None if request.timings is None else read_timings(request.timings)
     if known is not None:
@@ -82,12 +82,24 @@ def search_and_write(request: SearchRequest) -> Result:
         timings = known or measure_timings(master, engine, request.options.seconds, stage("layers", 0))
         result = search(master, engine, runner, timings, pictures, test, request.options, stage)
     if request.out is None:
-        rewrite_master(path, lambda stored: dataclasses.replace(stored, plans=result.master.plans))
+        found = [each.plan for each in result.found]
+        rewrite_master(path, lambda held: (_without_plans(held) if request.replace else held).with_plans(found))
     else:
         write_master(result.master, request.out)
     if request.report is not None:
         write_report(result, request.report)
     return result
+
+
+def _without_plans(master: Master) -> Master:
+    return _untuned(dataclasses.replace(master, plans=(), digest=""), [plan.name for plan in master.plans])
+
+
+def _untuned(master: Master, names: Iterable[str]) -> Master:
+    """Return a master that no longer says of these plans that they were tuned: what has their names now was not."""
+    tuned = {name: how for name, how in master.provenance.get("tuned", {}).items() if name not in names}
+    others = {name: value for name, value in master.provenance.items() if name != "tuned"}
+    return dataclasses.replace(master, provenance={**others, **({"tuned": tuned} if tuned else {})}, digest="")
 
 
 @dataclass(frozen=True)
@@ -111,19 +123,22 @@ class RefineRequest:
 class Refinement:
     """What moves led to, the plan as it was written, with its accuracy, and the master's mean width of it.
 
-    ``plan`` None: nothing was nearer to 8 bits than the start, and nothing was written.
+    ``plan`` None: nothing was written, since nothing was nearer to 8 bits than the start, or the master has a plan of
+    the widths that are: ``held``, which stays as it is.
     """
 
     refined: Refined
     mean_bits: float
     plan: NamedPlan | None
+    held: str | None = None
 
 
 def refine_and_write(request: RefineRequest) -> Refinement:
     """Refine a plan or a width, and write what is nearer to 8 bits; the master is as it was if anything fails before.
 
-    A plan that is refined under its own name is replaced; its own scales, tuned for other widths, go. Raises
-    :class:`~bitgear.errors.PlanInvalid` for a name that is none or that of another plan.
+    A plan that is refined under its own name is replaced; its own scales, tuned for other widths, go, and the master
+    no longer says that it was tuned. Raises :class:`~bitgear.errors.PlanInvalid` for a name that is none or that of
+    another plan.
     """
     path = find_master(request.model)
     master = read_master(path)
@@ -159,22 +174,26 @@ def refine_and_write(request: RefineRequest) -> Refinement:
     if refined.distance >= refined.start_distance:
         return Refinement(refined, mean, None)
     plan = refined.plan
+    held = next((each.name for each in master.plans if each.plan == plan), None)
+    if held is not None:
+        return Refinement(refined, mean, None, held)
     norms = statistics.fit(plan)
     measured = evaluate_master(alone(master, plan, norms), engine, test, [plan])[plan]
     named = NamedPlan(_name(master, request, plan), plan, stored(measured), norms)
     if request.out is None:
-        rewrite_master(path, lambda held: held.with_plans([named]))
+        rewrite_master(path, lambda stored: _untuned(stored.with_plans([named]), [named.name]))
     else:
-        write_master(master.with_plans([named]), request.out)
+        write_master(_untuned(master.with_plans([named]), [named.name]), request.out)
+    if named.name in master.provenance.get("tuned", {}):
+        tqdm.write(f"{named.name} was tuned; as it is now it is not: bitgear tune trains it again", file=sys.stderr)
     return Refinement(refined, mean, named)
 
 
 def _name(master: Master, request: RefineRequest, plan: Plan) -> str:
-    """Return the name of a plan: the one it has already, the one asked for, that of the start, or the usual one."""
-    held = {each.name: each.plan for each in master.plans}
-    known = next((name for name, other in held.items() if other == plan), None)
+    """Return the name of a plan: the one asked for, that of the start, or the usual one."""
+    held = {each.name for each in master.plans}
     start = request.start.strip()
-    return known or request.name or (start if start in held else plan_name(mean_bits(master.graph, plan), held))
+    return request.name or (start if start in held else plan_name(mean_bits(master.graph, plan), held))
 
 
 def calibration_count(master: Master) -> int:

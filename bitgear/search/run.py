@@ -14,6 +14,7 @@ from bitgear.engines.base import Engine
 from bitgear.engines.native import NativeEngine
 from bitgear.errors import SearchError
 from bitgear.evaluate import Data, Metrics, evaluate_master
+from bitgear.plans import NamedPlan
 from bitgear.search.costs import Cost, hessian_costs, measured_costs, weight_costs
 from bitgear.search.evolution import best, evolve, undominated
 from bitgear.search.front import worthwhile
@@ -86,10 +87,15 @@ class Found:
     rows: Metrics
     test: Metrics
 
+    @property
+    def plan(self) -> NamedPlan:
+        """The plan as a master holds it."""
+        return replace(self.trial.named(self.name), accuracy=stored(self.test))
+
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """What a search found. ``uniform`` and ``trials``: all that was run; ``told``: what goals gave nothing, and why.
+    """What a search found. ``uniform`` and ``trials``: all that was run; ``told``: what gave no new plan, and why.
 
     ``probes``: scores of random plans, with a batch norm ``fitted`` to each and with that of the ``widths``: the better
     way was taken.
@@ -117,7 +123,7 @@ def search(
     master: Master, engine: NativeEngine, runner: Engine, timings: Timings, pictures: Pictures, test: Data,
     options: SearchOptions, stage: Stage = lambda _, __: lambda _: None,
 ) -> Result:  # fmt: skip
-    """Return a master with the plans that were found beside those that it has.
+    """Return a master with the plans that were found beside those that it has, which stay as they are.
 
     ``engine`` is what plans are timed on, ``runner`` what they are tried on: any, of as many threads as there are.
     Raises :class:`~bitgear.errors.SearchError` if a goal cannot be reached by any choice.
@@ -166,11 +172,10 @@ class _Search:
         for reason, trial in picked:
             if trial is not None:
                 chosen[trial.choice] = (reason, timed[trial.choice])
-        found = self._named(list(chosen.values()), test)
-        plans = [replace(each.trial.named(each.name), accuracy=stored(each.test)) for each in found]
+        found = self._named(self._new(list(chosen.values())), test)
         return Result(
-            self.master.with_plans(plans), self.space, self.timings, self.pictures, self.options, self.costs,
-            timed_widths, self.trials.chosen(), found, self.told, probes, self.seconds,
+            self.master.with_plans(each.plan for each in found), self.space, self.timings, self.pictures, self.options,
+            self.costs, timed_widths, self.trials.chosen(), found, self.told, probes, self.seconds,
         )  # fmt: skip
 
     def _costs(self) -> Table:
@@ -206,7 +211,7 @@ class _Search:
             case Quantity.BIT_OPERATIONS:
                 limit = Limit(self.space.bit_operations, goal.most - self.space.fixed_bit_operations)
         least = float(self._open(limit.table).min(axis=1).sum())
-        if least > limit.most:
+        if not _within(least, limit):
             raise SearchError(
                 f"no choice of widths {', '.join(map(str, self.space.open))} keeps {goal}: the least is "
                 f"{goal.most - limit.most + least:g}"
@@ -254,7 +259,7 @@ class _Search:
         self.seconds["trials"] += time.perf_counter() - started
 
     def _keeps(self, choice: Choice, limit: Limit) -> bool:
-        return self.space.total(limit.table, choice) <= limit.most * (1 + 1e-9)
+        return _within(self.space.total(limit.table, choice), limit)
 
     def _finalists(self, uniform: Sequence[Trial]) -> list[Trial]:
         return worthwhile(self.trials.chosen(), uniform, FINALISTS * self.options.front)
@@ -279,19 +284,33 @@ class _Search:
         timed = [replace(trial, use=ms) for trial, ms in zip(trials, times, strict=True)]
         return timed[: len(uniform)], {trial.choice: trial for trial in timed}
 
+    def _new(self, chosen: Sequence[tuple[str, Trial]]) -> list[tuple[str, Trial]]:
+        """Return what the master has no plan of the same widths for: one that it has may be tuned, and stays."""
+        held = {plan.plan: plan.name for plan in self.master.plans}
+        self.told += [
+            f"{reason}: {held[trial.plan]}, which the master has and which stays as it is"
+            for reason, trial in chosen
+            if trial.plan in held
+        ]
+        return [(reason, trial) for reason, trial in chosen if trial.plan not in held]
+
     def _named(self, chosen: Sequence[tuple[str, Trial]], test: Data) -> list[Found]:
-        taken = {plan.name: plan.plan for plan in self.master.plans}
+        taken = {plan.name for plan in self.master.plans}
         found = []
         progress = self.stage("test", len(chosen) * len(test))
         for reason, trial in sorted(chosen, key=lambda pair: -self.space.mean_width(pair[1].choice)):
-            known = next((name for name, plan in taken.items() if plan == trial.plan), None)
-            name = known or plan_name(self.space.mean_width(trial.choice), taken)
-            taken[name] = trial.plan
+            name = plan_name(self.space.mean_width(trial.choice), taken)
+            taken.add(name)
             rows = self.trials.measure(trial.plan, None)
             master = alone(self.master, trial.plan, trial.batch_norm)
             tested = evaluate_master(master, self.runner, test, [trial.plan], progress)[trial.plan]
             found.append(Found(name, reason, trial, rows, tested))
         return found
+
+
+def _within(total: float, limit: Limit) -> bool:
+    """Return whether a sum of shares keeps a limit: their rounding is no reason to say no."""
+    return total <= limit.most * (1 + 1e-9)
 
 
 def stored(metrics: Metrics) -> dict[str, Any]:

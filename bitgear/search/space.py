@@ -23,12 +23,14 @@ Table = NDArray[np.float64]
 class Unit:
     """Convolutions that share one choice: a layer, and a projection of its input that is tied to it.
 
-    ``weights`` and ``macs`` (multiply-accumulates for one picture) are sums over them.
+    ``weights`` and ``macs`` (multiply-accumulates for one picture) are sums over them, ``image_macs`` over those that
+    read the image.
     """
 
     names: tuple[str, ...]
     weights: int
     macs: int
+    image_macs: int
 
 
 class Space:
@@ -55,7 +57,9 @@ class Space:
 
     def _unit(self, names: tuple[str, ...]) -> Unit:
         weights = sum(self.master.tensors[f"{name}.weight"].size for name in names)
-        return Unit(names, weights, sum(self._macs(name) for name in names))
+        reads_image = {conv.name for conv in self.master.graph.convs if conv.input == IMAGE}
+        macs = {name: self._macs(name) for name in names}
+        return Unit(names, weights, sum(macs.values()), sum(macs[name] for name in names if name in reads_image))
 
     def _macs(self, name: str) -> int:
         """Return the multiply-accumulates of a node with weights, for one picture."""
@@ -111,12 +115,16 @@ class Space:
 
     @cached_property
     def bit_operations(self) -> Table:
-        """Multiply-accumulates of one picture times the widths of both factors."""
-        return np.outer([unit.macs for unit in self.units], np.square(self.widths))
+        """Multiply-accumulates of one picture times the widths of both factors; the image has codes of 8 bits."""
+        widths = np.array(self.widths)
+        image = np.outer([unit.image_macs for unit in self.units], widths * MASTER_BITS)
+        others = np.outer([unit.macs - unit.image_macs for unit in self.units], widths * widths)
+        table: Table = (image + others).astype(np.float64)
+        return table
 
     @cached_property
     def fixed_bit_operations(self) -> float:
-        """The same of nodes that are not chosen; the image has codes of 8 bits."""
+        """The same of nodes that are not chosen."""
         return float(
             sum(
                 self._macs(node.name)

@@ -1,16 +1,18 @@
 """The ablations: every arm is a valid run, cells come seed by seed, and tables say what the cells say."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from benchmarks.ablations import ARMS, FLOATS, cell_config, cells, probe_plans
+from benchmarks.ablations import ARMS, FLOATS, SELECTION, cell_config, cells, probe_plans
 from benchmarks.ablations_report import (
     accuracy_table,
     difference_table,
     draw_convergence,
     draw_plans,
+    gather,
     markdown,
     merged,
     plan_table,
@@ -81,6 +83,19 @@ def test_tables_give_mean_and_spread_and_differences_of_the_same_seed() -> None:
     differences = difference_table(joined).splitlines()
     assert differences[2] == "| `alrs-off` | 0.00 | 0.00 | 1.00 | 1.00 |"
     assert len(differences) == 4
+
+
+def test_cells_of_different_test_images_are_not_mixed_and_the_page_says_which(tmp_path: Path) -> None:
+    (tmp_path / "cells").mkdir()
+    spread = {"test_selection": SELECTION}
+    for name, each in (("a", cell("joint", 1, b8=0.9)), ("b", {**cell("joint", 2, b8=0.9), **spread})):
+        (tmp_path / "cells" / f"{name}.json").write_text(json.dumps(each))
+    with pytest.raises(ValueError, match=r"4,000 test images spread evenly over the split and on the first 4,000"):
+        gather(tmp_path)
+    (tmp_path / "cells" / "a.json").unlink()
+    assert len(gather(tmp_path)) == 1
+    text = " ".join(markdown([{**each, **spread} for each in some_cells()]).split())
+    assert "Measured on 4,000 test images spread evenly over the split, of which" in text
 
 
 def stage_cell(arm: str, seed: int, **plans: float) -> dict[str, Any]:

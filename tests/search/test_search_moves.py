@@ -112,6 +112,23 @@ def test_another_plan_is_not_replaced_by_its_name(file: Path, data: Path) -> Non
     assert {each.name for each in read_master(file).plans} == {"mixed-3.2", "other"}
 
 
+def test_a_plan_that_is_found_again_stays_and_one_that_is_refined_is_tuned_no_more(
+    file: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = refine_and_write(request(file, data)).plan
+    assert found is not None
+    told = {"tuned": {"mixed-4.0": {"images": 5}, "other": {"images": 6}}}
+    write_master(replace(read_master(file), provenance=told), file)
+    content = file.read_bytes()
+    again = refine_and_write(request(file, data, name="more"))
+    assert (again.plan, again.held) == (None, "mixed-4.0")
+    assert file.read_bytes() == content
+    refined = refine_and_write(request(file, data, start="mixed-4.0", trials=40, seed=3))
+    assert refined.plan is not None
+    assert read_master(file).provenance == {"tuned": {"other": {"images": 6}}}
+    assert "mixed-4.0 was tuned" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("changes", "error"), [({"name": "W8A7"}, PlanInvalid), ({"start": "mixed-9.9"}, PrecisionNotOffered)]
 )

@@ -12,14 +12,18 @@ pytest.importorskip("bitgear._native")
 pytest.importorskip("scipy.optimize")
 
 from bitgear import reference
-from bitgear.checkpoint import Master, read_master
+from bitgear.checkpoint import Master, read_master, write_master
 from bitgear.engines import create_engine
 from bitgear.engines.native import NativeEngine
 from bitgear.errors import DataError, EngineUnavailable, SearchError
+from bitgear.fold import batch_norm
+from bitgear.graph import IMAGE, Conv, Graph, Linear, Pool
+from bitgear.plans import BatchNorm, NamedPlan
 from bitgear.search.command import SearchRequest, calibration_count, search_and_write
 from bitgear.search.costs import Cost
 from bitgear.search.pictures import read_pictures
-from bitgear.search.run import Goal, Method, Quantity, Result, SearchOptions
+from bitgear.search.run import Goal, Method, Quantity, Result, SearchOptions, _Search
+from bitgear.search.space import Space
 from bitgear.search.timings import measure_timings
 from tests.masters import random_codes, tiny_master
 from tests.task_masters import areas_master, boxes_master
@@ -92,6 +96,52 @@ def test_plans_stay_unless_they_are_replaced(file: Path, data: Path, tmp_path: P
     assert all(each.reason == str(goal) for each in kept.found)
     search_and_write(request(file, data, options, replace=True))
     assert {plan.name for plan in read_master(file).plans} == {each.name for each in kept.found}
+
+
+def tuned(file: Path, name: str) -> Master:
+    """The master in a file, rewritten as if one of its plans had been tuned."""
+    held = read_master(file)
+    plan = next(each for each in held.plans if each.name == name)
+    norms = {layer: BatchNorm(norm.gain + np.float16(0.5), norm.bias) for layer, norm in held_norms(held, plan).items()}
+    trained = held.with_plans([replace(plan, batch_norm=norms, accuracy={"top1": 0.9, "images": 30})])
+    write_master(replace(trained, provenance={**held.provenance, "tuned": {name: {"images": 5}}}), file)
+    return read_master(file)
+
+
+def held_norms(master: Master, plan: NamedPlan) -> dict[str, BatchNorm]:
+    return {conv.name: batch_norm(master, conv, plan.plan) for conv in master.graph.convs}
+
+
+def test_a_plan_that_is_found_again_stays_as_it_was_tuned(
+    file: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_Search, "_best", lambda search, *_: search.trials.run((8, 4, 2, 2)))
+    first = search_and_write(request(file, data, replace(OPTIONS, front=0)))
+    (found,) = first.found
+    before = tuned(file, found.name)
+    again = search_and_write(request(file, data, replace(OPTIONS, front=0)))
+    assert not again.found
+    assert again.told == [f"mean width 5: {found.name}, which the master has and which stays as it is"]
+    after = read_master(file)
+    assert after.digest == before.digest
+    assert after.provenance["tuned"] == {found.name: {"images": 5}}
+    replaced = search_and_write(request(file, data, replace(OPTIONS, front=0), replace=True))
+    assert [each.name for each in replaced.found] == [found.name]
+    assert "tuned" not in read_master(file).provenance
+
+
+def test_a_limit_is_kept_to_the_rounding_of_its_sum(file: Path, data: Path) -> None:
+    convs = [Conv("stem", IMAGE, 2, 3, padding=1, bits=8)]
+    for number in range(20):  # 20 times 2 / 20 is more than 2, as floats have it
+        convs.append(Conv(f"c{number:02}", convs[-1].name, 2, 1))
+    graph = Graph((*convs, Pool("pool", convs[-1].name), Linear("head", "pool", 10)))
+    master = tiny_master(graph=graph)
+    space = Space(master, (8, 2))
+    assert space.mean_width(space.uniform(2)) > 2
+    write_master(master, file)
+    options = SearchOptions(goals=(Goal(Quantity.MEAN_WIDTH, 2.0),), widths=(8, 2), trials=1, seconds=0.0)
+    result = search_and_write(request(file, data, options))
+    assert result.told == ["mean width 2: no plan is better than 2 bits everywhere"]
 
 
 @pytest.mark.parametrize("quantity", list(Quantity))

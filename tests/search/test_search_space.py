@@ -61,6 +61,22 @@ def test_a_choice_becomes_a_plan_and_is_counted() -> None:
     assert space.fixed_bit_operations == (16 * 16 * 8 * 3 * 9 + 16 * 10) * 64
 
 
+def test_the_image_has_8_bits_whatever_reads_it() -> None:
+    graph = Graph(
+        (
+            Conv("stem", IMAGE, 8, 3, padding=1),
+            Conv("next", "stem", 8, 3, padding=1),
+            Pool("pool", "next"),
+            Linear("head", "pool", 10),
+        )
+    )
+    space = Space(tiny_master(graph=graph), (8, 2))
+    assert [unit.names for unit in space.units] == [("stem",), ("next",)]
+    pixels = 16 * 16
+    assert space.total(space.bit_operations, (2, 2)) == pixels * (8 * 3 * 9 * 2 * 8 + 8 * 8 * 9 * 2 * 2)
+    assert space.total(space.bit_operations, (8, 8)) == pixels * (8 * 3 * 9 + 8 * 8 * 9) * 64
+
+
 def test_one_width_everywhere_is_the_plan_of_that_width() -> None:
     space = Space(tiny_master(), (8, 4))
     assert space.plan(space.uniform(4)) == Plan.uniform(4)

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from trainer.loop import Run
 from trainer.model import Pass
 from trainer.pipeline import find_config, shipped_config, train_master
 from trainer.quantizers import QuantizeWeight
+from trainer.tasks.classify import ExaminedImages
 
 ENGINE = create_engine()
 
@@ -146,6 +148,43 @@ def test_a_file_that_changed_on_its_way_is_found(
     with pytest.raises(ExportMismatch):
         export(master_of(run), run.model, tmp_path / "tiny.safetensors", images_of(run), ENGINE)
     assert not list(tmp_path.iterdir())
+
+
+def test_an_export_that_fails_leaves_the_master_of_before(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "tiny.safetensors"
+    export(master_of(run), run.model, path, images_of(run), ENGINE)
+    content = path.read_bytes()
+
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(export_module, "compare", stop)
+    with pytest.raises(KeyboardInterrupt):
+        export(dataclasses.replace(master_of(run), name="other"), run.model, path, images_of(run), ENGINE)
+    assert path.read_bytes() == content
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_interrupted_measurement_leaves_the_master_of_before(
+    pictures: Path, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(run.out, tmp_path / "run")
+    path = tmp_path / "run" / "tiny.safetensors"
+    path.write_bytes(b"the master of before")
+    before = sorted(each.name for each in path.parent.iterdir())
+
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ExaminedImages, "measure", stop)
+    again = tiny_run(pictures, tmp_path / "run")
+    again.fit()
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.finish(again, pictures, {})
+    assert path.read_bytes() == b"the master of before"
+    assert sorted(each.name for each in path.parent.iterdir()) == before
 
 
 def test_an_engine_that_computes_something_else_is_found(run: Run, tmp_path: Path) -> None:

@@ -187,6 +187,18 @@ def test_a_plan_is_exported_with_a_batch_norm_of_its_own(
     assert not any(np.array_equal(own["layer3.0.conv2"].bias, row) for row in rows)
 
 
+def test_a_plan_of_untrained_widths_begins_with_batch_norms_of_its_own_widths(pictures: Path, finished: Run) -> None:
+    run = tiny_run(pictures, finished.out)
+    run.fit()
+    run.model.add_transitions(run.config.train.widths)
+    run.calibrate()
+    plan = Plan(LayerBits(5, 5), (("layer1.0.conv1", LayerBits(2, 2)),))
+    how = Pass(plan, training=False, norms="pair")
+    for conv in run.model.graph.convs:
+        assert run.model.norm(conv, how) is run.model.layer(conv.name).batch_norm(plan.of(conv.name).weight_bits)
+    run.model.calibrate_plan(plan, run.calibration_batches(), "pair")
+
+
 def test_statistics_of_a_plan_are_those_of_its_own_widths(pictures: Path, finished: Run) -> None:
     run = tiny_run(pictures, finished.out)
     run.fit()

@@ -1,5 +1,6 @@
 """Traces of the Hessian: against the exact one, whatever the interruptions, for every task, into the master."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from trainer.export import export
 from trainer.hessian import Traces, TracesInvalid, estimate, hessian_products, measure_traces, searchable_weights
 from trainer.loop import Run, create_network
 from trainer.model import Pass, QuantNet
-from trainer.pipeline import measure_sensitivities
+from trainer.pipeline import _traces, measure_sensitivities, tune_plans
 from trainer.quantizers import Kernels
 from trainer.tasks import create_task
 
@@ -108,7 +109,7 @@ def test_traces_converge_to_the_exact_ones(tmp_path: Path) -> None:
         diagonals = np.split(np.diag(matrix), np.cumsum(sizes)[:-1])
         exact.append([float(d.mean()) for d in diagonals])
     names = list(searchable_weights(model))
-    traces = Traces("tiny", 18, 3, {name: weight.numel() for name, weight in searchable_weights(model).items()})
+    traces = Traces("tiny", {}, 18, 3, {name: weight.numel() for name, weight in searchable_weights(model).items()})
     settings = HessianConfig(rounds=100, tolerance=0.01)
     estimate(
         model,
@@ -127,20 +128,20 @@ def test_traces_converge_to_the_exact_ones(tmp_path: Path) -> None:
 
 
 def test_an_error_is_unknown_before_the_second_estimate_and_shrinks_with_their_number() -> None:
-    traces = Traces("n", 4, 2, {"a": 4, "b": 2}, {"a": [7.0, 9.0], "b": [2.0, 2.0]})
+    traces = Traces("n", {}, 4, 2, {"a": 4, "b": 2}, {"a": [7.0, 9.0], "b": [2.0, 2.0]})
     assert traces.average() == {"a": 2.0, "b": 1.0}
     assert traces.relative_error() == float("inf")
-    few = Traces("n", 4, 1, {"a": 4}, {"a": [7.0, 9.0] * 2})
-    many = Traces("n", 4, 1, {"a": 4}, {"a": [7.0, 9.0] * 50})
+    few = Traces("n", {}, 4, 1, {"a": 4}, {"a": [7.0, 9.0] * 2})
+    many = Traces("n", {}, 4, 1, {"a": 4}, {"a": [7.0, 9.0] * 50})
     assert many.relative_error() < few.relative_error() / 4
 
 
 def test_what_differs_between_batches_is_no_error_and_an_incomplete_round_does_not_count() -> None:
-    traces = Traces("n", 4, 2, {"a": 1}, {"a": [1.0, 100.0, 1.0, 100.0, 50.0]})
+    traces = Traces("n", {}, 4, 2, {"a": 1}, {"a": [1.0, 100.0, 1.0, 100.0, 50.0]})
     assert traces.average() == {"a": 50.5}
     assert traces.error() == {"a": 0.0}
     assert (traces.count, traces.rounds) == (5, 2)
-    assert np.isnan(Traces("n", 4, 2, {"a": 1}, {"a": [1.0]}).average()["a"])
+    assert np.isnan(Traces("n", {}, 4, 2, {"a": 1}, {"a": [1.0]}).average()["a"])
 
 
 def fast(**changes: Any) -> Config:
@@ -180,12 +181,58 @@ def test_a_file_without_traces_is_named(content: str, tmp_path: Path) -> None:
         Traces.read(path)
 
 
-def test_traces_of_another_network_are_not_gone_on_with(pictures: Path, finished: Run, tmp_path: Path) -> None:
+def test_traces_of_another_network_seed_or_data_are_not_gone_on_with(
+    pictures: Path, finished: Run, tmp_path: Path
+) -> None:
     run = tiny_run(pictures, finished.out, fast(rounds=1))
     path = tmp_path / "traces.json"
-    measure_traces(run.fp32_network(), run.task, run.config, path, network="this", progress=False)
-    with pytest.raises(TracesInvalid, match="of this, not of that"):
-        measure_traces(run.fp32_network(), run.task, run.config, path, network="that", progress=False)
+
+    def measure(config: Config, network: QuantNet) -> Traces:
+        return measure_traces(network, run.task, config, path, network="n", progress=False)
+
+    first = measure(run.config, run.fp32_network())
+    assert measure(run.config, run.fp32_network()) == first
+    other = run.fp32_network()
+    with torch.no_grad():
+        other.layer("layer1.0.conv1").weight[0, 0, 0, 0] += 1
+    with pytest.raises(ConfigError, match="begun with another float network: "):
+        measure(run.config, other)
+    for sections, named in (({"train": {"seed": 7}}, "train.seed"), ({"data": {"shift_px": 0}}, "data.shift_px")):
+        changed = tiny_config(**{"hessian": run.config.hessian.model_dump(), **sections})
+        with pytest.raises(ConfigError, match=f"begun with another {named}: "):
+            measure(changed, run.fp32_network())
+
+
+def test_only_whole_rounds_of_its_own_float_network_go_into_a_master(
+    pictures: Path, finished: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tiny_run(pictures, finished.out, fast(rounds=1))
+    network = run.fp32_network()
+    run.out = tmp_path
+    assert _traces(run, network) is None
+    traces = measure_traces(network, run.task, run.config, tmp_path / "traces.json", network="n", progress=False)
+    assert _traces(run, network) == traces
+    with torch.no_grad():
+        network.layer("linear").bias += 1
+    assert _traces(run, network) is None
+    assert "another float network" in capsys.readouterr().err
+    for samples in traces.samples.values():
+        del samples[1:]  # interrupted in the first round
+    traces.save(tmp_path / "traces.json")
+    assert _traces(run, tiny_run(pictures, finished.out).fp32_network()) is None
+    (tmp_path / "traces.json").write_text('{"network": "n", "images": 24, "batches": 3, "weights": {}}')  # of before
+    assert _traces(run, network) is None
+    assert "delete it and they are computed anew" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [measure_sensitivities, partial(tune_plans, progress=False)])
+def test_a_missing_gpu_is_named(command: Any, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    config = tmp_path / "tiny.toml"
+    config.write_text('[network]\nname = "tiny"\n[train]\ndevice = "cuda"\n')
+    options = {"weights": None} if command is measure_sensitivities else {}
+    with pytest.raises(ConfigError, match="finds no CUDA device"):
+        command(config, pictures, tmp_path / "run", master=tmp_path / "none.safetensors", **options)
 
 
 @pytest.mark.parametrize(("make", "write"), [(segment_config, write_maps), (detect_config, write_boxes)])

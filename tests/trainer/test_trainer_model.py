@@ -1,6 +1,7 @@
 """The network as a module: folded batch norm, widths made from others, and agreement with the reference."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,10 +10,43 @@ import torch
 from bitgear.errors import GraphError
 from bitgear.graph import IMAGE, AvgPool, Concat, Conv, Graph, MaxPool, Node, Resize
 from tests.trainer.tiny_runs import tiny_run
+from trainer import model
 from trainer.loop import Run
 from trainer.model import EPS, BatchNorm, Pass, QuantNet, key, require, slug
 from trainer.networks import resnet_cifar
 from trainer.quantizers import Kernels
+
+
+def test_the_fast_float_network_convolves_in_bfloat16_and_does_all_else_in_float32(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    torch.manual_seed(0)
+    net = QuantNet(
+        resnet_cifar(8, 3), (3, 8, 8), 1 / 128, per_channel=True, kernels=Kernels(torch.bfloat16)
+    )  # fmt: skip
+    convolved: list[torch.dtype] = []
+    normalised: list[torch.dtype] = []
+    conv2d, normalise = torch.nn.functional.conv2d, model.normalise
+
+    def seen_conv(x: torch.Tensor, *rest: Any, **more: Any) -> torch.Tensor:
+        convolved.append(x.dtype)
+        return conv2d(x, *rest, **more)
+
+    def seen_norm(y: torch.Tensor, *rest: Any) -> torch.Tensor:
+        normalised.append(y.dtype)
+        return normalise(y, *rest)
+
+    monkeypatch.setattr(torch.nn.functional, "conv2d", seen_conv)
+    monkeypatch.setattr(model, "normalise", seen_norm)
+    codes = torch.randint(-128, 128, (4, 3, 8, 8)).to(torch.int8)
+    fast, plain = (net(codes, Pass(None, training=True, fast=each)) for each in (True, False))
+    assert convolved == [torch.bfloat16] * 7 + [torch.float32] * 7
+    assert set(normalised) == {torch.float32}
+    assert fast.dtype == torch.float32
+    assert not torch.equal(fast, fast.bfloat16().float())
+    torch.testing.assert_close(fast, plain, rtol=0.1, atol=0.1)
+    fast.square().sum().backward()
+    assert net.layer("conv1").weight.grad.dtype == torch.float32
 
 
 def test_folding_rounds_the_gain_first_and_then_takes_the_bias_from_it() -> None:

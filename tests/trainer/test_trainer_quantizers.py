@@ -146,6 +146,16 @@ def test_constant_weights_still_get_a_positive_scale(value: float) -> None:
     assert (scale > 0).all()
 
 
+@pytest.mark.parametrize("value", [0.25, -3.0])
+@pytest.mark.parametrize("per_channel", [True, False])
+def test_a_weight_that_is_alone_is_kept(value: float, per_channel: bool) -> None:
+    weight = torch.full((4 if per_channel else 1, 1, 1, 1), value)
+    scale = initial_weight_scale(weight, (4, 2), per_channel)
+    for bits, error in ((8, 0.02), (4, 0.1)):
+        found = derive_codes(weight / scale.view(-1, 1, 1, 1), bits) * scale.view(-1, 1, 1, 1) * 2.0 ** (8 - bits)
+        torch.testing.assert_close(found, weight, rtol=error, atol=0)
+
+
 # -- activations ------------------------------------------------------------------------------------------------------
 
 

@@ -17,6 +17,7 @@ from trainer.config import ConfigError
 from trainer.loop import Run
 from trainer.model import Pass
 from trainer.restore import load_master, load_masters, restore_statistics
+from trainer.tasks.classify import Classify
 
 
 @pytest.fixture
@@ -48,6 +49,26 @@ def test_the_network_of_a_master_computes_what_the_master_does(pictures: Path, m
                 found = run.model(codes, Pass(bits, training=False, exact=True)).numpy()
             assert np.abs(found - expected).mean() < 0.02 * expected.std(), bits
             restore_statistics(run.model, bits, run.calibration_batches())
+
+
+def test_a_run_from_a_master_trains_no_float_network(pictures: Path, master: Master, tmp_path: Path) -> None:
+    write_master(master, tmp_path / "tiny.safetensors")
+    config = tiny_config(train={"epochs": 0})
+    assert config.fp32.epochs
+    run = tiny_run(pictures, tmp_path / "run", config, masters=[tmp_path / "tiny.safetensors"])
+    start = run.model.layer("conv1").weight.detach().clone()
+    run.fit()
+    assert not run.history.fp32_epochs
+    assert torch.equal(run.fp32_network().layer("conv1").weight, start)
+
+
+def test_an_encoder_is_no_float_network_of_a_master(
+    pictures: Path, master: Master, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_master(master, tmp_path / "tiny.safetensors")
+    monkeypatch.setattr(Classify, "start", lambda *_: False)  # as pyramids answer to a file of their encoder
+    with pytest.raises(ConfigError, match=r"fp32\.pt is of the encoder alone"):
+        tiny_run(pictures, tmp_path, weights=tmp_path / "fp32.pt", masters=[tmp_path / "tiny.safetensors"])
 
 
 def test_statistics_are_close_to_those_of_training(

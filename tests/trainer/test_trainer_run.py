@@ -181,6 +181,26 @@ def test_a_state_that_was_never_written_is_not_spoken_of(
     assert str(caught.value) == "loss is nan at FP32 epoch 1, step 1; lower fp32.lr"
 
 
+def test_sgd_without_momentum_trains(pictures: Path, tmp_path: Path) -> None:
+    config = tiny_config(fp32={"momentum": 0.0}, train={"epochs": 0})
+    run = tiny_run(pictures, tmp_path, config)
+    run.fit()
+    assert len(run.history.fp32_epochs) == 1
+
+
+def test_the_largest_seed_draws_an_order(pictures: Path, tmp_path: Path) -> None:
+    run = tiny_run(pictures, tmp_path, tiny_config(train={"seed": 2**32 - 1}))
+    assert len(run.calibration_batches()) == 2
+
+
+def test_a_layer_of_one_weight_has_no_shape(pictures: Path, tmp_path: Path) -> None:
+    run = tiny_run(pictures, tmp_path)
+    before = run.shape_penalty()
+    layer = run.model.layer("layer1.0.conv1")
+    layer.weight = torch.nn.Parameter(layer.weight[:1, :1, :1, :1].detach().clone())
+    assert 0 < run.shape_penalty() < before
+
+
 def test_a_run_needs_a_start(pictures: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"fp32\.epochs"):
         tiny_run(pictures, tmp_path, tiny_config(fp32={"epochs": 0}))
@@ -251,7 +271,7 @@ def test_imported_weights_compute_what_they_computed(pictures: Path, tmp_path: P
     state = resnet_state(run)
     save_file(state, tmp_path / "weights.safetensors")
     # with this mean, code 0 (pixel 128) is real 0, so that even the padding means the same
-    start = {"depth": 8, "mean": (128 / 255,) * 3, "std": (0.25, 0.2, 0.3)}
+    start = {"mean": (128 / 255,) * 3, "std": (0.25, 0.2, 0.3)}
     config = tiny_config(start=start, fp32={"epochs": 0})
     run = tiny_run(pictures, tmp_path, config, weights=tmp_path / "weights.safetensors")
     pixels = run.task.data.test.codes[:5].float() + 128
@@ -265,7 +285,7 @@ def test_another_mean_of_imported_weights_moves_into_the_first_layer(pictures: P
     run = tiny_run(pictures, tmp_path)
     state = resnet_state(run)
     save_file(state, tmp_path / "weights.safetensors")
-    start = {"depth": 8, "mean": (0.4, 0.5, 0.6), "std": (0.25, 0.2, 0.3)}
+    start = {"mean": (0.4, 0.5, 0.6), "std": (0.25, 0.2, 0.3)}
     config = tiny_config(start=start, fp32={"epochs": 0})
     run = tiny_run(pictures, tmp_path, config, weights=tmp_path / "weights.safetensors")
     layer = run.model.layer("conv1")

@@ -1,10 +1,13 @@
 """A run's folder is gone on with by what it was begun with, or not at all."""
 
+import json
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from bitgear.bits import LayerBits, Plan
 from bitgear.checkpoint import read_master, write_master
@@ -15,7 +18,9 @@ from trainer.config import ConfigError
 from trainer.hasb import sensitive_layers
 from trainer.loop import Run
 from trainer.pipeline import train_master
+from trainer.subject import check_subject
 from trainer.supernet import SuperNetwork
+from trainer.tasks import create_task
 
 
 @pytest.mark.parametrize(
@@ -41,6 +46,21 @@ def test_longer_and_slower_is_the_same_run(pictures: Path, finished: Run) -> Non
     run = tiny_run(pictures, finished.out, tiny_config(train={"lr": 1e-4, "evaluate_every": 2}))
     run.fit()
     assert run.next_epoch == 2
+
+
+def test_entries_that_configurations_no_longer_have_are_passed_over(pictures: Path, finished: Run) -> None:
+    run = tiny_run(pictures, finished.out)
+    check_subject(finished.out, json.dumps({**run.subject, "start.depth": 20}), run.subject)
+
+
+def test_a_sample_is_the_same_whatever_the_schedule(pictures: Path) -> None:
+    short, long = (
+        create_task(tiny_config(train={"epochs": epochs}), pictures, torch.device("cpu")) for epochs in (0, 3)
+    )
+    samples = [torch.cat([codes for codes, _ in task.sample(16, 2)]) for task in (short, long)]
+    assert torch.equal(*samples)
+    trained = [torch.cat([codes for codes, _ in islice(long.batches(epoch), 2)]) for epoch in range(3)]
+    assert not any(torch.equal(samples[0], each) for each in trained)
 
 
 def test_a_broken_state_is_named(pictures: Path, tmp_path: Path) -> None:

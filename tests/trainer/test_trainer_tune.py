@@ -112,7 +112,7 @@ def test_the_network_trained_is_the_plan_of_the_master(pictures: Path, master: M
 
 
 def test_tuning_lowers_the_loss_and_trains_nothing_else(pictures: Path, master: Master, tmp_path: Path) -> None:
-    tuning = tuning_of(pictures, master, tmp_path / "state.pt", config_of(tune={"epochs": 6, "lr": 0.02}))
+    tuning = tuning_of(pictures, master, tmp_path / "state.pt", config_of(tune={"epochs": 10, "lr": 0.02}))
     before = {name: tensor.clone() for name, tensor in tuning.model.state_dict().items() if f".{OWN}" not in name}
     tuning.fit()
     losses = [row["loss"] for row in tuning.rows[1:]]
@@ -179,12 +179,36 @@ def test_the_state_of_another_plan_or_master_is_refused(pictures: Path, master: 
     path = tmp_path / "state.pt"
     tuning_of(pictures, master, path).fit()
     changed = {**master.tensors, "conv1.weight": master.tensors["conv1.weight"][::-1].copy()}
-    with pytest.raises(ConfigError, match="another master"):
+    with pytest.raises(ConfigError, match="was begun with another weights: "):
         tuning_of(pictures, replace(master, tensors=changed, digest=""), path).fit()
     other = tuning_of(pictures, master, path)
     other.subject = {**other.subject, "plan": {}}
-    with pytest.raises(ConfigError, match="narrow"):
+    with pytest.raises(ConfigError, match="was begun with another plan: "):
         other.fit()
+
+
+@pytest.mark.parametrize(
+    ("sections", "named"),
+    [
+        ({"train": {"seed": 2}}, "train.seed"),
+        ({"data": {"held_out": 14}}, "data"),
+        ({"tune": {"epochs": 2, "epoch_images": 16}}, "tune.epoch_images"),
+    ],
+)
+def test_the_state_of_another_recipe_or_data_is_refused(
+    pictures: Path, master: Master, tmp_path: Path, sections: dict[str, Any], named: str
+) -> None:
+    path = tmp_path / "state.pt"
+    tuning_of(pictures, master, path).fit()
+    with pytest.raises(ConfigError, match=rf"was begun with another {named}: "):
+        tuning_of(pictures, master, path, config_of(**sections)).fit()
+
+
+@pytest.mark.parametrize("content", [b"", b"no state", b"PK\x03\x04"])
+def test_a_broken_state_of_tuning_is_named(pictures: Path, master: Master, tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "tune-narrow.pt").write_bytes(content)
+    with pytest.raises(ConfigError, match=r"tune-narrow\.pt is no state of a run"):
+        tuning_of(pictures, master, tmp_path / "tune-narrow.pt").fit()
 
 
 def test_a_loss_that_is_none_stops(pictures: Path, master: Master, tmp_path: Path, monkeypatch: Any) -> None:

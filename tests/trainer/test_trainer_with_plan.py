@@ -12,7 +12,7 @@ from bitgear import reference
 from bitgear.bits import LayerBits, Plan
 from bitgear.checkpoint import Master, read_master, write_master
 from bitgear.engines import create_engine
-from bitgear.errors import PrecisionNotOffered
+from bitgear.errors import PlanInvalid, PrecisionNotOffered
 from bitgear.plans import NamedPlan
 from tests.masters import random_codes
 from tests.trainer.test_trainer_export import images_of, master_of
@@ -118,6 +118,51 @@ def test_the_master_holds_the_plan_with_all_that_it_owns(pictures: Path, master:
     report = (tmp_path / "run" / "report.md").read_text()
     assert f"Began as the master sha256 {read_master(master).digest[:12]}." in report
     assert "Training on with a plan: 1 epochs" in report
+
+
+def written_config(folder: Path, plans: str = "") -> Path:
+    file = folder / "plan.toml"
+    file.write_text(
+        '[network]\nname = "tiny"\ndepth = 8\n[data]\nside_px = 8\nshift_px = 1\n'
+        "[train]\nwidths = [8, 4, 2]\nepochs = 0\nbatch_size = 16\ncompile = false\n"
+        '[calibrate]\nimages = 16\nbatches = 2\n[with_plan]\nplan = "narrow"\nepochs = 1\nlr = 1e-2\n' + plans
+    )
+    return file
+
+
+def test_plans_of_the_configuration_take_nothing_from_the_one_that_is_trained(
+    pictures: Path, master: Path, tmp_path: Path
+) -> None:
+    other = '[plans."other"]\ndefault = "8"\nlayers = { "layer1.0.conv2" = "2" }\n'
+    alone, both = (
+        read_master(
+            train_master(
+                written_config(tmp_path, plans), pictures, tmp_path / name, weights=None, teacher=None, masters=[master]
+            )
+        )
+        for name, plans in (("alone", ""), ("both", other))
+    )
+    (narrow,), held = alone.plans, {each.name: each for each in both.plans}
+    assert set(held) == {"narrow", "other"}
+    assert held["narrow"].scales == narrow.scales
+    assert held["narrow"].accuracy == narrow.accuracy
+    for name, norm in narrow.batch_norm.items():
+        np.testing.assert_array_equal(held["narrow"].batch_norm[name].gain, norm.gain)
+        np.testing.assert_array_equal(held["narrow"].batch_norm[name].bias, norm.bias)
+    assert held["other"].scales is None
+    assert any(
+        not np.array_equal(held["other"].batch_norm[name].gain, norm.gain) for name, norm in narrow.batch_norm.items()
+    )
+
+
+@pytest.mark.parametrize("name", ["narrow", "again"])
+def test_one_plan_twice_is_told_before_training(pictures: Path, master: Path, tmp_path: Path, name: str) -> None:
+    twice = f'[plans."{name}"]\ndefault = "2"\nlayers = {{ "layer1.0.conv1" = "w3a4" }}\n'
+    with pytest.raises(PlanInvalid):
+        train_master(
+            written_config(tmp_path, twice), pictures, tmp_path / "run", weights=None, teacher=None, masters=[master]
+        )
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_master_with_the_plan_is_needed(pictures: Path, master: Path, finished: Run, tmp_path: Path) -> None:

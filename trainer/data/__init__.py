@@ -3,9 +3,10 @@
 from trainer.data.boxes import Boxes, BoxSet, BoxViews
 from trainer.data.images import Batches, ImageSet, read_images, watched_views
 from trainer.data.maps import MapSet, MapViews
-from trainer.data.order import Epoch, Order
+from trainer.data.order import SAMPLE_EPOCH, Epoch, Order
 
 __all__ = [
+    "SAMPLE_EPOCH",
     "Batches",
     "BoxSet",
     "BoxViews",

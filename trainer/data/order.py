@@ -7,6 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+SAMPLE_EPOCH = 1_000_000
+"""The epoch whose order samples have, whatever a run's schedule: training does not come so far."""
+
 
 class Order:
     """The items of one epoch: shuffled by (seed, epoch), in full batches, this process's share of each.

@@ -18,7 +18,7 @@ from bitgear.inputs import InputRecord
 from bitgear.tasks.classify import measure
 from bitgear.tasks.datasets import LabelledImages, read_labelled_images, spread, subset
 from trainer.config import Config, ConfigError, NetworkConfig
-from trainer.data import Batches, ImageSet, read_images, watched_views
+from trainer.data import SAMPLE_EPOCH, Batches, ImageSet, read_images, watched_views
 from trainer.model import QuantNet
 from trainer.networks import encoder_classifier, mobilenet_cifar, resnet_cifar
 from trainer.restore import load_trained
@@ -115,7 +115,7 @@ class Classify:
         return self._batches(self.config.train.batch_size, epoch, rank, processes, limit)
 
     def sample(self, batch_size: int, count: int) -> Iterator[tuple[Tensor, Any]]:
-        return islice(self._batches(batch_size, self.config.train.epochs), count)
+        return islice(self._batches(batch_size, SAMPLE_EPOCH), count)
 
     def _batches(
         self, size: int, epoch: int, rank: int = 0, processes: int = 1, limit: int | None = None

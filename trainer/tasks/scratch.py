@@ -12,7 +12,7 @@ from torch import Tensor
 from bitgear.graph import Graph
 from bitgear.inputs import InputRecord
 from trainer.config import ConfigError, PicturesConfig, PyramidConfig, RunConfig
-from trainer.data import Epoch, Order
+from trainer.data import SAMPLE_EPOCH, Epoch, Order
 from trainer.model import QuantNet
 from trainer.networks import Pyramid
 from trainer.restore import load_trained
@@ -65,7 +65,7 @@ class FromScratch(ABC):
         return self._epoch(self.run.train.batch_size, epoch, rank, processes, limit)
 
     def sample(self, batch_size: int, count: int) -> Iterator[tuple[Tensor, Any]]:
-        return islice(self._epoch(batch_size, self.run.train.epochs), count)
+        return islice(self._epoch(batch_size, SAMPLE_EPOCH), count)
 
     def _epoch(
         self, size: int, epoch: int, rank: int = 0, processes: int = 1, limit: int | None = None
