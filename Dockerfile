@@ -15,7 +15,7 @@ COPY pyproject.toml constraints.txt ./
 RUN --mount=type=cache,target=/root/.cache/pip --mount=type=secret,id=pip.conf,target=/etc/pip.conf \
     python3 -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" > requirements.txt \
     && python3 -m pip --python /opt/bitgear/bin/python install --only-binary :all: --no-compile -c constraints.txt -r requirements.txt
-COPY README.md CMakeLists.txt ./
+COPY README.md NOTICE CMakeLists.txt ./
 COPY bitgear bitgear
 COPY server server
 COPY trainer trainer
@@ -31,7 +31,8 @@ FROM ${BASE}
 RUN useradd --uid 10001 --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin bitgear
 COPY --from=build /opt/bitgear /opt/bitgear
 # Nothing is written at run time: the root file system may be read-only. 0.0.0.0 is all of the container, which
-# publishes what it is told to; as a variable it holds whatever arguments `serve` is given.
+# publishes what it is told to; as a variable it holds whatever arguments `serve` is given. A port is to be set by its
+# variable as well, and not by --port: the health check below knows the variable alone.
 ENV PATH=/opt/bitgear/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 import typer
 
 from bitgear import __version__
-from bitgear.errors import BitgearError, EngineUnavailable, SystemRefused
+from bitgear.errors import BitgearError, EngineUnavailable, ModelNotFound, ServerUnreachable, SystemRefused
 
 if TYPE_CHECKING:  # each verb imports what it needs
     import numpy as np
@@ -34,6 +34,8 @@ app = typer.Typer(
 )
 
 DEFAULT_MODEL = "resnet20-cifar10"
+DEFAULT_TOP_K = 3
+DEFAULT_CONFIDENCE = 0.25
 DRAWN_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 """Of pictures that are written, by suffix."""
 
@@ -73,7 +75,6 @@ def _limits(values: list[float] | None) -> list[float] | None:
 
 
 ModelArgument = Annotated[str, typer.Argument(help="A shipped master's name or the path of a master.", metavar="MODEL")]
-ModelOption = Annotated[str, typer.Option(help="A shipped master's name or the path of a master.")]
 EngineOption = Annotated[str, typer.Option(help="auto, native, onnxruntime or reference.")]
 ThreadsOption = Annotated[int, typer.Option(min=1, help="Threads of the engine for one call.")]
 JsonOption = Annotated[
@@ -154,7 +155,7 @@ def serve(
     from server.settings import load_settings
 
     given = {
-        "models": [str(find_path(name)) for name in model] if model else None,
+        "models": model or None,
         "host": host,
         "port": port,
         "profile": profile,
@@ -163,22 +164,23 @@ def serve(
     raise typer.Exit(run(load_settings(config=config, **given)))
 
 
-def find_path(name: str) -> Path:
-    """Return the master's path, or a folder of masters as it is."""
-    from bitgear.models import find_master
-
-    return Path(name) if Path(name).is_dir() else find_master(name)
-
-
 @app.command()
 def predict(
     image: Annotated[Path, typer.Argument(help="A JPEG, PNG or WebP file.", exists=True, dir_okay=False)],
     precision: Annotated[
         str, typer.Option(help="Width from 2 to 8, or the name of a plan; here also w8a7, with --url also auto.")
     ] = "8",
-    model: ModelOption = DEFAULT_MODEL,
-    top_k: Annotated[int, typer.Option(min=1, help="How many classes to show.")] = 3,
-    confidence: Annotated[float, typer.Option(min=0, max=1, help="Least confidence of a detection.")] = 0.25,
+    model: Annotated[
+        str,
+        typer.Option(help="A shipped master's name or the path of a master; with --url, a model's name on the server."),
+    ] = DEFAULT_MODEL,
+    top_k: Annotated[
+        int | None, typer.Option(min=1, help="How many classes to show, of a model that classifies. Default: 3.")
+    ] = None,
+    confidence: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="Least confidence, of a model that detects. Default: 0.25."),
+    ] = None,
     draw: Annotated[
         Path | None,
         typer.Option(
@@ -186,10 +188,16 @@ def predict(
         ),
     ] = None,
     url: Annotated[str | None, typer.Option(help="Ask the server at this address instead of running here.")] = None,
-    engine: EngineOption = "auto",
+    engine: Annotated[
+        str | None, typer.Option(help="auto, native, onnxruntime or reference; not with --url. Default: auto.")
+    ] = None,
 ) -> None:
     """Classify an image, detect what is in it, or segment it, as the model does: here or on a server."""
     if url is not None:
+        if engine is not None:
+            raise typer.BadParameter("the server at --url has an engine of its own", param_hint="--engine")
+        if "/" in model:  # no server has a model of such a name
+            raise typer.BadParameter(f"with --url a name on the server, not the path {model}", param_hint="--model")
         _predict_remotely(image, precision, model, top_k, confidence, draw, url)
         return
     from bitgear.checkpoint import read_master
@@ -198,21 +206,20 @@ def predict(
     from bitgear.tasks.pictures import decode_picture
 
     master = read_master(find_master(model))
-    if draw is not None:
-        _check_drawable(master.task, draw)
+    _check_options(master.task, top_k, confidence, draw)
     picture = decode_picture(image.read_bytes())
-    derived = create_engine(engine).derive(master, master.plan(precision))
+    derived = create_engine(engine or "auto").derive(master, master.plan(precision))
     typer.echo(f"{image.name}  {picture.width_px}x{picture.height_px}  {master.name} at {_spoken(precision.strip())}")
     match master.task:
         case "detect":
-            painted = _detect(picture, master, derived, confidence)
+            painted = _detect(picture, master, derived, DEFAULT_CONFIDENCE if confidence is None else confidence)
         case "segment":
             painted = _segment(picture, master, derived)
         case _:
             from bitgear.tasks.classify import predictions, preprocess
 
             logits = derived.run(preprocess(picture, master.input))
-            for prediction in predictions(logits[0], master.labels, top_k):
+            for prediction in predictions(logits[0], master.labels, top_k or DEFAULT_TOP_K):
                 typer.echo(f"{prediction.confidence:7.2%}  {prediction.class_name}")
             return
     if draw is not None:
@@ -224,11 +231,16 @@ def _spoken(precision: int | str) -> str:
     return f"{precision} bits" if str(precision).isdecimal() else str(precision)
 
 
-def _check_drawable(task: str, file: Path) -> None:
-    if task == "classify":
+def _check_options(task: str, top_k: int | None, confidence: float | None, draw: Path | None) -> None:
+    """Refuse an option that the model's task has no use for, and a picture that cannot be written."""
+    if top_k is not None and task != "classify":
+        raise typer.BadParameter(f"it counts classes of a picture; this model's task is {task}", param_hint="--top-k")
+    if confidence is not None and task != "detect":
+        raise typer.BadParameter(f"it is of detections; this model's task is {task}", param_hint="--confidence")
+    if draw is not None and task == "classify":
         raise typer.BadParameter("it paints boxes or a mask; this model classifies", param_hint="--draw")
-    if file.suffix.lower() not in DRAWN_FORMATS:
-        raise typer.BadParameter(f"{file.name} must end in {', '.join(DRAWN_FORMATS)}", param_hint="--draw")
+    if draw is not None and draw.suffix.lower() not in DRAWN_FORMATS:
+        raise typer.BadParameter(f"{draw.name} must end in {', '.join(DRAWN_FORMATS)}", param_hint="--draw")
 
 
 def _detect(
@@ -283,27 +295,27 @@ def _write_picture(pixels: "NDArray[np.uint8]", file: Path) -> None:
 
 
 def _predict_remotely(
-    image: Path, precision: str, model: str, top_k: int, confidence: float, draw: Path | None, url: str
+    image: Path, precision: str, model: str, top_k: int | None, confidence: float | None, draw: Path | None, url: str
 ) -> None:
     try:
-        from bitgear_client import BitgearClientError, Client
+        from bitgear_client import BitgearClientError, Client, TransportError
+        from bitgear_client import ModelNotFound as NotServed
         from bitgear_client.results import InferenceResult, PngMask
     except ImportError as error:
         raise EngineUnavailable(f"--url needs the client: install bitgear-client ({error})") from error
     from bitgear.tasks.detect import Detection
 
-    wish = precision.strip()
+    wish, least = precision.strip(), DEFAULT_CONFIDENCE if confidence is None else confidence
     painted: Callable[[], NDArray[np.uint8]] | None = None
     try:
-        with Client(url) as client:
+        with Client(url, retry_budget_s=0) as client:  # whoever sits there had rather try again than wait in silence
             answer: InferenceResult
             served_model = client.model(model)
-            if draw is not None:
-                _check_drawable(served_model.task, draw)
+            _check_options(served_model.task, top_k, confidence, draw)
             match served_model.task:
                 case "detect":
-                    answer = found = client.detect(image, model, precision=wish, confidence=confidence)
-                    lines = _box_lines([(d.confidence, d.class_name, d.box_xyxy) for d in found.detections], confidence)
+                    answer = found = client.detect(image, model, precision=wish, confidence=least)
+                    lines = _box_lines([(d.confidence, d.class_name, d.box_xyxy) for d in found.detections], least)
                     boxes = [Detection(d.class_name, d.class_id, d.confidence, d.box_xyxy) for d in found.detections]
                     painted = partial(_painted_boxes, image, boxes)
                 case "segment":
@@ -312,8 +324,12 @@ def _predict_remotely(
                     if isinstance(areas.mask, PngMask):
                         painted = partial(_painted_mask, image, areas.mask.png, served_model.labels)
                 case _:
-                    answer = classified = client.classify(image, model=model, precision=wish, top_k=top_k)
+                    answer = classified = client.classify(image, model, precision=wish, top_k=top_k or DEFAULT_TOP_K)
                     lines = [f"{each.confidence:7.2%}  {each.class_name}" for each in classified.predictions]
+    except NotServed as error:
+        raise ModelNotFound(f"{error}; with --url, --model is a model's name on the server") from error
+    except TransportError as error:
+        raise ServerUnreachable(str(error)) from error
     except BitgearClientError as error:
         raise BitgearError(str(error)) from error
     served = answer.precision
@@ -581,7 +597,7 @@ def search(
         for each in result.found:
             write(f"{each.name:16}{each.trial.use:9.4g} ms  {_shares(each.test)}  ({each.reason})\n")
         if not result.found:
-            write("nothing dominates the widths here; no plan was added\n")
+            write("no plan was added\n" if result.told else "nothing dominates the widths here; no plan was added\n")
 
 
 def _shares(metrics: Mapping[str, float]) -> str:
@@ -615,6 +631,9 @@ def refine(
         )
     )  # fmt: skip
     moved = f"{found.refined.start_distance:.4g} -> {found.refined.distance:.4g} after {found.refined.trials} trials"
+    if found.held is not None:
+        typer.echo(f"nearer to 8 bits is {found.held}, which the master has: {moved}; nothing was written")
+        return
     if found.plan is None:
         typer.echo(f"nothing is nearer to 8 bits than {start}: {moved}; nothing was written")
         return

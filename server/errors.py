@@ -30,7 +30,7 @@
     └── SettingsError             a setting, profile or model path that cannot be used (server.settings)
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from bitgear.errors import BitgearError
 
@@ -176,8 +176,9 @@ class WidthNotOffered(RequestError):
     code = "width-not-offered"
 
     def __init__(self, asked: str, offered: Sequence[int | str]) -> None:
-        widths = ", ".join(map(str, offered)) or "none"
-        super().__init__(f"{asked} is not offered; offered within the profile: {widths}", offered_precisions=offered)
+        names = listed(offered)
+        told = ", ".join(map(str, names)) or "none"
+        super().__init__(f"{asked} is not offered; offered within the profile: {told}", offered_precisions=names)
 
 
 class TaskMismatch(RequestError):
@@ -253,6 +254,17 @@ class Draining(RequestError):
 
     def __init__(self, retry_after_s: int) -> None:
         super().__init__("the server is stopping; try another", retry_after_s=retry_after_s)
+
+
+def listed(precisions: Iterable[int | str]) -> list[int | str]:
+    """Return precisions as clients are told of them, in an order that no measurement changes: widths, then plans.
+
+    >>> listed([8, "mixed-3.0", 2, "mixed-2.5", 4])
+    [8, 4, 2, 'mixed-2.5', 'mixed-3.0']
+    """
+    given = list(precisions)
+    widths = sorted((each for each in given if isinstance(each, int)), reverse=True)
+    return [*widths, *sorted(each for each in given if isinstance(each, str))]
 
 
 def shown(value: object) -> str:

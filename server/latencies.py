@@ -2,7 +2,7 @@
 
 import threading
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 WINDOW_CALLS = 1000
@@ -22,19 +22,21 @@ class Latencies:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._windows: dict[tuple[str, str], dict[int, deque[float]]] = {}
+        self._windows: dict[tuple[str, str, int], deque[float]] = {}
 
     def note(self, model: str, precision: str, images: int, duration_ms: float) -> None:
         """Add an engine call of a batch of ``images``."""
         with self._lock:
-            batches = self._windows.setdefault((model, precision), {})
-            batches.setdefault(images, deque(maxlen=WINDOW_CALLS)).append(duration_ms)
+            self._windows.setdefault((model, precision, images), deque(maxlen=WINDOW_CALLS)).append(duration_ms)
 
-    def of(self, model: str, precision: str) -> Mapping[int, Latency]:
-        """Return what was measured by number of images, ascending; nothing before the first call."""
+    def of(self, model: str, precision: str, images: int = 1) -> Latency | None:
+        """Return what was measured of batches of that many images; None before the first call."""
         with self._lock:
-            batches = {n: sorted(window) for n, window in sorted(self._windows.get((model, precision), {}).items())}
-        return {n: Latency(percentile(ms, 50), percentile(ms, 99), len(ms)) for n, ms in batches.items()}
+            window = list(self._windows.get((model, precision, images), ()))
+        if not window:
+            return None
+        window.sort()  # not under the lock, for which engine workers wait
+        return Latency(percentile(window, 50), percentile(window, 99), len(window))
 
     def forget(self, model: str) -> None:
         """Drop what was measured of a model."""

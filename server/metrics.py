@@ -32,7 +32,7 @@ class Metrics:
     """All metrics, recorded here alone.
 
     Each inference request passes through :meth:`begin` and :meth:`finish` once, on the event loop; each engine call
-    through :meth:`finish_batch`, on the thread that made it.
+    through :meth:`finish_batch` and each decision of a policy through :meth:`note_decision`, where it was made.
     """
 
     def __init__(self, engine: str) -> None:
@@ -90,7 +90,7 @@ class Metrics:
         )
         self._decision = Histogram(
             "bitgear_policy_decision_duration_seconds",
-            "What the policy took to form a batch.",
+            "What the policy took for a decision, whatever came of it.",
             buckets=DECISION_BUCKETS_S,
             registry=registry,
         )
@@ -199,13 +199,16 @@ class Metrics:
         """Record an engine call."""
         model, precision = report.model.name, report.rung.precision
         self._of(self._batch_size, model, precision).observe(report.images)
-        self._decision.observe(report.decision_s)
         with self._switch_lock:
             last = self._last.get(model)
             self._last[model] = precision
         if last not in (None, precision):
             self._of(self._switches, model, last, precision).inc()
             self._of(self._switch_duration, model).observe(report.switch_ms / 1000)
+
+    def note_decision(self, duration_s: float) -> None:
+        """Record what the policy took to decide once, whether or not an engine call came of it."""
+        self._decision.observe(duration_s)
 
     def note_ladder_error(self, model: str, precision: str, error: float) -> None:
         """Record by what share recent batches of a precision take longer than the ladder says."""

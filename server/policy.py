@@ -1,5 +1,7 @@
 """Which rung of the ladder serves: what a request allows, and what a free worker runs next. No clock, no I/O."""
 
+import math
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol
@@ -47,6 +49,7 @@ class Waiting(NamedTuple):
     ``deadline_s``: when its answer must be made, on the monotonic clock. ``allowed``: the mask of :class:`Admission`.
     ``hard``: the client set the deadline, and an answer after it is worth nothing; otherwise it is the aim of the
     profile, and a late answer is still an answer. ``priority``: 0 or higher. ``images``: how many it has, 1 or more.
+    ``pinned``: it names its precision, the first rung that it allows.
     """
 
     deadline_s: float
@@ -54,6 +57,7 @@ class Waiting(NamedTuple):
     hard: bool = False
     priority: int = 0
     images: int = 1
+    pinned: bool = False
 
     @property
     def order_s(self) -> float:
@@ -67,7 +71,9 @@ class Load:
 
     ``queue``: requests for one model, in order of :attr:`Waiting.order_s`. ``arrivals_per_s``: how many requests for it
     come in, recent average. ``workers``: how many engine workers there are, the asking one included; ``busy_until_s``:
-    when each of them is expected to be free, in any order; those that are left out are free.
+    when each of them is expected to be free, in any order; those that are left out are free, all if it is empty.
+    ``elsewhere``: for each request that waits for another model, in order of it, its deadline, and the seconds that one
+    worker takes at least for it and all before it.
     """
 
     now_s: float
@@ -75,6 +81,17 @@ class Load:
     arrivals_per_s: float = 0.0
     workers: int = 1
     busy_until_s: tuple[float, ...] = ()
+    elsewhere: Sequence[tuple[float, float]] = ()
+
+    def elsewhere_s(self, until_s: float) -> float:
+        """Return how long all workers take at least for what other models' requests are due from now until then."""
+        if not self.elsewhere:
+            return 0.0
+        done, due = bisect_left(self.elsewhere, (self.now_s,)), bisect_right(self.elsewhere, (until_s, math.inf))
+        if due <= done:
+            return 0.0
+        lost_s = self.elsewhere[done - 1][1] if done else 0.0
+        return (self.elsewhere[due - 1][1] - lost_s) / self.workers
 
 
 @dataclass(frozen=True)

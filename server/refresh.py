@@ -13,8 +13,11 @@ TOLERATED_ERROR = 0.1
 MEMORY_BATCHES = 100
 """An observation has lost most of its weight after so many others."""
 
-PRIOR_BATCHES = 10
-"""What was measured at the start counts as so many observations."""
+PRIOR_BATCHES = 5
+"""What was measured at the start counts as so many observations, which are forgotten as others are.
+
+The proportions between sizes count as so many for good: nothing else is known of sizes that are not served.
+"""
 
 ENOUGH_BATCHES = 8.0
 """Weight of observations below which nothing is said of a precision itself."""
@@ -27,36 +30,75 @@ _FORGET = 1 - 1 / MEMORY_BATCHES
 
 Sums = tuple[float, float, float, float, float]
 
+_NOTHING: Sums = (0.0, 0.0, 0.0, 0.0, 0.0)
+
 
 @dataclass
 class _Track:
     """What is known of a precision: as measured, as the ladder has it now, and as observed.
 
-    ``sums``: discounted, what :func:`~server.measurement.fit` needs. ``weight``: of the observations in them;
-    ``square``: of their relative residuals.
+    ``prior``: what was measured, as if it had been observed. ``sums``: what was observed. In both an observation weighs
+    the inverse square of what was measured for its size, so that all count alike, whatever their size and whatever
+    became of the device. ``count``: of observations; ``ratios``: the sum of what they took, relative to what was
+    measured. ``start``: what that was before them, and ``trust`` for how many observations that counts. ``observed``:
+    the line that follows. All these are discounted by each batch of the precision.
+    ``weight``: of the observations, discounted by each batch of any precision; ``square``: of their relative
+    deviations, likewise. ``ratio``: what the last one took, relative to what was expected.
     """
 
     measured: Line
+    prior: Sums
     line: Line
-    sums: Sums
+    observed: Line
+    sums: Sums = _NOTHING
+    count: float = 0.0
+    ratios: float = 0.0
+    start: float = 1.0
+    trust: float = PRIOR_BATCHES
     weight: float = 0.0
     square: float = 0.0
+    ratio: float = 1.0
+
+    @property
+    def scale(self) -> float:
+        """How many times as long as measured batches take, sizes as they come."""
+        return (self.trust * self.start + self.ratios) / (self.trust + self.count)
+
+    def take(self, images: int, duration_ms: float) -> None:
+        """Take in a batch."""
+        measured_ms = self.measured.at(images)
+        self.sums = _plus(_sums(1, images, duration_ms, measured_ms), self.sums, _FORGET)
+        self.count = 1 + _FORGET * self.count
+        self.ratios = duration_ms / measured_ms + _FORGET * self.ratios
+        self.trust *= _FORGET
+        mean = self.ratios / self.count
+        weight, x, xx, y, xy = self.prior  # moved along with what is observed, so that it bends no line by itself
+        self.observed = fit(*_plus(self.sums, (weight, x, xx, mean * y, mean * xy))).scaled(self.scale / mean)
+
+    def forget(self, scale: float) -> None:
+        """Suppose that batches take so many times as long as measured, whatever was observed."""
+        self.observed = self.measured.scaled(scale)
+        self.sums, self.count, self.ratios = _NOTHING, 0.0, 0.0
+        self.start, self.trust = scale, PRIOR_BATCHES
 
 
 class Refresh:
     """Observes batches, and makes a ladder anew when it is wrong by more than :data:`TOLERATED_ERROR`.
 
-    Any thread may use it. Lines are of least squares, recursively and with forgetting. A precision that was not served
-    enough of late is what was measured at the start, times what the others have become slower since: what slows a
-    device down slows all of them, and a precision that nobody takes any more because it once was slow gets
-    another chance.
+    Any thread may use it. What slows a device down slows all batches at all precisions, so what was measured at the
+    start moves as a whole with what is observed. Of a precision that is served, observations bend its line where they
+    differ by size (least squares, recursively and with forgetting); sizes that are not served keep the proportion that
+    was measured. A precision that was not served enough of late is what was measured, times what the others have
+    become slower since: one that nobody takes any more because it once was slow gets another chance.
     """
 
     def __init__(self, ladder: Ladder, times: Times) -> None:
         self._lock = threading.Lock()
         self._ladder = ladder
         self._noise = times.noise
-        self._tracks = {name: _Track(line, line, _prior(line, ladder.max_batch)) for name, line in times.lines.items()}
+        self._tracks = {
+            name: _Track(line, _prior(line, ladder.max_batch), line, line) for name, line in times.lines.items()
+        }
         self._count = 0
 
     @property
@@ -71,7 +113,7 @@ class Refresh:
         """
         with self._lock:
             track = self._tracks.get(precision)
-            return 0.0 if track is None or track.weight < ENOUGH_BATCHES else self._error(track, fit(*track.sums))
+            return 0.0 if track is None or track.weight < ENOUGH_BATCHES else self._error(track, track.observed)
 
     def observe(self, precision: str, images: int, duration_ms: float) -> bool:
         """Take in what a batch took; return whether the ladder was made anew for it."""
@@ -79,68 +121,89 @@ class Refresh:
             track = self._tracks.get(precision)
             if track is None or images < 1:
                 return False
-            expected_ms = fit(*track.sums).at(images)
+            expected_ms = track.observed.at(images)
             ratio = min(max(duration_ms / expected_ms, 1 / OUTLIER), OUTLIER)
-            track.sums = _plus(track.sums, _FORGET, 1, images, expected_ms, ratio)
+            track.take(images, ratio * expected_ms)
             for other in self._tracks.values():
                 other.weight *= _FORGET
                 other.square *= _FORGET
             track.weight += 1
-            track.square += (ratio - 1) ** 2
+            track.square += (ratio - track.ratio) ** 2 / 2  # between neighbours: a device that changes is no noise
+            track.ratio = ratio
             self._count += 1
             if self._count % MEMORY_BATCHES == 0:  # what was observed long ago may have been forgotten since
-                wrong = any(abs(self._error(each, line)) > TOLERATED_ERROR for each, line in self._lines())
-                wrong = wrong or abs(self._observed_noise() / self._noise - 1) > TOLERATED_ERROR
+                noise = self._observed_noise() / self._noise
+                wrong = _is_off(noise) or any(self._is_wrong(each, line.scaled(noise)) for each, line in self._lines())
             else:
-                wrong = track.weight >= ENOUGH_BATCHES and abs(self._error(track, fit(*track.sums))) > TOLERATED_ERROR
+                wrong = track.weight >= ENOUGH_BATCHES and self._is_wrong(track, track.observed)
             if wrong:
                 self._rebuild()
             return wrong
 
     def _error(self, track: _Track, line: Line) -> float:
-        return max((line.at(images) / track.line.at(images) - 1 for images in (1, self._ladder.max_batch)), key=abs)
+        return max((ratio - 1 for ratio in self._ratios(track, line)), key=abs)
+
+    def _is_wrong(self, track: _Track, line: Line) -> bool:
+        """Return whether the ladder is off if batches take what the line says."""
+        return any(_is_off(ratio) for ratio in self._ratios(track, line))
+
+    def _ratios(self, track: _Track, line: Line) -> list[float]:
+        """Return how many times as long a line says as the ladder does, at the smallest batch and at the largest."""
+        return [line.at(images) / track.line.at(images) for images in (1, self._ladder.max_batch)]
 
     def _lines(self) -> list[tuple[_Track, Line]]:
         """Return for each precision the line that the ladder should have."""
-        fitted = {name: fit(*track.sums) for name, track in self._tracks.items() if track.weight >= ENOUGH_BATCHES}
-        changes = [line.at(1) / self._tracks[name].measured.at(1) for name, line in fitted.items()]
-        drift = sum(changes) / len(changes) if changes else 1.0
-        return [(track, fitted.get(name, track.measured.scaled(drift))) for name, track in self._tracks.items()]
+        drift = self._drift()
+        return [
+            (track, track.observed if track.weight >= ENOUGH_BATCHES else track.measured.scaled(drift))
+            for track in self._tracks.values()
+        ]
+
+    def _drift(self) -> float:
+        """Return how many times as long as measured the batches of late took, of whatever precision."""
+        weight = sum(track.weight for track in self._tracks.values())
+        return sum(track.weight * track.scale for track in self._tracks.values()) / weight
 
     def _observed_noise(self) -> float:
-        """Return by what factor the 90th percentile is above the lines, if residuals are normal."""
+        """Return by what factor the 90th percentile is above the lines, if deviations are normal."""
         weight = sum(track.weight for track in self._tracks.values())
         deviation = math.sqrt(sum(track.square for track in self._tracks.values()) / weight)
         return min(MAX_NOISE, 1 + _DEVIATIONS_OF_90_PERCENT * deviation)
 
     def _rebuild(self) -> None:
-        max_batch = self._ladder.max_batch
-        for track, line in self._lines():
-            track.line = line
+        drift = self._drift()
+        for track in self._tracks.values():
             if track.weight < ENOUGH_BATCHES:
-                track.sums = _prior(line, max_batch)
+                track.forget(drift)
+            track.line = track.observed
         self._noise = self._observed_noise()
         rungs = []
         for rung in self._ladder.rungs:
             line = self._tracks[rung.precision].line.scaled(self._noise)
             rungs.append(replace(rung, fixed_ms=line.fixed_ms, per_image_ms=line.per_image_ms))
-        self._ladder = Ladder.of(self._ladder.model, tuple(rungs), max_batch, self._noise)
+        self._ladder = Ladder.of(self._ladder.model, tuple(rungs), self._ladder.max_batch, self._noise)
 
 
-def _prior(line: Line, max_batch: int) -> Sums:
-    """Return the sums as if the line had been observed, half the times with one image, half with most."""
-    alone = _plus((0.0, 0.0, 0.0, 0.0, 0.0), 1.0, PRIOR_BATCHES / 2, 1, line.at(1), 1.0)
-    return _plus(alone, 1.0, PRIOR_BATCHES / 2, max_batch, line.at(max_batch), 1.0)
+def _is_off(ratio: float) -> bool:
+    """Return whether a time is too long or too short for what it is compared with."""
+    return max(ratio, 1 / ratio) > 1 + TOLERATED_ERROR
 
 
-def _plus(sums: Sums, kept: float, times: float, images: int, expected_ms: float, ratio: float) -> Sums:
-    """Return what is kept of the sums, and so many observations of ``ratio`` times the expected time."""
-    weight, x, xx, y, xy = sums
-    own = times / expected_ms**2  # squares of relative errors
-    return (
-        kept * weight + own,
-        kept * x + own * images,
-        kept * xx + own * images * images,
-        kept * y + own * ratio * expected_ms,
-        kept * xy + own * images * ratio * expected_ms,
+def _prior(measured: Line, max_batch: int) -> Sums:
+    """Return the sums as if what was measured had been observed, half of the times with one image, half with most."""
+    alone, most = (
+        _sums(PRIOR_BATCHES / 2, images, measured.at(images), measured.at(images)) for images in (1, max_batch)
     )
+    return _plus(alone, most)
+
+
+def _sums(times: float, images: int, duration_ms: float, measured_ms: float) -> Sums:
+    """Return the sums of so many observations of one kind."""
+    own = times / measured_ms**2
+    return own, own * images, own * images * images, own * duration_ms, own * images * duration_ms
+
+
+def _plus(one: Sums, other: Sums, times: float = 1.0) -> Sums:
+    """Return the sums of both, the other ones counting so many times."""
+    weight, x, xx, y, xy = (a + times * b for a, b in zip(one, other, strict=True))
+    return weight, x, xx, y, xy

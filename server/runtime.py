@@ -6,7 +6,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -78,6 +78,10 @@ class Work(Generic[T]):
     finish: Callable[[NDArray[np.float32]], T]
 
 
+Prepare = Callable[[Callable[[Wish], None]], Work[T]]
+"""Makes a request ready; tells its argument what it asks for as soon as that is known."""
+
+
 @dataclass(frozen=True)
 class Inference(Generic[T]):
     """The answer to a request, what it was asked at, and the rung that served it."""
@@ -123,14 +127,17 @@ class Runtime:
         self._warm = False
         self._closed = threading.Event()
         self._batches = 0
+        self._taking_times = threading.Lock()
         self._changing = asyncio.Lock()
         self._repository = repository
         for master in masters:
             self._serve(self._model_of(master))
+        policy = create_policy(self.conduct.policy, self.conduct.margin)
+        self._check_offered(policy)
         cores = max(available_cores(), layout.workers * layout.threads)
         self._crew = Crew(cores, layout.workers, layout.threads, spare=settings.workers)
         self.scheduler = Scheduler(
-            self.cache, self._policy_of(self.conduct), self._crew, self._note_batch, self._note_occupied
+            self.cache, policy, self._crew, self._note_batch, self._note_occupied, metrics.note_decision
         )
         self.permits = Permits(self.conduct.max_requests, settings.max_bodies_bytes, lambda: self.scheduler.drain_per_s)
         self.keys = Keys(load_keys(settings.keys))
@@ -152,23 +159,24 @@ class Runtime:
         for model in self.models:
             admit(Wish(), model.ladder, profile)
         try:
-            if (conduct.policy, conduct.margin) != (self.conduct.policy, self.conduct.margin):
-                self.scheduler.policy = self._policy_of(conduct)
+            policy = create_policy(conduct.policy, conduct.margin)
+            if conduct.policy != self.conduct.policy:  # what was accepted stays so, whichever models have gone since
+                self._check_offered(policy)
         except SettingsError as error:
             raise BadParameter(str(error), "policy") from error
+        self.scheduler.policy = policy
         self.conduct = conduct
         self.permits.limit = conduct.max_requests
         if self.settings.cache_bytes is None:
             self.cache.resize(_cache_bytes(self.settings, profile))
         await asyncio.to_thread(self._derive_all)
 
-    def _policy_of(self, conduct: Conduct) -> Policy:
-        policy = create_policy(conduct.policy, conduct.margin)
+    def _check_offered(self, policy: Policy) -> None:
+        """Raise :class:`~server.settings.SettingsError` for a policy that no model can follow."""
         asked = policy.precision if isinstance(policy, Fixed) else None
         offered = sorted({name for model in self.models for name in model.master.precisions})
         if asked is not None and offered and asked not in offered:
             raise SettingsError(f"policy {policy.name}: no model offers that; offered are {', '.join(offered)}")
-        return policy
 
     @property
     def ready(self) -> bool:
@@ -207,9 +215,10 @@ class Runtime:
 
     def _learn_aside(self, learn: Learn) -> None:
         try:
-            with self._aside():
-                before = self._batches
-            learn(lambda: self._batches == before)
+            with self._taking_times:
+                with self._aside():
+                    before = self._batches
+                learn(lambda: self._batches == before)
         except Draining:
             return
         except BaseException:  # nothing that an engine raises beside the traffic may end the server
@@ -292,8 +301,10 @@ class Runtime:
         return model
 
     def _retire(self, model: ServedModel) -> None:
-        """Forget what is known of a model that is served no more."""
-        self.cache.discard(model.master)
+        """Forget what is known of a model that is served no more, its precisions once no request needs them."""
+        # Collected on any thread, even one that holds the cache's lock: so the event loop discards.
+        gone = weakref.finalize(model, _call_soon, asyncio.get_running_loop(), self.cache.discard, model.master)
+        gone.atexit = False
         self.latencies.forget(model.name)
         self.metrics.remove_model(model.name, model.version, model.master.task)
 
@@ -313,13 +324,14 @@ class Runtime:
         return self.cache.resident(model.master)
 
     async def infer(
-        self, model: ServedModel, wish: Wish, prepare: Callable[[], Work[T]], exchange: Exchange, receive: Receive
+        self, model: ServedModel, wish: Wish, prepare: Prepare[T], exchange: Exchange, receive: Receive
     ) -> Inference[T]:
         """Return the answer to a request whose body has ended.
 
         ``wish``: what is known of it so far, for its deadline; that of the prepared work counts. ``prepare`` runs in a
-        thread. The time each phase took, and which rung served, goes to ``exchange``. ``receive`` tells whether the
-        client is still there.
+        thread; it passes the whole wish to its argument before it decodes, and lets through what that raises. The time
+        each phase took, and which rung served, goes to ``exchange``. ``receive`` tells whether the client is still
+        there.
 
         Raises what ``prepare`` and the engine raise, :class:`~server.errors.WidthNotOffered`,
         :class:`~server.errors.DeadlineExceeded`, :class:`~server.errors.Draining`, and
@@ -344,8 +356,7 @@ class Runtime:
         pending, model, exchange = request.pending, request.model, request.exchange
         try:
             began_s = time.monotonic()
-            self._check_hope(request, wish)
-            work = request.prepare()
+            work = request.prepare(lambda whole: self._check_hope(request, whole))
             exchange.asked = work.wish.asked
             admission = self._admission(request, work.wish)
             expires_s = self._expires_s(work.wish, exchange)
@@ -387,6 +398,7 @@ class Runtime:
             hard=wish.deadline_ms is not None,
             priority=wish.priority,
             images=images,
+            pinned=admission.pinned,
         )
 
     def _expires_s(self, wish: Wish, exchange: Exchange) -> float:
@@ -505,17 +517,22 @@ class Runtime:
                 _logger.exception("the precisions of %s that may be chosen now cannot all be derived", model.name)
 
     def _take_times(self, master: Master) -> Times:
-        """Measure what the precisions of a master take, and keep it unless other work disturbed it."""
-        settings, engine, before = self.settings, self.cache.engine, self._batches
-        times = measure(
-            master,
-            lambda plan: engine.derive(master, plan),
-            settings.max_batch,
-            settings.measure_s,
-            turn=self._aside,
-        )
-        if self._batches == before:
-            ladder_cache.write(self._kept, self._ladder_key(master), times)
+        """Measure what the precisions of a master take, and keep it unless other work disturbed it.
+
+        Measurements, of whatever, come one after the other: they would disturb one another, and not know.
+        """
+        settings, engine = self.settings, self.cache.engine
+        with self._taking_times:
+            before = self._batches
+            times = measure(
+                master,
+                lambda plan: engine.derive(master, plan),
+                settings.max_batch,
+                settings.measure_s,
+                turn=self._aside,
+            )
+            if self._batches == before:
+                ladder_cache.write(self._kept, self._ladder_key(master), times)
         return times
 
     @contextmanager
@@ -563,7 +580,7 @@ class _Request(Generic[T]):
     pending: "Pending[_Done[T]]"
     model: ServedModel
     exchange: Exchange
-    prepare: Callable[[], Work[T]]
+    prepare: Prepare[T]
     made_s: float
 
 
@@ -579,6 +596,11 @@ class _Prepared(Generic[T]):
 class _Done(Generic[T]):
     inference: Inference[T]
     steps: Sequence[Step]
+
+
+def _call_soon(loop: asyncio.AbstractEventLoop, call: Callable[..., object], *arguments: object) -> None:
+    with suppress(RuntimeError):  # the loop is closed: the server has ended
+        loop.call_soon_threadsafe(call, *arguments)
 
 
 def _cache_bytes(settings: Settings, profile: Profile) -> int:

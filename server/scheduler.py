@@ -19,6 +19,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +28,8 @@ from bitgear.engines import DerivedModel, ModelCache
 from server.crew import Crew
 from server.errors import DeadlineExceeded, Draining
 from server.ladder import Ladder, Rung, positions
-from server.policies.batches import hopeless
+from server.policies.batches import hopeless, narrowest_of
+from server.policies.lookahead import LOOKED_AT
 from server.policy import Dispatch, Load, Policy, Reason, Waiting
 from server.problems import RETRY_AFTER_S
 from server.registry import ServedModel
@@ -94,12 +96,11 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class BatchReport:
-    """One engine call. ``decision_s``: what the policy took to form its batch."""
+    """One engine call."""
 
     model: ServedModel
     rung: Rung
     images: int
-    decision_s: float
     switch_ms: float
     infer_ms: float
 
@@ -137,7 +138,8 @@ class Scheduler:
 
     ``policy`` may be replaced at any time. ``report`` is called after every engine call and before its answers are
     delivered: who has an answer finds it counted. ``occupied`` is called when they are, with the milliseconds that the
-    call kept its worker, from the decision to the last answer; deriving a rung is not part of that. Both on the
+    call kept its worker, from the decision to the last answer; deriving a rung is not part of that. ``decided`` is
+    called with the seconds that the policy took for a decision, once for each, while a lock is held. All on the
     worker's thread. ``clock`` gives monotonic seconds.
     """
 
@@ -148,6 +150,7 @@ class Scheduler:
         crew: Crew,
         report: Callable[[BatchReport], None] = lambda _: None,
         occupied: Callable[[BatchReport, float], None] = lambda _, __: None,
+        decided: Callable[[float], None] = lambda _: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.policy = policy
@@ -155,6 +158,7 @@ class Scheduler:
         self._crew = crew
         self._report = report
         self._occupied = occupied
+        self._decided = decided
         self._clock = clock
         self._lock = threading.Lock()
         # Lanes go with the last who holds their model: a job that waits, or the registry.
@@ -276,15 +280,15 @@ class Scheduler:
         try:
             dispatch = self.policy.dispatch(ladder, load)
             _check(dispatch, ladder, load.queue)
-            if not dispatch.members and not load.busy_until_s:
-                dispatch = _attempt(load.queue)
         except Exception:
             _logger.exception("policy %s failed; the most urgent request runs alone", self.policy.name)
             dispatch = Dispatch(rung=next(positions(load.queue[0].allowed)), members=(0,), drop=(), reason="default")
-        return dispatch, self._clock() - started_s
+        decision_s = self._clock() - started_s
+        self._decided(decision_s)
+        return dispatch, decision_s
 
     def _load(self, lane: _Lane, jobs: Sequence[Job], now_s: float, asking: int | None = None) -> Load:
-        """Return what these jobs of a lane are to a policy, and what runs in other slots than the asking one."""
+        """Return what these jobs of a lane are to a policy, what waits in other lanes, and what runs in other slots."""
         return Load(
             now_s=now_s,
             queue=[job.waiting for job in jobs],
@@ -293,7 +297,23 @@ class Scheduler:
             busy_until_s=tuple(
                 batch.expected_s for slot, batch in enumerate(self._running) if slot != asking and batch is not None
             ),
+            elsewhere=self._elsewhere(lane),
         )
+
+    def _elsewhere(self, lane: _Lane) -> Sequence[tuple[float, float]]:
+        """Return :attr:`~server.policy.Load.elsewhere` of a lane: each request at the narrowest, at the median."""
+        least_s: list[tuple[float, float]] = []
+        for model, other in self._lanes.items():
+            if other is not lane:
+                step = max(1, len(other.jobs) // LOOKED_AT)  # each stands for those behind it
+                image_s, scale = model.ladder.image_s, step / model.ladder.noise
+                least_s += [
+                    (waiting.deadline_s, scale * waiting.images * image_s[narrowest_of(waiting)])
+                    for waiting in (job.waiting for job in other.jobs[::step] if not job.gone)
+                ]
+        least_s.sort()
+        sums_s = accumulate(own_s for _, own_s in least_s)
+        return [(due_s, sum_s) for (due_s, _), sum_s in zip(least_s, sums_s, strict=True)]
 
     def _run(self, batch: _Batch) -> None:
         started_s = self._clock()
@@ -340,7 +360,7 @@ class Scheduler:
         output = derived.run(q_image)
         infer_ms = (self._clock() - started_s) * 1000
         images = len(q_image)
-        report = BatchReport(batch.model, batch.rung, images, batch.decision_s, switch_ms, infer_ms)
+        report = BatchReport(batch.model, batch.rung, images, switch_ms, infer_ms)
         self._report(report)
         first = 0
         for job in jobs:
@@ -366,17 +386,6 @@ class Scheduler:
 
 def _order(job: Job) -> float:
     return job.waiting.order_s
-
-
-def _attempt(queue: Sequence[Waiting]) -> Dispatch:
-    """Run the request with most time left after all, of a queue that cannot be served in time by what is expected.
-
-    For when nothing else runs: expectations that were too high once, such as those of a busy moment, and that refuse
-    everything, would never be corrected.
-    """
-    last = max(range(len(queue)), key=lambda position: queue[position].deadline_s)
-    others = tuple(position for position in range(len(queue)) if position != last)
-    return Dispatch(queue[last].allowed.bit_length() - 1, (last,), others, "slack")
 
 
 def _check(dispatch: Dispatch, ladder: Ladder, queue: Sequence[Waiting]) -> None:

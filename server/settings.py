@@ -21,6 +21,7 @@ from pydantic_settings import (
 from bitgear.engines.registry import KERNEL_VARIABLE
 from bitgear.errors import BitgearError
 from bitgear.machine import available_cores
+from bitgear.models import find_master
 
 ENVIRONMENT_PREFIX = "BITGEAR_"
 CONFIG_VARIABLE = "BITGEAR_CONFIG"
@@ -76,7 +77,7 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", min_length=1, description="address to listen on")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")
     models: Annotated[tuple[Path, ...], NoDecode] = Field(
-        (), description="masters, or folders of masters; empty: those shipped with bitgear"
+        (), description="masters, by path or shipped name, or folders of masters; empty: all shipped ones"
     )
     engine: str = Field("auto", description="engine that runs the models; auto: native where it was built")
     layout: Literal["throughput", "latency"] = Field(
@@ -115,7 +116,7 @@ class Settings(BaseSettings):
     max_deadline_s: float = Field(60, gt=0, le=3600, description="time after which nobody waits for an answer")
     keys: Path | None = Field(None, description="file of the keys that may send requests; none: everybody may")
     admin_key: SecretStr | None = Field(
-        None, min_length=8, max_length=256, description="key for the policy and the repository; none: nobody may"
+        None, description="key for the policy and the repository, 8 to 256 characters; none: nobody may"
     )
     profile: str = Field("default", description="active device profile")
     profiles: Path | None = Field(None, description="folder of further profiles; one of a shipped name replaces it")
@@ -152,7 +153,10 @@ class Settings(BaseSettings):
     @classmethod
     def _can_be_sent(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None:
-            check_key(value.get_secret_value())
+            key = value.get_secret_value()
+            if not 8 <= len(key) <= 256:
+                raise PydanticCustomError("key", "expected 8 to 256 characters, not {count}", {"count": len(key)})
+            check_key(key)
         return value
 
     @classmethod
@@ -172,7 +176,10 @@ def load_settings(config: Path | None = None, **arguments: object) -> Settings:
     """Return the settings: arguments win over ``BITGEAR_*`` variables, these over a TOML file, that over defaults.
 
     ``config``: the file; without it, the one that ``BITGEAR_CONFIG`` names, if any. Arguments that are None count as
-    not given. Raises :class:`SettingsError` naming every setting that is unknown or invalid.
+    not given. ``models``, whatever their source, are paths or names of shipped masters; the names become paths.
+
+    Raises :class:`SettingsError` naming every setting that is unknown or invalid, and
+    :class:`~bitgear.errors.ModelNotFound` for a model that is neither.
     """
     if config is None and os.environ.get(CONFIG_VARIABLE):
         config = Path(os.environ[CONFIG_VARIABLE])
@@ -181,9 +188,15 @@ def load_settings(config: Path | None = None, **arguments: object) -> Settings:
     if "://" in str(environment.get("port", "")):  # a service link, which happens to have the name of a setting
         del environment["port"]
     try:
-        return Settings(**{**_read_file(config), **environment, **given})
+        settings = Settings(**{**_read_file(config), **environment, **given})
     except ValidationError as error:
         raise SettingsError("; ".join(_say(item) for item in error.errors())) from error
+    return settings.model_copy(update={"models": tuple(map(_find, settings.models))})
+
+
+def _find(model: Path) -> Path:
+    """Return a folder of masters as it is, and the file of a master by its path or shipped name."""
+    return model if model.is_dir() else find_master(str(model))
 
 
 def unknown_variables(environment: Mapping[str, str]) -> Mapping[str, str | None]:

@@ -221,11 +221,11 @@ def open_files(source: Path) -> Iterator[_Files]:
 
 def _files_below(source: Path) -> Iterator[str]:
     """Yield the names of the files below a folder, also behind links, but not behind one that leads back up."""
-    above: dict[str, tuple[str, ...]] = {os.fspath(source): (os.path.realpath(source),)}
+    above: dict[Path, tuple[str, ...]] = {source: (os.path.realpath(source),)}
     for folder, inner, files in os.walk(source, followlinks=True):
-        passed = above.pop(folder)
+        passed = above.pop(Path(folder))  # a path, since os.walk says ./a where a path has a
         for name in list(inner):
-            path = os.fspath(Path(folder, name))
+            path = Path(folder, name)
             real = os.path.realpath(path)
             if real in passed:
                 inner.remove(name)

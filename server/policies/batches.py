@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from operator import attrgetter, itemgetter
 
 from server.ladder import Ladder
-from server.policy import Load, Waiting
+from server.policy import Dispatch, Load, Reason, Waiting
 
 deadline_of = itemgetter(0)
 allowed_of = itemgetter(1)
@@ -17,6 +17,11 @@ _work_of = itemgetter(1, 4)
 def narrowest(mask: int) -> int:
     """Return the last rung of a mask."""
     return mask.bit_length() - 1
+
+
+def narrowest_of(waiting: Waiting) -> int:
+    """Return the last rung that a request allows."""
+    return waiting.allowed.bit_length() - 1
 
 
 def nearest(mask: int, rung: int) -> int:
@@ -39,29 +44,60 @@ def worthwhile(ladder: Ladder, rung: int, images: float, workers: int) -> int:
     return max(ladder.efficient_batches[rung], crowd)
 
 
-def lost(ladder: Ladder, load: Load, rung_of: Callable[[int], int] = narrowest, longer: float = 1.0) -> tuple[int, ...]:
+def lost(
+    ladder: Ladder, load: Load, rung_of: Callable[[Waiting], int] = narrowest_of, longer: float = 1.0
+) -> tuple[int, ...]:
     """Return the positions of requests whose hard deadline is likely missed even if they run now and alone.
 
     Likely is what happens at the median, which ``ladder`` states with its noise: to refuse what is met every other time
-    would lose more. ``rung_of``: at which rung of its mask a request would run. ``longer``: so many times the median.
+    would lose more. ``rung_of``: at which rung a request would run. ``longer``: so many times the median.
     """
-    alone_s = [longer * time_s for time_s in ladder.alone_s]
-    # No deadline is before what the queue is sorted by.
-    end = bisect_left(load.queue, load.now_s + max(alone_s), key=attrgetter("order_s"))
+    now_s, scale = load.now_s, longer / ladder.noise / 1000
+    fixed_s = [now_s + scale * rung.fixed_ms for rung in ladder.rungs]
+    image_s = [scale * rung.per_image_ms for rung in ladder.rungs]
+
+    def within(queue: Sequence[Waiting], images: int) -> Sequence[Waiting]:
+        """Leave out of a queue what is in time if no request has more images than so many."""
+        longest_s = max(start_s + images * each_s for start_s, each_s in zip(fixed_s, image_s, strict=True))
+        # No deadline is before what the queue is sorted by.
+        return queue[: bisect_left(queue, longest_s, key=attrgetter("order_s"))]
+
+    def late(waiting: Waiting) -> bool:
+        rung = rung_of(waiting)
+        return waiting.deadline_s < fixed_s[rung] + image_s[rung] * waiting.images
+
+    urgent = within(load.queue, ladder.max_batch)
+    urgent = within(urgent, max(map(images_of, urgent), default=1))
     return tuple(
         position
-        for position, waiting in enumerate(load.queue[:end])
-        if waiting.hard and waiting.deadline_s < load.now_s + alone_s[rung_of(waiting.allowed)]
+        for position, waiting in enumerate(urgent)
+        # A backlog that has expired is long: what is over needs no closer look.
+        if waiting.hard and (waiting.deadline_s < now_s or late(waiting))
     )
+
+
+def give_up(load: Load, rung_of: Callable[[Waiting], int], reason: Reason) -> Dispatch:
+    """Return what to do with a queue that is lost altogether: drop it.
+
+    While nothing runs, the request with most time left is tried all the same, at the rung that it would run at:
+    expectations that were too high once, such as those of a busy moment, and that refuse everything, would never be
+    corrected.
+    """
+    everyone = range(len(load.queue))
+    last = max(everyone, key=lambda position: load.queue[position].deadline_s)
+    rung = rung_of(load.queue[last])
+    if load.busy_until_s:
+        return Dispatch(rung, (), tuple(everyone), reason)
+    return Dispatch(rung, (last,), tuple(position for position in everyone if position != last), reason)
 
 
 def hopeless(ladder: Ladder, load: Load, newcomer: Waiting, margin: float) -> bool:
     """Return whether a request that is not in the queue yet would be late even if all narrowed down for it.
 
-    What the workers do is finished, and what stands before it and is not lost is served by all of them in efficient
-    batches, each at the narrowest that it allows: in sum that takes what it takes at the median. Then its own time must
-    be left, as the ladder says, and of all that ``margin`` more. False if nothing waits: what may be wrong is found out
-    by trying.
+    What the workers do is finished, and what stands before it and is not lost, for other models too, is served by all
+    of them in efficient batches, each at the narrowest that it allows: in sum that takes what it takes at the median.
+    Then its own time must be left, as the ladder says, and of all that ``margin`` more. False if nothing waits for its
+    model: what may be wrong is found out by trying.
     """
     if not newcomer.hard:
         return False
@@ -72,8 +108,9 @@ def hopeless(ladder: Ladder, load: Load, newcomer: Waiting, margin: float) -> bo
         return False
     work_s = sum(until_s - load.now_s for until_s in load.busy_until_s if until_s > load.now_s)
     work_s += sum(ladder.image_s[narrowest(mask)] * images for mask, images in map(_work_of, ahead))
-    own_s = ladder.rungs[narrowest(newcomer.allowed)].latency_ms(1) / 1000
-    needed_s: float = (1 + margin) * (work_s / ladder.noise / load.workers + own_s)
+    own_s = ladder.rungs[narrowest(newcomer.allowed)].latency_ms(newcomer.images) / 1000
+    needed_s: float = work_s / ladder.noise / load.workers + load.elsewhere_s(newcomer.order_s) + own_s
+    needed_s *= 1 + margin
     return needed_s > newcomer.deadline_s - load.now_s
 
 

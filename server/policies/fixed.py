@@ -3,16 +3,16 @@
 from dataclasses import dataclass
 
 from server.ladder import Ladder
-from server.policies.batches import fill, lost, nearest, others, worthwhile
-from server.policy import Dispatch, Load
+from server.policies.batches import fill, give_up, lost, nearest, others, worthwhile
+from server.policy import Dispatch, Load, Waiting
 
 
 @dataclass(frozen=True)
 class Fixed:
     """Serves each request at ``precision``, or at the nearest it allows: the next narrower one, else the next wider.
 
-    ``precision`` None: at what each request prefers. Batches are as large as makes an image faster, and as the deadline
-    of the first request allows, unless that one is late in any case.
+    ``precision`` None, and of requests that name theirs: at what each prefers. Batches are as large as makes an image
+    faster, and as the deadline of the first request allows, unless that one is late in any case.
     """
 
     precision: str | None = None
@@ -23,16 +23,20 @@ class Fixed:
 
     def dispatch(self, ladder: Ladder, load: Load) -> Dispatch:
         aim = 0 if self.precision is None else ladder.index(self.precision) or 0
-        drop = lost(ladder, load, lambda allowed: nearest(allowed, aim))
+
+        def rung_of(waiting: Waiting) -> int:
+            return nearest(waiting.allowed, 0 if waiting.pinned else aim)
+
+        drop = lost(ladder, load, rung_of)
         left = others(len(load.queue), drop)
         if not left:
-            return Dispatch(aim, (), drop, "default")
+            return give_up(load, rung_of, "default")
         head = load.queue[left[0]]
-        rung = nearest(head.allowed, aim)
+        rung = rung_of(head)
         left_ms = 1000 * (head.deadline_s - load.now_s)
         limit = worthwhile(ladder, rung, len(left), load.workers)  # also where the first is late whatever is done
-        if left_ms >= ladder.rungs[rung].latency_ms(1):
+        if left_ms >= ladder.rungs[rung].latency_ms(head.images):
             limit = ladder.rungs[rung].images_within(left_ms, limit)
         # Not at a rung that these do not aim at, even if they allow it.
-        alike = (position for position in left if nearest(load.queue[position].allowed, aim) == rung)
+        alike = (position for position in left if rung_of(load.queue[position]) == rung)
         return Dispatch(rung, fill(load.queue, alike, rung, limit), drop, "default")

@@ -11,9 +11,11 @@ from server.policies.batches import (
     allowed_of,
     deadline_of,
     fill,
+    give_up,
     images_of,
     lost,
     narrowest,
+    narrowest_of,
     nearest,
     others,
     worthwhile,
@@ -37,7 +39,8 @@ class LookAhead:
 
     A precision is feasible if all deadlines that can still be met are met when the queue is served at it: in service
     order, in efficient batches, by all workers, each request at the nearest precision that it allows, everything
-    taking ``margin`` longer than the ladder says. Of those the one is chosen that is greatest in::
+    taking ``margin`` longer than the ladder says; and if those of other models are too, as fast as they can be served.
+    Of those the one is chosen that is greatest in::
 
         accuracy - price * seconds for an image         price = P * (accuracy / seconds at the narrowest)
 
@@ -62,12 +65,13 @@ class LookAhead:
         drop = lost(ladder, load)
         left = others(len(load.queue), drop)
         if not left:
-            return Dispatch(0, (), drop, "backlog")
+            return give_up(load, narrowest_of, "slack")
         outlook = self._outlook(ladder, load, left)
         chosen = outlook.best()
         if chosen is None:
             tight = lost(ladder, load, longer=(1 + self.margin) * ladder.noise)
-            tight = tuple(at for at in tight if not load.queue[at].priority or at in drop)
+            gone = set(drop)
+            tight = tuple(at for at in tight if not load.queue[at].priority or at in gone)
             if len(drop) < len(tight) < len(load.queue):
                 drop, left = tight, others(len(load.queue), tight)
                 outlook = self._outlook(ladder, load, left)
@@ -98,6 +102,7 @@ class _Outlook:
         self.kinds = {self.masks[0]} if self.masks.count(self.masks[0]) == len(looked_at) else set(self.masks)
         images = list(map(images_of, looked_at))
         self.images: float = 1.0 if images.count(1) == len(looked_at) else sum(images) / len(looked_at)
+        self.load = load
         self.workers = load.workers
         self.arrivals_per_s = load.arrivals_per_s
         busy_s = [until_s - load.now_s for until_s in load.busy_until_s if until_s > load.now_s]
@@ -171,6 +176,7 @@ class _Outlook:
             return 0.0  # late in any case, and alone
         request_s = self.least_s / self.count
         work_s = (self.least_s - request_s + first_s + sum(self.others_s)) / self.workers
+        work_s += self.load.elsewhere_s(self.now_s + self.room_s)
         chance = _overwhelmed(work_s, self.room_s, self.arrivals_per_s, request_s / self.workers)
         return chance * self.ladder.rungs[narrowest(self.masks[0])].accuracy / request_s
 
@@ -199,10 +205,12 @@ class _Outlook:
         batch = self.ladder.efficient_batches[rung]
         piece = max(batch, -(-len(masks) // PIECES))
         shared = self.each * piece > batch  # a piece is several batches, by all workers
+        own = [(self.now_s, first_s)]  # when what is due here until then is done
         all_free_s = max(free_s)
         times = [(mask, *self._times(nearest(mask, rung))) for mask in self.kinds]
         for start in range(0, len(masks), piece):
-            due_s = min(deadlines_s[start : start + piece]) - self.now_s
+            until_s = min(deadlines_s[start : start + piece])
+            due_s = until_s - self.now_s
             part = masks[start : start + piece] if len(times) > 1 else ()
             work_s = 0.0
             for mask, batch_s, request_s, requests in times:  # in efficient batches
@@ -213,7 +221,14 @@ class _Outlook:
             else:
                 done_s = free_s[0] + work_s
                 heapq.heapreplace(free_s, done_s)
-            if done_s > due_s:
+            if done_s + self.longer * self.load.elsewhere_s(until_s) > due_s:
+                return False
+            own.append((until_s, done_s))
+        # What other models wait for must be in time as well, with what is due here before it.
+        elsewhere = self.load.elsewhere
+        for until_s, _ in elsewhere[bisect_left(elsewhere, (self.now_s,)) :: max(1, len(elsewhere) // PIECES)]:
+            done_s = own[max(0, bisect_left(own, (until_s,)) - 1)][1]
+            if done_s + self.longer * self.load.elsewhere_s(until_s) > until_s - self.now_s:
                 return False
         return True
 

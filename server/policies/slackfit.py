@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from server.ladder import Ladder, positions
-from server.policies.batches import fill, lost, narrowest, others
+from server.policies.batches import fill, give_up, lost, narrowest, narrowest_of, others
 from server.policy import Dispatch, Load
 
 BUCKETS = 16
@@ -32,7 +32,7 @@ class SlackFit:
         drop = lost(ladder, load)
         left = others(len(load.queue), drop)
         if not left:
-            return Dispatch(0, (), drop, "slack")
+            return give_up(load, narrowest_of, "slack")
         head = load.queue[left[0]]
         slack_ms = 1000 * (head.deadline_s - load.now_s) / (1 + self.margin)
         pairs = _pairs(ladder, head.allowed)

@@ -10,7 +10,7 @@ from server import errors
 from server.controls import Controls, read_controls
 from server.exchange import Exchange, ServedAt, exchange_of
 from server.metrics import Metrics
-from server.precision import PRECISION_HEADER, SOURCE_HEADER, VARY, to_wish
+from server.precision import PRECISION_HEADER, SOURCE_HEADER, VARY, Wish, to_wish
 from server.registry import ServedModel
 from server.runtime import Inference, Runtime, Work
 from server.tasks import Task
@@ -56,13 +56,13 @@ async def serve(
     model: ServedModel,
     task: Task[Any, Any],
     receive: Callable[[Callable[[int], None]], Awaitable[Body]],
-    prepare: Callable[[Body, Controls], Work[T]],
+    prepare: Callable[[Body, Controls, Callable[[Wish], None]], Work[T]],
 ) -> Inference[T]:
     """Return the answer to a request that was begun.
 
     What is wrong in headers and query is refused before ``receive`` reads the body, which tells its argument how many
-    bytes have come. ``prepare`` makes work of the body
-    and of the controls so far, in a thread.
+    bytes have come. ``prepare`` makes work of the body and of the controls so far, in a thread; it passes the whole
+    wish to its last argument before it decodes.
     """
     exchange = exchange_of(request.scope)
     exchange.target_s = runtime.slo_s(model, runtime.profile)
@@ -73,7 +73,7 @@ async def serve(
         runtime.profile_of(wish)
         task.options(controls, model.master.labels)
         body = await receive(permit.add)
-        return await runtime.infer(model, wish, lambda: prepare(body, controls), exchange, request.receive)
+        return await runtime.infer(model, wish, lambda known: prepare(body, controls, known), exchange, request.receive)
 
 
 def timing_ms(exchange: Exchange) -> Mapping[str, float]:

@@ -52,7 +52,8 @@ def policy_routes(runtime: Runtime) -> APIRouter:
         headers = request.scope["headers"]
         check_admin(admin_key, headers)
         body = await receive_body(headers, request.receive, MAX_BODY_BYTES, runtime.settings.body_timeout_s)
-        await runtime.adopt(runtime.conduct.changed(parse_json(body)))
-        return Response(to_json(runtime.conduct.model_dump()), media_type=JSON)
+        conduct = runtime.conduct.changed(parse_json(body))
+        await runtime.adopt(conduct)
+        return Response(to_json(conduct.model_dump()), media_type=JSON)  # whatever another one has changed meanwhile
 
     return router

@@ -20,7 +20,7 @@ from server.metrics import Metrics
 from server.middleware import Endpoint
 from server.negotiation import preferred_type
 from server.openapi import image_request, model_request
-from server.precision import to_wish
+from server.precision import Wish, to_wish
 from server.problems import documented
 from server.registry import ServedModel
 from server.routes.inference import REFUSALS, answer_headers, begin, serve, timing_ms
@@ -95,8 +95,8 @@ def _inference(task: Task[Any, Any], runtime: Runtime, metrics: Metrics) -> Endp
                 request.scope["headers"], request.receive, settings.max_body_bytes, settings.body_timeout_s, note
             )
 
-        def prepare(upload: Upload, controls: Controls) -> Work[_Finding]:
-            return _open(task, model.master, upload, controls, settings.max_pixels)
+        def prepare(upload: Upload, controls: Controls, known: Callable[[Wish], None]) -> Work[_Finding]:
+            return _open(task, model.master, upload, controls, known, settings.max_pixels)
 
         return _answer(model, await serve(request, runtime, model, task, receive, prepare), exchange)
 
@@ -126,13 +126,19 @@ class _Finding:
 
 
 def _open(
-    task: Task[Any, Any], master: Master, upload: Upload, controls: Controls, limit_pixels: int
+    task: Task[Any, Any],
+    master: Master,
+    upload: Upload,
+    controls: Controls,
+    known: Callable[[Wish], None],
+    limit_pixels: int,
 ) -> Work[_Finding]:
-    """Make an upload ready for the engine. Decodes the image: not for the event loop."""
+    """Make an upload ready for the engine. Decodes the image, once ``known`` was told: not for the event loop."""
     form = open_upload(upload)
     controls = add_controls(task.controls, controls, form.fields)
     wish = to_wish(controls)
     options = task.options(controls, master.labels)
+    known(wish)
     picture = decode_picture(form.image, limit_pixels)
     q_image, place = task.preprocess(picture, master.input)
 
@@ -173,7 +179,7 @@ def _summary(model: ServedModel) -> dict[str, Any]:
         "name": model.name,
         "version": model.version,
         "task": master.task,
-        "precisions": [rung.said for rung in model.ladder.rungs],
+        "precisions": errors.listed(rung.said for rung in model.ladder.rungs),
         "default_precision": max(master.widths),
         "classes": len(master.labels),
         "input": {"height": master.input.height_px, "width": master.input.width_px},
@@ -193,7 +199,7 @@ def _ladder(runtime: Runtime, model: ServedModel) -> dict[str, Any]:
 
 def _rung(runtime: Runtime, model: ServedModel, rung: Rung, resident_bytes: int | None) -> dict[str, Any]:
     measured = model.master.metrics(rung.precision)
-    latency = runtime.latencies.of(model.name, rung.precision).get(1)
+    latency = runtime.latencies.of(model.name, rung.precision)
     reason = runtime.profile.excludes(rung.mean_bits)
     return {
         "precision": rung.said,

@@ -18,7 +18,7 @@ from server.metrics import UNKNOWN, Metrics
 from server.middleware import Endpoint
 from server.negotiation import preferred_type
 from server.openapi import infer_request, model_request
-from server.precision import MAX_DEADLINE_MS, to_wish
+from server.precision import MAX_DEADLINE_MS, Wish, to_wish
 from server.problems import documented
 from server.registry import ServedModel
 from server.routes.inference import REFUSALS, answer_headers, begin, serve, timing_ms
@@ -118,8 +118,8 @@ def infer_endpoint(runtime: Runtime, metrics: Metrics) -> Endpoint:
                 request.scope["headers"], request.receive, settings.max_body_bytes, settings.body_timeout_s, note
             )
 
-        def prepare(body: bytes, controls: Controls) -> Work[_Answer]:
-            return _open(model, body, json_bytes, binary_outputs, controls, settings.max_pixels)
+        def prepare(body: bytes, controls: Controls, known: Callable[[Wish], None]) -> Work[_Answer]:
+            return _open(model, body, json_bytes, binary_outputs, controls, known, settings.max_pixels)
 
         inference = await serve(request, runtime, model, task, receive, prepare)
         return _answer(model, inference, exchange)
@@ -164,9 +164,10 @@ def _open(
     json_bytes: int | None,
     binary_outputs: bool,
     controls: Controls,
+    known: Callable[[Wish], None],
     limit_pixels: int,
 ) -> Work[_Answer]:
-    """Make a request ready for the engine. Decodes images: not for the event loop."""
+    """Make a request ready for the engine. Decodes images, once ``known`` was told: not for the event loop."""
     master = model.master
     task = TASKS[master.task]
     request = open_request(body, json_bytes, INPUT, binary_outputs=binary_outputs)
@@ -177,6 +178,7 @@ def _open(
     wish = to_wish(controls)
     options = task.options(controls, master.labels)
     wanted = resolve_outputs(request, master)
+    known(wish)
     network_input = to_network(request.input, task, master.input, limit_pixels, model.ladder.max_batch)
 
     def finish(output: NDArray[np.float32]) -> _Answer:

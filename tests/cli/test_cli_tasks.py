@@ -1,17 +1,26 @@
 """The command line for masters that detect and that segment."""
 
+import contextlib
+import itertools
 import json
+import socket
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from bitgear_client import Client
 from PIL import Image
+from typer.testing import CliRunner
 
+from bitgear import cli
 from bitgear.checkpoint import read_master, write_master
 from bitgear.engines import create_engine
+from bitgear.errors import ServerUnreachable
 from bitgear.evaluate import evaluate_master, read_data
-from bitgear.tasks.drawing import draw_mask
+from bitgear.tasks.detect import Detection
+from bitgear.tasks.drawing import color, draw_boxes, draw_mask
 from tests.cli.test_cli import bitgear
 from tests.masters import named_plan, tiny_master
 from tests.serving import running
@@ -134,9 +143,13 @@ def test_data_of_other_classes_is_refused(areas: Path, mapped: Path) -> None:
         ["--model", "BOXES", "--draw", "nowhere/x.png"],
         ["--model", "BOXES", "--draw", "."],
         ["--model", "BOXES", "--confidence", "nan"],
+        ["--model", "BOXES", "--top-k", "3"],
+        ["--model", "resnet20-cifar10", "--confidence", "0.25"],
+        ["--url", "http://127.0.0.1:9", "--engine", "auto"],
+        ["--url", "http://127.0.0.1:9", "--model", "BOXES"],
     ],
 )
-def test_what_cannot_be_drawn_is_refused(arguments: list[str], boxes: Path, photo: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_used_is_refused(arguments: list[str], boxes: Path, photo: Path, tmp_path: Path) -> None:
     done = bitgear("predict", photo, *[boxes if a == "BOXES" else a for a in arguments])
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
@@ -151,6 +164,55 @@ def test_a_picture_longer_than_its_format_holds_is_refused(boxes: Path, tmp_path
     assert "WebP holds 16383 pixels a side, the picture has 16384x8; draw a PNG [bitgear]" in done.stderr
     assert "Traceback" not in done.stderr
     assert not drawn.exists()
+
+
+def test_the_commonest_classes_are_told_apart_by_colour() -> None:
+    colors = np.array([color(class_id) for class_id in range(12)], float)
+    apart = [np.linalg.norm(one - other) for one, other in itertools.combinations(colors, 2)]
+    assert min(apart) > 80
+
+
+def test_every_class_has_a_colour_and_neighbours_are_apart() -> None:
+    colors = np.array([color(class_id) for class_id in range(256)], float)
+    assert colors.min() >= 0
+    assert colors.max() <= 255
+    assert min(np.linalg.norm(np.diff(colors, axis=0), axis=1)) > 80
+
+
+def test_no_box_hides_a_name() -> None:
+    pixels = np.zeros((100, 120, 3), np.uint8)
+    below = Detection("below", 0, 0.5, (10.0, 40.0, 100.0, 90.0))
+    best = Detection("best", 1, 0.9, (20.0, 20.0, 80.0, 95.0))  # its left side crosses the other's name
+    alone, both = draw_boxes(pixels, [below]), draw_boxes(pixels, [best, below])
+    name = (slice(29, 39), slice(11, 60))
+    assert (alone[name].reshape(-1, 3) == color(0)).all(axis=1).any()
+    np.testing.assert_array_equal(both[name], alone[name])
+
+
+def test_a_server_that_cannot_be_reached_is_named_at_once(photo: Path) -> None:
+    with closed_port() as port:
+        done = bitgear("predict", photo, "--url", f"http://127.0.0.1:{port}")
+    assert done.returncode == 1
+    said = f"cannot reach http://127.0.0.1:{port}: connection refused; is the server running?"
+    assert done.stderr == f"error: {said} [server-unreachable]\n"
+
+
+def test_a_server_is_not_waited_for(photo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def wait(seconds: float) -> None:
+        raise AssertionError(f"waits {seconds} s")
+
+    monkeypatch.setattr(Client.__init__, "__kwdefaults__", Client.__init__.__kwdefaults__ | {"sleep": wait})
+    with closed_port() as port:
+        result = CliRunner().invoke(cli.app, ["predict", str(photo), "--url", f"http://127.0.0.1:{port}"])
+    assert isinstance(result.exception, ServerUnreachable)
+
+
+@contextlib.contextmanager
+def closed_port() -> Iterator[int]:
+    """A port that nobody listens on and nobody else gets."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield taken.getsockname()[1]
 
 
 def test_a_class_name_of_several_lines_is_drawn_in_one() -> None:
@@ -172,16 +234,21 @@ def test_a_server_tells_the_same(kind: str, precision: str, photo: Path, tmp_pat
     masters = {name: master.with_plans([named_plan(master)]) for name, master in masters.items()}
     write_master(masters["tiny"], tmp_path / "tiny.safetensors")
     write_master(masters[kind], tmp_path / "local.safetensors")
-    options = ("--precision", precision, "--confidence", "0.05")
+    own = {"tiny": ("--top-k", "2"), "boxes": ("--confidence", "0.05"), "areas": ()}
+    options = ("--precision", precision, *own[kind])
     with running(tmp_path, further=(masters["boxes"], masters["areas"])) as server:
         asked = ("predict", photo, "--model", kind, "--url", f"http://127.0.0.1:{server.port}", *options)
         remote, drawn = bitgear(*asked), bitgear(*asked, "--draw", tmp_path / "remote.png")
         undrawable = bitgear(*asked, "--draw", tmp_path / "remote.tiff")
+        unfit = bitgear(*asked, *(("--confidence", "0.05") if kind == "tiny" else ("--top-k", "2")))
+        unknown = bitgear("predict", photo, "--model", "nothing", "--url", f"http://127.0.0.1:{server.port}")
     assert remote.returncode == 0, remote.stderr
     here = ("predict", photo, "--model", tmp_path / "local.safetensors", *options)
     assert remote.stdout.splitlines()[1:] == bitgear(*here).stdout.splitlines()[1:]
     assert f" at {precision}{' bits' if precision == '4' else ''} (request: asked)" in remote.stdout
-    assert undrawable.returncode == 2
+    assert undrawable.returncode == unfit.returncode == 2
+    assert unknown.stderr.startswith("error: 404 model-not-found: ")
+    assert "with --url, --model is a model's name on the server [model-not-found]" in unknown.stderr
     assert not (tmp_path / "remote.tiff").exists()
     if kind == "tiny":  # nothing to paint
         assert drawn.returncode == 2

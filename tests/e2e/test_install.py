@@ -92,6 +92,7 @@ def test_wheel_holds_packages_data_and_extension(tmp_path: Path):
     extensions = {name for name in names if name.startswith("bitgear/_native.") and not name.endswith(".pyi")}
     assert len(extensions) == (importlib.util.find_spec("bitgear._native") is not None)
     assert names - extensions == sources(INSTALLED)
+    assert any(name.endswith(".dist-info/licenses/NOTICE") for name in zipfile.ZipFile(wheel).namelist())
 
 
 def test_source_distribution_holds_what_a_build_takes(tmp_path: Path):
@@ -101,5 +102,5 @@ def test_source_distribution_holds_what_a_build_takes(tmp_path: Path):
     with tarfile.open(tmp_path / f"{folder}.tar.gz") as archive:
         names = {name.removeprefix(f"{folder}/") for name in archive.getnames()}
     assert names >= sources(INSTALLED | {".cpp", ".h"})
-    around = {"CMakeLists.txt", "PKG-INFO", "README.md", "constraints.txt", "pyproject.toml"}
+    around = {"CMakeLists.txt", "NOTICE", "PKG-INFO", "README.md", "constraints.txt", "pyproject.toml"}
     assert {name.partition("/")[0] for name in names} == {*PACKAGES, *around}

@@ -1,6 +1,6 @@
 from pathlib import Path
 
-from server.latencies import WINDOW_CALLS, percentile
+from server.latencies import WINDOW_CALLS, Latencies, Latency, percentile
 from tests.serving import PATH, png, running
 
 
@@ -26,3 +26,15 @@ def testpercentiles_are_of_the_nearest_rank() -> None:
     assert (percentile([7.0], 50), percentile([7.0], 99)) == (7, 7)
     assert (percentile([1.0, 2.0], 50), percentile([1.0, 2.0], 99)) == (1, 2)
     assert WINDOW_CALLS == 1000
+
+
+def test_latencies_are_of_one_size_of_batch() -> None:
+    latencies = Latencies()
+    for i in range(WINDOW_CALLS + 100):
+        latencies.note("m", "8", 1, float(i))
+    latencies.note("m", "8", 16, 5.0)
+    assert latencies.of("m", "8") == Latency(599.0, 1089.0, WINDOW_CALLS)
+    assert latencies.of("m", "8", 16) == Latency(5.0, 5.0, 1)
+    assert latencies.of("m", "8", 2) is latencies.of("m", "4") is latencies.of("n", "8") is None
+    latencies.forget("m")
+    assert latencies.of("m", "8", 16) is None

@@ -190,7 +190,7 @@ def _listening_port(server: Process) -> int:
     [
         ({"profile": "none"}, "settings-invalid profile 'none' is unknown"),
         ({"threads": "many"}, "settings-invalid setting 'threads' is 'many'"),
-        ({"models": "/nonexistent.safetensors"}, "checkpoint-not-found /nonexistent.safetensors"),
+        ({"models": "/nonexistent.safetensors"}, "model-not-found '/nonexistent.safetensors' is neither a file nor"),
         ({"engine": "magic"}, "engine-unavailable"),
     ],
 )

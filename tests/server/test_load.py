@@ -285,6 +285,78 @@ def test_what_would_be_late_for_what_waits_is_refused_before_it_is_decoded(tmp_p
     asyncio.run(scenario())
 
 
+@pytest.mark.parametrize("wire", ["json", "v2"])
+def test_what_the_body_says_counts_before_a_request_is_refused(tmp_path: Path, gate: Gate, wire: str) -> None:
+    """Controls may stand in headers and in the body; whether there is hope is known by all of them."""
+    profiles = tmp_path / "profiles"
+    profiles.mkdir()
+    (profiles / "strict.toml").write_text('name = "strict"\nfloor = 4\ndefault = 8\n')
+
+    async def scenario() -> None:
+        async with started(
+            tmp_path, gate, engine_workers=1, measure_s=0, profiles=profiles, profile="strict", max_deadline_s=3600
+        ) as app:
+            runtime = app.state.runtime
+            (model,) = runtime.models
+            times = Times({name: Line(0.0, 2000.0) for name in model.master.precisions}, noise=1.0)
+            model.ladder = measured_ladder(model.master, times, 4)
+            model.refresh = Refresh(model.ladder, times)
+            gate.close()
+            runs = [asyncio.create_task(Exchanged(headers=[("Deadline-Ms", "500000")]).run(app))]
+            await until(lambda: len(gate.calls) == 1, "one runs")
+            runs.append(asyncio.create_task(Exchanged(headers=[("Deadline-Ms", "5000")]).run(app)))
+            await until(lambda: runtime.scheduler.depth(model) == 1, "one waits")
+
+            async def problem(headers: dict[str, str], fields: dict[str, object]) -> str:
+                picture = base64.b64encode(b"no picture").decode()
+                document: dict[str, object] = {"image": picture, **fields}
+                if wire == "v2":
+                    image = {"name": "image", "shape": [1], "datatype": "BYTES", "data": [picture]}
+                    document = {"inputs": [image], "parameters": fields}
+                request = Exchanged(
+                    body=json.dumps(document).encode(),
+                    path="/v2/models/tiny/infer" if wire == "v2" else PATH,
+                    headers=[("Content-Type", "application/json"), *headers.items()],
+                )
+                return str(json.loads((await request.run(app)).answer)["type"]).rpartition(":")[2]
+
+            # with the one that runs and the one that waits, six seconds, and a tenth more
+            within = {"Deadline-Ms": "5500"}
+            assert await problem(within, {}) == "deadline-exceeded"
+            assert await problem({}, {"deadline_ms": 5500}) == "deadline-exceeded"
+            decoded = await problem({"Deadline-Ms": "7000"}, {})
+            assert decoded != "deadline-exceeded"
+            assert await problem(within, {"priority": 1}) == decoded  # goes before the one that waits
+            later = {"Deadline-Ms": "7000", "Precision": "2"}
+            assert await problem(later, {"device_profile": "default"}) == decoded
+            assert await problem(later, {}) == "width-not-offered"
+            gate.open.set()
+            assert [each.status for each in await asyncio.gather(*runs)] == [200, 200]
+
+    asyncio.run(scenario())
+
+
+def test_what_waits_for_a_model_that_goes_derives_nothing_anew(tmp_path: Path, gate: Gate) -> None:
+    async def scenario() -> None:
+        async with started(tmp_path, gate, engine_workers=1, measure_s=0, max_batch=2) as app:
+            runtime = app.state.runtime
+            (model,) = runtime.models
+            master, before = model.master, runtime.cache.stats().derivations
+            del model
+            gate.close()
+            runs = [asyncio.create_task(Exchanged().run(app))]
+            await until(lambda: len(gate.calls) == 1, "one runs")
+            runs += [asyncio.create_task(Exchanged().run(app)) for _ in range(10)]
+            await until(lambda: runtime.scheduler.depth(runtime.models.get("tiny")) == 10, "ten wait")
+            await runtime.unload("tiny")
+            gate.open.set()
+            assert [each.status for each in await asyncio.gather(*runs)] == [200] * 11
+            assert runtime.cache.stats().derivations == before
+            await until(lambda: not runtime.cache.resident(master), "nothing is kept once the last has its answer")
+
+    asyncio.run(scenario())
+
+
 def test_a_deadline_beyond_what_anybody_waits_does_not_starve(tmp_path: Path, gate: Gate) -> None:
     async def scenario() -> None:
         async with started(tmp_path, gate, engine_workers=1, measure_s=0, max_deadline_s=5) as app:
@@ -367,7 +439,7 @@ def test_nothing_is_left_behind(tmp_path: Path, gate: Gate) -> None:
     """Threads, descriptors and tasks are as many after a thousand requests of all kinds as before."""
 
     async def scenario() -> None:
-        async with started(tmp_path, gate, workers=1) as app:
+        async with started(tmp_path, gate, workers=1, measure_s=0) as app:
 
             async def round_(count: int) -> tuple[int, int, int]:
                 for _ in range(count):

@@ -21,7 +21,7 @@ from server import answers
 from server.errors import BadParameter as BoundsContradict
 from server.errors import WidthNotOffered
 from server.ladder import Ladder, positions
-from server.measurement import Line, Times, assumed_ladder, measured_ladder
+from server.measurement import Line, Times, measured_ladder
 from server.policies.fixed import Fixed
 from server.policies.lookahead import LookAhead
 from server.policies.slackfit import SlackFit
@@ -49,6 +49,7 @@ def planned_master(seed: int = 0) -> Master:
 
 MASTER = planned_master()
 NAMES = [each.name for each in MASTER.plans]
+LISTED = [8, 7, 6, 5, 4, 3, 2, "blind", "mixed-a", "mixed-b"]
 
 
 @pytest.fixture(scope="module")
@@ -116,9 +117,7 @@ def test_plans_with_a_batch_norm_of_their_own_are_not_served_without_it() -> Non
 @pytest.mark.parametrize("place", ["header", "query", "multipart", "json", "v2"])
 def test_an_unknown_plan_is_refused_with_what_there_is(server: Running, place: str) -> None:
     answer = asked(server, place, "mixed-z")
-    offered = [rung.said for rung in assumed_ladder(MASTER, 16).rungs]
-    assert set(offered) == {*MASTER.widths, *NAMES}
-    document = server.refused(answer, 422, "width-not-offered", offered_precisions=offered)
+    document = server.refused(answer, 422, "width-not-offered", offered_precisions=LISTED)
     assert all(name in document["detail"] for name in NAMES)
 
 
@@ -141,12 +140,12 @@ def test_models_and_ladders_tell_of_plans(server: Running) -> None:
     model = server.client.get("/v1/models/planned").json()
     answers.ModelDetail.model_validate(model)
     answers.Ladder.model_validate(server.client.get("/v1/models/planned/ladder").json())
-    assert set(model["precisions"]) == {*MASTER.widths, *NAMES}
+    assert model["precisions"] == LISTED
     assert model["default_precision"] == 8
     assert model["accuracy"]["mixed-a"] == {"top1": 0.6, "images": 100}
     assert "blind" not in model["accuracy"]
     rungs = {rung["precision"]: rung for rung in server.client.get("/v1/models/planned/ladder").json()["rungs"]}
-    assert list(rungs) == model["precisions"]
+    assert set(rungs) == set(model["precisions"])
     for name in NAMES:
         assert rungs[name]["mean_bits"] == round(mean_bits(MASTER.graph, MASTER.plan(name)), 4)
         assert rungs[name]["offered"]
@@ -157,6 +156,18 @@ def test_models_and_ladders_tell_of_plans(server: Running) -> None:
     assert rungs["mixed-b"]["latency_ms"]["count"] >= 1
     described = server.client.get("/v2/models/planned").json()["parameters"]["precisions"]
     assert described == ",".join(map(str, rungs))
+
+
+def test_precisions_are_listed_alike_whatever_is_measured(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = {str(bits): Line(1.0, float(bits)) for bits in MASTER.widths}
+    served = server.app.state.runtime.models.get("planned")
+    for blind_ms, fast_ms in ((9.0, 2.2), (2.2, 9.0)):
+        plans = {"mixed-a": Line(1.0, 4.5), "mixed-b": Line(1.0, fast_ms), "blind": Line(1.0, blind_ms)}
+        monkeypatch.setattr(served, "ladder", measured_ladder(MASTER, Times(lines | plans, 1.2), 8))
+        assert server.client.get("/v1/models/planned").json()["precisions"] == LISTED
+        assert asked(server, "header", "mixed-z").json()["offered_precisions"] == LISTED
+        rungs = server.client.get("/v1/models/planned/ladder").json()["rungs"]
+        assert [rung["precision"] for rung in rungs] == [rung.said for rung in served.ladder.rungs] != LISTED
 
 
 def test_bounds_are_of_the_mean_width(server: Running) -> None:

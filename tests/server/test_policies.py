@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.ladder import Ladder, positions
-from server.policies import create_policy
-from server.policies.batches import hopeless
+from server.policies import create_policy, lookahead
+from server.policies.batches import hopeless, lost
 from server.policies.fixed import Fixed
 from server.policies.lookahead import LookAhead, _overwhelmed
 from server.policies.slackfit import SlackFit
@@ -53,11 +53,14 @@ def loads(draw: st.DrawFn, ladder: Ladder) -> Load:
         st.booleans(),
         st.integers(0, 1),
         st.just(1) | st.integers(1, ladder.max_batch),
+        st.booleans(),
     )
     queue = sorted(draw(st.lists(waiting, min_size=1, max_size=80)), key=lambda one: one.order_s)
     workers = draw(st.integers(1, 4))
     busy = draw(st.lists(st.floats(99, 101), max_size=workers))
-    return Load(100.0, tuple(queue), draw(st.floats(0, 1000)), workers, tuple(busy))
+    orders_s = sorted(draw(st.lists(st.floats(99, 101), max_size=20)))
+    elsewhere = [(order_s, 0.005 * count) for count, order_s in enumerate(orders_s, 1)]
+    return Load(100.0, tuple(queue), draw(st.floats(0, 1000)), workers, tuple(busy), elsewhere)
 
 
 @given(st.data(), st.sampled_from(NAMES))
@@ -78,8 +81,8 @@ def test_what_every_policy_keeps_to(data: st.DataObject, name: str) -> None:
         one = queue[position]
         rungs = list(positions(one.allowed))
         if name.startswith("fixed"):  # which serves it at one rung alone
-            rungs = [max(rungs, key=lambda rung: ladder.rungs[rung].latency_ms(1))]
-        alone_s = min(ladder.rungs[rung].latency_ms(1) for rung in rungs[-1:]) / 1000
+            rungs = [max(rungs, key=lambda rung: ladder.rungs[rung].latency_ms(one.images))]
+        alone_s = ladder.rungs[rungs[-1]].latency_ms(one.images) / 1000
         if name == "look-ahead" and not one.priority:  # gives way where some must
             alone_s *= 1 + LookAhead.margin
         assert one.hard
@@ -116,6 +119,38 @@ def test_fixed() -> None:
     # 8 bits take 10 ms, and 5 more for each further image: two fit 16 ms
     assert Fixed("8").dispatch(THREE, load_of(queue_of(16, 16, 16))).members == (0, 1)
     assert Fixed("8").dispatch(THREE, load_of(queue_of(5, 16))) == Dispatch(0, (1,), (0,), "default")
+
+
+def test_fixed_keeps_to_what_is_pinned() -> None:
+    pinned = Waiting(100.1, 0b111, pinned=True)  # at 8 bits, leniently
+    queue = (pinned, Waiting(100.1, 0b111), pinned)
+    assert Fixed("4").dispatch(THREE, load_of(queue)) == Dispatch(0, (0, 2), (), "default")
+    assert Fixed("4").dispatch(THREE, load_of(queue[1:])) == Dispatch(1, (0,), (), "default")
+    assert Fixed("4").dispatch(THREE, load_of((pinned._replace(deadline_s=100.007, hard=True),))).drop == (0,)
+
+
+@pytest.mark.parametrize(("name", "rung"), [("look-ahead", 2), ("slackfit", 2), ("fixed", 0), ("fixed-4", 1)])
+def test_one_of_a_queue_that_is_lost_is_tried_while_nothing_runs(name: str, rung: int) -> None:
+    policy = create_policy(name)
+    queue = queue_of(1, 3, 2)
+    dispatch = policy.dispatch(THREE, Load(100.0, queue))
+    assert (dispatch.rung, dispatch.members, dispatch.drop) == (rung, (1,), (0, 2))
+    dispatch = policy.dispatch(THREE, Load(100.0, queue, workers=2, busy_until_s=(99.0,)))
+    assert (dispatch.members, dispatch.drop) == ((), (0, 1, 2))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_several_images_are_lost_if_all_of_them_are(name: str) -> None:
+    # eight take 18 ms at the narrowest, whatever one takes
+    many = queue_of(17)[0]._replace(images=8)
+    queue = (many, *queue_of(*[30] * 4))
+    dispatch = create_policy(name).dispatch(THREE, load_of(queue))
+    assert (dispatch.members[0], dispatch.drop) == (1, (0,))
+    in_time = create_policy(name).dispatch(THREE, load_of((many._replace(deadline_s=100.05), *queue_of(60))))
+    assert (in_time.members[0], in_time.drop) == (0, ())
+    # behind one that has more time than a single image takes, and a late one
+    queue = (queue_of(-1)[0], *queue_of(15), many, queue_of(100)[0])
+    assert create_policy(name).dispatch(THREE, load_of(queue)).drop == (0, 2)
 
 
 def test_slackfit_takes_what_the_slack_of_the_first_can_bear() -> None:
@@ -209,6 +244,46 @@ def test_who_is_late_for_what_waits() -> None:
     assert not late(load_of(()), 10)
     assert not hopeless(THREE, load_of(queue), newcomer[21]._replace(hard=False), 0.0)
     assert not hopeless(THREE, load_of(queue), newcomer[21]._replace(priority=1), 0.0)
+    # a second model's work that is due before counts, what is lost or due later does not
+    elsewhere = ((99.0, 5.0), (100.01, 5.002), (100.022, 5.004), (100.03, 9.0))
+    assert not late(load_of(queue), 23)
+    assert late(replace(load_of(queue), elsewhere=elsewhere), 23)
+    assert not late(replace(load_of(queue), elsewhere=elsewhere[:1]), 23)
+    assert not late(replace(load_of(queue), elsewhere=elsewhere[-1:]), 23)
+    assert not late(replace(load_of(()), elsewhere=elsewhere), 10)  # nothing of its own waits
+
+
+def test_what_other_models_wait_for() -> None:
+    load = Load(100.0, (), workers=2, elsewhere=((99.0, 1.0), (100.5, 1.5), (101.0, 3.0)))
+    due_s = (0, 99, 100, 100.5, 100.6, 101, 102, math.inf)
+    assert [load.elsewhere_s(at) for at in due_s] == [0, 0, 0, 0.25, 0.25, 1, 1, 1]
+    assert Load(100.0, ()).elsewhere_s(math.inf) == 0
+
+
+def test_look_ahead_narrows_for_other_models() -> None:
+    queue = queue_of(*[67] * 8)
+    assert LookAhead().dispatch(THREE, load_of(queue)).rung == 0
+
+    def rung(due_s: float, work_s: float) -> int:
+        return LookAhead().dispatch(THREE, replace(load_of(queue), elsewhere=((due_s, work_s),))).rung
+
+    assert [rung(100.06, work_s) for work_s in (0.005, 0.03, 0.04)] == [0, 1, 2]
+    assert rung(99.9, 0.04) == 0  # lost
+    # it waits for all that is due here before
+    assert [rung(100.1, work_s) for work_s in (0.03, 0.06, 0.07)] == [0, 1, 2]
+    assert rung(101.0, 0.07) == 0
+
+
+def test_who_is_dropped_is_not_searched_for_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a backlog of thousands that is quadratic."""
+
+    class Unsearched(tuple[int, ...]):
+        def __contains__(self, _: object) -> bool:
+            raise AssertionError("searched")
+
+    monkeypatch.setattr(lookahead, "lost", lambda *given, **named: Unsearched(lost(*given, **named)))
+    queue = tuple(one._replace(priority=1) for one in queue_of(-1, *[5] * 4, *[6] * 20))
+    assert LookAhead().dispatch(THREE, load_of(queue)).drop == (0,)
 
 
 def test_aims_that_are_missed_bind_nobody() -> None:

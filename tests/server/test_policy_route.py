@@ -1,9 +1,13 @@
 import json
+import threading
 from collections.abc import Iterator
+from typing import Any
 
+import httpx
 import pytest
 
-from tests.serving import PATH, Running, check_problem, png, running
+from tests.masters import named_plan, tiny_master
+from tests.serving import DEADLINE_S, PATH, Running, check_problem, png, running
 
 ADMIN = {"X-Api-Key": "the-admin-key"}
 START = {
@@ -65,6 +69,47 @@ def test_what_cannot_be_is_refused_and_changes_nothing(server: Running, change: 
     document = server.refused(answer, 400, "bad-parameter", parameter=parameter)
     assert document["detail"].startswith(parameter)
     assert server.client.get("/v1/policy", headers=ADMIN).json() == START
+
+
+def test_a_precision_that_has_gone_with_its_model_keeps_nobody_from_changing_the_rest(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    bare = tiny_master(1, name="planned")
+    planned = bare.with_plans([named_plan(bare, "mixed-a")])
+    folder = tmp_path_factory.mktemp("gone")
+    with running(folder, further=[planned], policy="fixed-mixed-a", admin_key="the-admin-key") as server:
+        client = server.client
+        assert client.post("/v2/repository/models/planned/unload", headers=ADMIN).status_code == 200
+        answer = client.put("/v1/policy", json={"margin": 0.2, "max_requests": 7}, headers=ADMIN)
+        assert (answer.status_code, answer.json()["margin"]) == (200, 0.2)
+        answer = client.put("/v1/policy", json={"policy": "fixed-mixed-a"}, headers=ADMIN)  # as it is
+        assert (answer.status_code, answer.json()["policy"]) == (200, "fixed-mixed-a")
+        answer = client.put("/v1/policy", json={"policy": "fixed-mixed-b"}, headers=ADMIN)
+        check_problem(answer.headers, answer.json(), 400, "bad-parameter")
+
+
+def test_everyone_is_told_what_came_of_their_own_change(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    deriving, go = threading.Event(), threading.Event()
+
+    def derive_all() -> None:
+        deriving.set()
+        assert go.wait(DEADLINE_S)
+
+    monkeypatch.setattr(server.app.state.runtime, "_derive_all", derive_all)
+    answers: list[dict[str, Any]] = []
+
+    def put() -> None:
+        answers.append(httpx.put(f"{server.client.base_url}/v1/policy", json={"margin": 0.3}, headers=ADMIN).json())
+
+    first = threading.Thread(target=put)
+    first.start()
+    assert deriving.wait(DEADLINE_S)
+    monkeypatch.setattr(server.app.state.runtime, "_derive_all", lambda: None)
+    second = server.client.put("/v1/policy", json={"policy": "fixed-3", "margin": 0.0}, headers=ADMIN).json()
+    go.set()
+    first.join(DEADLINE_S)
+    assert answers == [{**START, "margin": 0.3}]
+    assert second == {**START, "policy": "fixed-3", "margin": 0.0}
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,5 @@
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -42,6 +43,75 @@ def test_a_device_that_changes_is_followed(factor: float) -> None:
     assert abs(subject.error("8")) <= 0.1
     assert subject.ladder.max_batch == LADDER.max_batch
     assert [rung.precision for rung in subject.ladder.rungs] == [rung.precision for rung in LADDER.rungs]
+
+
+MIXED = Times({"8": Line(6, 4), "4": Line(4, 2.5), "2": Line(3, 1.5)}, 1.0)
+"""Lines of different proportions."""
+
+
+def mixed() -> Refresh:
+    rungs = tuple(
+        replace(rung, fixed_ms=line.fixed_ms, per_image_ms=line.per_image_ms)
+        for rung, line in zip(LADDER.rungs, MIXED.lines.values(), strict=True)
+    )
+    return Refresh(Ladder.of("made-up", rungs, 16, 1.0), MIXED)
+
+
+@pytest.mark.parametrize("sizes", [(1,), (16,), (5,), (1, 2), (15, 16)])
+@pytest.mark.parametrize("deviation", [0.0, 0.08])
+def test_whatever_sizes_are_served_a_ladder_that_is_right_stays(sizes: tuple[int, ...], deviation: float) -> None:
+    rng = random.Random(1)
+    subject = mixed()
+    for i in range(4000):
+        images = sizes[i % len(sizes)]
+        subject.observe("8", images, MIXED.lines["8"].at(images) * rng.gauss(1, deviation))
+    rung = subject.ladder.rungs[0]
+    noise = subject.ladder.noise  # that alone was told
+    assert (rung.fixed_ms, rung.per_image_ms) == pytest.approx((6 * noise, 4 * noise), rel=0.03)
+    assert noise == pytest.approx(1 + 1.28 * deviation, abs=0.03)
+
+
+@pytest.mark.parametrize("size", [1, 5, 16])
+@pytest.mark.parametrize("factor", [0.5, 3.0])
+def test_after_a_change_all_sizes_of_all_precisions_move_together(size: int, factor: float) -> None:
+    subject = mixed()
+    took_ms = factor * MIXED.lines["8"].at(size)
+    for _ in range(20):
+        subject.observe("8", size, took_ms)
+    one, most = (
+        [rung.latency_ms(images) / MIXED.lines[rung.precision].at(images) for rung in subject.ladder.rungs]
+        for images in (1, 16)
+    )
+    assert one == pytest.approx(most)  # before all is forgotten
+    for _ in range(480):
+        subject.observe("8", size, took_ms)
+    for images in (1, 16):
+        said = [rung.latency_ms(images) for rung in subject.ladder.rungs]
+        assert said == pytest.approx([factor * line.at(images) for line in MIXED.lines.values()], rel=0.1)
+
+
+def test_sizes_that_are_served_bend_the_line_and_others_follow_it() -> None:
+    subject = mixed()
+    for i in range(500):  # what belongs to a batch but was not measured takes as long whatever the batch
+        images = (1, 8)[i % 2]
+        subject.observe("8", images, 5 + MIXED.lines["8"].at(images))
+    rung = subject.ladder.rungs[0]
+    said = [rung.latency_ms(images) / subject.ladder.noise for images in (1, 8, 16)]
+    assert said == pytest.approx([15, 43, 75], rel=0.1)
+
+
+def test_what_is_served_most_tells_what_the_device_has_become() -> None:
+    subject = mixed()
+    for i in range(600):  # one precision in ten batches is slower, and what nobody takes hardly moves for it
+        precision, factor = ("4", 1.8) if i % 10 == 0 else ("8", 1.0)
+        subject.observe(precision, 1, factor * MIXED.lines[precision].at(1))
+    assert subject.ladder.rungs[2].latency_ms(1) / subject.ladder.noise == pytest.approx(4.5, rel=0.12)
+
+
+def test_a_device_that_changes_is_no_noise() -> None:
+    subject = refresh()
+    observe(subject, "8", 2.0, 200)
+    assert subject.ladder.noise == pytest.approx(1, abs=0.1)
 
 
 def test_slope_and_offset_are_told_apart() -> None:

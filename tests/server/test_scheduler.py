@@ -82,7 +82,10 @@ class Bench:
         self.model = ServedModel(tiny_master(), assumed_ladder(tiny_master(), max_batch=4))
         self.crew = Crew(workers, workers)
         cache = ModelCache(self.engine, 1 << 20)
-        self.scheduler = Scheduler(cache, policy, self.crew, self.reports.append, clock=self.clock)
+        self.decisions: list[float] = []
+        self.scheduler = Scheduler(
+            cache, policy, self.crew, self.reports.append, decided=self.decisions.append, clock=self.clock
+        )
 
     def job(self, code: int, bits: Sequence[int] = (8,), *, model: ServedModel | None = None, within_s: float = 10,
             hard: bool = False, priority: int = 0) -> tuple[Job, list[Served | Exception]]:  # fmt: skip
@@ -186,6 +189,7 @@ def test_one_that_fails_does_not_fail_its_neighbours(bench: Callable[..., Bench]
     results = [b.submit(code) for code in (1, POISON, 2)]
     b.let_go(first, *results)
     assert b.calls()[1:] == [(8, [1, POISON, 2]), (8, [1]), (8, [POISON]), (8, [2])]
+    assert len(b.decisions) == 2  # not one for each call
     assert str(failed(results[1])) == "poison"
     assert [served(results[i]).output.item() for i in (0, 2)] == [1, 2]
     b.let_go(after := b.submit(3))
@@ -254,6 +258,17 @@ def test_expectations_that_refuse_everything_are_put_to_the_test_when_nothing_el
     assert b.calls() == [(2, [1]), (2, [2])]
     assert served(hopeless).reason == "slack"
     assert isinstance(failed(both[1]), DeadlineExceeded)
+
+
+@pytest.mark.parametrize(("policy", "bits"), [("fixed", 8), ("fixed-4", 4)])
+def test_what_is_put_to_the_test_keeps_the_policy_s_precision(
+    bench: Callable[..., Bench], policy: str, bits: int
+) -> None:
+    b = bench(create_policy(policy))
+    alone_s = b.model.ladder.rungs[-1].latency_ms(1) / 1000
+    b.let_go(result := b.submit(1, (8, 4, 2), hard=True, within_s=alone_s / 2))
+    assert b.calls() == [(bits, [1])]
+    assert served(result).reason == "default"
 
 
 def test_what_expires_while_a_width_is_derived_is_not_run(bench: Callable[..., Bench]) -> None:
@@ -368,6 +383,42 @@ def test_a_policy_sees_the_load(bench: Callable[..., Bench]) -> None:
     assert [len(load.queue) for load in seen] == [1, 1]
     assert [(load.workers, load.arrivals_per_s) for load in seen] == [(2, 0), (2, 2)]
     assert [load.busy_until_s for load in seen] == [(), (1000.001,)]  # when the first call ends, as its ladder says
+
+
+def test_a_policy_sees_what_waits_for_other_models(bench: Callable[..., Bench]) -> None:
+    seen: dict[int, Load] = {}
+
+    def look(ladder: Ladder, load: Load) -> Dispatch:
+        seen.setdefault(len(load.queue), load)
+        return Fixed().dispatch(ladder, load)
+
+    b = bench(Broken(look))
+    other = ServedModel(tiny_master(name="other"), assumed_ladder(tiny_master(name="other"), 4))
+    results = [b.occupy()]
+    results += [b.submit(1, (8, 2), within_s=1), *(b.submit(2, within_s=2) for _ in range(2))]
+    results += [b.submit(3, (8, 2), model=other, within_s=within_s) for within_s in (4, 3.5)]
+    gone, _ = b.job(4, model=other)
+    gone.gone = True
+    b.scheduler.submit(gone)
+    least_s = other.ladder.image_s[-1]
+    b.let_go(*results)
+    assert not seen[1].elsewhere  # nothing else waited
+    assert list(seen[3].elsewhere) == [(1003.5, least_s), (1004.0, 2 * least_s)]
+
+
+def test_of_many_that_wait_for_another_model_some_stand_for_the_rest(bench: Callable[..., Bench]) -> None:
+    seen: list[Load] = []
+
+    def look(ladder: Ladder, load: Load) -> Dispatch:
+        seen.append(load)
+        return Fixed().dispatch(ladder, load)
+
+    b = bench(Broken(look))
+    other = ServedModel(tiny_master(name="other"), assumed_ladder(tiny_master(name="other"), 4))
+    results = [b.occupy(), b.submit(1, within_s=1), *(b.submit(2, within_s=2, model=other) for _ in range(300))]
+    b.let_go(*results)
+    assert len(seen[1].elsewhere) == 100
+    assert seen[1].elsewhere[-1] == (1002.0, pytest.approx(300 * other.ladder.image_s[0]))
 
 
 def test_the_drain_rate_is_measured(bench: Callable[..., Bench]) -> None:

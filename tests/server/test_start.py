@@ -14,6 +14,7 @@ from bitgear.engines import DerivedModel, create_engine
 from bitgear.errors import BitgearError, CheckpointError, EngineUnavailable
 from server.app import create_app
 from server.errors import WidthNotOffered
+from server.measurement import Line, Times
 from server.settings import Settings, SettingsError
 from tests.masters import tiny_master
 from tests.serving import DEADLINE_S, PATH, png
@@ -192,6 +193,53 @@ def test_what_fails_while_it_is_measured_does_not_end_the_server(
         assert not (tmp_path / "kept").exists()
 
     asyncio.run(scenario())
+
+
+def test_measurements_do_not_run_at_the_same_time(
+    master_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, go = threading.Semaphore(0), threading.Event()
+    at_once: list[bool] = []
+    running = threading.Lock()
+
+    def measure(master: Master, *_: object, **__: object) -> Times:
+        at_once.append(not running.acquire(blocking=False))
+        begun.release()
+        assert go.wait(DEADLINE_S)
+        if not at_once[-1]:
+            running.release()
+        return Times(dict.fromkeys(master.precisions, Line(1.0, 1.0)), 1.0)
+
+    class Told:
+        """A lock that says when somebody has to wait for it."""
+
+        def __init__(self) -> None:
+            self._lock = threading.Lock()
+
+        def __enter__(self) -> None:
+            if not self._lock.acquire(blocking=False):
+                begun.release()
+                assert self._lock.acquire(timeout=DEADLINE_S)
+
+        def __exit__(self, *_: object) -> None:
+            self._lock.release()
+
+    async def scenario() -> None:
+        monkeypatch.setattr("server.runtime.measure", measure)
+        app = create_app(Settings(models=(master_path.parent,), ladders=tmp_path / "kept", measure_s=1))
+        runtime = app.state.runtime
+        runtime._taking_times = Told()
+        async with serving(app) as client:
+            await asyncio.to_thread(begun.acquire, timeout=DEADLINE_S)
+            write_master(tiny_master(seed=1, name="other"), master_path.with_name("other.safetensors"))
+            loading = asyncio.create_task(runtime.load("other"))
+            await asyncio.to_thread(begun.acquire, timeout=DEADLINE_S)
+            go.set()
+            await loading
+            await measured(client)
+
+    asyncio.run(scenario())
+    assert at_once == [False, False]
 
 
 async def measured(client: httpx.AsyncClient) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import random
+import re
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -41,12 +42,20 @@ _ERRORS: tuple[tuple[type[httpx.RequestError], type[BitgearClientError]], ...] =
 
 
 @contextmanager
-def _own_errors() -> Iterator[None]:
+def _own_errors(base_url: httpx.URL) -> Iterator[None]:
     try:
         yield
     except httpx.RequestError as error:
         own = next(own for theirs, own in _ERRORS if isinstance(error, theirs))
-        raise own(f"{type(error).__name__}: {error}") from error
+        raise own(_told(error, base_url)) from error
+
+
+def _told(error: httpx.RequestError, base_url: httpx.URL) -> str:
+    server = str(base_url.copy_with(userinfo=b"")).rstrip("/")  # a password is not to be told
+    if not isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
+        return f"{server}: {type(error).__name__}: {error}"
+    cause = re.sub(r"^\[Errno -?\d+\] ", "", str(error)) or type(error).__name__
+    return f"cannot reach {server}: {cause[:1].lower()}{cause[1:]}; is the server running?"
 
 
 class _HttpOptions(TypedDict):
@@ -294,7 +303,7 @@ class Client:
             self._sleep(wait_s)
 
     def _send(self, request: Request) -> Answer:
-        with _own_errors():
+        with _own_errors(self._http.base_url):
             return _answer(self._http.request(**_request_options(request)))
 
 
@@ -465,5 +474,5 @@ class AsyncClient:
             await self._sleep(wait_s)
 
     async def _send(self, request: Request) -> Answer:
-        with _own_errors():
+        with _own_errors(self._http.base_url):
             return _answer(await self._http.request(**_request_options(request)))

@@ -230,8 +230,30 @@ def test_every_error_of_httpx_is_mapped(call, name, expected):
     with pytest.raises(BitgearClientError) as caught:
         call(Server(original), "models", options={"retry_budget_s": 0})
     assert type(caught.value) is expected
-    assert str(caught.value) == f"{name}: the reason"
+    told = {
+        "ConnectError": "cannot reach http://127.0.0.1:8000: the reason; is the server running?",
+        "ConnectTimeout": "cannot reach http://127.0.0.1:8000: the reason; is the server running?",
+    }
+    assert str(caught.value) == told.get(name, f"http://127.0.0.1:8000: {name}: the reason")
     assert caught.value.__cause__ is original
+
+
+@pytest.mark.parametrize(
+    ("base_url", "error", "told"),
+    [
+        (
+            "http://host:81/",
+            httpx.ConnectError("[Errno 111] Connection refused"),
+            "cannot reach http://host:81: connection refused; is the server running?",
+        ),
+        ("https://me:secret@host/x", httpx.ConnectTimeout(""), "cannot reach https://host/x: connectTimeout; is"),
+        ("http://me:secret@host", httpx.ReadTimeout("timed out"), "http://host: ReadTimeout: timed out"),
+    ],
+)
+def test_an_error_of_the_transport_tells_the_address_but_no_password(call, base_url, error, told):
+    with pytest.raises(TransportError) as caught:
+        call(Server(error), "live", options={"base_url": base_url})
+    assert str(caught.value).startswith(told)
 
 
 def test_a_content_coding_that_does_not_decode(call):

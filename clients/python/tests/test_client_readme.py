@@ -28,6 +28,8 @@ def test_readme_example(code, output, classify_json, tmp_path, monkeypatch, caps
             refusal = {"type": "urn:bitgear:problem:width-not-offered", "offered_precisions": offered}
             return httpx.Response(422, json=refusal)
         classify_json["precision"]["served"] = int(asked)
+        classify_json["predictions"][0]["confidence"] = 0.9999999999972267  # as resnet20-cifar10 answers
+        classify_json["timing_ms"]["infer"] = 0.268
         return httpx.Response(200, json=classify_json)
 
     transport = httpx.MockTransport(serve)
