@@ -143,7 +143,7 @@ def _metadata(model: ServedModel) -> dict[str, Any]:
         **describe_tensors(model.master),
         "parameters": {
             "task": model.master.task,
-            "precisions": ",".join(rung.precision for rung in model.ladder.rungs),
+            "precisions": ",".join(map(str, errors.listed(rung.said for rung in model.ladder.rungs))),
             "max_images": model.ladder.max_batch,
         },
     }

@@ -155,7 +155,7 @@ def test_models_and_ladders_tell_of_plans(server: Running) -> None:
     assert rungs["mixed-b"]["batch_ms"]["per_image"] > 0
     assert rungs["mixed-b"]["latency_ms"]["count"] >= 1
     described = server.client.get("/v2/models/planned").json()["parameters"]["precisions"]
-    assert described == ",".join(map(str, rungs))
+    assert described == ",".join(map(str, LISTED))
 
 
 def test_precisions_are_listed_alike_whatever_is_measured(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
