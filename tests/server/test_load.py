@@ -254,19 +254,26 @@ def test_a_burst_of_ten_thousand(tmp_path: Path, gate: Gate) -> None:
     asyncio.run(scenario())
 
 
+async def one_runs_one_waits(app: FastAPI, gate: Gate, deadline_ms: str) -> list["asyncio.Task[Exchanged]"]:
+    """Return two requests, one running until the gate opens, one waiting; an image takes two seconds by the ladder."""
+    runtime = app.state.runtime
+    (model,) = runtime.models
+    times = Times({name: Line(0.0, 2000.0) for name in model.master.precisions}, noise=1.0)
+    model.ladder = measured_ladder(model.master, times, 4)
+    model.refresh = Refresh(model.ladder, times)
+    gate.close()
+    runs = [asyncio.create_task(Exchanged(headers=[("Deadline-Ms", deadline_ms)]).run(app))]
+    await until(lambda: len(gate.calls) == 1, "one runs")
+    runs.append(asyncio.create_task(Exchanged(headers=[("Deadline-Ms", "5000")]).run(app)))
+    await until(lambda: runtime.scheduler.depth(model) == 1, "one waits")
+    return runs
+
+
 def test_what_would_be_late_for_what_waits_is_refused_before_it_is_decoded(tmp_path: Path, gate: Gate) -> None:
     async def scenario() -> None:
         async with started(tmp_path, gate, engine_workers=1, measure_s=0) as app:
             runtime = app.state.runtime
-            (model,) = runtime.models
-            times = Times({name: Line(0.0, 2000.0) for name in model.master.precisions}, noise=1.0)
-            model.ladder = measured_ladder(model.master, times, 4)
-            model.refresh = Refresh(model.ladder, times)
-            gate.close()
-            runs = [asyncio.create_task(Exchanged(headers=[("Deadline-Ms", "50000")]).run(app))]
-            await until(lambda: len(gate.calls) == 1, "one runs")
-            runs.append(asyncio.create_task(Exchanged(headers=[("Deadline-Ms", "5000")]).run(app)))
-            await until(lambda: runtime.scheduler.depth(model) == 1, "one waits")
+            runs = await one_runs_one_waits(app, gate, "50000")
 
             async def status(deadline_ms: int) -> int | None:
                 request = Exchanged(body=b"no picture", headers=[("Deadline-Ms", str(deadline_ms))])
@@ -296,16 +303,7 @@ def test_what_the_body_says_counts_before_a_request_is_refused(tmp_path: Path, g
         async with started(
             tmp_path, gate, engine_workers=1, measure_s=0, profiles=profiles, profile="strict", max_deadline_s=3600
         ) as app:
-            runtime = app.state.runtime
-            (model,) = runtime.models
-            times = Times({name: Line(0.0, 2000.0) for name in model.master.precisions}, noise=1.0)
-            model.ladder = measured_ladder(model.master, times, 4)
-            model.refresh = Refresh(model.ladder, times)
-            gate.close()
-            runs = [asyncio.create_task(Exchanged(headers=[("Deadline-Ms", "500000")]).run(app))]
-            await until(lambda: len(gate.calls) == 1, "one runs")
-            runs.append(asyncio.create_task(Exchanged(headers=[("Deadline-Ms", "5000")]).run(app)))
-            await until(lambda: runtime.scheduler.depth(model) == 1, "one waits")
+            runs = await one_runs_one_waits(app, gate, "500000")
 
             async def problem(headers: dict[str, str], fields: dict[str, object]) -> str:
                 picture = base64.b64encode(b"no picture").decode()
