@@ -34,14 +34,13 @@ CROWD = 4
 """Images of a batch, at least, when the queue is long."""
 
 
-def worthwhile(ladder: Ladder, rung: int, images: float, workers: int) -> int:
-    """Return how many images a batch should have of a queue of so many.
+def crowd(ladder: Ladder, images: float, workers: int) -> int:
+    """Return how many images a batch should have of a queue of so many, even if that makes none of them faster.
 
-    As many as make an image faster, as far as the ladder tells. When many wait, a few more: the interpreter has work
-    with every batch, other threads want it as well then, and only batches that are larger would show what that costs.
+    When many wait, a few: the interpreter has work with every batch, other threads want it as well then, and only
+    batches that are larger would show what that costs.
     """
-    crowd = min(CROWD, ladder.max_batch, int(images / (2 * workers)))
-    return max(ladder.efficient_batches[rung], crowd)
+    return min(CROWD, ladder.max_batch, int(images / (2 * workers)))
 
 
 def lost(
@@ -58,7 +57,7 @@ def lost(
 
     def within(queue: Sequence[Waiting], images: int) -> Sequence[Waiting]:
         """Leave out of a queue what is in time if no request has more images than so many."""
-        longest_s = max(start_s + images * each_s for start_s, each_s in zip(fixed_s, image_s, strict=True))
+        longest_s = max(fixed_s) + images * max(image_s)
         # No deadline is before what the queue is sorted by.
         return queue[: bisect_left(queue, longest_s, key=attrgetter("order_s"))]
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from server.ladder import Ladder
-from server.policies.batches import fill, give_up, lost, nearest, others, worthwhile
+from server.policies.batches import crowd, fill, give_up, lost, nearest, others
 from server.policy import Dispatch, Load, Waiting
 
 
@@ -34,7 +34,8 @@ class Fixed:
         head = load.queue[left[0]]
         rung = rung_of(head)
         left_ms = 1000 * (head.deadline_s - load.now_s)
-        limit = worthwhile(ladder, rung, len(left), load.workers)  # also where the first is late whatever is done
+        # That large also where the first is late whatever is done.
+        limit = max(ladder.efficient_batches[rung], crowd(ladder, len(left), load.workers))
         if left_ms >= ladder.rungs[rung].latency_ms(head.images):
             limit = ladder.rungs[rung].images_within(left_ms, limit)
         # Not at a rung that these do not aim at, even if they allow it.

@@ -5,10 +5,14 @@ import math
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
+from operator import gt
+from typing import NamedTuple
 
 from server.ladder import Ladder, positions
 from server.policies.batches import (
     allowed_of,
+    crowd,
     deadline_of,
     fill,
     give_up,
@@ -18,17 +22,16 @@ from server.policies.batches import (
     narrowest_of,
     nearest,
     others,
-    worthwhile,
 )
-from server.policy import Dispatch, Load, Reason, Waiting
+from server.policy import Dispatch, Load, Reason
 
 BURSTINESS = 8.0
 """Squared coefficient of variation that gaps between arrivals are taken to have; 1 is Poisson."""
 
-PIECES = 16
+PIECES = 10
 """A long queue is looked at in about so many pieces."""
 
-LOOKED_AT = 100
+LOOKED_AT = 50
 """Of a queue of twice this or more, every second request is looked at, every third of three times this, and so on: each
 stands for those behind it."""
 
@@ -66,7 +69,7 @@ class LookAhead:
         left = others(len(load.queue), drop)
         if not left:
             return give_up(load, narrowest_of, "slack")
-        outlook = self._outlook(ladder, load, left)
+        outlook = _Outlook(ladder, load, left, self.margin)
         chosen = outlook.best()
         if chosen is None:
             tight = lost(ladder, load, longer=(1 + self.margin) * ladder.noise)
@@ -74,70 +77,85 @@ class LookAhead:
             tight = tuple(at for at in tight if not load.queue[at].priority or at in gone)
             if len(drop) < len(tight) < len(load.queue):
                 drop, left = tight, others(len(load.queue), tight)
-                outlook = self._outlook(ladder, load, left)
+                outlook = _Outlook(ladder, load, left, self.margin)
                 chosen = outlook.best()
         rung, members, reason = chosen or outlook.at_narrowest()
-        return Dispatch(rung, tuple(left[position] for position in members), drop, reason)
+        return Dispatch(rung, members, drop, reason)
 
-    def _outlook(self, ladder: Ladder, load: Load, left: Sequence[int]) -> "_Outlook":
-        queue = load.queue[left[0] :] if isinstance(left, range) else [load.queue[position] for position in left]
-        return _Outlook(ladder, load, queue, self.margin)
+
+class _Pieces(NamedTuple):
+    """A queue in pieces: of each, when it is due, and how many requests of each kind it has.
+
+    ``until_s``: on the clock; ``due_s``: in seconds from now, less what other models need until then.
+    """
+
+    until_s: list[float]
+    due_s: list[float]
+    counts: dict[int, list[float]]
 
 
 class _Outlook:
-    """One look at a queue that is not empty, what is lost for certain left out. Times are in seconds from now.
+    """One look at what is ``left`` of a queue, positions of which there is one at least. Times are in seconds from now.
 
     ``masks``, ``deadlines_s``: of the requests looked at, each of which stands for ``each`` of the queue.
     """
 
-    def __init__(self, ladder: Ladder, load: Load, queue: Sequence[Waiting], margin: float) -> None:
+    def __init__(self, ladder: Ladder, load: Load, left: Sequence[int], margin: float) -> None:
         self.ladder = ladder
-        self.queue = queue
+        self.load = load
+        self.queue = load.queue
+        self.left = left
         self.longer = 1 + margin
-        self.count = len(queue)
+        self.count = len(left)
         self.step = max(1, self.count // LOOKED_AT)
-        looked_at = queue[:: self.step]
+        looked_at = [self.queue[position] for position in left[:: self.step]]
         self.each = self.count / len(looked_at)
         self.masks = list(map(allowed_of, looked_at))
         self.kinds = {self.masks[0]} if self.masks.count(self.masks[0]) == len(looked_at) else set(self.masks)
         images = list(map(images_of, looked_at))
         self.images: float = 1.0 if images.count(1) == len(looked_at) else sum(images) / len(looked_at)
-        self.load = load
         self.workers = load.workers
         self.arrivals_per_s = load.arrivals_per_s
         busy_s = [until_s - load.now_s for until_s in load.busy_until_s if until_s > load.now_s]
         self.idle = max(1, load.workers - len(busy_s))
+        images_left = self.count * self.images
+        self.crowd, self.share = crowd(ladder, images_left, load.workers), math.ceil(images_left / self.idle)
         self.others_s = (busy_s + [0.0] * load.workers)[: load.workers - 1]
 
         self.now_s = load.now_s
+        self.pieces: dict[tuple[tuple[int, ...], int], _Pieces] = {}
         # How much time newcomers have, judging by those who came last.
-        self.room_s = queue[self.count - 1 - self.count // 4].deadline_s - self.now_s
+        self.room_s = self.queue[left[self.count - 1 - self.count // 4]].deadline_s - self.now_s
         self.deadlines_s = list(map(deadline_of, looked_at))
         self.soonest_s = load.now_s + ladder.alone_s[max(map(narrowest, self.kinds))]
-        if queue[0].order_s < self.soonest_s:  # aims that are missed: nothing is to be gained from them
+        if looked_at[0].order_s < self.soonest_s:  # aims that are missed: nothing is to be gained from them
             self.deadlines_s = [due_s if due_s >= self.soonest_s else math.inf for due_s in self.deadlines_s]
         self.head_s = self.deadlines_s[0] - self.now_s
         # The queue is at least so much work: each request at the narrowest that it allows.
-        self.least_s = self.each * sum(self._request_s(narrowest(mask)) * self.masks.count(mask) for mask in self.kinds)
+        least_s = self.each * sum(self._request_s(narrowest(mask)) * self.masks.count(mask) for mask in self.kinds)
+        self.request_s = least_s / self.count
+        # What all workers take at least before newcomers have had their time, but for the first request here.
+        self.backlog_s = (least_s - self.request_s + sum(self.others_s)) / self.workers
+        self.backlog_s += load.elsewhere_s(self.now_s + self.room_s)
 
     def best(self) -> tuple[int, tuple[int, ...], Reason] | None:
         """Return the rung, the members, and why it is not a wider one; None: nothing keeps every deadline."""
         allowed = self.masks[0]
         rungs = list(positions(allowed))
-        weighed = {rung: self._weigh(rung) for rung in rungs}
         members: dict[int, tuple[int, ...]] = {}
         feasible: dict[int, bool] = {}
 
         def is_feasible(rung: int) -> bool:
             if rung not in feasible:
-                members[rung] = self._members(rung, weighed[rung][1])
+                members[rung] = self._members(rung, self._timely_batch(rung))
                 feasible[rung] = self._feasible(rung, members[rung])
             return feasible[rung]
 
         # Wider ones take longer: what is infeasible at one rung is so at all that are wider.
         if not is_feasible(rungs[0]):
             rungs = rungs[bisect_left(rungs, True, 1, key=is_feasible) :]
-        for rung in sorted(rungs, key=lambda rung: weighed[rung][0], reverse=True):
+        weighed = {rung: self._weigh(rung) for rung in rungs}
+        for rung in sorted(rungs, key=weighed.__getitem__, reverse=True):
             if is_feasible(rung):
                 return rung, members[rung], self._reason(rung)
         return None
@@ -155,17 +173,18 @@ class _Outlook:
         alone_s = self.longer * self.ladder.rungs[narrowest(wider)].latency_ms(1) / 1000
         return "slack" if alone_s > self.head_s else "backlog"
 
-    def _weigh(self, rung: int) -> tuple[float, int]:
-        """Return what a request is worth at a rung, less the price of its time, and how many images to run at once."""
+    def _weigh(self, rung: int) -> float:
+        """Return what a request is worth at a rung, less the price of its time."""
         chosen = self.ladder.rungs[rung]
         price = self._price(chosen.latency_ms(1) / 1000)
+        if price == 0:
+            return self.ladder.worth[rung]
         batch = self._timely_batch(rung)
-        return self.ladder.worth[rung] - price * self.images * chosen.latency_ms(batch) / batch / 1000, batch
+        return self.ladder.worth[rung] - price * self.images * chosen.latency_ms(batch) / batch / 1000
 
     def _timely_batch(self, rung: int) -> int:
         """Return a worthwhile batch that leaves something for the other workers that are idle, and is not late."""
-        images = self.count * self.images
-        batch = min(worthwhile(self.ladder, rung, images, self.workers), max(1, math.ceil(images / self.idle)))
+        batch = min(max(self.ladder.efficient_batches[rung], self.crowd), self.share)
         if self.head_s == math.inf:
             return batch
         return self.ladder.rungs[rung].images_within(1000 * self.head_s / self.longer, batch)
@@ -174,19 +193,17 @@ class _Outlook:
         """Return what a second of a worker is worth, in accuracy of answers, if a batch of ``first_s`` runs next."""
         if self.count == 1 and self.head_s == math.inf:
             return 0.0  # late in any case, and alone
-        request_s = self.least_s / self.count
-        work_s = (self.least_s - request_s + first_s + sum(self.others_s)) / self.workers
-        work_s += self.load.elsewhere_s(self.now_s + self.room_s)
-        chance = _overwhelmed(work_s, self.room_s, self.arrivals_per_s, request_s / self.workers)
-        return chance * self.ladder.rungs[narrowest(self.masks[0])].accuracy / request_s
+        work_s = self.backlog_s + first_s / self.workers
+        chance = _overwhelmed(work_s, self.room_s, self.arrivals_per_s, self.request_s / self.workers)
+        return chance * self.ladder.rungs[narrowest(self.masks[0])].accuracy / self.request_s
 
     def _request_s(self, rung: int) -> float:
         return self.images * self.ladder.image_s[rung]
 
     def _members(self, rung: int, batch: int) -> tuple[int, ...]:
         if self.step == 1 and len(self.kinds) == 1 and self.images == 1:
-            return tuple(range(min(batch, self.count)))
-        return fill(self.queue, range(self.count), rung, batch)
+            return tuple(self.left[:batch])
+        return fill(self.queue, self.left, rung, batch)
 
     def _feasible(self, rung: int, members: tuple[int, ...]) -> bool:
         """Return whether all is in time if ``members`` run at a rung, and then the rest as near to it as it allows."""
@@ -199,54 +216,82 @@ class _Outlook:
         ]
         if first_s > min(due, default=math.inf) - self.now_s:
             return False
-        free_s = [first_s, *self.others_s]
-        heapq.heapify(free_s)
-        deadlines_s, masks = self._rest(members)
-        batch = self.ladder.efficient_batches[rung]
-        piece = max(batch, -(-len(masks) // PIECES))
-        shared = self.each * piece > batch  # a piece is several batches, by all workers
-        own = [(self.now_s, first_s)]  # when what is due here until then is done
-        all_free_s = max(free_s)
-        times = [(mask, *self._times(nearest(mask, rung))) for mask in self.kinds]
-        for start in range(0, len(masks), piece):
-            until_s = min(deadlines_s[start : start + piece])
-            due_s = until_s - self.now_s
-            part = masks[start : start + piece] if len(times) > 1 else ()
-            work_s = 0.0
-            for mask, batch_s, request_s, requests in times:  # in efficient batches
-                count = self.each * (part.count(mask) if part else min(piece, len(masks) - start))
-                work_s += request_s * count + batch_s * math.ceil(count / requests)
-            if shared:
-                all_free_s = done_s = all_free_s + work_s / self.workers
-            else:
-                done_s = free_s[0] + work_s
-                heapq.heapreplace(free_s, done_s)
-            if done_s + self.longer * self.load.elsewhere_s(until_s) > due_s:
-                return False
-            own.append((until_s, done_s))
-        # What other models wait for must be in time as well, with what is due here before it.
+        batch, taken = self.ladder.efficient_batches[rung], self._looked_at(members)
+        piece = max(batch, -(-(len(self.masks) - len(taken)) // PIECES))
+        pieces = self._pieces(taken, piece)
+        parts_s = [0.0] * len(pieces.due_s)
+        for mask, counts in pieces.counts.items():
+            batch_s, request_s, requests = self._times(nearest(mask, rung))
+            parts_s = [
+                part_s + count * request_s - (-count // requests) * batch_s
+                for part_s, count in zip(parts_s, counts, strict=True)
+            ]
+        if self.each * piece > batch:  # a piece is several batches, by all workers
+            parts_s = [part_s / self.workers for part_s in parts_s]
+            done_s = list(accumulate(parts_s, initial=max(first_s, *self.others_s, 0.0)))[1:]
+        else:
+            done_s = _in_turn(parts_s, [first_s, *self.others_s])
+        if any(map(gt, done_s, pieces.due_s)):
+            return False
+        return not self.load.elsewhere or self._in_time_elsewhere(pieces.until_s, [first_s, *done_s])
+
+    def _looked_at(self, members: tuple[int, ...]) -> tuple[int, ...]:
+        """Return which of what is looked at are among the members."""
+        if isinstance(self.left, range):
+            return tuple(at // self.step for at in (at - self.left.start for at in members) if at % self.step == 0)
+        return tuple(at // self.step for at in (bisect_left(self.left, at) for at in members) if at % self.step == 0)
+
+    def _in_time_elsewhere(self, until_s: Sequence[float], done_s: Sequence[float]) -> bool:
+        """Return whether what other models wait for is in time as well.
+
+        What is due here until ``until_s``, ascending moments, is done before it, in ``done_s`` seconds.
+        """
         elsewhere = self.load.elsewhere
-        for until_s, _ in elsewhere[bisect_left(elsewhere, (self.now_s,)) :: max(1, len(elsewhere) // PIECES)]:
-            done_s = own[max(0, bisect_left(own, (until_s,)) - 1)][1]
-            if done_s + self.longer * self.load.elsewhere_s(until_s) > until_s - self.now_s:
+        for other_s, _ in elsewhere[bisect_left(elsewhere, (self.now_s,)) :: max(1, len(elsewhere) // PIECES)]:
+            before_s = done_s[bisect_left(until_s, other_s)]
+            if before_s + self.longer * self.load.elsewhere_s(other_s) > other_s - self.now_s:
                 return False
         return True
 
-    def _rest(self, members: tuple[int, ...]) -> tuple[list[float], list[int]]:
-        """Return what was looked at and is not among the members."""
-        members = tuple(position // self.step for position in members if position % self.step == 0)
-        if not members or members[-1] == len(members) - 1:
-            return self.deadlines_s[len(members) :], self.masks[len(members) :]
-        deadlines_s, masks = self.deadlines_s.copy(), self.masks.copy()
-        for position in reversed(members):
-            del deadlines_s[position], masks[position]
-        return deadlines_s, masks
+    def _pieces(self, taken: tuple[int, ...], piece: int) -> "_Pieces":
+        """Return what is looked at and not taken, in pieces of so many."""
+        known = self.pieces.get((taken, piece))
+        if known is not None:
+            return known
+        deadlines_s, masks = self.deadlines_s[len(taken) :], self.masks[len(taken) :]
+        if taken and taken[-1] != len(taken) - 1:  # not the first ones
+            deadlines_s, masks = self.deadlines_s.copy(), self.masks.copy()
+            for position in reversed(taken):
+                del deadlines_s[position], masks[position]
+        starts = range(0, len(masks), piece)
+        until_s = [min(deadlines_s[start : start + piece]) for start in starts]
+        due_s = [moment_s - self.now_s for moment_s in until_s]
+        if self.load.elsewhere:
+            others_s = map(self.load.elsewhere_s, until_s)
+            due_s = [own_s - self.longer * other_s for own_s, other_s in zip(due_s, others_s, strict=True)]
+        if len(self.kinds) == 1:
+            counts = {self.masks[0]: [self.each * min(piece, len(masks) - start) for start in starts]}
+        else:
+            parts = [masks[start : start + piece] for start in starts]
+            counts = {mask: [self.each * part.count(mask) for part in parts] for mask in self.kinds}
+        found = self.pieces[taken, piece] = _Pieces(until_s, due_s, counts)
+        return found
 
     def _times(self, rung: int) -> tuple[float, float, float]:
         """Return seconds of a batch, seconds of a request in it, and how many requests make an efficient batch."""
         chosen, batch = self.ladder.rungs[rung], self.ladder.efficient_batches[rung]
         scale = self.longer / 1000
         return scale * chosen.fixed_ms, scale * chosen.per_image_ms * self.images, max(1.0, batch / self.images)
+
+
+def _in_turn(parts_s: Sequence[float], free_s: list[float]) -> list[float]:
+    """Return when each part is done if the first worker that is free takes the next."""
+    heapq.heapify(free_s)
+    done_s = []
+    for part_s in parts_s:
+        done_s.append(free_s[0] + part_s)
+        heapq.heapreplace(free_s, done_s[-1])
+    return done_s
 
 
 def _overwhelmed(work_s: float, room_s: float, arrivals_per_s: float, image_s: float) -> float:

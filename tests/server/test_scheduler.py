@@ -17,6 +17,7 @@ from server.ladder import Ladder, Rung
 from server.measurement import assumed_ladder
 from server.policies import create_policy
 from server.policies.fixed import Fixed
+from server.policies.lookahead import LOOKED_AT
 from server.policy import Dispatch, Load, Policy, Waiting
 from server.registry import ServedModel
 from server.scheduler import BatchReport, Job, Scheduler, Served
@@ -417,7 +418,7 @@ def test_of_many_that_wait_for_another_model_some_stand_for_the_rest(bench: Call
     other = ServedModel(tiny_master(name="other"), assumed_ladder(tiny_master(name="other"), 4))
     results = [b.occupy(), b.submit(1, within_s=1), *(b.submit(2, within_s=2, model=other) for _ in range(300))]
     b.let_go(*results)
-    assert len(seen[1].elsewhere) == 100
+    assert len(seen[1].elsewhere) == LOOKED_AT
     assert seen[1].elsewhere[-1] == (1002.0, pytest.approx(300 * other.ladder.image_s[0]))
 
 
