@@ -67,6 +67,8 @@ async def receive_body(
     for name, value in headers:
         if name == b"content-encoding" and value.strip().lower() not in (b"", b"identity"):
             raise MediaTypeNotAccepted("content encoding", value.decode("latin-1"), ["identity"])
+        if name == b"transfer-encoding" and value.strip().lower() != b"chunked":
+            raise MediaTypeNotAccepted("transfer encoding", value.decode("latin-1"), ["chunked"])
         if name == b"content-length" and value.isdigit() and int(value[:20]) > limit_bytes:
             raise BodyTooLarge(limit_bytes)
     try:

@@ -144,7 +144,7 @@ class BodyTooLarge(RequestError):
 
 
 class MediaTypeNotAccepted(RequestError):
-    """The content type or content encoding is not accepted."""
+    """The content type, content encoding or transfer encoding is not accepted."""
 
     code = "media-type"
 

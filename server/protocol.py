@@ -37,7 +37,7 @@ class Protocol(HttpToolsProtocol):
         super().__init__(*args, **options)
         self._patience_s = patience_s
         self._late: asyncio.TimerHandle | None = None
-        self._in_head = self._begun = self._too_large = self._deaf = False
+        self._in_head = self._moved = self._too_large = self._deaf = False
         self._head_bytes = self._unfinished_bytes = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -49,43 +49,46 @@ class Protocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        if self._deaf:
-            return
         self._unset_keepalive_if_required()
-        self._begun = False
-        try:
-            self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade as upgrade:
-            self._go_on(data[upgrade.args[0] :])
-            return
-        except httptools.HttpParserError:
-            self.logger.info("Invalid HTTP request received.")
-            self.send_400_response("Invalid HTTP request received.")
-            return
-        self._unfinished_bytes += len(data) if self._in_head and not self._begun else 0
-        if self._too_large or self._unfinished_bytes > HEAD_LIMIT_BYTES:
-            self._refuse_head()
-        elif self._idle:
+        # The last one is read next. More than one are what a head was written anew for, and what followed it.
+        pieces: list[Bytes] = [data]
+        while pieces and not self._deaf:
+            piece = memoryview(pieces.pop())
+            self._moved = False
+            try:
+                self.parser.feed_data(piece)
+            except httptools.HttpParserUpgrade as upgrade:
+                pieces += [piece[upgrade.args[0] :], *self._without_upgrade()]
+                continue
+            except httptools.HttpParserError:
+                self._refuse_garbage()
+                return
+            self._unfinished_bytes = 0 if self._moved else self._unfinished_bytes + len(piece)
+            if self._too_large or self._unfinished_bytes > HEAD_LIMIT_BYTES:
+                self._refuse_head()
+        if not self._deaf and self._idle:
             self._await_head()
 
     def on_message_begin(self) -> None:
         # In a burst all requests are read before the first one is looked at, which for the last is a while later.
         super().on_message_begin()
         self.scope["state"][RECEIVED] = time.monotonic()
-        self._in_head = self._begun = True
-        self._head_bytes = self._unfinished_bytes = 0
+        self._in_head = self._moved = True
+        self._head_bytes = 0
 
     def on_url(self, url: bytes) -> None:
         super().on_url(url)
         self._head_bytes += len(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        if not self._in_head:
+            return  # a trailer, which RFC 9110, section 6.5.1, forbids to take for a header
         super().on_header(name, value)
         self._head_bytes += len(name) + len(value)
 
     def on_headers_complete(self) -> None:
         self._in_head = False
-        self._unfinished_bytes = 0
+        self._moved = True
         self._head_came()
         self._too_large = self._too_large or self._head_bytes > HEAD_LIMIT_BYTES
         if self._offers_upgrade or self._too_large:
@@ -94,11 +97,16 @@ class Protocol(HttpToolsProtocol):
         if self.parser.should_upgrade():  # CONNECT: what follows its head would be no HTTP
             self.cycle.keep_alive = False
 
+    def on_chunk_header(self) -> None:
+        self._moved = True
+
     def on_message_complete(self) -> None:
+        self._moved = True
         if not self._offers_upgrade and not self._too_large:
             super().on_message_complete()
 
     def on_body(self, body: bytes) -> None:
+        self._moved = True
         if not self._too_large:
             super().on_body(body)
 
@@ -111,11 +119,11 @@ class Protocol(HttpToolsProtocol):
         """Whether no request is being worked on."""
         return self.cycle is None or self.cycle.response_complete
 
-    def _go_on(self, rest: bytes) -> None:
-        """Read the head once more without its offer of an upgrade, and then what followed it."""
+    def _without_upgrade(self) -> list[Bytes]:
+        """Begin anew, and return the head that was read without its offer of an upgrade; none if nothing may follow."""
         if not self._offers_upgrade:
             self._deaf = True
-            return
+            return []
         lines = [b"%s %s HTTP/%s" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())]
         for name, value in self.headers:
             if name == b"connection":
@@ -125,12 +133,23 @@ class Protocol(HttpToolsProtocol):
                 lines.append(name + b": " + value)
         self.parser = httptools.HttpRequestParser(self)
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
-        self.data_received(b"\r\n".join([*lines, b"", rest]))
+        return [b"\r\n".join([*lines, b"", b""])]
 
-    def _refuse_head(self) -> None:
+    def _refuse_garbage(self) -> None:
+        """Refuse what is no HTTP. What came whole before it is answered first."""
+        self.logger.info("Invalid HTTP request received.")
+        if self._idle or (self.cycle.more_body and not self.pipeline):
+            self.send_400_response("Invalid HTTP request received.")
+            return
         self._deaf = True
         self._head_came()
-        if self._idle:
+        self.cycle.keep_alive = False
+
+    def _refuse_head(self) -> None:
+        """Read no more of what has no end: a head, or what lies between the pieces of a body."""
+        self._deaf = True
+        self._head_came()
+        if self._idle and (self._in_head or self._too_large):
             request_id = made_up_id()
             answer = respond(HeadTooLarge(HEAD_LIMIT_BYTES), request_id)
             answer.headers[REQUEST_ID_HEADER] = request_id

@@ -141,10 +141,11 @@ def _open(
     known(wish)
     picture = decode_picture(form.image, limit_pixels)
     q_image, place = task.preprocess(picture, master.input)
+    width_px, height_px = picture.width_px, picture.height_px  # the pixels themselves must not wait in the queue
 
     def finish(output: NDArray[np.float32]) -> _Finding:
         members = task.postprocess(output[0], place, master.labels, master.input, options)
-        return _Finding(picture.width_px, picture.height_px, answers.to_json(members))
+        return _Finding(width_px, height_px, answers.to_json(members))
 
     return Work(wish, q_image, finish)
 

@@ -180,9 +180,10 @@ def _open(
     wanted = resolve_outputs(request, master)
     known(wish)
     network_input = to_network(request.input, task, master.input, limit_pixels, model.ladder.max_batch)
+    request_id = request.id  # what was sent must not wait in the queue
 
     def finish(output: NDArray[np.float32]) -> _Answer:
-        return _Answer(request.id, *word_outputs(make_outputs(wanted, output, network_input, task, master, options)))
+        return _Answer(request_id, *word_outputs(make_outputs(wanted, output, network_input, task, master, options)))
 
     return Work(wish, network_input.q_image, finish)
 

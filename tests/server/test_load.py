@@ -4,6 +4,7 @@ import asyncio
 import base64
 import collections
 import contextlib
+import gc
 import json
 import os
 import random
@@ -18,6 +19,7 @@ from fastapi import FastAPI
 from prometheus_client.parser import text_string_to_metric_families
 
 from bitgear.checkpoint import write_master
+from bitgear.tasks.pictures import Picture
 from server.app import create_app
 from server.measurement import Line, Times, measured_ladder
 from server.refresh import Refresh
@@ -167,6 +169,18 @@ def test_priority_goes_first(gated: Running, gate: Gate) -> None:
     gate.open.set()
     assert sender.wait() == [200] * 3
     assert [bits for bits, _ in gate.calls] == [8, 5, 4]
+
+
+def test_what_waits_is_codes_and_not_the_picture(gated: Running, gate: Gate) -> None:
+    sender = Sender(gated)
+    sender.send()
+    gate.wait_for_a_call()
+    sender.send()
+    sender.send()
+    wait_until(lambda: counted(gated)["bitgear_queue_depth"] == 2, "queued")
+    assert not any(isinstance(thing, Picture) for thing in gc.get_objects())
+    gate.open.set()
+    assert sender.wait() == [200] * 3
 
 
 @pytest.mark.parametrize("error", [RuntimeError("broken"), SystemExit("dead"), MemoryError()])

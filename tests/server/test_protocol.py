@@ -1,6 +1,7 @@
 """What goes out on a connection, and when."""
 
 import asyncio
+import contextlib
 import json
 import socket
 import time
@@ -223,3 +224,79 @@ def test_a_head_that_does_not_end_loses_the_connection(tmp_path: Path, sent: byt
                 pass
             assert time.monotonic() - begun_s < 8
         server.good()
+
+
+def chunked(image: bytes, *headers: str) -> bytes:
+    lines = [f"POST {PATH} HTTP/1.1", "Host: x", "Content-Type: image/png", "Transfer-Encoding: chunked", *headers]
+    return "\r\n".join([*lines, "", ""]).encode() + b"%x\r\n%s\r\n0\r\n" % (len(image), image)
+
+
+@pytest.mark.parametrize("pieces", [1, 2])
+def test_trailers_are_no_headers(server: Running, pieces: int) -> None:
+    trailers = b"Precision: 2\r\nX-Request-Id: trailing\r\nContent-Type: text/html\r\nContent-Encoding: gzip\r\n\r\n"
+    request = chunked(png(), "Precision: 4")
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
+        for piece in [request + trailers] if pieces == 1 else [request, trailers]:
+            connection.sendall(piece)
+            time.sleep(0.05)
+        status, headers, body = read_answer(connection)
+    assert (status, json.loads(body)["precision"]["served"]) == (200, 4)
+    assert headers["x-request-id"] != "trailing"
+
+
+@pytest.mark.parametrize("endless", [b"ab:\r\n", b"x" * 100, b"\r\n"], ids=["trailers", "one trailer", "blank lines"])
+def test_what_lies_between_requests_has_a_limit(server: Running, endless: bytes) -> None:
+    start = b"" if endless == b"\r\n" else chunked(png())
+    sent_bytes = 0
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection, contextlib.suppress(OSError):
+        connection.sendall(start)
+        while sent_bytes < 64 * HEAD_LIMIT_BYTES:
+            connection.sendall(endless * (HEAD_LIMIT_BYTES // len(endless)))
+            sent_bytes += HEAD_LIMIT_BYTES
+            time.sleep(0.05)
+        pytest.fail("everything was read")
+    server.good()
+
+
+def test_a_body_of_many_small_chunks_is_read(server: Running) -> None:
+    image = png(400, 400)
+    lines = [f"POST {PATH} HTTP/1.1", "Host: x", "Content-Type: image/png", "Transfer-Encoding: chunked", "", ""]
+    body = b"".join(b"1;%s\r\n%c\r\n" % (b"e" * 200, byte) for byte in image) + b"0\r\n\r\n"
+    assert len(body) > 2 * HEAD_LIMIT_BYTES
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
+        connection.sendall("\r\n".join(lines).encode())
+        for start in range(0, len(body), 300):  # so that most begin and end in the middle of something
+            connection.sendall(body[start : start + 300])
+        assert read_answer(connection)[0] == 200
+
+
+def test_many_offers_of_an_upgrade_are_ignored_one_by_one(server: Running) -> None:
+    count = 3000
+    offer = b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\nUpgrade: a\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as connection:
+        connection.sendall(offer * count)
+        with connection.makefile("rb") as stream:
+            assert all(next_answer(stream)[0] == 200 for _ in range(count))
+
+
+def test_what_is_no_http_does_not_take_the_place_of_an_answer(server: Running) -> None:
+    image = png()
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
+        connection.sendall(classify(image) + image + b"garbage\r\n\r\n")
+        with connection.makefile("rb") as stream:
+            assert next_answer(stream)[0] == 200
+            assert stream.read() == b""
+
+
+def test_a_broken_body_is_refused(server: Running) -> None:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
+        connection.sendall(chunked(png()).removesuffix(b"0\r\n") + b"zz\r\n")
+        assert b"".join(iter(lambda: connection.recv(65536), b"")).startswith(b"HTTP/1.1 400 ")
+
+
+def test_a_transfer_coding_that_is_not_understood_is_refused(server: Running) -> None:
+    request = chunked(png()).replace(b": chunked", b": gzip, chunked") + b"\r\n"
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
+        connection.sendall(request)
+        _, headers, body = read_answer(connection)
+    assert check_problem(headers, json.loads(body), 415, "media-type")["allowed"] == ["chunked"]

@@ -436,6 +436,13 @@ def test_parameters_that_are_not_taken(server: Running, verb: str, parameters: d
     check_answers(server, tiny_master(1, name="other"))
 
 
+@pytest.mark.parametrize("parameters", [[], 0, "", False, [1]])
+@pytest.mark.parametrize("verb", ["load", "unload"])
+def test_parameters_that_are_no_object(server: Running, verb: str, parameters: Any) -> None:
+    server.refused(post(server, f"models/other/{verb}", json={"parameters": parameters}), 400, "bad-request")
+    check_answers(server, tiny_master(1, name="other"))
+
+
 @pytest.mark.parametrize("document", [{"ready": 1}, {"ready": "true"}, {"ready": []}, {"name": "tiny"}])
 def test_questions_to_the_index_that_are_none(server: Running, document: dict[str, Any]) -> None:
     server.refused(post(server, "index", json=document), 400, "bad-request")
