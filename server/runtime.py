@@ -33,6 +33,7 @@ from server.latencies import Latencies
 from server.layout import Layout
 from server.measurement import Times, assumed_ladder, measure, measured_ladder, unmeasured_ladder
 from server.metrics import Metrics
+from server.pixels import Pixels
 from server.policies import create_policy
 from server.policies.fixed import Fixed
 from server.policy import Admission, Policy, Waiting, admit, explain
@@ -139,6 +140,7 @@ class Runtime:
         self.scheduler = Scheduler(
             self.cache, policy, self._crew, self._note_batch, self._note_occupied, metrics.note_decision
         )
+        self.pixels = Pixels(settings.max_pixels)
         self.permits = Permits(self.conduct.max_requests, settings.max_bodies_bytes, lambda: self.scheduler.drain_per_s)
         self.keys = Keys(load_keys(settings.keys))
 

@@ -125,7 +125,9 @@ class Settings(BaseSettings):
     max_bodies_bytes: int = Field(
         256 << 20, ge=1, description="bytes of all bodies in flight, beyond which requests get 429; one always may come"
     )
-    max_pixels: int = Field(50_000_000, ge=1, description="limit of an image's declared pixels")
+    max_pixels: int = Field(
+        50_000_000, ge=1, description="limit of an image's declared pixels, and of all that are decoded at once"
+    )
     body_timeout_s: float = Field(
         10,
         gt=0,

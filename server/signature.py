@@ -9,9 +9,10 @@ from numpy.typing import NDArray
 
 from bitgear.checkpoint import Master
 from bitgear.inputs import InputRecord
-from bitgear.tasks.pictures import Picture, check_size, decode_picture
+from bitgear.tasks.pictures import Picture, check_size
 from server.answers import to_json
 from server.errors import BadParameter, BadTensor, shown
+from server.pixels import Pixels
 from server.tasks import Task
 from server.tensors import BYTES, InferRequest, OutputTensor, RequestedOutput, Tensor
 
@@ -67,7 +68,7 @@ def _described(datatype: str, shape: list[int], **parameters: str | float) -> di
 
 
 def to_network(
-    tensor: Tensor, task: Task[Any, Any], record: InputRecord, limit_pixels: int, max_images: int
+    tensor: Tensor, task: Task[Any, Any], record: InputRecord, pixels: Pixels, max_images: int
 ) -> NetworkInput:
     """Return the images in an input tensor as the network reads them. Decodes pictures: not for the event loop.
 
@@ -85,10 +86,11 @@ def to_network(
         return NetworkInput(q_image, [task.whole_input(record)] * count, [(record.width_px, record.height_px)] * count)
     q_image = np.empty((count, 3, record.height_px, record.width_px), np.int8)
     places, sizes_px = [], []
-    for i, picture in enumerate(_pictures(tensor, limit_pixels)):
+    for i, picture in enumerate(_pictures(tensor, pixels)):
         q_image[i : i + 1], place = task.preprocess(picture, record)
         places.append(place)
         sizes_px.append((picture.width_px, picture.height_px))
+        del picture
     return NetworkInput(q_image, places, sizes_px)
 
 
@@ -110,14 +112,16 @@ def _check_shape(tensor: Tensor, record: InputRecord) -> None:
         )
 
 
-def _pictures(tensor: Tensor, limit_pixels: int) -> Iterator[Picture]:
+def _pictures(tensor: Tensor, pixels: Pixels) -> Iterator[Picture]:
     for element in tensor.data:
         if isinstance(element, np.ndarray):
             picture = Picture(element)
-            check_size(picture.width_px, picture.height_px, limit_pixels)
+            check_size(picture.width_px, picture.height_px, pixels.limit)
             yield picture
         else:
-            yield decode_picture(element, limit_pixels)
+            with pixels.decoded(element) as picture:
+                yield picture
+            del picture  # before the next is decoded
 
 
 def resolve_outputs(request: InferRequest, master: Master) -> tuple[RequestedOutput, ...]:

@@ -1,6 +1,7 @@
 """Encoded image bytes -> RGB pixels, for everything that takes pictures from outside."""
 
 import io
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,11 +40,14 @@ class Picture:
         return int(self.pixels.shape[0])
 
 
-def decode_picture(data: bytes, limit_pixels: int = DEFAULT_LIMIT_PIXELS) -> Picture:
+def decode_picture(
+    data: bytes, limit_pixels: int = DEFAULT_LIMIT_PIXELS, begin: Callable[[int], None] = lambda _: None
+) -> Picture:
     """Return the picture in JPEG, PNG or WebP bytes; the format is told from the bytes.
 
     Grey, palette, 16-bit, CMYK and transparent images become 8-bit RGB: 16-bit values lose their low byte,
-    transparent pixels are laid over black. The size is checked in the header, before anything is decoded.
+    transparent pixels are laid over black. The size is checked in the header, before anything is decoded; ``begin`` is
+    then told how many pixels there are.
 
     Raises :class:`ImageEmpty`, :class:`ImageFormatUnsupported`, :class:`ImageTooLarge`, :class:`ImageAnimated` or
     :class:`ImageCorrupt`.
@@ -60,6 +64,7 @@ def decode_picture(data: bytes, limit_pixels: int = DEFAULT_LIMIT_PIXELS) -> Pic
         check_size(*image.size, limit_pixels)
         if getattr(image, "n_frames", 1) != 1:
             raise ImageAnimated("the image has several frames; send one frame as a still image")
+        begin(image.width * image.height)
         try:
             pixels = _plain_jpeg(image, data)
             if pixels is None:

@@ -9,7 +9,6 @@ from fastapi import APIRouter, Request, Response
 from numpy.typing import NDArray
 
 from bitgear.checkpoint import Master
-from bitgear.tasks.pictures import decode_picture
 from server import answers, errors
 from server.body import JSON, Upload, receive_upload
 from server.controls import Controls, add_controls
@@ -20,6 +19,7 @@ from server.metrics import Metrics
 from server.middleware import Endpoint
 from server.negotiation import preferred_type
 from server.openapi import image_request, model_request
+from server.pixels import Pixels
 from server.precision import Wish, to_wish
 from server.problems import documented
 from server.registry import ServedModel
@@ -96,7 +96,7 @@ def _inference(task: Task[Any, Any], runtime: Runtime, metrics: Metrics) -> Endp
             )
 
         def prepare(upload: Upload, controls: Controls, known: Callable[[Wish], None]) -> Work[_Finding]:
-            return _open(task, model.master, upload, controls, known, settings.max_pixels)
+            return _open(task, model.master, upload, controls, known, runtime.pixels)
 
         return _answer(model, await serve(request, runtime, model, task, receive, prepare), exchange)
 
@@ -131,7 +131,7 @@ def _open(
     upload: Upload,
     controls: Controls,
     known: Callable[[Wish], None],
-    limit_pixels: int,
+    pixels: Pixels,
 ) -> Work[_Finding]:
     """Make an upload ready for the engine. Decodes the image, once ``known`` was told: not for the event loop."""
     form = open_upload(upload)
@@ -139,9 +139,10 @@ def _open(
     wish = to_wish(controls)
     options = task.options(controls, master.labels)
     known(wish)
-    picture = decode_picture(form.image, limit_pixels)
-    q_image, place = task.preprocess(picture, master.input)
-    width_px, height_px = picture.width_px, picture.height_px  # the pixels themselves must not wait in the queue
+    with pixels.decoded(form.image) as picture:
+        q_image, place = task.preprocess(picture, master.input)
+        width_px, height_px = picture.width_px, picture.height_px
+    del picture  # must not wait in the queue
 
     def finish(output: NDArray[np.float32]) -> _Finding:
         members = task.postprocess(output[0], place, master.labels, master.input, options)

@@ -18,6 +18,7 @@ from server.metrics import UNKNOWN, Metrics
 from server.middleware import Endpoint
 from server.negotiation import preferred_type
 from server.openapi import infer_request, model_request
+from server.pixels import Pixels
 from server.precision import MAX_DEADLINE_MS, Wish, to_wish
 from server.problems import documented
 from server.registry import ServedModel
@@ -119,7 +120,7 @@ def infer_endpoint(runtime: Runtime, metrics: Metrics) -> Endpoint:
             )
 
         def prepare(body: bytes, controls: Controls, known: Callable[[Wish], None]) -> Work[_Answer]:
-            return _open(model, body, json_bytes, binary_outputs, controls, known, settings.max_pixels)
+            return _open(model, body, json_bytes, binary_outputs, controls, known, runtime.pixels)
 
         inference = await serve(request, runtime, model, task, receive, prepare)
         return _answer(model, inference, exchange)
@@ -165,7 +166,7 @@ def _open(
     binary_outputs: bool,
     controls: Controls,
     known: Callable[[Wish], None],
-    limit_pixels: int,
+    pixels: Pixels,
 ) -> Work[_Answer]:
     """Make a request ready for the engine. Decodes images, once ``known`` was told: not for the event loop."""
     master = model.master
@@ -179,7 +180,7 @@ def _open(
     options = task.options(controls, master.labels)
     wanted = resolve_outputs(request, master)
     known(wish)
-    network_input = to_network(request.input, task, master.input, limit_pixels, model.ladder.max_batch)
+    network_input = to_network(request.input, task, master.input, pixels, model.ladder.max_batch)
     request_id = request.id  # what was sent must not wait in the queue
 
     def finish(output: NDArray[np.float32]) -> _Answer:

@@ -68,6 +68,19 @@ def test_compose_locks_the_service_up(service: dict):
     assert float(service["stop_grace_period"].removesuffix("s")) > delay_s + timeout_s
 
 
+def fits(settings: Settings, memory_bytes: int) -> bool:
+    """Whether the pictures and bodies that may be in work fit beside a server at rest: see docs/settings.md."""
+    at_rest_bytes = 160 << 20
+    return at_rest_bytes + 10 * settings.max_pixels + settings.max_bodies_bytes <= memory_bytes
+
+
+def test_compose_takes_no_more_pictures_than_fit_into_its_memory(service: dict):
+    defaults = {name: re.sub(r"\$\{\w+:-(.*)\}", r"\1", value) for name, value in service["environment"].items()}
+    variables = {name.removeprefix(ENVIRONMENT_PREFIX).lower(): value for name, value in defaults.items()}
+    assert service["mem_limit"] == "${BITGEAR_MEMORY:-512m}"
+    assert fits(Settings(**variables), 512 << 20)
+
+
 def test_kserve_starts_what_the_server_can_be_told(kserve: tuple[dict, dict]):
     runtime, service = kserve
     assert (runtime["apiVersion"], runtime["kind"]) == ("serving.kserve.io/v1alpha1", "ServingRuntime")
@@ -78,6 +91,8 @@ def test_kserve_starts_what_the_server_can_be_told(kserve: tuple[dict, dict]):
     settings = Settings(**variables)
     assert [port["containerPort"] for port in container["ports"]] == [settings.port]
     assert settings.models == (Path("/mnt/models"),)
+    assert container["resources"]["limits"]["memory"] == "512Mi"
+    assert fits(settings, 512 << 20)
     assert settings.profile in load_profiles()
     user = int(re.search(r"^USER (\d+)", (ROOT / "Dockerfile").read_text(), re.M)[1])
     assert container["securityContext"]["runAsUser"] == user

@@ -11,6 +11,7 @@ from bitgear.errors import ImageEmpty, ImageTooLarge
 from bitgear.tasks.pictures import LIMIT_SIDE_PX, Picture
 from server.answers import to_json
 from server.errors import BadParameter, BadTensor
+from server.pixels import Pixels
 from server.signature import (
     RAW_OUTPUT,
     RESULT,
@@ -32,7 +33,7 @@ MAX_IMAGES = 4
 
 
 def read(tensor: Tensor, task: str = "classify") -> NetworkInput:
-    return to_network(tensor, TASKS[task], MASTERS[task].input, LIMIT_PIXELS, MAX_IMAGES)
+    return to_network(tensor, TASKS[task], MASTERS[task].input, Pixels(LIMIT_PIXELS), MAX_IMAGES)
 
 
 def array_of(datatype: str, shape: tuple[int, ...]) -> Tensor:
@@ -128,7 +129,9 @@ def test_the_side_of_pixels_is_limited_too(task: str, axis: int) -> None:
     def read_line(length_px: int) -> None:
         shape = [1, 1, 1, 3]
         shape[axis] = length_px
-        to_network(array_of("UINT8", tuple(shape)), TASKS[task], MASTERS[task].input, 2 * LIMIT_SIDE_PX, MAX_IMAGES)
+        to_network(
+            array_of("UINT8", tuple(shape)), TASKS[task], MASTERS[task].input, Pixels(2 * LIMIT_SIDE_PX), MAX_IMAGES
+        )
 
     read_line(LIMIT_SIDE_PX)
     with pytest.raises(ImageTooLarge, match=f"{LIMIT_SIDE_PX} along a side"):
