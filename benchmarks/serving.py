@@ -11,8 +11,8 @@ all at the same offered load, for their latency.
 In pieces: ``--tune-only``, some 3 minutes, then ``--tuned``, some 6. Whole rounds are kept in build/serving, and
 ``--resume`` goes on after them.
 
-"The engine alone" runs codes that were made before, in a process of its own, with one thread for each core or all of
-them on one call, whichever gives more: what the server lacks to that is what HTTP, JPEG and JSON cost.
+"The engine alone" runs codes that were made before, in a process of its own, a call on each core: what the server lacks
+to that is what HTTP, JPEG and JSON cost.
 """
 
 import argparse

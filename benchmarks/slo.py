@@ -47,6 +47,7 @@ BAR_SECONDS, BAR_SEEDS = 4.0, 6
 """Many short runs rather than few long ones: a machine that is slow for some seconds is so for every policy."""
 SECONDS, SEEDS = 10.0, 1
 SHORT_SECONDS = 3.0
+DEFAULT_MODEL = "camvid-resnet"
 RUN_COST_SECONDS = 1.5
 SETTLE_SECONDS = 0.3
 """Before a run: the queue of the one before is empty, but not all threads rest."""
@@ -210,7 +211,7 @@ def main() -> None:
     servers.end_in_order()
     parser = argparse.ArgumentParser()
     parser.add_argument("--data", type=Path, help="folder of camvid.tar, imagenet1000.tar and traces")
-    parser.add_argument("--model", default="camvid-resnet", help=f"a shipped master, a file, or {', '.join(RANDOM)}")
+    parser.add_argument("--model", default=DEFAULT_MODEL, help=f"a shipped master, a file, or {', '.join(RANDOM)}")
     extent = parser.add_mutually_exclusive_group()
     extent.add_argument("--quick", action="store_true", help="what there are bars for, in less than 8 minutes")
     extent.add_argument("--short", action="store_true", help="everything, but few seconds and widths, in 11 minutes")
@@ -243,7 +244,12 @@ def main() -> None:
     print(f"{len(cases)} runs of {seconds:g} s: about {len(cases) * (seconds + RUN_COST_SECONDS) / 60:.0f} minutes")
 
     report_name = "-".join(
-        ["slo", *([] if extent_name == "full" else [extent_name]), *filter(None, [arguments.kernel])]
+        [
+            "slo",
+            *([] if extent_name == "full" else [extent_name]),
+            *([] if arguments.model == DEFAULT_MODEL else [Path(arguments.model).stem]),
+            *filter(None, [arguments.kernel]),
+        ]
     )
     # A ladder of its own: one that was measured earlier may be of another state of the machine.
     settings = {"ladders": str(folder.resolve() / "ladders"), **dict(item.split("=", 1) for item in arguments.set)}

@@ -35,10 +35,16 @@ _ERRORS: tuple[tuple[type[httpx.RequestError], type[BitgearClientError]], ...] =
     (httpx.TimeoutException, Timeout),
     (httpx.NetworkError, ConnectionFailed),
     (httpx.ProxyError, ConnectionFailed),
-    (httpx.RemoteProtocolError, ConnectionFailed),  # closed in the middle of an answer
+    (httpx.RemoteProtocolError, ProtocolError),
     (httpx.TransportError, TransportError),
     (httpx.RequestError, ProtocolError),  # a content coding that does not decode
 )
+
+_CLOSED = re.compile("closed connection|disconnected", re.IGNORECASE)
+"""What h11 and httpcore say of a connection that ended before or in the middle of an answer."""
+
+_IN_TLS = re.compile(r"\[(SSL|X509)")
+"""What OpenSSL's errors begin with."""
 
 
 @contextmanager
@@ -46,14 +52,25 @@ def _own_errors(base_url: httpx.URL) -> Iterator[None]:
     try:
         yield
     except httpx.RequestError as error:
-        own = next(own for theirs, own in _ERRORS if isinstance(error, theirs))
-        raise own(_told(error, base_url)) from error
+        raise _kind(error)(_told(error, base_url)) from error
+
+
+def _kind(error: httpx.RequestError) -> type[BitgearClientError]:
+    if isinstance(error, httpx.RemoteProtocolError) and _CLOSED.search(str(error)):
+        return ConnectionFailed
+    if isinstance(error, httpx.ConnectError) and _IN_TLS.match(str(error)):
+        return TransportError  # tried again, it fails again
+    return next(own for theirs, own in _ERRORS if isinstance(error, theirs))
 
 
 def _told(error: httpx.RequestError, base_url: httpx.URL) -> str:
     server = str(base_url.copy_with(userinfo=b"")).rstrip("/")  # a password is not to be told
     if not isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
         return f"{server}: {type(error).__name__}: {error}"
+    if _IN_TLS.match(str(error)):
+        return (
+            f"cannot reach {server} by TLS: {error}; is it a server for https, with a certificate that is known here?"
+        )
     cause = re.sub(r"^\[Errno -?\d+\] ", "", str(error)) or type(error).__name__
     return f"cannot reach {server}: {cause[:1].lower()}{cause[1:]}; is the server running?"
 
@@ -68,7 +85,8 @@ def _http_options(base_url: str | None, api_key: str | None, timeout_s: float | 
     given = base_url or os.environ.get("BITGEAR_URL") or DEFAULT_BASE_URL
     try:
         url = httpx.URL(given)
-    except httpx.InvalidURL as error:
+        url.host.encode("idna")  # which the system does when it looks the name up
+    except (httpx.InvalidURL, UnicodeError) as error:
         raise InputError(f"base_url {given!r} is not a URL: {error}") from error
     if url.scheme not in ("http", "https") or not url.host:
         raise InputError(f"base_url {given!r} must start with http:// or https:// and name a host")

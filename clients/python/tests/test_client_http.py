@@ -203,7 +203,7 @@ EXPECTED_ERRORS = {
     "CloseError": ConnectionFailed,
     "NetworkError": ConnectionFailed,
     "ProxyError": ConnectionFailed,
-    "RemoteProtocolError": ConnectionFailed,
+    "RemoteProtocolError": ProtocolError,
     "LocalProtocolError": TransportError,
     "ProtocolError": TransportError,
     "UnsupportedProtocol": TransportError,
@@ -211,6 +211,35 @@ EXPECTED_ERRORS = {
     "DecodingError": ProtocolError,
     "TooManyRedirects": ProtocolError,
 }
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        httpx.RemoteProtocolError("Server disconnected without sending a response."),
+        httpx.RemoteProtocolError(
+            "peer closed connection without sending complete message body (incomplete chunked read)"
+        ),
+    ],
+)
+def test_a_connection_that_is_closed_is_one_that_failed(call, error):
+    with pytest.raises(ConnectionFailed):
+        call(Server(error), "models", options={"retry_budget_s": 0})
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (httpx.RemoteProtocolError("illegal status line: bytearray(b'SSH-2.0')"), ProtocolError),
+        (httpx.ConnectError("[SSL: WRONG_VERSION_NUMBER] wrong version number (_ssl.c:1006)"), TransportError),
+    ],
+)
+def test_what_would_fail_again_is_not_tried_again(call, fake_time, error, expected):
+    server = Server(error)
+    with pytest.raises(expected) as caught:
+        call(server, "models")
+    assert type(caught.value) is expected
+    assert (len(server.requests), fake_time.slept_s) == (1, [])
 
 
 def _with_subclasses(kind):
@@ -289,7 +318,8 @@ def test_base_url(call, monkeypatch, argument, variable, expected):
 
 
 @pytest.mark.parametrize("kind", [Client, AsyncClient])
-@pytest.mark.parametrize("base_url", ["127.0.0.1:8000", "localhost:8000", "ftp://x", "http://", "http://x:y", "\x00"])
+@pytest.mark.parametrize("base_url", ["127.0.0.1:8000", "localhost:8000", "ftp://x", "http://", "http://x:y", "\x00",
+                                      "http://a..b", "http://.", f"http://{'a' * 64}", "http://xn--a"])  # fmt: skip
 def test_a_base_url_that_cannot_work_is_refused_at_once(kind, base_url):
     with pytest.raises(InputError, match="base_url"):
         kind(base_url)
