@@ -1,6 +1,7 @@
 """What models take and give as tensors: the forms of an input, and how outputs are made of what a network computes."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,11 +87,12 @@ def to_network(
         return NetworkInput(q_image, [task.whole_input(record)] * count, [(record.width_px, record.height_px)] * count)
     q_image = np.empty((count, 3, record.height_px, record.width_px), np.int8)
     places, sizes_px = [], []
-    for i, picture in enumerate(_pictures(tensor, pixels)):
-        q_image[i : i + 1], place = task.preprocess(picture, record)
-        places.append(place)
-        sizes_px.append((picture.width_px, picture.height_px))
-        del picture
+    for i, element in enumerate(tensor.data):
+        with _picture(element, pixels) as picture:
+            q_image[i : i + 1], place = task.preprocess(picture, record)
+            places.append(place)
+            sizes_px.append((picture.width_px, picture.height_px))
+        del picture  # before the next is decoded
     return NetworkInput(q_image, places, sizes_px)
 
 
@@ -112,16 +114,12 @@ def _check_shape(tensor: Tensor, record: InputRecord) -> None:
         )
 
 
-def _pictures(tensor: Tensor, pixels: Pixels) -> Iterator[Picture]:
-    for element in tensor.data:
-        if isinstance(element, np.ndarray):
-            picture = Picture(element)
-            check_size(picture.width_px, picture.height_px, pixels.limit)
-            yield picture
-        else:
-            with pixels.decoded(element) as picture:
-                yield picture
-            del picture  # before the next is decoded
+def _picture(element: bytes | NDArray[Any], pixels: Pixels) -> AbstractContextManager[Picture]:
+    if not isinstance(element, np.ndarray):
+        return pixels.decoded(element)
+    picture = Picture(element)
+    check_size(picture.width_px, picture.height_px, pixels.limit)
+    return nullcontext(picture)
 
 
 def resolve_outputs(request: InferRequest, master: Master) -> tuple[RequestedOutput, ...]:
