@@ -32,7 +32,8 @@ RUN useradd --uid 10001 --no-create-home --home-dir /nonexistent --shell /usr/sb
 COPY --from=build /opt/bitgear /opt/bitgear
 # Nothing is written at run time: the root file system may be read-only. 0.0.0.0 is all of the container, which
 # publishes what it is told to; as a variable it holds whatever arguments `serve` is given. A port is to be set by its
-# variable as well, and not by --port: the health check below knows the variable alone.
+# variable as well, and not by --port: the health check below knows the variable alone. From that threshold on, in
+# bytes, the C library gives memory back at once: pictures are as large, and it would keep what the largest took.
 ENV PATH=/opt/bitgear/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \

@@ -237,9 +237,12 @@ class _Outlook:
 
     def _looked_at(self, members: tuple[int, ...]) -> tuple[int, ...]:
         """Return which of what is looked at are among the members."""
-        if isinstance(self.left, range):
-            return tuple(at // self.step for at in (at - self.left.start for at in members) if at % self.step == 0)
-        return tuple(at // self.step for at in (bisect_left(self.left, at) for at in members) if at % self.step == 0)
+        left, step = self.left, self.step
+        if isinstance(left, range):
+            places = [position - left.start for position in members]
+        else:
+            places = [bisect_left(left, position) for position in members]
+        return tuple(place // step for place in places if place % step == 0)
 
     def _in_time_elsewhere(self, until_s: Sequence[float], done_s: Sequence[float]) -> bool:
         """Return whether what other models wait for is in time as well.

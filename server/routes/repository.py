@@ -117,7 +117,8 @@ def _listed(served: Sequence[ServedModel], entries: Sequence[Entry]) -> list[dic
 
 def _take_parameters(document: dict[str, Any], known: tuple[str, ...]) -> dict[str, Any]:
     parameters = document.pop("parameters", None)
-    parameters = {} if parameters is None else parameters
+    if parameters is None:
+        parameters = {}
     _nothing_else(document, "parameters")
     if not isinstance(parameters, dict):
         raise BadRequest("'parameters' must be a JSON object")
