@@ -10,7 +10,7 @@ from server.policy import Dispatch, Load, Reason, Waiting
 deadline_of = itemgetter(0)
 allowed_of = itemgetter(1)
 images_of = itemgetter(4)
-_work_of = itemgetter(1, 4)
+work_of = itemgetter(1, 4)
 """Columns of :class:`~server.policy.Waiting`: with ``map`` the fastest way to read them of a long queue."""
 
 
@@ -106,7 +106,7 @@ def hopeless(ladder: Ladder, load: Load, newcomer: Waiting, margin: float) -> bo
     if not ahead:
         return False
     work_s = sum(until_s - load.now_s for until_s in load.busy_until_s if until_s > load.now_s)
-    work_s += sum(ladder.image_s[narrowest(mask)] * images for mask, images in map(_work_of, ahead))
+    work_s += sum(ladder.image_s[narrowest(mask)] * images for mask, images in map(work_of, ahead))
     own_s = ladder.rungs[narrowest(newcomer.allowed)].latency_ms(newcomer.images) / 1000
     needed_s: float = work_s / ladder.noise / load.workers + load.elsewhere_s(newcomer.order_s) + own_s
     needed_s *= 1 + margin

@@ -6,7 +6,7 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from operator import gt
+from operator import add, gt
 from typing import NamedTuple
 
 from server.ladder import Ladder, positions
@@ -22,6 +22,7 @@ from server.policies.batches import (
     narrowest_of,
     nearest,
     others,
+    work_of,
 )
 from server.policy import Dispatch, Load, Reason
 
@@ -86,12 +87,14 @@ class LookAhead:
 class _Pieces(NamedTuple):
     """A queue in pieces: of each, when it is due, and how many requests of each kind it has.
 
-    ``until_s``: on the clock; ``due_s``: in seconds from now, less what other models need until then.
+    ``until_s``: on the clock; ``due_s``: in seconds from now, less what other models need until then. ``kinds_s``: by
+    mask and rung, what those of a kind take in each piece, as far as anybody has asked.
     """
 
     until_s: list[float]
     due_s: list[float]
     counts: dict[int, list[float]]
+    kinds_s: dict[tuple[int, int], list[float]]
 
 
 class _Outlook:
@@ -201,31 +204,30 @@ class _Outlook:
         return self.images * self.ladder.image_s[rung]
 
     def _members(self, rung: int, batch: int) -> tuple[int, ...]:
-        if self.step == 1 and len(self.kinds) == 1 and self.images == 1:
-            return tuple(self.left[:batch])
+        first = self.left[:batch]
+        works = {work_of(self.queue[position]) for position in first}
+        if all(images == 1 and mask >> rung & 1 for mask, images in works):
+            return tuple(first)
         return fill(self.queue, self.left, rung, batch)
 
     def _feasible(self, rung: int, members: tuple[int, ...]) -> bool:
         """Return whether all is in time if ``members`` run at a rung, and then the rest as near to it as it allows."""
-        images = sum(self.queue[position].images for position in members)
-        first_s = self.longer * self.ladder.rungs[rung].latency_ms(images) / 1000
-        due = [
-            due_s
-            for due_s in map(deadline_of, (self.queue[position] for position in members))
-            if due_s >= self.soonest_s
-        ]
-        if first_s > min(due, default=math.inf) - self.now_s:
+        chosen = [self.queue[position] for position in members]
+        first_s = self.longer * self.ladder.rungs[rung].latency_ms(sum(map(images_of, chosen))) / 1000
+        due_s = min(map(deadline_of, chosen))
+        if due_s < self.soonest_s:
+            due_s = min(
+                (later_s for later_s in map(deadline_of, chosen) if later_s >= self.soonest_s), default=math.inf
+            )
+        if first_s > due_s - self.now_s:
             return False
         batch, taken = self.ladder.efficient_batches[rung], self._looked_at(members)
         piece = max(batch, -(-(len(self.masks) - len(taken)) // PIECES))
         pieces = self._pieces(taken, piece)
-        parts_s = [0.0] * len(pieces.due_s)
-        for mask, counts in pieces.counts.items():
-            batch_s, request_s, requests = self._times(nearest(mask, rung))
-            parts_s = [
-                part_s + count * request_s - (-count // requests) * batch_s
-                for part_s, count in zip(parts_s, counts, strict=True)
-            ]
+        parts_s: list[float] = []
+        for mask in pieces.counts:
+            kind_s = self._kind_s(pieces, mask, nearest(mask, rung))
+            parts_s = list(map(add, parts_s, kind_s)) if parts_s else kind_s
         if self.each * piece > batch:  # a piece is several batches, by all workers
             parts_s = [part_s / self.workers for part_s in parts_s]
             done_s = list(accumulate(parts_s, initial=max(first_s, *self.others_s, 0.0)))[1:]
@@ -239,6 +241,8 @@ class _Outlook:
         """Return which of what is looked at are among the members."""
         left, step = self.left, self.step
         if isinstance(left, range):
+            if members[-1] - left.start == len(members) - 1:  # the first ones
+                return tuple(range(-(-len(members) // step)))
             places = [position - left.start for position in members]
         else:
             places = [bisect_left(left, position) for position in members]
@@ -256,7 +260,7 @@ class _Outlook:
                 return False
         return True
 
-    def _pieces(self, taken: tuple[int, ...], piece: int) -> "_Pieces":
+    def _pieces(self, taken: tuple[int, ...], piece: int) -> _Pieces:
         """Return what is looked at and not taken, in pieces of so many."""
         known = self.pieces.get((taken, piece))
         if known is not None:
@@ -277,14 +281,20 @@ class _Outlook:
         else:
             parts = [masks[start : start + piece] for start in starts]
             counts = {mask: [self.each * part.count(mask) for part in parts] for mask in self.kinds}
-        found = self.pieces[taken, piece] = _Pieces(until_s, due_s, counts)
+        found = self.pieces[taken, piece] = _Pieces(until_s, due_s, counts, {})
         return found
 
-    def _times(self, rung: int) -> tuple[float, float, float]:
-        """Return seconds of a batch, seconds of a request in it, and how many requests make an efficient batch."""
-        chosen, batch = self.ladder.rungs[rung], self.ladder.efficient_batches[rung]
-        scale = self.longer / 1000
-        return scale * chosen.fixed_ms, scale * chosen.per_image_ms * self.images, max(1.0, batch / self.images)
+    def _kind_s(self, pieces: _Pieces, mask: int, rung: int) -> list[float]:
+        """Return the seconds that the requests of a kind take in each piece, in efficient batches at a rung."""
+        known = pieces.kinds_s.get((mask, rung))
+        if known is not None:
+            return known
+        chosen, scale = self.ladder.rungs[rung], self.longer / 1000
+        batch_s, request_s = scale * chosen.fixed_ms, scale * chosen.per_image_ms * self.images
+        requests = max(1.0, self.ladder.efficient_batches[rung] / self.images)
+        found = [count * request_s - (-count // requests) * batch_s for count in pieces.counts[mask]]
+        pieces.kinds_s[mask, rung] = found
+        return found
 
 
 def _in_turn(parts_s: Sequence[float], free_s: list[float]) -> list[float]:
