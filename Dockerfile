@@ -32,12 +32,10 @@ RUN useradd --uid 10001 --no-create-home --home-dir /nonexistent --shell /usr/sb
 COPY --from=build /opt/bitgear /opt/bitgear
 # Nothing is written at run time: the root file system may be read-only. 0.0.0.0 is all of the container, which
 # publishes what it is told to; as a variable it holds whatever arguments `serve` is given. A port is to be set by its
-# variable as well, and not by --port: the health check below knows the variable alone. From that threshold on, in
-# bytes, the C library gives memory back at once: pictures are as large, and it would keep what the largest took.
+# variable as well, and not by --port: the health check below knows the variable alone.
 ENV PATH=/opt/bitgear/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
-    MALLOC_MMAP_THRESHOLD_=4194304 \
     BITGEAR_HOST=0.0.0.0 \
     BITGEAR_PORT=8000
 USER 10001:10001

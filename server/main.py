@@ -17,6 +17,7 @@ from bitgear import __version__
 from bitgear.engines import Engine
 from server.app import create_app
 from server.logs import configure_logging
+from server.memory import return_large_blocks
 from server.protocol import Protocol
 from server.runtime import Runtime
 from server.settings import Settings, SettingsError, unknown_variables
@@ -35,6 +36,7 @@ def run(settings: Settings, *, engine: Engine | None = None) -> int:
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGTERM, signal.SIGINT):  # until the server's own handlers are in place
             signal.signal(number, lambda *_: sys.exit(0))
+    return_large_blocks()
     configure_logging(settings.log_level)
     for name, meant in unknown_variables(os.environ).items():
         _logger.warning("%s is no setting and changes nothing%s", name, f"; did you mean {meant}?" if meant else "")
