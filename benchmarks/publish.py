@@ -60,7 +60,7 @@ def blocks() -> dict[str, str]:
         "engine_amx": engine_tables.overview(_engine("engine-amx")),
         "bounds": _bounds(_report("bounds")),
         "policies": _policies(_report("simulate")),
-        "policy_decisions": _policy_decisions(_report("simulate")),
+        "policy_decisions": _policy_decisions(_report("decisions")),
         "phases": _phases(_report("phases")),
         "imports": _imports([_report(name) for name in IMPORTS]),
         "provenance": _provenance(),
@@ -447,12 +447,15 @@ def _attained(row: dict[str, Any]) -> str:
 
 
 def _policy_decisions(report: dict[str, Any]) -> str:
-    lines = ["| decision with 1,000 queued | requests | median | 99 % |", "|---|---|---|---|"]
-    lines += [
-        f"| {row['policy']} | {row['requests']} | {row['p50_us']:.0f} us | {row['p99_us']:.0f} us |"
-        for row in report["decisions"]
-    ]
-    return "\n".join(lines)
+    """Return a line for each policy and kind of queue, a column for each ladder."""
+    rungs = {row["ladder"]: row["rungs"] for row in report["rows"]}
+    head = [f"`{ladder}`, {count} precisions: median, 99 %" for ladder, count in rungs.items()]
+    lines = [f"| decision with 1,000 queued | requests | {' | '.join(head)} |", "|---|---" + "|---" * len(head) + "|"]
+    cells: dict[tuple[str, str], list[str]] = {}
+    for row in report["rows"]:
+        cells.setdefault((row["policy"], row["requests"]), []).append(f"{row['p50_us']:.0f} us, {row['p99_us']:.0f} us")
+    lines += [f"| {policy} | {requests} | {' | '.join(each)} |" for (policy, requests), each in cells.items()]
+    return "\n".join([*lines, "", f"{report['machine']['cpu']}, {report['decisions']:,} decisions each."])
 
 
 def _settings() -> str:

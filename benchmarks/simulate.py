@@ -11,16 +11,12 @@ Service times are drawn around the ladder, which states their 90th percentile. L
 most. The objective is a multiple of its latency with one image, and every request has it as a hard deadline. The queue
 has no limit. Fixed widths drop what they cannot serve in time, and keep batches to what the first request can bear, so
 they are stronger than a server that knows no deadlines.
-
-Also measured, in real time: how long policies take to decide with a queue of 1,000.
 """
 
 import argparse
-import gc
 import heapq
 import json
 import math
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,8 +39,6 @@ from server.policy import Load, Policy, Waiting
 from server.scheduler import ARRIVALS
 
 NINETY_PERCENT = 1.2816
-QUEUED = 1000
-DECISIONS = 500
 MEASURE_SECONDS = 3.0
 MEASURES = (
     "submitted",
@@ -168,32 +162,6 @@ def rows(
             }
 
 
-def decisions(ladder: Ladder) -> list[dict[str, Any]]:
-    """Return how long policies take to decide with a long queue: of one kind of requests, and of three."""
-    rng = np.random.default_rng(0)
-    result = []
-    every = ladder.useful(ladder.all_rungs)
-    kinds = {"auto": [every], "auto, pinned and floors": [every, 1, every & 0b111]}
-    for name, masks in kinds.items():
-        for policy in ("look-ahead", "slackfit", "fixed"):
-            decides = create_policy(policy)
-            taken_us = []
-            for _ in range(DECISIONS):
-                slack_ms = rng.uniform(0.2, 2) * QUEUED * ladder.rungs[-1].latency_ms(1)
-                due_s = np.sort(rng.uniform(slack_ms / 5000, slack_ms / 1000, QUEUED)).tolist()
-                drawn = rng.integers(0, len(masks), QUEUED).tolist()
-                queue = [Waiting(at_s, masks[kind], hard=True) for at_s, kind in zip(due_s, drawn, strict=True)]
-                load = Load(0.0, queue, 100.0, 2, (0.0, 0.01))
-                gc.disable()
-                began_s = time.perf_counter()
-                decides.dispatch(ladder, load)
-                taken_us.append(1e6 * (time.perf_counter() - began_s))
-                gc.enable()
-            p50, p99 = (float(value) for value in np.percentile(taken_us, [50, 99]))
-            result.append({"policy": policy, "queued": QUEUED, "requests": name, "p50_us": p50, "p99_us": p99})
-    return result
-
-
 def told(document: Mapping[str, Any], max_batch: int) -> Ladder:
     """Return the ladder that a server told. Nothing is run at its rungs: of a plan the mean width will do."""
     rungs = []
@@ -258,14 +226,9 @@ def main() -> None:
         "noise": arguments.noise,
         "workers": arguments.workers,
         "ladders": {ladder.model: _described(ladder) for ladder in ladders},
-        "decisions": decisions(ladders[0]),
         "rows": result,
     }
     _print(result)
-    for row in content["decisions"]:
-        print(
-            f"{row['policy']} with {QUEUED} queued ({row['requests']}): {row['p50_us']:.0f} us, p99 {row['p99_us']:.0f}"
-        )
     print(f"wrote {write_report('simulate', content, arguments.json)}")
 
 

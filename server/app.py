@@ -58,11 +58,14 @@ def create_app(settings: Settings, *, engine: Engine | None = None, traces: Trac
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        warming = asyncio.create_task(runtime.warm(learn_layout))
+        tasks = [asyncio.create_task(runtime.warm(learn_layout))]
+        if settings.watch_s > 0:
+            tasks.append(asyncio.create_task(runtime.watch(settings.watch_s)))
         try:
             yield
         finally:
-            warming.cancel()
+            for task in tasks:
+                task.cancel()
             runtime.close()
             if traces is not None:
                 await asyncio.to_thread(traces.close)

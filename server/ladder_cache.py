@@ -18,6 +18,9 @@ from server.measurement import MAX_NOISE, Line, Times
 FORMAT = "bitgear-ladder"
 LAYOUT_FORMAT = "bitgear-layout"
 
+LEAST_MS, MOST_MS = 1e-6, 1e6
+"""What an image may take: less or more is no measurement."""
+
 WHAT = "what was measured of this device is"
 
 
@@ -64,7 +67,7 @@ def write_layout(folder: Path, key: Key, layout: Layout) -> None:
 
 def _layout(content: object, key: Key) -> Layout:
     kept = _LayoutContent.model_validate(content)
-    if kept.key != dict(key):
+    if kept.key != dict(key) or kept.workers * kept.threads > int(key["cores"]):
         raise ValueError("it is of another device")
     return Layout(kept.workers, kept.threads)
 
@@ -72,13 +75,13 @@ def _layout(content: object, key: Key) -> Layout:
 def _times(content: object, key: Key) -> Times:
     """Return the times in a file; raise ``ValueError`` if they are not what :func:`write` writes under the key."""
     kept = _Content.model_validate(content)
-    if kept.key != dict(key) or not all(line.fixed_ms + line.per_image_ms > 0 for line in kept.lines.values()):
-        raise ValueError("it is of another device, or a time is 0")
+    if kept.key != dict(key) or any(line.fixed_ms + line.per_image_ms < LEAST_MS for line in kept.lines.values()):
+        raise ValueError("it is of another device, or a time is next to nothing")
     lines = {name: Line(line.fixed_ms, line.per_image_ms) for name, line in kept.lines.items()}
     return Times(lines, kept.noise)
 
 
-_Time = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+_Time = Annotated[float, Field(ge=0, le=MOST_MS)]
 
 
 class _Line(BaseModel):

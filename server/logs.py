@@ -33,4 +33,5 @@ def configure_logging(level: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter())
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
-    logging.getLogger("server").setLevel(level.upper())
+    for ours in ("server", "bitgear"):
+        logging.getLogger(ours).setLevel(level.upper())

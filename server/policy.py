@@ -127,13 +127,15 @@ def admit(wish: Wish, ladder: Ladder, profile: Profile) -> Admission:
     A pinned precision allows its own rung alone, unless the wish is lenient: then useful ones further down within the
     profile's bounds too. ``auto`` prefers the profile's default, or the widest rung; a bound that excludes it moves it
     to the nearest rung inside, one that is not on the ladder gives way to the widest inside, one that is pruned to the
-    rung that is as good. It allows what is useful from there down to the floor. Bounds are of mean widths.
+    rung that is as good. It allows what is useful from there down to the floor. Bounds are of mean widths. What the
+    profile says of the ladder's model alone wins over what it says of all.
 
     Raises :class:`~server.errors.WidthNotOffered` for a pinned precision that is not on the ladder within the profile's
     bounds, and for bounds with no rung between them; :class:`~server.errors.BadParameter` for a pinned precision
     outside the wish's own bounds.
     """
     rungs = ladder.rungs
+    profile = profile.of(ladder.model)
     within = _between(ladder, profile.floor, profile.ceiling)
     if wish.precision is not None:
         pinned = ladder.index(wish.precision)

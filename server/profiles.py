@@ -6,7 +6,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StrictInt, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, StrictInt, ValidationError, model_validator
 
 from bitgear.bits import MASTER_BITS, MIN_BITS
 from bitgear.checkpoint import is_model_name
@@ -19,6 +19,16 @@ LEAST_SLO_MS = 20
 Width = Annotated[StrictInt, Field(ge=MIN_BITS, le=MASTER_BITS)]
 
 
+class ModelRule(BaseModel):
+    """What a profile says of one model alone, instead of what it says of all: widths in bits, as there."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    default: Width | None = None
+    floor: Width | None = None
+    ceiling: Width | None = None
+
+
 class Profile(BaseModel):
     """What a kind of device is set to.
 
@@ -27,7 +37,7 @@ class Profile(BaseModel):
     engine call (None: one). ``memory_bytes``: for derived models. ``slo_ms``: the time in which a request without a
     deadline of its own should be answered (None: :data:`SLO_FACTOR` times what one image takes at the widest rung,
     :data:`LEAST_SLO_MS` at least). ``policy``: by name, see :func:`server.policies.create_policy`; ``margin``: by what
-    share it takes latencies to be longer than measured.
+    share it takes latencies to be longer than measured. ``models``: what differs for single models, by name.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -41,6 +51,8 @@ class Profile(BaseModel):
     slo_ms: Annotated[float, Field(gt=0, le=3_600_000, strict=True)] | None = None
     policy: PolicyName = "look-ahead"
     margin: Annotated[float, Field(ge=0, le=1, strict=True)] = 0.1
+    models: dict[str, ModelRule] = {}
+    _of: dict[str, "Profile"] = PrivateAttr(default_factory=dict)
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -48,7 +60,26 @@ class Profile(BaseModel):
             raise ValueError("name must be 1 to 64 of a-z 0-9 . _ -")
         if not self.floor <= (self.floor if self.default is None else self.default) <= self.ceiling:
             raise ValueError("floor, default and ceiling must not decrease in this order")
+        for model, rule in self.models.items():
+            try:
+                self._of[model] = self._under(rule)
+            except ValidationError as error:
+                raise ValueError(f"models.{model}: {error.errors()[0]['msg']}") from error
         return self
+
+    def of(self, model: str) -> "Profile":
+        """Return what this is for a model of that name: its own rule, if there is one, instead of the general one."""
+        return self._of.get(model, self)
+
+    def _under(self, rule: ModelRule) -> "Profile":
+        floor = self.floor if rule.floor is None else rule.floor
+        ceiling = self.ceiling if rule.ceiling is None else rule.ceiling
+        default = rule.default
+        if default is None and self.default is not None:
+            default = max(floor, min(self.default, ceiling))  # a bound of its own moves what is said of all models
+        return Profile.model_validate(
+            {**self.model_dump(exclude={"models"}), "floor": floor, "ceiling": ceiling, "default": default}
+        )
 
     def excludes(self, bits: float) -> Literal["floor", "ceiling"] | None:
         """Return which bound excludes a width or mean width; None: it is inside."""
@@ -60,13 +91,23 @@ class Profile(BaseModel):
 def load_profiles(folder: Path | None = None) -> dict[str, Profile]:
     """Return the shipped profiles by name, and those of ``folder``, which win over shipped ones of their name.
 
-    Raises :class:`~server.settings.SettingsError` naming the file that is unreadable or contradicts itself.
+    Raises :class:`~server.settings.SettingsError` naming the file that is unreadable, contradicts itself, or has the
+    name of another one in its folder.
     """
     shipped = Path(str(files("server") / "profiles"))
     if folder is not None and not folder.is_dir():
         raise SettingsError(f"profiles folder {folder} does not exist")
-    profiles = [_read(path) for root in (shipped, folder) if root is not None for path in sorted(root.glob("*.toml"))]
-    return {profile.name: profile for profile in profiles}
+    return _in_folder(shipped) if folder is None else {**_in_folder(shipped), **_in_folder(folder)}
+
+
+def _in_folder(folder: Path) -> dict[str, Profile]:
+    profiles: dict[str, Profile] = {}
+    for path in sorted(folder.glob("*.toml")):
+        profile = _read(path)
+        if profile.name in profiles:
+            raise SettingsError(f"{path}: another file of the folder has a profile {profile.name!r} too; rename one")
+        profiles[profile.name] = profile
+    return profiles
 
 
 def active_profile(profiles: Mapping[str, Profile], name: str) -> Profile:

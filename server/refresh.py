@@ -3,6 +3,7 @@
 import math
 import threading
 from dataclasses import dataclass, replace
+from statistics import median
 
 from server.ladder import Ladder
 from server.measurement import MAX_NOISE, Line, Times, fit
@@ -25,6 +26,10 @@ ENOUGH_BATCHES = 8.0
 OUTLIER = 2.0
 """A batch that takes so many times as long as expected, or less than the inverse of it, counts as just that."""
 
+STEP, STEP_BATCHES = 1.25, 8
+"""So many batches on end that all take more than so many times as long as expected, or all less than the inverse of it,
+are a device that has changed, as when another program begins or ends; chance does that once in a million."""
+
 _DEVIATIONS_OF_90_PERCENT = 1.2816
 _FORGET = 1 - 1 / MEMORY_BATCHES
 
@@ -43,7 +48,8 @@ class _Track:
     measured. ``start``: what that was before them, and ``trust`` for how many observations that counts. ``observed``:
     the line that follows. All these are discounted by each batch of the precision.
     ``weight``: of the observations, discounted by each batch of any precision; ``square``: of their relative
-    deviations, likewise. ``ratio``: what the last one took, relative to what was expected.
+    deviations, likewise. ``ratio``: what the last one took, relative to what was expected. ``doubt``: more than 0 if it
+    was moved by what others took, and as many batches of its own have not yet agreed.
     """
 
     measured: Line
@@ -58,6 +64,7 @@ class _Track:
     weight: float = 0.0
     square: float = 0.0
     ratio: float = 1.0
+    doubt: int = 0
 
     @property
     def scale(self) -> float:
@@ -89,7 +96,9 @@ class Refresh:
     start moves as a whole with what is observed. Of a precision that is served, observations bend its line where they
     differ by size (least squares, recursively and with forgetting); sizes that are not served keep the proportion that
     was measured. A precision that was not served enough of late is what was measured, times what the others have
-    become slower since: one that nobody takes any more because it once was slow gets another chance.
+    become slower since: one that nobody takes any more because it once was slow gets another chance. A step
+    (:data:`STEP`) is taken for one of the whole device, and moves all precisions at once, also those that are not
+    served; one that then turns out not to have moved steps back alone.
     """
 
     def __init__(self, ladder: Ladder, times: Times) -> None:
@@ -100,6 +109,9 @@ class Refresh:
             name: _Track(line, _prior(line, ladder.max_batch), line, line) for name, line in times.lines.items()
         }
         self._count = 0
+        self._aside: list[tuple[_Track, int, float]] = []
+        """The last batches, if they all took much longer than expected, or all much less; and which of both."""
+        self._side = 0
 
     @property
     def ladder(self) -> Ladder:
@@ -121,24 +133,57 @@ class Refresh:
             track = self._tracks.get(precision)
             if track is None or images < 1:
                 return False
-            expected_ms = track.observed.at(images)
-            ratio = min(max(duration_ms / expected_ms, 1 / OUTLIER), OUTLIER)
-            track.take(images, ratio * expected_ms)
-            for other in self._tracks.values():
-                other.weight *= _FORGET
-                other.square *= _FORGET
-            track.weight += 1
-            track.square += (ratio - track.ratio) ** 2 / 2  # between neighbours: a device that changes is no noise
-            track.ratio = ratio
-            self._count += 1
-            if self._count % MEMORY_BATCHES == 0:  # what was observed long ago may have been forgotten since
-                noise = self._observed_noise() / self._noise
-                wrong = _is_off(noise) or any(self._is_wrong(each, line.scaled(noise)) for each, line in self._lines())
-            else:
-                wrong = track.weight >= ENOUGH_BATCHES and self._is_wrong(track, track.observed)
-            if wrong:
-                self._rebuild()
+            ratio = duration_ms / track.observed.at(images)
+            side = 1 if ratio > STEP else -1 if ratio < 1 / STEP else 0
+            wrong = False
+            if side == 0 or side != self._side:
+                wrong = sum(self._take(*each) for each in self._aside) > 0
+                self._aside.clear()
+            self._side = side
+            if side == 0:
+                track.doubt = max(0, track.doubt - 1)
+                return self._take(track, images, duration_ms) or wrong
+            self._aside.append((track, images, duration_ms))
+            if len(self._aside) == STEP_BATCHES:
+                self._step()
+                return True
             return wrong
+
+    def _take(self, track: _Track, images: int, duration_ms: float) -> bool:
+        """Take in a batch; return whether the ladder was made anew for it."""
+        expected_ms = track.observed.at(images)
+        ratio = min(max(duration_ms / expected_ms, 1 / OUTLIER), OUTLIER)
+        track.take(images, ratio * expected_ms)
+        for other in self._tracks.values():
+            other.weight *= _FORGET
+            other.square *= _FORGET
+        track.weight += 1
+        track.square += (ratio - track.ratio) ** 2 / 2  # between neighbours: a device that changes is no noise
+        track.ratio = ratio
+        self._count += 1
+        if self._count % MEMORY_BATCHES == 0:  # what was observed long ago may have been forgotten since
+            noise = self._observed_noise() / self._noise
+            wrong = _is_off(noise) or any(self._is_wrong(each, line.scaled(noise)) for each, line in self._lines())
+        else:
+            wrong = track.weight >= ENOUGH_BATCHES and self._is_wrong(track, track.observed)
+        if wrong:
+            self._rebuild()
+        return wrong
+
+    def _step(self) -> None:
+        """Make the ladder anew for a device that has changed, and forget what was observed before."""
+        factor = median(duration_ms / track.observed.at(images) for track, images, duration_ms in self._aside)
+        served = {id(track) for track, _, _ in self._aside}
+        doubted = len(served) == 1 and self._aside[0][0].doubt > 0
+        for track in self._tracks.values():
+            if id(track) in served or not doubted:
+                track.forget(factor * track.scale)
+                track.doubt = 0 if id(track) in served else STEP_BATCHES
+        for track, _, _ in self._aside:
+            track.weight += 1
+        self._aside.clear()
+        self._side = 0
+        self._rebuild()
 
     def _error(self, track: _Track, line: Line) -> float:
         return max((ratio - 1 for ratio in self._ratios(track, line)), key=abs)

@@ -4,7 +4,7 @@ A name is looked up among those that the files give themselves. No path is ever 
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +13,9 @@ from bitgear.errors import BitgearError, CheckpointError
 from bitgear.models import SHIPPED, masters_in
 from server.errors import ModelUnusable, UnknownModel
 from server.settings import SettingsError
+
+Seen = tuple[int, int, int]
+"""What tells a file from another one at its place: when it was changed, its bytes, its number."""
 
 _logger = logging.getLogger(__name__)
 
@@ -35,6 +38,7 @@ class Repository:
     def __init__(self, paths: Sequence[Path]) -> None:
         self._paths = tuple(paths) or (SHIPPED,)
         self._read_from: dict[str, Path] = {}
+        self._seen: dict[str, Seen | None] = {}
 
     def read_all(self) -> list[Master]:
         """Return all masters; raise what is wrong with a file, or :class:`~server.settings.SettingsError`."""
@@ -44,27 +48,34 @@ class Repository:
             if not paths:
                 raise SettingsError(f"{configured} holds no .safetensors master; give the path of one")
             for path in paths:
+                seen = _seen(path)
                 master = read_master(path)
                 if master.name in masters:
                     raise SettingsError(f"{path}: a model named {master.name!r} is already loaded; give one of them")
                 masters[master.name] = master
-                self._read_from[master.name] = path
+                self._read_from[master.name], self._seen[master.name] = path, seen
         return list(masters.values())
 
     def read(self, name: str) -> Master:
         """Return the master of that name as its file is now.
 
         Raises :class:`~server.errors.UnknownModel`, and :class:`~server.errors.ModelUnusable` for a file that is
-        damaged, if it was the one of this name before, and for two files of one name.
+        damaged or gone, if it was the one of this name before, and for two files of one name.
         """
         entries = self.entries()
         paths = [entry.path for entry in entries if entry.name == name] or [
             entry.path for entry in entries if entry.name is None and entry.path == self._read_from.get(name)
         ]
+        before = self._read_from.get(name)
+        if not paths and before is not None and not before.exists():
+            raise ModelUnusable(name, "file-not-found", "its file is gone")
         if not paths:
             raise UnknownModel(name, sorted(entry.name for entry in entries if entry.name is not None))
         if len(paths) > 1:
             raise ModelUnusable(name, "name-twice", "two files give themselves this name; keep one of them")
+        seen = _seen(paths[0])
+        if paths[0] == before:
+            self._seen[name] = seen
         try:
             master = read_master(paths[0])
         except BitgearError as error:
@@ -72,8 +83,13 @@ class Repository:
             raise ModelUnusable(name, error.code, "its file cannot be used; the server's log says why") from error
         if master.name != name:
             raise UnknownModel(name, [master.name])  # the file was exchanged between two looks
-        self._read_from[name] = paths[0]
+        self._read_from[name], self._seen[name] = paths[0], seen
         return master
+
+    def changes(self, names: Iterable[str]) -> dict[str, Seen]:
+        """Return those of these models whose files are there and not as they were when they were last read or tried."""
+        found = {name: _seen(self._read_from[name]) for name in names if name in self._read_from}
+        return {name: seen for name, seen in found.items() if seen is not None and seen != self._seen[name]}
 
     def entries(self) -> list[Entry]:
         """Return what lies in the files."""
@@ -81,6 +97,14 @@ class Repository:
 
     def _files(self, configured: Path) -> list[Path]:
         return masters_in(configured) if configured.is_dir() else [configured]
+
+
+def _seen(path: Path) -> Seen | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_size, status.st_ino
 
 
 def _look(path: Path) -> Entry:

@@ -26,7 +26,7 @@ from server.admission import Keys, Permits, load_keys
 from server.calls import Pending
 from server.conduct import Conduct, first_conduct
 from server.crew import Crew
-from server.errors import BadParameter, DeadlineExceeded, Draining, ModelUnusable, NotReady, shown
+from server.errors import BadParameter, DeadlineExceeded, Draining, ModelUnusable, NotReady, RequestError, shown
 from server.exchange import Exchange, ServedAt, Step
 from server.ladder import positions
 from server.latencies import Latencies
@@ -42,7 +42,7 @@ from server.problems import RETRY_AFTER_S
 from server.profiles import LEAST_SLO_MS, SLO_FACTOR, Profile
 from server.refresh import Refresh
 from server.registry import Registry, ServedModel
-from server.repository import Entry, Repository
+from server.repository import Entry, Repository, Seen
 from server.scheduler import BatchReport, Job, Scheduler, Served
 from server.settings import Settings, SettingsError
 from server.tasks import TASKS
@@ -272,6 +272,27 @@ class Runtime:
                 self._serve(model)
             return model
 
+    async def watch(self, every_s: float) -> None:
+        """Load a served model whose file has changed, once it has stayed the same for ``every_s``. Never returns.
+
+        That a file cannot be loaded is logged, once for each change of it.
+        """
+        changing: dict[str, Seen] = {}
+        while True:
+            await asyncio.sleep(every_s)
+            names = [model.name for model in self.models] if self.ready else []
+            changed = await asyncio.to_thread(self._repository.changes, names)
+            for name, seen in changed.items():
+                if seen == changing.get(name):
+                    try:
+                        model = await self.load(name)
+                        _logger.info("the file of %s has changed; served is version %s", name, model.version)
+                    except RequestError as error:
+                        _logger.warning("the file of %s has changed, but: %s", name, error)
+                    except Exception:  # whatever it was, other files are looked at
+                        _logger.exception("the file of %s has changed, but cannot be loaded", name)
+            changing = changed
+
     async def unload(self, name: str) -> None:
         """Serve a model no more; requests that began with it finish.
 
@@ -296,6 +317,9 @@ class Runtime:
             if model.times == "measuring":
                 model = self._measured(master, self._take_times(master))
             self._derive(model)
+        except Draining:
+            self.cache.discard(master)
+            raise
         except Exception as error:
             _logger.exception("model %s cannot be made ready", name)
             self.cache.discard(master)
@@ -541,12 +565,12 @@ class Runtime:
     def _aside(self) -> Iterator[None]:
         """Hold cores for a call that nobody waits for, when nothing else wants them, or after a moment all the same.
 
-        Raises :class:`~server.errors.Draining` once the server is closed.
+        Raises :class:`~server.errors.Draining` once the server ends.
         """
         until_s = time.monotonic() + ASIDE_S
         while self.scheduler.busy and time.monotonic() < until_s:
             self._closed.wait(ASIDE_STEP_S)
-        if self._closed.is_set():
+        if self.draining or self._closed.is_set():
             raise Draining(RETRY_AFTER_S)
         with self._crew.hold(self.layout.threads):
             yield

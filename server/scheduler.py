@@ -8,7 +8,9 @@ fails, its neighbours do not know. A derivation that fails, fails all that wante
 what it held, and goes on.
 
 **Order.** That of :attr:`~server.policy.Waiting.order_s`: the earliest deadline first, priority being a head start. The
-order of two requests never changes, and whoever waits gets ahead of all newcomers in the end: nobody starves.
+order of two requests never changes, and whoever waits gets ahead of all newcomers in the end. One exception: while
+requests that set no deadline are late, those that set one, or have priority, are served first, for an aim that is
+missed is no reason to miss a promise; but for every :data:`LATE_TURN`-th batch. So nobody starves.
 """
 
 import bisect
@@ -36,6 +38,9 @@ from server.registry import ServedModel
 
 ARRIVALS = 64
 """How many recent arrivals tell their rate."""
+
+LATE_TURN = 4
+"""While requests without a deadline are late, so many batches are formed to each that others do not go before."""
 
 SERVICE_WEIGHT = 0.1
 """Weight of the newest batch in the running mean of what one request takes."""
@@ -133,6 +138,10 @@ class _Lane:
         return (len(self.arrivals_s) - 1) / span_s if span_s > 0 else 0.0
 
 
+_Queue = tuple[ServedModel, _Lane, list[Job]]
+"""A lane, and what of it may be served."""
+
+
 class Scheduler:
     """Runs what is submitted on the workers of a crew, in batches that ``policy`` forms.
 
@@ -165,6 +174,7 @@ class Scheduler:
         self._lanes: weakref.WeakKeyDictionary[ServedModel, _Lane] = weakref.WeakKeyDictionary()
         self._running: list[_Batch | None] = [None] * crew.workers
         self._job_s = 0.0
+        self._gave_way = 0
         self._closing = False
         crew.calls(self._work)
 
@@ -248,21 +258,22 @@ class Scheduler:
 
         What must not be run any more goes to ``expired``.
         """
-        waiting = [(model, lane) for model, lane in self._lanes.items() if lane.jobs]
+        now_s = self._clock()
+        for lane in self._lanes.values():
+            if any(job.gone or job.expires_s <= now_s for job in lane.jobs):
+                expired += [job for job in lane.jobs if job.expires_s <= now_s]
+                lane.jobs = [job for job in lane.jobs if not job.gone and job.expires_s > now_s]
+        waiting = self._whose_turn(
+            [(model, lane, lane.jobs) for model, lane in self._lanes.items() if lane.jobs], now_s
+        )
         if not waiting:
             return None
-        model, lane = min(waiting, key=lambda item: item[1].jobs[0].waiting.order_s)
-        now_s = self._clock()
-        if any(job.gone or job.expires_s <= now_s for job in lane.jobs):
-            expired += [job for job in lane.jobs if job.expires_s <= now_s]
-            lane.jobs = [job for job in lane.jobs if not job.gone and job.expires_s > now_s]
-            if not lane.jobs:
-                return None
+        model, lane, queue = min(waiting, key=lambda item: _order(item[2][0]))
         ladder = model.ladder
-        dispatch, decision_s = self._decide(slot, ladder, lane, now_s)
-        expired += [lane.jobs[i] for i in dispatch.drop]
+        dispatch, decision_s = self._decide(slot, ladder, lane, queue, now_s)
+        expired += [queue[i] for i in dispatch.drop]
         rung = ladder.rungs[dispatch.rung]
-        jobs = [lane.jobs[i] for i in dispatch.members]
+        jobs = [queue[i] for i in dispatch.members]
         taken = {id(job) for job in (*jobs, *expired)}
         lane.jobs = [job for job in lane.jobs if id(job) not in taken]
         if not jobs:
@@ -274,8 +285,22 @@ class Scheduler:
         self._running[slot] = batch
         return batch
 
-    def _decide(self, slot: int, ladder: Ladder, lane: _Lane, now_s: float) -> tuple[Dispatch, float]:
-        load = self._load(lane, lane.jobs, now_s, slot)
+    def _whose_turn(self, waiting: list[_Queue], now_s: float) -> list[_Queue]:
+        """Return what of it may be served now: all, or only what goes before what is late without a deadline."""
+        if not any(_is_late(jobs[0], now_s) for _, _, jobs in waiting):
+            return waiting
+        first = [(model, lane, [job for job in jobs if _goes_first(job)]) for model, lane, jobs in waiting]
+        first = [(model, lane, jobs) for model, lane, jobs in first if jobs]
+        if not first or self._gave_way == LATE_TURN - 1:
+            self._gave_way = 0
+            return waiting
+        self._gave_way += 1
+        return first
+
+    def _decide(
+        self, slot: int, ladder: Ladder, lane: _Lane, queue: Sequence[Job], now_s: float
+    ) -> tuple[Dispatch, float]:
+        load = self._load(lane, queue, now_s, slot)
         started_s = self._clock()
         try:
             dispatch = self.policy.dispatch(ladder, load)
@@ -386,6 +411,14 @@ class Scheduler:
 
 def _order(job: Job) -> float:
     return job.waiting.order_s
+
+
+def _goes_first(job: Job) -> bool:
+    return job.waiting.hard or job.waiting.priority > 0
+
+
+def _is_late(job: Job, now_s: float) -> bool:
+    return not _goes_first(job) and job.waiting.deadline_s < now_s
 
 
 def _check(dispatch: Dispatch, ladder: Ladder, queue: Sequence[Waiting]) -> None:

@@ -108,6 +108,9 @@ class Settings(BaseSettings):
     measure_s: float = Field(
         2.0, ge=0, le=600, description="time to measure the precisions of a model; 0: times are assumed, not measured"
     )
+    watch_s: float = Field(
+        5.0, ge=0, le=3600, description="how often to look for a changed file of a served model, to serve it; 0: never"
+    )
     ladders: Path | None = Field(
         None, description="folder in which measured times are kept; none: the platform's folder for caches"
     )

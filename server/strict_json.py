@@ -1,9 +1,12 @@
-"""JSON from outside, read strictly: UTF-8, no key twice, no number that JSON does not have."""
+"""JSON from outside, read strictly: UTF-8, no key twice, no number that JSON does not have, no half characters."""
 
 import json
+import re
 from typing import Any
 
 from server.errors import BadRequest
+
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 def parse_json(data: bytes) -> Any:
@@ -12,7 +15,14 @@ def parse_json(data: bytes) -> Any:
     Numbers too large for a float become infinite: whoever takes floats has to look.
     """
     try:
-        return json.loads(data.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant)
+        document = json.loads(data.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant)
+        if _SURROGATE.search(data):
+            json.dumps(
+                document, ensure_ascii=False
+            ).encode()  # of which no text can be made, nor an error that names it
+        return document
+    except UnicodeEncodeError as error:
+        raise BadRequest("the JSON holds half a character: a surrogate without the other one of its pair") from error
     except UnicodeDecodeError as error:
         raise BadRequest("the JSON is not UTF-8") from error
     except RecursionError as error:

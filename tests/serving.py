@@ -135,7 +135,7 @@ def running(
         if not paths[-1].exists():
             write_master(each, paths[-1])
     # Nothing is measured, so nothing moves the precision.
-    settings = {"policy": "fixed", "measure_s": 0, "threads": 1, **settings}
+    settings = {"policy": "fixed", "measure_s": 0, "threads": 1, "watch_s": 0, **settings}
     app = create_app(Settings(models=(*paths, *files), **settings), engine=engine)
     protocol: Any = functools.partial(Protocol, patience_s=app.state.runtime.settings.body_timeout_s)
     config = uvicorn.Config(app, http=protocol, lifespan="on", ws="none", log_config=None, access_log=False)

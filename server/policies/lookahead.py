@@ -54,6 +54,8 @@ class LookAhead:
     infeasible. Work is taken for a Brownian motion with the drift and variance of bursty arrivals, between no work and
     as much as the time that newcomers have.
 
+    A first request that names its precision, and lets itself be degraded, has the widest that is feasible.
+
     If nothing is feasible, the narrowest runs. Hard deadlines that not even that can meet any more are dropped; and
     then, as some must be lost, those that it would only meet with luck, unless they have priority or nobody else waits:
     what they take, one with more time would not get.
@@ -157,8 +159,10 @@ class _Outlook:
         # Wider ones take longer: what is infeasible at one rung is so at all that are wider.
         if not is_feasible(rungs[0]):
             rungs = rungs[bisect_left(rungs, True, 1, key=is_feasible) :]
-        weighed = {rung: self._weigh(rung) for rung in rungs}
-        for rung in sorted(rungs, key=weighed.__getitem__, reverse=True):
+        if not self.queue[self.left[0]].pinned:  # who names a precision gets it if that can be: it has no price
+            weighed = {rung: self._weigh(rung) for rung in rungs}
+            rungs.sort(key=weighed.__getitem__, reverse=True)
+        for rung in rungs:
             if is_feasible(rung):
                 return rung, members[rung], self._reason(rung)
         return None

@@ -19,7 +19,8 @@ class SlackFit:
     Off line, for a ladder: pairs of precision and batch are put into buckets of equal width by their latency; of each
     the pair with the largest batch is kept, among these the most accurate. On line: the slowest kept pair that is
     faster than the slack; the narrowest precision with one image if there is none. Off line is whenever the ladder
-    changes.
+    changes. A first request that names its precision, and lets itself be degraded, gets what it names if it can bear
+    that with one image.
     """
 
     margin: float = 0.1
@@ -35,7 +36,9 @@ class SlackFit:
             return give_up(load, narrowest_of, "slack")
         head = load.queue[left[0]]
         slack_ms = 1000 * (head.deadline_s - load.now_s) / (1 + self.margin)
-        pairs = _pairs(ladder, head.allowed)
+        named = head.allowed & -head.allowed
+        bearable = head.pinned and ladder.rungs[narrowest(named)].latency_ms(head.images) < slack_ms
+        pairs = _pairs(ladder, named if bearable else head.allowed)
         found = bisect_left(pairs, (slack_ms,)) - 1
         _, batch, rung = pairs[found] if found >= 0 else (0.0, 1, narrowest(head.allowed))
         return Dispatch(rung, fill(load.queue, left, rung, batch), drop, "slack")

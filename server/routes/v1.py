@@ -202,7 +202,7 @@ def _ladder(runtime: Runtime, model: ServedModel) -> dict[str, Any]:
 def _rung(runtime: Runtime, model: ServedModel, rung: Rung, resident_bytes: int | None) -> dict[str, Any]:
     measured = model.master.metrics(rung.precision)
     latency = runtime.latencies.of(model.name, rung.precision)
-    reason = runtime.profile.excludes(rung.mean_bits)
+    reason = runtime.profile.of(model.name).excludes(rung.mean_bits)
     return {
         "precision": rung.said,
         "mean_bits": round(rung.mean_bits, 4),

@@ -47,6 +47,8 @@ def test_another_device_has_another_ladder(tmp_path: Path, name: str) -> None:
         {"lines": {"8": {"fixed_ms": 1, "per_image_ms": -1}}},
         {"lines": {"8": {"fixed_ms": 0, "per_image_ms": 0}}},
         {"lines": {"8": {"fixed_ms": float("nan"), "per_image_ms": 1}}},
+        {"lines": {"8": {"fixed_ms": 1e-200, "per_image_ms": 1e-200}}},
+        {"lines": {"8": {"fixed_ms": 1.7e308, "per_image_ms": 1.7e308}}},
         {"lines": {"8": [1, 2]}},
     ],
 )

@@ -121,6 +121,14 @@ def test_fixed() -> None:
     assert Fixed("8").dispatch(THREE, load_of(queue_of(5, 16))) == Dispatch(0, (1,), (0,), "default")
 
 
+@pytest.mark.parametrize("name", ["look-ahead", "slackfit"])
+@pytest.mark.parametrize(("within_ms", "rung"), [(300, 0), (12, 0), (5, 2)])
+def test_who_names_a_precision_leniently_gets_it_if_there_is_time(name: str, within_ms: float, rung: int) -> None:
+    lenient = Waiting(100 + within_ms / 1000, 0b111, hard=True, pinned=True)
+    # However much may be coming, which would have a price for those who name none.
+    assert create_policy(name).dispatch(THREE, load_of((lenient,), arrivals_per_s=300)).rung == rung
+
+
 def test_fixed_keeps_to_what_is_pinned() -> None:
     pinned = Waiting(100.1, 0b111, pinned=True)  # at 8 bits, leniently
     queue = (pinned, Waiting(100.1, 0b111), pinned)

@@ -113,7 +113,7 @@ def test_everyone_is_told_what_came_of_their_own_change(server: Running, monkeyp
 
 
 @pytest.mark.parametrize(
-    "body", [b"", b"{", b'{"margin": NaN}', b'{"margin": 0, "margin": 1}', b"\xff", b"[]", b"null"]
+    "body", [b"", b"{", b'{"margin": NaN}', b'{"margin": 0, "margin": 1}', b"\xff", b"[]", b"null", b'{"\\ud800": 1}']
 )
 def test_what_is_no_json_object_is_refused(server: Running, body: bytes) -> None:
     server.refused(server.client.put("/v1/policy", content=body, headers=ADMIN), 400, "bad-request")

@@ -2,8 +2,11 @@ from pathlib import Path
 
 import pytest
 
-from server.profiles import Profile, active_profile, load_profiles
+from server.policy import admit
+from server.precision import Wish
+from server.profiles import ModelRule, Profile, active_profile, load_profiles
 from server.settings import SettingsError
+from tests.server.ladders import FAST, ladder_of
 
 
 def test_the_shipped_profiles() -> None:
@@ -46,6 +49,11 @@ def test_a_folder_adds_and_replaces(tmp_path: Path) -> None:
         'name = "x"\npolicy = "fixed-9"',
         'name = "x"\nmargin = 1.5',
         "name = ",
+        'name = "x"\n[models.one]\nfloor = 9',
+        'name = "x"\n[models.one]\nflor = 4',
+        'name = "x"\n[models.one]\nfloor = 6\nceiling = 4',
+        'name = "x"\nceiling = 4\n[models.one]\nfloor = 6',
+        'name = "x"\nmodels = 3',
     ],
 )
 def test_a_bad_profile_is_a_named_error(tmp_path: Path, text: str) -> None:
@@ -59,6 +67,25 @@ def test_unknown_names_and_folders(tmp_path: Path) -> None:
         active_profile(load_profiles(), "nope")
     with pytest.raises(SettingsError, match="does not exist"):
         load_profiles(tmp_path / "none")
+
+
+def test_two_files_of_one_name_are_refused(tmp_path: Path) -> None:
+    for file in ("a", "b"):
+        (tmp_path / f"{file}.toml").write_text('name = "mine"')
+    with pytest.raises(SettingsError, match=r"b\.toml: another file of the folder has a profile 'mine' too"):
+        load_profiles(tmp_path)
+
+
+def test_a_profile_may_say_something_else_of_one_model(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text(
+        'name = "mine"\nfloor = 3\ndefault = 4\n[models.one]\nfloor = 6\n[models.two]\ndefault = 3\nceiling = 5'
+    )
+    mine = load_profiles(tmp_path)["mine"]
+    bounds = {name: (mine.of(name).floor, mine.of(name).default, mine.of(name).ceiling) for name in ("one", "two", "x")}
+    assert bounds == {"one": (6, 6, 8), "two": (3, 3, 5), "x": (3, 4, 8)}
+    assert mine.of("one").margin == mine.margin
+    ladder = ladder_of(FAST)
+    assert admit(Wish(), ladder, Profile(name="x", models={ladder.model: ModelRule(ceiling=4)})).preferred == 4
 
 
 def test_which_bound_excludes() -> None:

@@ -5,7 +5,7 @@ import pytest
 
 from server.ladder import Ladder
 from server.measurement import Line, Times
-from server.refresh import ENOUGH_BATCHES, Refresh
+from server.refresh import ENOUGH_BATCHES, STEP_BATCHES, Refresh
 from tests.server.ladders import ladder_of
 
 LADDER = ladder_of({8: (10, 0.9), 4: (6, 0.88), 2: (4, 0.85)})
@@ -153,7 +153,7 @@ def test_a_single_outlier_changes_little() -> None:
 
 def test_a_few_batches_say_nothing() -> None:
     subject = refresh()
-    assert observe(subject, "8", 3.0, int(ENOUGH_BATCHES)) == 0
+    assert observe(subject, "8", 3.0, int(ENOUGH_BATCHES) - 1) == 0
     assert observe(subject, "8", 3.0, 1) == 1
 
 
@@ -169,3 +169,25 @@ def test_what_is_unknown_is_ignored() -> None:
     subject = refresh()
     assert not subject.observe("mixed", 1, 5)
     assert not subject.observe("8", 0, 5)
+
+
+@pytest.mark.parametrize("slow", [2, 8])
+@pytest.mark.parametrize("after", ["8", "2"])
+def test_a_slow_phase_that_ends_is_over_after_a_few_batches_whichever_are_served(slow: int, after: str) -> None:
+    subject = refresh()
+    for _ in range(150):
+        observe(subject, "8", slow, 1)
+        observe(subject, "2", slow, 1)
+    assert latencies(subject.ladder) == pytest.approx([slow * ms for ms in latencies(LADDER)], rel=0.1)
+    observe(subject, after, 1.0, STEP_BATCHES)
+    assert latencies(subject.ladder) == pytest.approx(latencies(LADDER), rel=0.1)
+
+
+def test_a_step_of_one_precision_alone_is_found_out() -> None:
+    subject = refresh()
+    observe(subject, "8", 1.0, 20)
+    for _ in range(5):
+        observe(subject, "8", 2.0, 20)
+        observe(subject, "2", 1.0, 20)
+    eight, _, two = latencies(LADDER)
+    assert [latencies(subject.ladder)[rung] for rung in (0, 2)] == pytest.approx([2 * eight, two], rel=0.1)

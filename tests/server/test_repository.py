@@ -4,6 +4,7 @@ import dataclasses
 import os
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -241,12 +242,30 @@ def test_a_failed_load_leaves_the_old_model_serving(server: Running, folder: Pat
     else:
         write_master(tiny_master(5, name="other"), folder / "second.safetensors")
     answer = post(server, "models/other/load")
-    status, problem = (
-        (422, "model-unusable") if damage in ("truncated", "foreign", "twice") else (404, "model-not-found")
-    )
+    status, problem = (404, "model-not-found") if damage == "renamed" else (422, "model-unusable")
     document = server.refused(answer, status, problem)
     assert str(folder) not in document["detail"]
     assert check_answers(server, old) == version
+
+
+def test_a_changed_file_of_a_served_model_is_loaded_by_itself(
+    tmp_path: Path, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    old, new, path = tiny_master(1, name="other"), tiny_master(5, name="other"), folder / "other.safetensors"
+    with running(tmp_path, files=(folder,), watch_s=0.02) as server:
+        version = check_answers(server, old)
+        write_master(tiny_master(1, name="another"), folder / "another.safetensors")  # nobody asked for that one
+        _replace(path, path.read_bytes()[:-1])
+        wait_until(lambda: "the file of other has changed, but" in caplog.text, "a warning")
+        assert check_answers(server, old) == version
+        path.unlink()
+        time.sleep(0.1)
+        assert check_answers(server, old) == version
+        write_master(new, path)
+        wait_until(lambda: server.client.get("/v2/models/other").json()["versions"] != [version], "the new version")
+        check_answers(server, new)
+        assert server.client.get("/v2/models/another").status_code == 404
+    assert caplog.text.count("has changed, but") == 1
 
 
 class Failing:

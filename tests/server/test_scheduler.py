@@ -20,7 +20,7 @@ from server.policies.fixed import Fixed
 from server.policies.lookahead import LOOKED_AT
 from server.policy import Dispatch, Load, Policy, Waiting
 from server.registry import ServedModel
-from server.scheduler import BatchReport, Job, Scheduler, Served
+from server.scheduler import LATE_TURN, BatchReport, Job, Scheduler, Served
 from tests.masters import random_codes, tiny_master
 from tests.serving import DEADLINE_S, wait_until
 
@@ -289,12 +289,56 @@ def test_what_expires_while_a_width_is_derived_is_not_run(bench: Callable[..., B
 def test_priority_goes_first_and_starves_nobody(bench: Callable[..., Bench]) -> None:
     b = bench()
     first = b.occupy()
-    low = b.submit(1, within_s=1)
-    high = [b.submit(code, within_s=1, priority=1) for code in range(2, 6)]
+    low = b.submit(1, within_s=10, hard=True)
+    high = [b.submit(code, within_s=10, hard=True, priority=1) for code in range(2, 6)]
     b.clock.now_s += 2  # by then the low one is ahead of all newcomers
-    late = [b.submit(code, within_s=1, priority=1) for code in range(6, 10)]
-    b.let_go(first, low, *high, *late)
+    later = [b.submit(code, within_s=10, hard=True, priority=1) for code in range(6, 10)]
+    b.let_go(first, low, *high, *later)
     assert b.calls()[1:] == [(8, [2, 3, 4, 5]), (8, [1, 6, 7, 8]), (8, [9])]
+
+
+@pytest.mark.parametrize("urgent", [{"hard": True}, {"priority": 1}])
+def test_what_is_late_without_a_deadline_lets_others_go_first_but_not_for_ever(
+    bench: Callable[..., Bench], urgent: dict[str, Any]
+) -> None:
+    b = bench()
+    other = ServedModel(tiny_master(), assumed_ladder(tiny_master(), max_batch=4))
+    first = b.occupy()
+    late = [b.submit(code, within_s=1) for code in range(1, 7)]
+    b.clock.now_s += 5
+    count = 4 * LATE_TURN
+    ahead = [b.submit(code, within_s=20, **urgent) for code in range(20, 20 + count)]
+    elsewhere = b.submit(90, within_s=30, model=other, **urgent)
+    b.let_go(first, *late, *ahead, elsewhere)
+    batches = [codes for _, codes in b.calls()[1:]]
+    turn = LATE_TURN - 1
+    assert [codes[0] for codes in batches[:turn]] == [20 + 4 * each for each in range(turn)]
+    assert batches[turn] == [1, 2, 3, 4]
+    assert batches[turn + 1 :] == [[32, 33, 34, 35], [90], [5, 6]]
+
+
+def test_what_is_late_without_a_deadline_goes_in_order_among_its_like(bench: Callable[..., Bench]) -> None:
+    b = bench()
+    first = b.occupy()
+    late = [b.submit(code, within_s=1) for code in (1, 2)]
+    b.clock.now_s += 5
+    newcomers = [b.submit(code, within_s=1) for code in (3, 4)]
+    b.let_go(first, *late, *newcomers)
+    assert b.calls()[1:] == [(8, [1, 2, 3, 4])]
+
+
+def test_callers_that_have_gone_leave_every_queue(bench: Callable[..., Bench]) -> None:
+    b = bench()
+    other = ServedModel(tiny_master(), assumed_ladder(tiny_master(), max_batch=4))
+    first = b.occupy()
+    gone = [b.job(code, model=other, within_s=50)[0] for code in range(5)]
+    for job in gone:
+        b.scheduler.submit(job)
+        job.gone = True
+    urgent = [b.submit(code, within_s=1) for code in range(20, 24)]
+    b.let_go(first, *urgent)
+    assert b.scheduler.depth(other) == 0
+    assert b.calls()[1:] == [(8, [20, 21, 22, 23])]
 
 
 @pytest.mark.parametrize("jump_s", [-1e6, -0.5, 1e6])
