@@ -241,7 +241,8 @@ smallest ("sensitive last"). Batch norms as training left them, or re-calibrated
 
 def _mobile_markdown(mobile: Sequence[Cell]) -> str:
     recipe, floats = mobile[0]["recipe"], mobile[0]["floats"]
-    train, fp32 = recipe["train"], spread([cell["fp32_top1"] for cell in mobile])
+    by_seed = {cell["seed"]: cell["fp32_top1"] for cell in mobile}  # all arms of a seed begin with one network
+    train, fp32 = recipe["train"], spread([*by_seed.values()])
     return f"""## Depthwise convolutions
 
 MobileNetV2 with {recipe["network"]["width"]} of its channels, from scratch: {floats["fp32"]["epochs"]} epochs of all

@@ -579,7 +579,7 @@ def search(
     goals = tuple(Goal(quantity, most) for quantity, values in limits.items() for most in values or ())
     options = SearchOptions(
         goals=goals, front=(0 if goals else 4) if front is None else front,
-        widths=parse_widths(widths) if widths else (),
+        widths=() if widths is None else parse_widths(widths),
         method=_one_of(Method, method, "--method"), cost=_one_of(Cost, cost, "--cost"), trials=trials,
         seconds=seconds, seed=seed,
     )  # fmt: skip

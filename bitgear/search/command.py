@@ -23,6 +23,7 @@ from bitgear.search.moves import Refined, refine
 from bitgear.search.pictures import codes_of, read_pictures
 from bitgear.search.report import check_plots, write_report
 from bitgear.search.run import Result, SearchOptions, search, stored
+from bitgear.search.stated import apart
 from bitgear.search.statistics import Statistics
 from bitgear.search.timings import measure_timings, read_timings
 from bitgear.search.trials import alone
@@ -53,8 +54,9 @@ class SearchRequest:
 def search_and_write(request: SearchRequest) -> Result:
     """Search, write the master and the report; the master is as it was if anything fails before that.
 
-    What the report needs is asked for first. Timings that are given but were measured otherwise than plans are timed
-    are a line on the standard error. Raises :class:`~bitgear.errors.SearchError` for those of another master.
+    What the report needs is asked for first. Lines on the standard error tell of timings that are given but were
+    measured otherwise than plans are timed, of predictions that are far off, and of widths that were measured on other
+    test pictures than the plans. Raises :class:`~bitgear.errors.SearchError` for those of another master.
     """
     if request.report is not None:
         check_plots()
@@ -81,6 +83,15 @@ def search_and_write(request: SearchRequest) -> Result:
 
         timings = known or measure_timings(master, engine, request.options.seconds, stage("layers", 0))
         result = search(master, engine, runner, timings, pictures, test, request.options, stage)
+        if result.found:
+            other = apart(
+                master, runner, test, written=request.out or request.model, data=request.data,
+                progress=stage("test, widest width", len(test)),
+            )  # fmt: skip
+            result = dataclasses.replace(result, apart=other)
+    for warning in (timings.far_off({trial.plan: trial.use for trial in result.uniform}), result.apart):
+        if warning is not None:
+            tqdm.write(f"warning: {warning}", file=sys.stderr)
     if request.out is None:
         found = [each.plan for each in result.found]
         rewrite_master(path, lambda held: (_without_plans(held) if request.replace else held).with_plans(found))
@@ -179,11 +190,14 @@ def refine_and_write(request: RefineRequest) -> Refinement:
         return Refinement(refined, mean, None, held)
     norms = statistics.fit(plan)
     measured = evaluate_master(alone(master, plan, norms), engine, test, [plan])[plan]
+    other = apart(master, engine, test, written=request.out or request.model, data=request.data)
     named = NamedPlan(_name(master, request, plan), plan, stored(measured), norms)
     if request.out is None:
         rewrite_master(path, lambda stored: _untuned(stored.with_plans([named]), [named.name]))
     else:
         write_master(_untuned(master.with_plans([named]), [named.name]), request.out)
+    if other is not None:
+        tqdm.write(f"warning: {other}", file=sys.stderr)
     if named.name in master.provenance.get("tuned", {}):
         tqdm.write(f"{named.name} was tuned; as it is now it is not: bitgear tune trains it again", file=sys.stderr)
     return Refinement(refined, mean, named)

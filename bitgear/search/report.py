@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +44,9 @@ def as_json(result: Result) -> dict[str, Any]:
             for trial in result.uniform
         },
         "plans": {each.name: _plan(result, each) for each in result.found},
+        "not_comparable": None if result.apart is None else asdict(result.apart),
         "not_found": result.told,
-        "trials": [_reached(result, trial) for trial in result.trials],
+        "trials": [_tried(result, trial) for trial in result.trials],
         "layers": {
             name: {
                 "trace": result.master.sensitivities.get(name),
@@ -56,9 +58,13 @@ def as_json(result: Result) -> dict[str, Any]:
 
 
 def _reached(result: Result, trial: Trial) -> dict[str, Any]:
+    """Return what :func:`_tried` does of a choice whose time was measured, and that time."""
+    return {"latency_ms": trial.use, **_tried(result, trial)}
+
+
+def _tried(result: Result, trial: Trial) -> dict[str, Any]:
     return {
         "mean_width": result.space.mean_width(trial.choice),
-        "latency_ms": trial.use,
         "predicted_ms": result.timings.predict_ms(trial.plan),
         "cost": result.space.total(result.costs, trial.choice),
         "score": trial.score,
@@ -130,6 +136,8 @@ def _page(result: Result) -> str:
         rows.append((each.trial.use, _row(result, name, each.trial, each.rows, each.test[metric])))
     lines += [text for _, text in sorted(rows, reverse=True)]
     lines += ["", *(f"{text}." for text in result.told), ""]
+    if result.apart is not None:
+        lines += [f"Not comparable: {result.apart}", ""]
     lines += ["| layer | " + " | ".join(each.name for each in result.found) + " |"]
     lines += ["|---|" + "---|" * len(result.found)]
     widths = [layer_bits(result, each.trial.choice) for each in result.found]

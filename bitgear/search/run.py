@@ -21,6 +21,7 @@ from bitgear.search.front import worthwhile
 from bitgear.search.pictures import Pictures
 from bitgear.search.programme import Limit, candidates
 from bitgear.search.space import Choice, Space, Table
+from bitgear.search.stated import Apart
 from bitgear.search.statistics import Statistics
 from bitgear.search.timings import Timings, least_ms
 from bitgear.search.trials import Trial, Trials, alone
@@ -98,7 +99,7 @@ class Result:
     """What a search found. ``uniform`` and ``trials``: all that was run; ``told``: what gave no new plan, and why.
 
     ``probes``: scores of random plans, with a batch norm ``fitted`` to each and with that of the ``widths``: the better
-    way was taken.
+    way was taken. ``apart``: set if the plans' test pictures are others than those that the master's widths met.
     """
 
     master: Master
@@ -113,6 +114,7 @@ class Result:
     told: list[str]
     probes: dict[str, float]
     seconds: dict[str, float]
+    apart: Apart | None = None
 
 
 Stage = Callable[[str, int], Callable[[int], object]]

@@ -23,6 +23,8 @@ from bitgear.search.space import Space, Table
 ROUNDS = 5
 """Calls to a median; what a step takes is the least of many such medians, for a busy machine only adds to them."""
 MIN_PASSES = 10
+FAR_OFF = 0.15
+"""By no more than this part of what is measured is a prediction off on an idle machine."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,18 @@ class Timings:
             for name, (then, now) in conditions.items()
             if then != now
         ]
+
+    def far_off(self, measured_ms: Mapping[Plan, float]) -> str | None:
+        """Return a line on the plan whose time is furthest from what is predicted; None if that is near enough."""
+        off = {plan: abs(self.predict_ms(plan) / ms - 1) for plan, ms in measured_ms.items()}
+        worst = max(off, key=lambda plan: off[plan])
+        if off[worst] <= FAR_OFF:
+            return None
+        return (
+            f"{worst} bits everywhere were predicted to take {self.predict_ms(worst):.4g} ms and measured to take "
+            f"{measured_ms[worst]:.4g}, more than {FAR_OFF:.0%} apart: the machine had other work, or the timings are "
+            "of another; run again on an idle machine, with timings measured anew"
+        )
 
     def predict_ms(self, plan: Plan) -> float:
         """Return what a plan takes."""

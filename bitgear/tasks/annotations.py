@@ -7,14 +7,16 @@ import io
 import json
 import math
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+import xml.parsers.expat as expat
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from bitgear.errors import DataError, ImageError
 from bitgear.inputs import InputRecord
@@ -140,56 +142,73 @@ def _coco(
     document = _json(where, content)
     if not isinstance(document, dict):
         raise DataError(f"{where} must hold an object with images, annotations and categories")
-    categories = _entries(where, document, "categories", {"id": int, "name": str})
+    line_of = partial(_json_line, content)
+    categories = _entries(where, document, "categories", {"id": int, "name": str}, line_of)
     class_of: dict[int, int] = {}
-    for index, category in enumerate(sorted(categories, key=lambda entry: int(entry["id"]))):
+    for index, (i, category) in enumerate(sorted(enumerate(categories), key=lambda pair: int(pair[1]["id"]))):
         if category["id"] in class_of:
-            raise DataError(f"{where}: two categories have the id {category['id']}")
+            raise DataError(f"{where}, line {line_of('categories', i)}: two categories have the id {category['id']}")
         class_of[category["id"]] = index
     classes = tuple(str(entry["name"]) for entry in sorted(categories, key=lambda entry: int(entry["id"])))
     if not classes or not all(classes) or _twice(classes):
         raise DataError(f"{where} must list categories, each with a name of its own")
     pictures: dict[int, dict[str, Any]] = {}
-    for entry in _entries(where, document, "images", {"id": int, "file_name": str, "width": int, "height": int}):
+    fields = {"id": int, "file_name": str, "width": int, "height": int}
+    for i, entry in enumerate(_entries(where, document, "images", fields, line_of)):
         if entry["id"] in pictures:
-            raise DataError(f"{where}: two images have the id {entry['id']}")
+            raise DataError(f"{where}, line {line_of('images', i)}: two images have the id {entry['id']}")
         if entry["width"] < 1 or entry["height"] < 1:
-            raise DataError(f"{where}: image {entry['id']} has {entry['width']} x {entry['height']} pixels")
+            raise DataError(
+                f"{where}, line {line_of('images', i)}: image {entry['id']} has {entry['width']} x {entry['height']} "
+                "pixels"
+            )
         pictures[entry["id"]] = entry
     objects: dict[int, list[_Object]] = {key: [] for key in pictures}
     numbers: set[int] = set()
-    for i, entry in enumerate(
-        _entries(where, document, "annotations", {"image_id": int, "category_id": int, "bbox": list})
-    ):
-        label = f"{where}: annotation {i}"
+    fields = {"image_id": int, "category_id": int, "bbox": list}
+    for i, entry in enumerate(_entries(where, document, "annotations", fields, line_of)):
+        label = partial(_annotation, where, line_of, i, entry)
         if entry["image_id"] not in pictures:
-            raise DataError(f"{label} is of image {entry['image_id']}, which is not among the images")
+            raise DataError(f"{label()} is of image {entry['image_id']}, which is not among the images")
         if entry["category_id"] not in class_of:
-            raise DataError(f"{label} has category {entry['category_id']}, which is not among the categories")
+            raise DataError(f"{label()} has category {entry['category_id']}, which is not among the categories")
         picture = pictures[entry["image_id"]]
         if (number := entry.get("id")) is not None:
             if type(number) is not int or number in numbers:
-                raise DataError(f"{label} has the id {str(number)[:40]}, no whole number or that of another annotation")
+                raise DataError(f"{label()} has an id that is no whole number or that of another annotation")
             numbers.add(number)
         if len(entry["bbox"]) != 4 or not all(type(n) in (int, float) and not abs(n) > FARTHEST for n in entry["bbox"]):
-            raise DataError(f"{label} has the bbox {str(entry['bbox'])[:60]}; expected four numbers [x, y, w, h]")
+            raise DataError(f"{label()} has the bbox {str(entry['bbox'])[:60]}; expected four numbers [x, y, w, h]")
         x, y, width, height = map(float, entry["bbox"])
         box = _checked_box(label, (x, y, x + width, y + height), picture["width"], picture["height"])
         objects[entry["image_id"]].append(_Object(box, class_of[entry["category_id"]], bool(entry.get("iscrowd"))))
     items = []
-    for key, entry in pictures.items():
+    for i, (key, entry) in enumerate(pictures.items()):
         found = next(
             (name for name in (entry["file_name"], f"images/{entry['file_name']}", f"{split}/{entry['file_name']}")
              if name in names), None,
         )  # fmt: skip
         if found is None:
-            raise DataError(f"{where} lists the picture {entry['file_name']!r}, which is not there")
+            raise DataError(
+                f"{where}, line {line_of('images', i)} lists the picture {entry['file_name']!r}, which is not there"
+            )
         items.append(_boxed(found, entry["width"], entry["height"], objects[key]))
     if not items:
         raise DataError(f"{where} lists no images")
     if twice := _twice(item.name for item in items):
         raise DataError(f"{where} lists the picture {twice!r} twice")
     return items, classes
+
+
+def _annotation(where: str, line_of: Callable[[str, int], int], index: int, entry: Mapping[str, Any]) -> str:
+    """Return an annotation in words, for an error."""
+    return f"{where}, line {line_of('annotations', index)}: annotation {index}{_own_id(entry)}"
+
+
+def _own_id(entry: Any) -> str:
+    """Return in brackets the id of an entry that has one."""
+    number = entry.get("id") if isinstance(entry, dict) else None
+    return "" if number is None else f" (id {str(number)[:40]})"
 
 
 def _twice(values: Iterable[str]) -> str | None:
@@ -211,18 +230,21 @@ def _boxed(name: str, width_px: int, height_px: int, objects: Sequence[_Object])
     )
 
 
-def _checked_box(label: str, box: tuple[float, float, float, float], width: int, height: int) -> tuple[float, ...]:
+def _checked_box(
+    label: Callable[[], str], box: tuple[float, float, float, float], width: int, height: int
+) -> tuple[float, ...]:
+    """Return a box cut to its picture. ``label`` says whose it is: a line takes time to find, so only for an error."""
     x1, y1, x2, y2 = box
     said = f"the box ({x1:g}, {y1:g}) to ({x2:g}, {y2:g})"
     if not all(map(math.isfinite, box)):
-        raise DataError(f"{label} has {said}, which is not made of finite numbers")
+        raise DataError(f"{label()} has {said}, which is not made of finite numbers")
     if x2 <= x1 or y2 <= y1:
-        raise DataError(f"{label} has {said}, which is empty or inverted")
+        raise DataError(f"{label()} has {said}, which is empty or inverted")
     if min(x1, y1) < -EDGE_TOLERANCE_PX or x2 > width + EDGE_TOLERANCE_PX or y2 > height + EDGE_TOLERANCE_PX:
-        raise DataError(f"{label} has {said}, which leaves its picture of {width} x {height} pixels")
+        raise DataError(f"{label()} has {said}, which leaves its picture of {width} x {height} pixels")
     cut = (max(x1, 0.0), max(y1, 0.0), min(x2, float(width)), min(y2, float(height)))
     if cut[2] <= cut[0] or cut[3] <= cut[1]:
-        raise DataError(f"{label} has {said}, which lies outside its picture of {width} x {height} pixels")
+        raise DataError(f"{label()} has {said}, which lies outside its picture of {width} x {height} pixels")
     return cut
 
 
@@ -235,14 +257,49 @@ def _json(where: str, content: bytes) -> Any:
         raise DataError(f"{where} is not JSON: {error}") from error
 
 
-def _entries(where: str, document: Mapping[str, Any], key: str, fields: Mapping[str, type]) -> list[dict[str, Any]]:
+def _json_line(content: bytes, key: str, index: int) -> int:
+    """Return the line, from 1 on, where an entry of a list begins that an object holds; the JSON is valid."""
+    text = content.decode(json.detect_encoding(content), "surrogatepass")
+    decode = json.JSONDecoder().raw_decode
+
+    def token(at: int) -> int:
+        """Return where what is not white space begins."""
+        while text[at] in " \t\n\r":
+            at += 1
+        return at
+
+    at = bracket = token(0)
+    while text[at] != "}":
+        name, at = decode(text, token(at + 1))
+        value = token(token(at) + 1)
+        if name == key:
+            bracket = value  # of two members of one name the last counts
+        _, at = decode(text, value)
+        at = token(at)
+    at = bracket
+    for _ in range(index):
+        _, at = decode(text, token(at + 1))
+        at = token(at)
+    return text.count("\n", 0, token(at + 1)) + 1
+
+
+def _entries(
+    where: str,
+    document: Mapping[str, Any],
+    key: str,
+    fields: Mapping[str, type],
+    line_of: Callable[[str, int], int],
+) -> list[dict[str, Any]]:
     entries = document.get(key)
     if not isinstance(entries, list):
         raise DataError(f"{where} has no list {key!r}")
     for i, entry in enumerate(entries):
         for name, kind in fields.items():
             if not isinstance(entry, dict) or type(entry.get(name)) is not kind:
-                raise DataError(f"{where}: entry {i} of {key!r} has no {name!r} of type {kind.__name__}")
+                raise DataError(
+                    f"{where}, line {line_of(key, i)}: entry {i}{_own_id(entry)} of {key!r} has no {name!r} of type "
+                    f"{kind.__name__}"
+                )
     return entries
 
 
@@ -308,29 +365,44 @@ def _voc_objects(where: str, content: bytes) -> tuple[tuple[int, int], list[tupl
     except ElementTree.ParseError as error:
         raise DataError(f"{where} is not XML: line {error.position[0]}: {error}") from error
 
-    def number(parent: ElementTree.Element, path: str) -> float:
+    def number(label: Callable[[], str], parent: ElementTree.Element, path: str) -> float:
         text = parent.findtext(path, "").strip()
         try:
             return float(text)
         except ValueError as error:
-            raise DataError(f"{where}: <{path}> is {text[:40]!r}; expected a number") from error
+            raise DataError(f"{label()}: <{path}> is {text[:40]!r}; expected a number") from error
 
-    width, height = number(root, "size/width"), number(root, "size/height")
+    width, height = (number(lambda: where, root, f"size/{side}") for side in ("width", "height"))
     if not (1 <= width <= 1 << 20 and 1 <= height <= 1 << 20):
         raise DataError(f"{where}: <size> is {width:g} x {height:g} pixels")
     objects = []
     for i, entry in enumerate(root.iter("object")):
-        label = entry.findtext("name", "").strip()
-        if not label:
-            raise DataError(f"{where}: object {i} has no <name>")
+        name = entry.findtext("name", "").strip()
+        label = partial(_object, where, text, i)
+        if not name:
+            raise DataError(f"{label()} has no <name>")
         # Pixels are counted from 1 and a box holds its last one, so its far side is where that pixel ends.
         box = (
-            number(entry, "bndbox/xmin") - 1, number(entry, "bndbox/ymin") - 1,
-            number(entry, "bndbox/xmax"), number(entry, "bndbox/ymax"),
+            number(label, entry, "bndbox/xmin") - 1, number(label, entry, "bndbox/ymin") - 1,
+            number(label, entry, "bndbox/xmax"), number(label, entry, "bndbox/ymax"),
         )  # fmt: skip
         difficult = entry.findtext("difficult", "").strip() == "1"
-        objects.append((label, _checked_box(f"{where}: object {i}", box, int(width), int(height)), difficult))
+        objects.append((name, _checked_box(label, box, int(width), int(height)), difficult))
     return (int(width), int(height)), objects
+
+
+def _object(where: str, text: str, index: int) -> str:
+    """Return an object of valid XML in words, for an error: the line is where it begins."""
+    lines: list[int] = []
+    parser = expat.ParserCreate(namespace_separator="}")  # so that names are those that ElementTree reads
+
+    def start(tag: str, _: object) -> None:
+        if tag == "object":
+            lines.append(parser.CurrentLineNumber)
+
+    parser.StartElementHandler = start
+    parser.Parse(text, True)
+    return f"{where}, line {lines[index]}: object {index}"
 
 
 def read_label_maps(
@@ -358,9 +430,7 @@ def read_label_maps(
         pictures = _with_maps(source, split, names)
         images = np.empty((len(pictures), height_px, width_px, 3), np.uint8)
         maps = np.empty((len(pictures), height_px, width_px), np.uint8)
-        for i, (name, map_name) in enumerate(pictures.items()):
-            pixels = _decode(source, name, read(name)).pixels
-            ids = _read_map(f"{source}: {map_name}", read(map_name), pixels.shape[:2], len(classes))
+        for i, (pixels, ids) in enumerate(_labelled(source, pictures, read, len(classes))):
             letterbox = Letterbox.of(pixels.shape[1], pixels.shape[0], record)
             images[i] = letterbox.place(pixels)
             maps[i] = _placed_map(np.where(ids == void, IGNORE, ids), letterbox)
@@ -369,9 +439,20 @@ def read_label_maps(
 
 
 def check_label_maps(source: Path, split: str) -> None:
-    """Raise :class:`~bitgear.errors.DataError` if a split has no pictures or lacks a map; nothing is decoded."""
-    with open_files(source) as (names, _):
-        _with_maps(source, split, names)
+    """Raise :class:`~bitgear.errors.DataError` as :func:`read_label_maps` does, and keep nothing of what was read."""
+    with open_files(source) as (names, read):
+        classes = _class_names(source, names, read)
+        for _ in _labelled(source, _with_maps(source, split, names), read, len(classes)):
+            pass
+
+
+def _labelled(
+    source: Path, pictures: Mapping[str, str], read: Callable[[str], bytes], classes: int
+) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
+    """Yield the pixels of every picture, (H, W, 3), and its class ids, (H, W); ``pictures``: with their maps' names."""
+    for name, map_name in pictures.items():
+        pixels = _decode(source, name, read(name)).pixels
+        yield pixels, _read_map(f"{source}: {map_name}", read(map_name), pixels.shape[:2], classes)
 
 
 def _with_maps(source: Path, split: str, names: set[str]) -> dict[str, str]:
@@ -412,6 +493,8 @@ def _read_map(where: str, content: bytes, shape: tuple[int, int], classes: int) 
             ids = np.array(image)  # of a palette image the indices
             if image.mode == "L" and (bits := content[PNG_DEPTH_BYTE]) < 8:
                 ids //= 255 // ((1 << bits) - 1)  # few bits of grey come spread over 0..255
+    except UnidentifiedImageError as error:  # says which Python object it is of
+        raise DataError(f"{where} cannot be read as a PNG: it is none, or its beginning is damaged") from error
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise DataError(f"{where} cannot be read as a PNG: {error}") from error
     if ids.shape != shape:

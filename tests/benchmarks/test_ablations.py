@@ -54,6 +54,16 @@ def test_depthwise_convolutions_have_a_section_of_their_own() -> None:
     assert "Joint training" not in text
 
 
+def test_a_network_that_all_arms_of_a_seed_begin_with_counts_once() -> None:
+    def section(*seeds: int) -> str:
+        top1 = {"b8": 0.5, "b6": 0.5, "b4": 0.4, "b2": 0.2}
+        each = [cell(arm, seed, **top1) for seed in seeds for arm in ARMS if arm.startswith("mobile")]
+        return markdown([{**one, "fp32_top1": 0.7 + one["seed"] / 100, "floats": FLOATS} for one in each])
+
+    assert "which reaches 71.00 % of" in section(1)
+    assert "which reaches 71.50 ± 0.71 % of" in section(1, 2)
+
+
 def some_cells() -> list[dict[str, Any]]:
     return [
         cell("joint", 1, b8=0.9, b6=0.9, b4=0.88, b2=0.8),

@@ -257,6 +257,14 @@ def test_what_is_no_limit_is_refused_before_any_work(option: str, limit: str, ma
     assert f"{limit} is no limit" in " ".join(result.stderr.replace("│", " ").split())
 
 
+def test_a_list_of_no_widths_is_refused(master: Path, tmp_path: Path) -> None:
+    for text in ("", "8,,4"):
+        refused = bitgear("search", master, "--data", tmp_path / "nowhere", "--widths", text)
+        assert refused.returncode == 1
+        assert "nowhere" not in refused.stderr
+        assert "precision ''" in refused.stderr
+
+
 def test_a_search_says_that_it_found_nothing_and_keeps_the_solver_from_its_output(master: Path, data: Path) -> None:
     pytest.importorskip("bitgear._native")
     pytest.importorskip("scipy.optimize")

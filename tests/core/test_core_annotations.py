@@ -193,6 +193,37 @@ def test_broken_coco_is_named(coco: Callable[..., Path], changes: dict[str, Any]
     assert "train.json" in str(raised.value)
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("ends", ["\n", "\r\n"])
+@pytest.mark.parametrize(
+    ("key", "index", "change", "said"),
+    [
+        ("annotations", 1, {"bbox": [9, 9, -3, 5]}, "annotation 1 (id 71) has the box"),
+        ("annotations", 2, {"category_id": 9}, "annotation 2 has category 9"),
+        ("annotations", 1, {"bbox": None}, "entry 1 (id 71) of 'annotations' has no 'bbox'"),
+        ("images", 1, {"id": 7}, "two images have the id 7"),
+        ("images", 0, {"height": 0}, "image 7 has 40 x 0 pixels"),
+        ("categories", 0, {"id": None}, "entry 0 of 'categories' has no 'id'"),
+        ("categories", 1, {"id": 5}, "two categories have the id 5"),
+    ],
+)
+def test_broken_coco_is_named_with_its_line(
+    coco: Callable[..., Path], key: str, index: int, change: dict[str, Any], said: str, ends: str, encoding: str
+) -> None:
+    document = json.loads(json.dumps(COCO))
+    document["annotations"][1]["id"] = 71
+    document[key][index] = {"here": True, **document[key][index], **change}
+    members = ",\n".join(f'"{name}" :\n{json.dumps(entries, indent=1)}' for name, entries in document.items())
+    # Of two members of one name the last counts; those of another object do not.
+    text = f'\n{{"info": {{"{key}": [1]}}, "{key}": [2],\n{members} }}'
+    begins = next(number for number, line in enumerate(text.split("\n")) if '"here"' in line)  # the bracket before it
+    folder = coco()
+    (folder / "annotations" / "train.json").write_bytes(text.replace("\n", ends).encode(encoding))
+    with pytest.raises(DataError) as raised:
+        read_boxed_pictures(folder, "train")
+    assert f"train.json, line {begins}: {said}" in str(raised.value)
+
+
 def test_json_that_is_none_is_named_with_its_line(coco: Callable[..., Path]) -> None:
     folder = coco()
     (folder / "annotations" / "train.json").write_text('{\n"images": [}')
@@ -217,6 +248,24 @@ def test_broken_voc_is_named(voc: Path, content: str, said: str) -> None:
         read_boxed_pictures(voc, "train")
     assert said in str(raised.value)
     assert "x.xml" in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("broken", "said"),
+    [
+        (VOC_OBJECT.format(9, 1, 3, 10, name="dog"), "object 1 has the box (8, 0) to (3, 10)"),
+        (VOC_OBJECT.format(1, 1, 3, 10, name=""), "object 1 has no <name>"),
+        (VOC_OBJECT.format(1, "x", 3, 10, name="dog"), "object 1: <bndbox/ymin> is 'x'"),
+    ],
+)
+def test_a_broken_voc_object_is_named_with_its_line(voc: Path, broken: str, said: str) -> None:
+    good = VOC_OBJECT.format(1, 1, 10, 10, name="dog")
+    xml = voc_xml().replace("</annotation>", f"{good}\n\n{broken}\n{good}</annotation>").replace("><", ">\n<")
+    line = 1 + xml.split("\n").index("<object>", xml.split("\n").index("<object>") + 1)
+    (voc / "Annotations" / "x.xml").write_text(f'<?xml version="1.0" encoding="utf-16"?>{xml}')
+    with pytest.raises(DataError) as raised:
+        read_boxed_pictures(voc, "train")
+    assert f"x.xml, line {line}: {said}" in str(raised.value)
 
 
 def test_a_listed_picture_that_is_missing_is_named_with_its_line(voc: Path) -> None:
@@ -289,6 +338,9 @@ def test_a_missing_or_damaged_map_is_named(maps: Path) -> None:
     content = file.read_bytes()
     file.write_bytes(content[: len(content) // 2])
     with pytest.raises(DataError, match=r"valannot/n.png cannot be read"):
+        read_label_maps(maps, "val", HEIGHT, WIDTH)
+    file.write_bytes(b"no picture")
+    with pytest.raises(DataError, match=r"valannot/n.png cannot be read as a PNG: it is none, or its beginning"):
         read_label_maps(maps, "val", HEIGHT, WIDTH)
     file.unlink()
     with pytest.raises(DataError, match=r"not its label map valannot/n.png"):

@@ -59,8 +59,8 @@ def test_text_is_utf_8_whatever_it_says_of_itself(tmp_path: Path, encoding: str)
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda d: d["annotations"][1].update(id=1), "annotation 1 has the id 1"),
-        (lambda d: d["annotations"][1].update(id=[1]), "annotation 1 has the id"),
+        (lambda d: d["annotations"][1].update(id=1), r"annotation 1 \(id 1\) has an id"),
+        (lambda d: d["annotations"][1].update(id=[1]), r"annotation 1 \(id \[1\]\) has an id"),
         (lambda d: d["images"].append({**d["images"][0], "id": 2}), r"'1\.png' twice"),
         (lambda d: d["categories"].append({"id": 2, "name": "a"}), "name of its own"),
         (lambda d: d["categories"][0].update(name=""), "name of its own"),

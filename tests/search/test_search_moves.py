@@ -92,6 +92,15 @@ def test_what_is_nearer_is_written_and_served_and_all_else_stays(file: Path, dat
     assert again.refined.start_distance <= found.refined.distance * 1.5  # other pictures
 
 
+def test_a_plan_of_other_test_pictures_than_the_widths_is_told_of(
+    file: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    refine_and_write(request(file, data))
+    said = capsys.readouterr().err
+    assert "the master states 58.00%" in said
+    assert f"bitgear evaluate {file} --data {data} --store" in said
+
+
 def test_nothing_nearer_leaves_the_file_alone(file: Path, data: Path) -> None:
     content = file.read_bytes()
     assert refine_and_write(request(file, data, start="8", trials=5)).plan is None

@@ -12,16 +12,19 @@ pytest.importorskip("bitgear._native")
 pytest.importorskip("scipy.optimize")
 
 from bitgear import reference
+from bitgear.bits import Plan
 from bitgear.checkpoint import Master, read_master, write_master
 from bitgear.engines import create_engine
 from bitgear.engines.native import NativeEngine
 from bitgear.errors import DataError, EngineUnavailable, SearchError
+from bitgear.evaluate import evaluate_master, read_data
 from bitgear.fold import batch_norm
 from bitgear.graph import IMAGE, Conv, Graph, Linear, Pool
 from bitgear.plans import BatchNorm, NamedPlan
 from bitgear.search.command import SearchRequest, calibration_count, search_and_write
 from bitgear.search.costs import Cost
 from bitgear.search.pictures import read_pictures
+from bitgear.search.report import as_json
 from bitgear.search.run import Goal, Method, Quantity, Result, SearchOptions, _Search
 from bitgear.search.space import Space
 from bitgear.search.timings import measure_timings
@@ -78,6 +81,9 @@ def check_report(result: Result, folder: Path) -> None:
     assert set(told["plans"]) == {each.name for each in result.found}
     assert set(told["uniform"]) == set("8765432")
     assert all(set(plan["layers"]) == set(result.space.names) for plan in told["plans"].values())
+    assert all("latency_ms" in row for row in (*told["uniform"].values(), *told["plans"].values()))
+    assert told["trials"]
+    assert not any("latency_ms" in trial for trial in told["trials"])  # predicted, as all these were: not measured
     page = (folder / "plans.md").read_text()
     for each in result.found:
         assert each.name in page
@@ -164,6 +170,40 @@ def test_timings_of_other_conditions_are_a_warning_and_of_another_master_an_erro
     measured.write_text(json.dumps(replace(timings, model="other").to_json()))
     with pytest.raises(SearchError, match="'other'"):  # before the pictures are looked for
         search_and_write(request(file, data / "nowhere", OPTIONS, timings=measured))
+
+
+def test_plans_of_other_test_pictures_than_the_widths_are_told_of(
+    file: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(_Search, "_best", lambda search, *_: search.trials.run((8, 4, 2, 2)))
+    options, out = replace(OPTIONS, front=0), tmp_path / "more plans.safetensors"
+    result = search_and_write(request(file, data, options, out=out, report=tmp_path / "report"))
+    master = read_master(file)
+    test = read_data(master, data, "test")
+    measured = evaluate_master(master, create_engine("native"), test, [Plan.uniform(8)])[Plan.uniform(8)]["top1"]
+    command = f"bitgear evaluate '{out}' --data {data} --store"
+    assert as_json(result)["not_comparable"] == {
+        "precision": "8", "metric": "top1", "stated": 0.58, "measured": measured, "command": command,
+    }  # fmt: skip
+    said = capsys.readouterr().err
+    for text in (f"8 bits reach top-1 {measured:.2%}", "states 58.00%", command):
+        assert text in said
+        assert text in (tmp_path / "report" / "plans.md").read_text()
+    write_master(master.with_accuracy({"8": {"top1": measured, "images": len(test)}}), file)
+    result = search_and_write(request(file, data, options))
+    assert result.found
+    assert as_json(result)["not_comparable"] is None
+    assert "evaluate" not in capsys.readouterr().err
+
+
+def test_widths_that_take_other_times_than_predicted_are_told_of(
+    file: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    timings = measure_timings(read_master(file), NativeEngine(), 0)
+    measured = tmp_path / "timings.json"
+    measured.write_text(json.dumps(replace(timings, other_ms=1000.0).to_json()))
+    search_and_write(request(file, data, replace(OPTIONS, front=0), timings=measured))
+    assert "bits everywhere were predicted to take 1000 ms and measured to take" in capsys.readouterr().err
 
 
 def test_the_cost_can_be_measured(file: Path, data: Path) -> None:

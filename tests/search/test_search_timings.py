@@ -50,6 +50,15 @@ def test_the_prediction_is_the_sum_of_the_layers(tmp_path: Path) -> None:
     assert read_timings(file) == timings
 
 
+def test_a_prediction_that_is_far_from_what_was_measured_is_told() -> None:
+    timings = Timings("tiny", "portable", 1, 0.5, {"a": {8: 2.0, 4: 1.5, 2: 1.0}, "b": {8: 4.0, 4: 3.0, 2: 2.0}})
+    assert timings.far_off({Plan.uniform(8): 5.9, Plan.uniform(2): 3.9}) is None
+    told = timings.far_off({Plan.uniform(8): 6.5, Plan.uniform(4): 4.0, Plan.uniform(2): 7.0})
+    assert told is not None
+    assert "2 bits everywhere were predicted to take 3.5 ms and measured to take 7," in told
+    assert "idle" in told
+
+
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"layers": 1}', '{"layers": {"a": {"x": 1}}}'])
 def test_a_file_that_holds_no_timings_is_named(tmp_path: Path, content: str) -> None:
     file = tmp_path / "timings.json"

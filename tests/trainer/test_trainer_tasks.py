@@ -229,14 +229,15 @@ def test_a_broken_annotation_stops_training_with_file_and_entry(tmp_path: Path) 
     listed = json.loads((folder / "annotations" / "train.json").read_text())
     listed["annotations"][1]["bbox"] = [5, 5, -3, 4]
     (folder / "annotations" / "train.json").write_text(json.dumps(listed))
-    with pytest.raises(DataError, match=r"train\.json.*annotation 1"):
+    with pytest.raises(DataError, match=r"train\.json, line 1: annotation 1 \(id 1\)"):
         Run(detect_config(), folder, tmp_path / "out")
 
 
-def test_an_unknown_class_in_a_map_stops_training_with_its_file(tmp_path: Path) -> None:
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_an_unknown_class_in_a_map_is_told_before_training_with_its_file(split: str, tmp_path: Path) -> None:
     folder = write_maps(tmp_path / "set")
-    Image.fromarray(np.full((40, 56), 9, np.uint8)).save(folder / "trainannot" / "03.png")
-    with pytest.raises(DataError, match=r"trainannot/03\.png.* 9"):
+    Image.fromarray(np.full((40, 56), 9, np.uint8)).save(folder / f"{split}annot" / "03.png")
+    with pytest.raises(DataError, match=rf"{split}annot/03\.png has the class id 9"):
         Run(segment_config(), folder, tmp_path / "out")
 
 

@@ -41,7 +41,7 @@ class Segment(FromScratch):
         train = self._read("train")
         self.labels = train.classes
         self.validation = self._read("val")
-        check_label_maps(folder, "test")  # opened once, at the end
+        check_label_maps(folder, "test")  # measured once, at the end: too late to learn of a broken map
         self.training_images = len(train.images)
         self.graph = self.network.graph(data.height_px, data.width_px, len(self.labels))
         self.crop = (data.crop_height_px or data.height_px, data.crop_width_px or data.width_px)
