@@ -264,9 +264,11 @@ class _Calibration:
                 sums_of_products * unit.astype(np.float32)[:, None], rest, goal, upper=node.clip, rectified=node.relu
             )
         if not np.isfinite([gain, bias]).all():
+            others = ",".join(str(width) for width in self.master.widths if width != bits)
+            without = "" if bits == MASTER_BITS else f", or leave that width out: --widths {others}"
             raise ValueInvalid(
                 f"node {node.name!r} at {bits} bits needs a gain or a bias beyond {_LARGEST_CONSTANT:.0f}, the most "
-                "that a master holds; check its batch norm"
+                f"that a master holds; check its batch norm{without}"
             )
         row = self.master.row(bits)
         self.tensors[f"{node.name}.gain"][row] = gain

@@ -142,7 +142,7 @@ def lower(master: Master, plan: Plan, instruction_set: str, rates: Rates, path: 
     """Return the finished steps of a master at a plan, on the paths that are fastest by ``rates``.
 
     ``path`` forces that path wherever it is possible, for tests. Raises :class:`~bitgear.errors.GraphError` naming a
-    node that the native engine cannot run.
+    node that the native engine cannot run, or if all together need too much memory.
     """
     lowering = _Lowering(master, plan, instruction_set, rates, path)
     try:
@@ -184,7 +184,10 @@ class _Lowering:
             self.core.add_image(feed.buffer)
         for node in reversed(alive):
             self._emit(node)
-        self.core.finish()
+        try:
+            self.core.finish()
+        except ValueError as error:  # no node is to blame, but all of them together
+            raise GraphError(f"the graph is not what the native engine can run: {error}; {_ADVICE}") from error
         return self.core
 
     def _collect(self, node: Node) -> bool:

@@ -59,11 +59,22 @@ def create_native(threads: int = 1) -> "NativeEngine":
     return NativeEngine(threads, os.environ.get(KERNEL_VARIABLE, ""))
 
 
-def native_failure() -> ImportError | None:
+def native_failure() -> Exception | None:
     """Return why the native engine's extension cannot be imported; None if it can."""
     try:
-        import bitgear._native  # noqa: F401
-    except ImportError as error:
+        # By name: a build of another version may lack some, and is as good as none.
+        from bitgear._native import (  # noqa: F401
+            MAX_OUTPUTS,
+            Model,
+            choose,
+            count_ids,
+            derive,
+            instruction_sets,
+            measure_rates,
+            paint_mask,
+            place_picture,
+        )
+    except Exception as error:  # whatever its initialisation raises
         return error
     return None
 

@@ -178,12 +178,15 @@ NB_MODULE(_native, m) {
             return named(*isa, measure_rates(*isa));
         },
         "instruction_set"_a);
-    m.def("derive", [](const std::string& isa, const Codes& q8, int bits,
-                       nb::ndarray<std::int8_t, nb::c_contig, nb::device::cpu> out) {
-        if (out.size() != q8.size() || bits < 2 || bits > 8)
-            throw nb::value_error("derive needs an output of the same size and 2 to 8 bits");
-        isa_of(isa)->derive(q8.data(), q8.size(), bits, out.data());
-    });
+    m.def(
+        "derive",
+        [](const std::string& isa, const Codes& q8, int bits,
+           nb::ndarray<std::int8_t, nb::c_contig, nb::device::cpu> out) {
+            if (out.size() != q8.size() || bits < 2 || bits > 8)
+                throw nb::value_error("derive needs an output of the same size and 2 to 8 bits");
+            isa_of(isa)->derive(q8.data(), q8.size(), bits, out.data());
+        },
+        "instruction_set"_a, "q8"_a, "bits"_a, "out"_a.noconvert());
     m.def("place_picture", place_picture_into, "instruction_set"_a, "pixels"_a.noconvert(), "box"_a, "content"_a,
           "corner"_a, "table"_a.noconvert(), "bar"_a, "codes"_a.noconvert());
     m.def("paint_mask", paint_mask_into, "instruction_set"_a, "logits"_a.noconvert(), "y_first"_a.noconvert(),

@@ -17,6 +17,7 @@ constexpr double kWaiting = 1.0 / 3;         // of the time that bringing weight
 constexpr int kManyPixels = 128;             // for which looking at weights pays
 constexpr int kMostTerms = 1 << 16;          // of a convolution's sum: that many products of bytes fit 32 bits
 constexpr int kMostWindow = 1 << 23;         // bytes whose sum does
+constexpr std::size_t kMostMemory = std::size_t{1} << 31;  // bytes that a thread works in
 
 // Whether windows of a convolution are read from woven rows, where they have no padding: of the picture, that is.
 bool weaves(const Geometry& g, int in_channels) {
@@ -187,6 +188,7 @@ void Model::set_constants(Step& step, const Constants& constants, const Activati
 
 void Model::set_result(const Step& step) {
     if (!step.result) return;
+    check(result_channels_ == 0, "a model has one result");
     result_height_ = step.height;
     result_width_ = step.width;
     result_channels_ = sz(step.result_channels);
@@ -282,8 +284,8 @@ void Model::add_conv(const std::string& name, const ConvSpec& spec, const std::i
                                               [&](const Choice& choice) { return prepare(step, spec, codes, choice); });
             check(prepared, "no path multiplies this convolution");
         }
-        set_result(step);
     }
+    set_result(steps_.back());  // of all parts together
     undo.keep();
 }
 
@@ -537,9 +539,9 @@ void Model::add_window_sum(const std::string& name, int input, int kernel, int s
     std::fill(step.offset.begin(), step.offset.end(), -zero * step.window_height * step.window_width);
     step.detail = "sum";
     check_step(step);
+    set_result(step);
     undo.keep();
     scratch_bytes_ = std::max(scratch_bytes_, 2 * sizeof(std::int32_t) * sz(round_up(step.channels, kLutColumnsMax)));
-    set_result(step);
 }
 
 void Model::add_bilinear(const std::string& name, int input, const std::vector<Interpolation>& rows,
@@ -566,9 +568,9 @@ void Model::add_bilinear(const std::string& name, int input, const std::vector<I
     std::fill(step.offset.begin(), step.offset.end(), -zero * kInterpolationOne * kInterpolationOne);
     step.detail = "bilinear";
     check_step(step);
+    set_result(step);
     undo.keep();
     scratch_bytes_ = std::max(scratch_bytes_, sizeof(std::int32_t) * sz(round_up(step.channels, kLutColumnsMax)));
-    set_result(step);
 }
 
 void Model::add_maximum(const std::string& name, int input, int output, int channel, int kernel, int stride) {
@@ -615,7 +617,6 @@ void Model::add_copy(const std::string& name, int input, int output, int channel
 void Model::finish() {
     check(!finished_, "the model is finished");
     check(image_height_ > 0 && result_channels_ > 0, "a model needs an image and a result");
-    finished_ = true;
     for (Buffer& b : buffers_) b.row_step = 0;
     for (std::size_t s = 0; s < steps_.size(); ++s) {
         Step& step = steps_[s];
@@ -661,6 +662,10 @@ void Model::finish() {
         arena_bytes_ = std::max(arena_bytes_, place + b->image_bytes);
         placed.push_back(b);
     }
+    // Calls allocate what a thread works in, so a model that needs too much must not become one that runs.
+    check(arena_bytes_ <= kMostMemory && scratch_bytes_ + 2 * overrun_bytes_ <= kMostMemory - arena_bytes_,
+          "the codes that live at the same time, and what is computed beside them, take more than 2 GiB for a picture");
+    finished_ = true;
 }
 
 }  // namespace bitgear

@@ -47,7 +47,8 @@ def test_calibration_computes_what_the_reference_computes(name: str) -> None:
 @pytest.mark.parametrize(
     ("key", "value", "said"),
     [
-        ("bn1.bias", 1e6, "'conv1' at 8 bits needs a gain or a bias beyond 65504"),
+        ("bn1.bias", 1e6, "'conv1' at 8 bits needs a gain or a bias beyond 65504.*; check its batch norm$"),
+        ("layer1.0.bn1.weight", 4e4, r"at 2 bits .*; check its batch norm, or leave that width out: --widths 8$"),
         ("layer1.0.bn1.weight", 1e5, r"'layer1\.0\.conv1' at . bits needs a gain or a bias beyond 65504"),
         ("layer1.0.bn1.weight", 1e11, r"'layer1\.0\.conv1' makes values beyond 1\.1e\+12"),
     ],

@@ -25,25 +25,22 @@ needs_extension = pytest.mark.skipif(native_failure() is not None, reason="the n
 
 
 class Broken(importlib.abc.MetaPathFinder):
-    """Fails to load the extension as the dynamic linker does."""
+    """Fails to load the extension, as the dynamic linker does or in another way."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
         if fullname == "bitgear._native":
-            raise ImportError(SYMBOL)
+            raise self.error
         return None
 
 
 @pytest.fixture(autouse=True)
 def _no_instruction_set_forced(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(KERNEL_VARIABLE, raising=False)
-
-
-@pytest.fixture
-def broken(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(sys.modules, "bitgear._native", raising=False)
-    monkeypatch.setattr(sys, "meta_path", [Broken(), *sys.meta_path])
 
 
 def doctor(*arguments: str | Path) -> str:
@@ -134,16 +131,21 @@ def test_an_empty_variable_forces_nothing(monkeypatch: pytest.MonkeyPatch) -> No
     assert "chosen (the best here)" in doctor()
 
 
-@pytest.mark.usefixtures("broken")
-def test_it_tells_the_original_failure_of_the_extension(tmp_path: Path) -> None:
+@pytest.mark.parametrize("error", [ImportError(SYMBOL), RuntimeError(SYMBOL), SystemError(SYMBOL)], ids=repr)
+def test_it_tells_the_original_failure_of_the_extension(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(sys.modules, "bitgear._native", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [Broken(error), *sys.meta_path])
+    failure = f"{type(error).__name__}: {SYMBOL}"
     file = tmp_path / "found.json"
     text = doctor("--json", file)
     found = json.loads(file.read_text())
-    assert found["native_failure"] == f"ImportError: {SYMBOL}"
+    assert found["native_failure"] == failure
     assert found["instruction_sets"] == []
     assert found["auto"] == "onnxruntime"
     assert SYMBOL in found["engines"]["native"]
-    assert lines(text, "native extension") == [f"ImportError: {SYMBOL}"]
+    assert lines(text, "native extension") == [failure]
     assert lines(text, "default engine") == ["onnxruntime"]
     assert not lines(text, "instruction set")
 
@@ -153,6 +155,19 @@ def test_it_tells_that_the_extension_is_missing(monkeypatch: pytest.MonkeyPatch)
     found = diagnose()
     assert found["native_failure"].startswith("ModuleNotFoundError: ")
     assert "bitgear._native" in found["native_failure"]
+    assert lines(doctor(), "native extension") == [found["native_failure"]]
+
+
+@needs_extension
+@pytest.mark.parametrize("lacking", ["choose", "measure_rates", "place_picture"])
+def test_it_tells_that_the_extension_is_of_another_version(lacking: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from bitgear import _native
+
+    monkeypatch.delattr(_native, lacking)
+    found = diagnose()
+    assert found["native_failure"].startswith(f"ImportError: cannot import name '{lacking}' from 'bitgear._native'")
+    assert found["auto"] == "onnxruntime"
+    assert found["native_failure"].removeprefix("ImportError: ") in found["engines"]["native"]
     assert lines(doctor(), "native extension") == [found["native_failure"]]
 
 

@@ -16,6 +16,7 @@ from bitgear.engines import create_engine
 from bitgear.engines.registry import KERNEL_VARIABLE, native_instruction_set
 from bitgear.errors import EngineUnavailable, GraphError, InputError, PrecisionNotOffered
 from bitgear.graph import IMAGE, Concat, Conv, Graph, MaxPool, Pool, Resize, Shortcut
+from bitgear.inputs import InputRecord
 from bitgear.models import find_master
 from tests.masters import random_codes, random_master, tiny_master
 from tests.native.paths import (
@@ -147,6 +148,43 @@ def test_buffers_of_one_reader_add_up_through_selections() -> None:
     q_images = random_codes(master, 2)
     found = create_engine("onnxruntime").derive(master, 8).run(q_images)
     np.testing.assert_array_equal(found, reference.run(master, q_images, 8))
+
+
+def test_a_picture_takes_2_gib_of_codes_and_no_more() -> None:
+    """A buffer for each reader adds up to any memory, of a file of any size; nothing of it is allocated here."""
+    side_px = 8192
+    for readers in (7, 8):
+        names = [f"y{i}" for i in range(readers)]
+        ends = (Concat("k", tuple(names)), Pool("z", "k"))
+        few = random_master(Graph((*(Conv(name, IMAGE, 1, 1) for name in names), *ends)), 5, 0)
+        large = Graph((*(Conv(name, IMAGE, 1, 1, stride=side_px) for name in names), *ends))
+        master = dataclasses.replace(few, graph=large, input=InputRecord.centred(side_px, 128))
+        if readers == 8:
+            with pytest.raises(GraphError, match=r"^the graph is not .* more than 2 GiB .* the engine onnxruntime$"):
+                create_engine("native").derive(master, 8)
+        else:
+            core = derived(master, 8, "portable").core
+            assert readers * side_px * side_px * 4 <= core.arena_bytes <= 2**31
+
+
+@pytest.mark.parametrize("width_px", [1, 2**16])
+def test_a_model_that_would_take_more_than_2_gib_never_runs(width_px: int) -> None:
+    """For codes alone, or for what is computed beside them: here, two rows of sums that are pooled together."""
+    core = _native.Model("portable", measured("portable"))
+    core.add_buffer(1, width_px, 3, 0, 0, 0, 0, 0, 0, 128)
+    core.add_image(0)
+    channels = 4096
+    add_conv(
+        core, q8=np.ones((channels, 3, 1, 1), np.int8), channels=channels, kernel=1, multiplier=[1.0] * channels,
+        pooling=(2, 1, 1, 1, width_px),
+    )  # fmt: skip
+    if width_px == 1:
+        core.add_buffer(2**15, 2**14, 4, 0, 0, 0, 0, 0, 0, 0)
+    for _ in range(2):
+        with pytest.raises(ValueError, match="more than 2 GiB"):
+            core.finish()
+    with pytest.raises(ValueError, match="not finished"):
+        core.run(np.zeros((1, 3, 1, width_px), np.int8), np.zeros((1, channels, 1, width_px), np.float32), 1)
 
 
 def test_what_calls_work_in_is_not_counted_and_grows_with_the_picture() -> None:
@@ -353,6 +391,9 @@ MISTAKES: dict[str, Callable[[Any], None]] = {
     "reader of fewer channels": lambda core: add_conv(core, outputs=[output(1, 1)]),
     "reader of a negative channel": lambda core: add_conv(core, outputs=[output(1, -1)]),
     "reader of a huge channel": lambda core: add_conv(core, outputs=[output(1, HUGE)]),
+    "reader of fewer channels than all groups have": lambda core: add_conv(
+        core, input=1, q8=np.ones((4, 2, 1, 1), np.int8), kernel=1, groups=2, outputs=[output(1, 1)]
+    ),
     "codes beyond a byte": lambda core: add_conv(core, outputs=[output(high=256)]),
     "codes below a byte": lambda core: add_conv(core, outputs=[output(low=-1)]),
     "too many readers": lambda core: add_conv(core, outputs=[output()] * (_native.MAX_OUTPUTS + 1)),
@@ -504,6 +545,30 @@ def test_what_32_bits_do_not_count_is_refused(step: str) -> None:
     assert core.paths == []
 
 
+RESULTS: dict[str, Callable[[Any], None]] = {
+    "convolution": add_conv,
+    "grouped convolution": lambda core: add_conv(
+        core, input=1, q8=np.ones((4, 2, 1, 1), np.int8), kernel=1, groups=2, multiplier=[1.0] * 4
+    ),
+    "sums": lambda core: core.add_window_sum("s", 0, 0, 1, 0, [1.0] * 3, [], True),
+    "resize": lambda core: core.add_bilinear("b", 0, ROWS, ROWS, 0, [1.0] * 3, [], True),
+}
+
+
+@pytest.mark.parametrize("second", RESULTS)
+@pytest.mark.parametrize("first", RESULTS)
+def test_a_second_result_is_refused(first: str, second: str) -> None:
+    """Each writes as many values as it has, into memory that has room for the last one's."""
+    core = begun()
+    RESULTS[first](core)
+    steps, shape = core.paths, core.result_shape
+    with pytest.raises(ValueError, match="one result"):
+        RESULTS[second](core)
+    assert (core.paths, core.result_shape) == (steps, shape)
+    core.finish()
+    core.run(np.zeros((1, 3, 5, 5), np.int8), np.zeros((1, *shape), np.float32), 1)
+
+
 def test_a_model_runs_after_the_end_of_building_and_not_before() -> None:
     core = begun()
     q_image, result = np.zeros((1, 3, 5, 5), np.int8), np.zeros((1, 4, 5, 5), np.float32)
@@ -561,3 +626,11 @@ def test_codes_of_a_width_that_does_not_exist_are_refused(bits: int) -> None:
     for out, width in ((4, bits), (3, 4), (5, 4)):
         with pytest.raises(ValueError, match="2 to 8 bits"):
             _native.derive("portable", np.zeros(4, np.int8), width, np.zeros(out, np.int8))
+
+
+def test_codes_are_written_into_the_array_given_or_nowhere() -> None:
+    q8, frozen = np.arange(-4, 4, dtype=np.int8), np.zeros(8, np.int8)
+    frozen.flags.writeable = False
+    for out in (np.zeros(8, np.int32), np.zeros(16, np.int8)[::2], frozen):
+        with pytest.raises(TypeError):
+            _native.derive("portable", q8, 4, out)
