@@ -69,7 +69,8 @@ class Waiting(NamedTuple):
 class Load:
     """What a free worker sees.
 
-    ``queue``: requests for one model, in order of :attr:`Waiting.order_s`. ``arrivals_per_s``: how many requests for it
+    ``queue``: requests for one model, in order of :attr:`Waiting.order_s`; or first those, in this order, that go
+    before what is late without a deadline, and then the rest, likewise. ``arrivals_per_s``: how many requests for it
     come in, recent average. ``workers``: how many engine workers there are, the asking one included; ``busy_until_s``:
     when each of them is expected to be free, in any order; those that are left out are free, all if it is empty.
     ``elsewhere``: for each request that waits for another model, in order of it, its deadline, and the seconds that one

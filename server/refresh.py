@@ -26,9 +26,10 @@ ENOUGH_BATCHES = 8.0
 OUTLIER = 2.0
 """A batch that takes so many times as long as expected, or less than the inverse of it, counts as just that."""
 
-STEP, STEP_BATCHES = 1.25, 8
+STEP, STEP_BATCHES = 1.75, 8
 """So many batches on end that all take more than so many times as long as expected, or all less than the inverse of it,
-are a device that has changed, as when another program begins or ends; chance does that once in a million."""
+are a device that has changed, as when another program begins or ends: neither chance nor a line that fits one size of
+batches less than others does that."""
 
 _DEVIATIONS_OF_90_PERCENT = 1.2816
 _FORGET = 1 - 1 / MEMORY_BATCHES

@@ -9,8 +9,8 @@ what it held, and goes on.
 
 **Order.** That of :attr:`~server.policy.Waiting.order_s`: the earliest deadline first, priority being a head start. The
 order of two requests never changes, and whoever waits gets ahead of all newcomers in the end. One exception: while
-requests that set no deadline are late, those that set one, or have priority, are served first, for an aim that is
-missed is no reason to miss a promise; but for every :data:`LATE_TURN`-th batch. So nobody starves.
+requests that set no deadline are late, those that set one, or have priority and are not late, are served first, for an
+aim that is missed is no reason to miss a promise; but for every :data:`LATE_TURN`-th batch. So nobody starves.
 """
 
 import bisect
@@ -139,7 +139,7 @@ class _Lane:
 
 
 _Queue = tuple[ServedModel, _Lane, list[Job]]
-"""A lane, and what of it may be served."""
+"""A lane, and what waits in it in the order in which it is to be served."""
 
 
 class Scheduler:
@@ -286,11 +286,17 @@ class Scheduler:
         return batch
 
     def _whose_turn(self, waiting: list[_Queue], now_s: float) -> list[_Queue]:
-        """Return what of it may be served now: all, or only what goes before what is late without a deadline."""
+        """Return the lanes that may be served now, in what order: as they are, or what goes before late ones first.
+
+        Nothing is left out of a lane: a policy has to see all that waits.
+        """
         if not any(_is_late(jobs[0], now_s) for _, _, jobs in waiting):
             return waiting
-        first = [(model, lane, [job for job in jobs if _goes_first(job)]) for model, lane, jobs in waiting]
-        first = [(model, lane, jobs) for model, lane, jobs in first if jobs]
+        first = [
+            (model, lane, sorted(jobs, key=lambda job: not _goes_first(job, now_s)))
+            for model, lane, jobs in waiting
+            if any(_goes_first(job, now_s) for job in jobs)
+        ]
         if not first or self._gave_way == LATE_TURN - 1:
             self._gave_way = 0
             return waiting
@@ -413,12 +419,12 @@ def _order(job: Job) -> float:
     return job.waiting.order_s
 
 
-def _goes_first(job: Job) -> bool:
-    return job.waiting.hard or job.waiting.priority > 0
-
-
 def _is_late(job: Job, now_s: float) -> bool:
-    return not _goes_first(job) and job.waiting.deadline_s < now_s
+    return not job.waiting.hard and job.waiting.deadline_s < now_s
+
+
+def _goes_first(job: Job, now_s: float) -> bool:
+    return job.waiting.hard or (job.waiting.priority > 0 and not _is_late(job, now_s))
 
 
 def _check(dispatch: Dispatch, ladder: Ladder, queue: Sequence[Waiting]) -> None:

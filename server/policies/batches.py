@@ -58,7 +58,7 @@ def lost(
     def within(queue: Sequence[Waiting], images: int) -> Sequence[Waiting]:
         """Leave out of a queue what is in time if no request has more images than so many."""
         longest_s = max(fixed_s) + images * max(image_s)
-        # No deadline is before what the queue is sorted by.
+        # No deadline is before what the queue is sorted by; where late ones stand at the end, none of them is hard.
         return queue[: bisect_left(queue, longest_s, key=attrgetter("order_s"))]
 
     def late(waiting: Waiting) -> bool:

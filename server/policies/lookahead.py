@@ -133,7 +133,7 @@ class _Outlook:
         self.room_s = self.queue[left[self.count - 1 - self.count // 4]].deadline_s - self.now_s
         self.deadlines_s = list(map(deadline_of, looked_at))
         self.soonest_s = load.now_s + ladder.alone_s[max(map(narrowest, self.kinds))]
-        if looked_at[0].order_s < self.soonest_s:  # aims that are missed: nothing is to be gained from them
+        if min(self.deadlines_s) < self.soonest_s:  # aims that are missed: nothing is to be gained from them
             self.deadlines_s = [due_s if due_s >= self.soonest_s else math.inf for due_s in self.deadlines_s]
         self.head_s = self.deadlines_s[0] - self.now_s
         # The queue is at least so much work: each request at the narrowest that it allows.

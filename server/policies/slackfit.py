@@ -14,13 +14,13 @@ BUCKETS = 16
 
 @dataclass(frozen=True)
 class SlackFit:
-    """Looks at the slack of the first request alone, latencies taken ``margin`` longer.
+    """Looks at the slack of the most urgent request alone, latencies taken ``margin`` longer.
 
     Off line, for a ladder: pairs of precision and batch are put into buckets of equal width by their latency; of each
     the pair with the largest batch is kept, among these the most accurate. On line: the slowest kept pair that is
-    faster than the slack; the narrowest precision with one image if there is none. Off line is whenever the ladder
-    changes. A first request that names its precision, and lets itself be degraded, gets what it names if it can bear
-    that with one image.
+    faster than the slack; the narrowest precision if there is none, with one image unless something is late already.
+    Off line is whenever the ladder changes. A first request that names its precision, and lets itself be degraded, gets
+    what it names if it can bear that with one image.
     """
 
     margin: float = 0.1
@@ -35,12 +35,18 @@ class SlackFit:
         if not left:
             return give_up(load, narrowest_of, "slack")
         head = load.queue[left[0]]
-        slack_ms = 1000 * (head.deadline_s - load.now_s) / (1 + self.margin)
+        # Those who go before what is late stand first, but it has no slack all the same.
+        urgent_s = min(load.queue[position].deadline_s for position in left)
+        slack_ms = 1000 * (urgent_s - load.now_s) / (1 + self.margin)
         named = head.allowed & -head.allowed
         bearable = head.pinned and ladder.rungs[narrowest(named)].latency_ms(head.images) < slack_ms
         pairs = _pairs(ladder, named if bearable else head.allowed)
         found = bisect_left(pairs, (slack_ms,)) - 1
-        _, batch, rung = pairs[found] if found >= 0 else (0.0, 1, narrowest(head.allowed))
+        if found >= 0:
+            _, batch, rung = pairs[found]
+        else:  # what is late in any case is no reason to serve others one by one
+            rung = narrowest(head.allowed)
+            batch = ladder.efficient_batches[rung] if slack_ms < 0 else 1
         return Dispatch(rung, fill(load.queue, left, rung, batch), drop, "slack")
 
 
