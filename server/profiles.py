@@ -61,6 +61,8 @@ class Profile(BaseModel):
         if not self.floor <= (self.floor if self.default is None else self.default) <= self.ceiling:
             raise ValueError("floor, default and ceiling must not decrease in this order")
         for model, rule in self.models.items():
+            if not is_model_name(model):
+                raise ValueError(f"models.{model}: no model can have that name")
             try:
                 self._of[model] = self._under(rule)
             except ValidationError as error:

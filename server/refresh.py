@@ -2,7 +2,7 @@
 
 import math
 import threading
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from statistics import median
 
 from server.ladder import Ladder
@@ -27,9 +27,11 @@ OUTLIER = 2.0
 """A batch that takes so many times as long as expected, or less than the inverse of it, counts as just that."""
 
 STEP, STEP_BATCHES = 1.75, 8
-"""So many batches on end that all take more than so many times as long as expected, or all less than the inverse of it,
-are a device that has changed, as when another program begins or ends: neither chance nor a line that fits one size of
-batches less than others does that."""
+"""So many batches on end that all take more than so many times as long as those of their size and precision did lately,
+or all less than the inverse of it, are a device that has changed, as when another program begins or ends."""
+
+LEVEL_WEIGHT = 0.1
+"""Weight of the newest batch in what those of its size took lately."""
 
 _DEVIATIONS_OF_90_PERCENT = 1.2816
 _FORGET = 1 - 1 / MEMORY_BATCHES
@@ -50,7 +52,8 @@ class _Track:
     the line that follows. All these are discounted by each batch of the precision.
     ``weight``: of the observations, discounted by each batch of any precision; ``square``: of their relative
     deviations, likewise. ``ratio``: what the last one took, relative to what was expected. ``doubt``: more than 0 if it
-    was moved by what others took, and as many batches of its own have not yet agreed.
+    was moved by what others took, and as many batches of its own have not yet agreed. ``levels``: for each size that
+    was observed, what its batches took lately, relative to what was measured.
     """
 
     measured: Line
@@ -66,15 +69,23 @@ class _Track:
     square: float = 0.0
     ratio: float = 1.0
     doubt: int = 0
+    levels: dict[int, float] = field(default_factory=dict)
 
     @property
     def scale(self) -> float:
         """How many times as long as measured batches take, sizes as they come."""
         return (self.trust * self.start + self.ratios) / (self.trust + self.count)
 
+    def against_level(self, images: int, duration_ms: float) -> float:
+        """Return how many times as long a batch took as those of its size did lately; 1 if there were none."""
+        measured_ms = self.measured.at(images)
+        return duration_ms / measured_ms / self.levels.get(images, duration_ms / measured_ms)
+
     def take(self, images: int, duration_ms: float) -> None:
         """Take in a batch."""
         measured_ms = self.measured.at(images)
+        level = self.levels.get(images, duration_ms / measured_ms)
+        self.levels[images] = level + LEVEL_WEIGHT * (duration_ms / measured_ms - level)
         self.sums = _plus(_sums(1, images, duration_ms, measured_ms), self.sums, _FORGET)
         self.count = 1 + _FORGET * self.count
         self.ratios = duration_ms / measured_ms + _FORGET * self.ratios
@@ -82,6 +93,13 @@ class _Track:
         mean = self.ratios / self.count
         weight, x, xx, y, xy = self.prior  # moved along with what is observed, so that it bends no line by itself
         self.observed = fit(*_plus(self.sums, (weight, x, xx, mean * y, mean * xy))).scaled(self.scale / mean)
+
+    def change(self, factor: float) -> None:
+        """Suppose that batches take so many times as long as they did, and always had."""
+        weight, x, xx, y, xy = self.sums
+        self.sums = weight, x, xx, factor * y, factor * xy
+        self.ratios, self.start, self.observed = factor * self.ratios, factor * self.start, self.observed.scaled(factor)
+        self.levels = {images: factor * level for images, level in self.levels.items()}
 
     def forget(self, scale: float) -> None:
         """Suppose that batches take so many times as long as measured, whatever was observed."""
@@ -134,7 +152,7 @@ class Refresh:
             track = self._tracks.get(precision)
             if track is None or images < 1:
                 return False
-            ratio = duration_ms / track.observed.at(images)
+            ratio = track.against_level(images, duration_ms)
             side = 1 if ratio > STEP else -1 if ratio < 1 / STEP else 0
             wrong = False
             if side == 0 or side != self._side:
@@ -172,13 +190,13 @@ class Refresh:
         return wrong
 
     def _step(self) -> None:
-        """Make the ladder anew for a device that has changed, and forget what was observed before."""
-        factor = median(duration_ms / track.observed.at(images) for track, images, duration_ms in self._aside)
+        """Make the ladder anew for a device that has changed."""
+        factor = median(track.against_level(images, duration_ms) for track, images, duration_ms in self._aside)
         served = {id(track) for track, _, _ in self._aside}
         doubted = len(served) == 1 and self._aside[0][0].doubt > 0
         for track in self._tracks.values():
             if id(track) in served or not doubted:
-                track.forget(factor * track.scale)
+                track.change(factor)
                 track.doubt = 0 if id(track) in served else STEP_BATCHES
         for track, _, _ in self._aside:
             track.weight += 1

@@ -14,8 +14,8 @@ from bitgear.models import SHIPPED, masters_in
 from server.errors import ModelUnusable, UnknownModel
 from server.settings import SettingsError
 
-Seen = tuple[int, int, int]
-"""What tells a file from another one at its place: when it was changed, its bytes, its number."""
+Seen = tuple[int, int, int, int]
+"""What tells a file from another one at its place: when it was written, when it was changed, its bytes, its number."""
 
 _logger = logging.getLogger(__name__)
 
@@ -62,11 +62,13 @@ class Repository:
         Raises :class:`~server.errors.UnknownModel`, and :class:`~server.errors.ModelUnusable` for a file that is
         damaged or gone, if it was the one of this name before, and for two files of one name.
         """
+        before = self._read_from.get(name)
+        if before is not None:
+            self._seen[name] = _seen(before)  # first of all: what becomes of it from now on is another change
         entries = self.entries()
         paths = [entry.path for entry in entries if entry.name == name] or [
-            entry.path for entry in entries if entry.name is None and entry.path == self._read_from.get(name)
+            entry.path for entry in entries if entry.name is None and entry.path == before
         ]
-        before = self._read_from.get(name)
         if not paths and before is not None and not before.exists():
             raise ModelUnusable(name, "file-not-found", "its file is gone")
         if not paths:
@@ -74,8 +76,6 @@ class Repository:
         if len(paths) > 1:
             raise ModelUnusable(name, "name-twice", "two files give themselves this name; keep one of them")
         seen = _seen(paths[0])
-        if paths[0] == before:
-            self._seen[name] = seen
         try:
             master = read_master(paths[0])
         except BitgearError as error:
@@ -104,7 +104,7 @@ def _seen(path: Path) -> Seen | None:
         status = path.stat()
     except OSError:
         return None
-    return status.st_mtime_ns, status.st_size, status.st_ino
+    return status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino
 
 
 def _look(path: Path) -> Entry:

@@ -264,16 +264,19 @@ class Runtime:
         """
         self.check_ready()
         async with self._changing:
-            before = self.models.get(name) if name in self.models else None
-            model = await asyncio.to_thread(self._open, name, before)
-            if model is not before:
-                if before is not None:
-                    self._retire(before)
-                self._serve(model)
-            return model
+            return await self._load(name)
+
+    async def _load(self, name: str) -> ServedModel:
+        before = self.models.get(name) if name in self.models else None
+        model = await asyncio.to_thread(self._open, name, before)
+        if model is not before:
+            if before is not None:
+                self._retire(before)
+            self._serve(model)
+        return model
 
     async def watch(self, every_s: float) -> None:
-        """Load a served model whose file has changed, once it has stayed the same for ``every_s``. Never returns.
+        """Load a served model whose file has changed, once it has stayed the same for ``every_s``, until the end.
 
         That a file cannot be loaded is logged, once for each change of it.
         """
@@ -285,8 +288,13 @@ class Runtime:
             for name, seen in changed.items():
                 if seen == changing.get(name):
                     try:
-                        model = await self.load(name)
-                        _logger.info("the file of %s has changed; served is version %s", name, model.version)
+                        async with self._changing:
+                            before = self.models.get(name) if name in self.models else None
+                            # It may have been unloaded meanwhile, or be of the same content.
+                            if before is not None and (model := await self._load(name)) is not before:
+                                _logger.info("the file of %s has changed; served is version %s", name, model.version)
+                    except Draining:
+                        return
                     except RequestError as error:
                         _logger.warning("the file of %s has changed, but: %s", name, error)
                     except Exception:  # whatever it was, other files are looked at

@@ -54,6 +54,7 @@ def test_a_folder_adds_and_replaces(tmp_path: Path) -> None:
         'name = "x"\n[models.one]\nfloor = 6\nceiling = 4',
         'name = "x"\nceiling = 4\n[models.one]\nfloor = 6',
         'name = "x"\nmodels = 3',
+        'name = "x"\n[models."A b"]\nfloor = 4',
     ],
 )
 def test_a_bad_profile_is_a_named_error(tmp_path: Path, text: str) -> None:

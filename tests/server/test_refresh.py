@@ -153,7 +153,7 @@ def test_a_single_outlier_changes_little() -> None:
 
 def test_a_few_batches_say_nothing() -> None:
     subject = refresh()
-    assert observe(subject, "8", 3.0, int(ENOUGH_BATCHES) - 1) == 0
+    assert observe(subject, "8", 3.0, int(ENOUGH_BATCHES)) == 0
     assert observe(subject, "8", 3.0, 1) == 1
 
 
@@ -175,9 +175,9 @@ def test_what_is_unknown_is_ignored() -> None:
 @pytest.mark.parametrize("after", ["8", "2"])
 def test_a_slow_phase_that_ends_is_over_after_a_few_batches_whichever_are_served(slow: int, after: str) -> None:
     subject = refresh()
-    for _ in range(150):
-        observe(subject, "8", slow, 1)
-        observe(subject, "2", slow, 1)
+    for _ in range(25):
+        observe(subject, "8", slow, 8)
+        observe(subject, "2", slow, 8)
     assert latencies(subject.ladder) == pytest.approx([slow * ms for ms in latencies(LADDER)], rel=0.1)
     observe(subject, after, 1.0, STEP_BATCHES)
     assert latencies(subject.ladder) == pytest.approx(latencies(LADDER), rel=0.1)
@@ -185,9 +185,21 @@ def test_a_slow_phase_that_ends_is_over_after_a_few_batches_whichever_are_served
 
 def test_a_step_of_one_precision_alone_is_found_out() -> None:
     subject = refresh()
-    observe(subject, "8", 1.0, 20)
+    observe(subject, "8", 1.0, 24)
+    observe(subject, "2", 1.0, 24)
     for _ in range(5):
-        observe(subject, "8", 2.0, 20)
-        observe(subject, "2", 1.0, 20)
+        observe(subject, "8", 2.0, 24)
+        observe(subject, "2", 1.0, 24)
     eight, _, two = latencies(LADDER)
     assert [latencies(subject.ladder)[rung] for rung in (0, 2)] == pytest.approx([2 * eight, two], rel=0.1)
+
+
+def test_a_size_that_takes_longer_than_its_line_says_is_no_step() -> None:
+    subject = refresh()
+    line, rebuilt = TIMES.lines["8"], 0
+    for _ in range(20):  # in phases of one size
+        rebuilt += sum(subject.observe("8", 16, 2.2 * line.at(16)) for _ in range(30))
+        rebuilt += sum(subject.observe("8", 1, line.at(1)) for _ in range(30))
+    assert rebuilt < 12
+    assert subject.ladder.rungs[0].latency_ms(1) == pytest.approx(line.at(1), rel=0.2)
+    assert subject.ladder.rungs[0].latency_ms(16) == pytest.approx(2.2 * line.at(16), rel=0.15)

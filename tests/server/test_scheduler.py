@@ -317,6 +317,25 @@ def test_what_is_late_without_a_deadline_lets_others_go_first_but_not_for_ever(
     assert batches[turn + 1 :] == [[32, 33, 34, 35], [90], [5, 6]]
 
 
+def test_a_policy_sees_what_lets_others_go_first(bench: Callable[..., Bench]) -> None:
+    seen: list[list[float]] = []
+
+    class Watching(Fixed):
+        def dispatch(self, ladder: Ladder, load: Load) -> Dispatch:
+            seen.append([round(waiting.deadline_s - load.now_s) for waiting in load.queue])
+            return super().dispatch(ladder, load)
+
+    b = bench(Watching())
+    first = b.occupy()
+    late = [b.submit(code, within_s=1) for code in (1, 2)]
+    b.clock.now_s += 5
+    ahead = [b.submit(code, within_s=code, hard=True) for code in (20, 30)]
+    soft = b.submit(3, within_s=7)
+    b.let_go(first, *late, *ahead, soft)
+    assert seen[1] == [20, 30, -4, -4, 7]
+    assert b.calls()[1:] == [(8, [20, 30, 1, 2]), (8, [3])]
+
+
 def test_what_is_late_without_a_deadline_goes_in_order_among_its_like(bench: Callable[..., Bench]) -> None:
     b = bench()
     first = b.occupy()
