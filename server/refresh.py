@@ -77,9 +77,11 @@ class _Track:
         return (self.trust * self.start + self.ratios) / (self.trust + self.count)
 
     def against_level(self, images: int, duration_ms: float) -> float:
-        """Return how many times as long a batch took as those of its size did lately; 1 if there were none."""
-        measured_ms = self.measured.at(images)
-        return duration_ms / measured_ms / self.levels.get(images, duration_ms / measured_ms)
+        """Return how many times as long a batch took as those of about its size did lately; 1 if there were none."""
+        near = min(self.levels, key=lambda size: max(size, images) / min(size, images), default=0)
+        if not images <= 2 * near <= 4 * images:
+            return 1.0
+        return duration_ms / self.measured.at(images) / self.levels[near]
 
     def take(self, images: int, duration_ms: float) -> None:
         """Take in a batch."""
