@@ -267,8 +267,8 @@ class CalibrateConfig(_Frozen):
 class HessianConfig(_Frozen):
     """Traces of the Hessian: ``images`` training images in batches of ``batch_size``, up to ``rounds`` times.
 
-    They end, after two rounds or more, once the largest standard error of a layer, relative to its trace, is at most
-    ``tolerance``.
+    They end, after two rounds or more, once the largest standard error of a layer, relative to its trace, or to a tenth
+    of the largest trace if that is more, is at most ``tolerance``.
     """
 
     images: int = Field(default=1000, ge=2)

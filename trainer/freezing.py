@@ -50,7 +50,8 @@ class Freezing:
             of["direction"] = torch.where(change == 0, of["direction"], change)
             of["codes"] = codes
             centre = of["average"].round() * step
-            place = torch.clamp(self._units(name).round(), centre - step / 2 + 1, centre + step / 2 - 1)
+            inside = max(step / 2 - 1, 0.0)  # a code of 8 bits has one place, not a half
+            place = torch.clamp(self._units(name).round(), centre - inside, centre + inside)
             fresh = (of["swings"] > self.most) & of["held"].isnan()
             of["held"] = torch.where(fresh, place, of["held"])
         self.hold()

@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,8 @@ def join_processes(device: str) -> Process:
         return Process()
     if device == "cuda":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group("nccl" if device == "cuda" else "gloo")
+    # The others wait while the first process measures traces or evaluates, which may take hours.
+    dist.init_process_group("nccl" if device == "cuda" else "gloo", timeout=timedelta(days=1))
     return Process(dist.get_rank(), count)
 
 
@@ -194,6 +196,7 @@ class Run:
                 self._fit_fp32(state)
             self.history.fp32 = self.evaluate(self.model, None)
             self._save_fp32()
+            self.process.wait()  # all may read it as their teacher
             self._start_widths()
         else:
             for bits in self.config.train.widths:

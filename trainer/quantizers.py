@@ -8,6 +8,7 @@ rounding), so the scale applied later takes no gradient of its own.
 
 Scales are parameters in the log domain: an Adam step changes a scale by a fixed fraction, whatever its size. Adam
 divides by the gradient's own magnitude, so the constant gradient factors of LSQ would change nothing and are left out.
+(ALRS reads these gradients as they are, which is no small matter: see docs/training.md.)
 
 Everything else here is float32: bfloat16 cannot hold ``w / s`` with enough fraction bits to round it.
 """
@@ -221,15 +222,17 @@ def initial_weight_scale(weight: Tensor, bits: Sequence[int], per_channel: bool)
     """Return the starting scale (float32, shape 1 or O) that minimises the sum over ``bits`` of log mean squared error.
 
     The tie ``scale_b = scale * 2**(8 - b)`` makes this the choice that decides the low widths: a scale that is right
-    for 8 bits alone zeroes most 2-bit weights. The search runs from 0.005 to 0.06 standard deviations; a weight that
-    is alone deviates from zero.
+    for 8 bits alone zeroes most 2-bit weights. The search runs from 0.005 to 0.06 times the root of the mean square,
+    or to where the largest weight has the outermost code of 2 bits, if that is further: rows that are far from zero, or
+    have few large weights, need that.
     """
     rows = weight.flatten(1) if per_channel else weight.reshape(1, -1)
-    deviation = (rows.std(1, keepdim=True) if rows.shape[1] > 1 else rows.abs()).clamp_min(1e-8)
+    size = rows.square().mean(1, keepdim=True).sqrt().clamp_min(1e-8)
+    most = torch.maximum(size * 0.06, rows.abs().amax(1, keepdim=True) / 64)
     best = torch.full((rows.shape[0],), float("inf"))
     chosen = torch.zeros(rows.shape[0])
-    for factor in torch.logspace(-2.3, -1.22, 80).tolist():
-        scale = deviation * factor
+    for share in torch.linspace(0, 1, 80).tolist():
+        scale = (size * 0.005) ** (1 - share) * most**share
         score = torch.zeros(rows.shape[0])
         for b in bits:
             error = rows - derive_codes(rows / scale, b) * scale * 2.0 ** (8 - b)
@@ -240,12 +243,18 @@ def initial_weight_scale(weight: Tensor, bits: Sequence[int], per_channel: bool)
     return chosen
 
 
+SAMPLED = 1 << 16
+"""So many values of a map tell its scale, and the largest of all of them where the search ends."""
+
+
 def search_activation_scale(v: Tensor, low: int, high: int) -> Tensor:
     """Return the scale (float32, shape ()) in 0.05..1 times ``max|v| / high`` with the least mean |v - v_hat|**2.4."""
     sample = v.detach().flatten()
-    if sample.numel() > 1 << 16:  # a fixed stride keeps the choice deterministic
-        sample = sample[:: sample.numel() // (1 << 16)]
     top = sample.abs().max().clamp_min(1e-6) / max(high, 1)
+    if sample.numel() > SAMPLED:
+        # Drawn, but always the same: a stride would share factors with the sides of maps and see their borders alone.
+        drawn = torch.randint(sample.numel(), (SAMPLED,), generator=torch.Generator().manual_seed(0))
+        sample = sample[drawn.to(sample.device)]
     best, chosen = float("inf"), top
     for factor in torch.logspace(-1.3, 0, 60).tolist():
         scale = top * factor

@@ -55,6 +55,16 @@ def test_a_weight_that_swings_is_held_where_it_was_most_of_the_time(model: Quant
     assert weight_of(model)[0, 0, 0, 1] == pytest.approx(0.8)
 
 
+def test_at_8_bits_a_weight_is_held_at_its_code(model: QuantNet) -> None:
+    placed(model, 3.1)
+    freezing = Freezing(model, 8, 0.1)
+    for step in range(60):
+        placed(model, 4.1 if step % 4 == 0 else 3.1)
+        freezing.watch()
+    scale = require(model.layer("b").weight_log_scale).detach().exp()[0]
+    assert weight_of(model)[0, 0, 0, 0] / scale == pytest.approx(3.0, abs=1e-4)
+
+
 def test_weights_that_move_one_way_or_seldom_turn_are_free(model: QuantNet) -> None:
     freezing = Freezing(model, 2, 0.1)
     for step in range(120):

@@ -156,6 +156,16 @@ def test_a_weight_that_is_alone_is_kept(value: float, per_channel: bool) -> None
         torch.testing.assert_close(found, weight, rtol=error, atol=0)
 
 
+@pytest.mark.parametrize(
+    "row", [torch.full((9,), 0.5), torch.tensor([0.01, -0.01] * 16 + [2.0]), 3 + 0.01 * torch.arange(9)]
+)
+def test_rows_far_from_zero_or_with_few_large_weights_are_kept(row: Tensor) -> None:
+    scale = initial_weight_scale(row[None], (4, 2), True)
+    for bits, most in ((8, 0.03), (4, 0.1)):
+        error = row - derive_codes(row / scale, bits) * scale * 2.0 ** (8 - bits)
+        assert error.square().mean().sqrt() < most * row.square().mean().sqrt()
+
+
 # -- activations ------------------------------------------------------------------------------------------------------
 
 
@@ -226,6 +236,15 @@ def test_the_searched_scale_beats_the_range(bits: int) -> None:
     assert error_at(v, scale, low, high) <= error_at(v, top, low, high)
     assert error_at(v, scale, low, high) <= error_at(v, scale * 1.3, low, high)
     assert error_at(v, scale, low, high) <= error_at(v, scale / 1.3, low, high)
+
+
+def test_the_borders_of_large_maps_do_not_tell_the_scale() -> None:
+    v = torch.relu(randn(64, 32, 32, 32))
+    expected = search_activation_scale(v.flatten()[:60_000], 0, 15)
+    v[..., 0] *= 0.1  # beside the padding
+    assert search_activation_scale(v, 0, 15) == pytest.approx(expected.item(), rel=0.15)
+    v[5, 5, 5, 5] = 100.0  # which no sample need meet
+    assert search_activation_scale(v, 0, 15) >= 0.05 * 100 / 15 * 0.99
 
 
 @pytest.mark.parametrize("v", [torch.zeros(5), torch.full((3,), 1e-9), torch.full((4,), 7.0)])
