@@ -230,11 +230,12 @@ def _switching(report: dict[str, Any]) -> str:
 
 def _calibration(report: dict[str, Any]) -> str:
     names = {
-        "kept": "trained; statistics kept from training",
+        "kept": "trained; statistics as the master has them",
         "plain": "trained; statistics re-estimated on plain images",
         "re_estimated": "trained; statistics re-estimated on augmented images (what is done)",
         "searched": "not trained; scales of least error searched anew",
-        "inherited": "not trained; clipping ranges of the next higher width (what is done)",
+        "inherited": "not trained; clipping ranges of the next higher width",
+        "between": "not trained; clipping ranges a third of the way to the next lower width's (what is done now)",
     }
     widths = report["precisions"]
     lines = ["| top-1 in % | " + " | ".join(f"{bits} bit" for bits in widths) + " |", "|---|" + "---|" * len(widths)]

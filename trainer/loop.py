@@ -249,9 +249,9 @@ class Run:
     def calibrate(self) -> None:
         """Make every width ready for export: batch-norm statistics of the final weights, from training images.
 
-        Widths that were not trained take the batch norm and the clipping ranges of the next higher trained one, which
-        measured better than searching for the scales of least error anew (docs/training.md); above the highest trained
-        one, its own.
+        Widths that were not trained take the batch norm of the next higher trained one, and clipping ranges between its
+        own and those of the next lower one, which measured better than searching for the scales of least error anew
+        (docs/training.md); above the highest trained one, its own.
         """
         self.add_untrained_widths()
         for bits in WIDTHS:
@@ -262,7 +262,8 @@ class Run:
         trained = self.config.train.widths
         for bits in WIDTHS:
             if bits not in trained:
-                self.model.add_width(bits, min((b for b in trained if b > bits), default=max(trained)))
+                higher = min((b for b in trained if b > bits), default=max(trained))
+                self.model.add_width(bits, higher, max((b for b in trained if b < bits < higher), default=None))
 
     def calibration_batches(self) -> list[Tensor]:
         """Return the configured number of batches of training images, augmented as in training, always the same."""

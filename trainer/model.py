@@ -38,6 +38,10 @@ EPS = 1e-5
 FP32 = "fp32"
 """Key of the batch norm that belongs to the unquantised network."""
 
+TOWARDS_LOWER = 1 / 3
+"""How far, in logarithms, the clipping ranges of a width that was not trained are from those of the next higher trained
+one towards those of the next lower one. docs/training.md says what it is worth."""
+
 OWN: Final = "own"
 """Key of the batch norm that was calibrated for one plan: see :meth:`QuantNet.calibrate_plan`."""
 
@@ -262,19 +266,26 @@ class QuantNet(nn.Module):
             if OWN in layer.bn:
                 del layer.bn[OWN]
 
-    def add_width(self, bits: int, source: int | None) -> None:
+    def add_width(self, bits: int, source: int | None, lower: int | None = None) -> None:
         """Give every layer scales and a batch norm for a width.
 
         They come from the width ``source``: its batch norm, and scales that keep its clipping range, so that only the
-        steps between change. From the FP32 network (None) come the batch norm and scales of 1, to be calibrated.
+        steps between change; with a width ``lower``, that range moved by :data:`TOWARDS_LOWER` towards the one there.
+        From the FP32 network (None) come the batch norm and scales of 1, to be calibrated.
         """
         device = next(self.parameters()).device
 
         def start(scales: nn.ParameterDict, pinned: bool) -> nn.Parameter:
             if source is None:
                 return nn.Parameter(torch.zeros((), device=device))
-            steps = 1.0 if pinned else (2**source - 1) / (2**bits - 1)
-            return nn.Parameter(scales[key(source)].detach() + math.log(steps))
+
+            def log_range(width: int) -> Tensor:
+                return scales[key(width)].detach() + (0.0 if pinned else math.log(2**width - 1))
+
+            own = log_range(source)
+            if lower is not None:
+                own = torch.lerp(own, log_range(lower), TOWARDS_LOWER)
+            return nn.Parameter(own - (0.0 if pinned else math.log(2**bits - 1)))
 
         for node, layer in self.quantised():
             if node.input != IMAGE:

@@ -1,5 +1,6 @@
 """The network as a module: folded batch norm, widths made from others, and agreement with the reference."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,20 @@ def test_a_width_made_from_another_keeps_its_clipping_ranges(pictures: Path, fin
             assert torch.equal(layer.residual_log_scale[key(3)], layer.residual_log_scale[key(4)])
         if len(layer.bn):
             assert torch.equal(layer.bn[key(3)].mean, layer.bn[key(4)].mean)
+
+
+def test_a_width_between_two_has_clipping_ranges_between_theirs(pictures: Path, finished: Run) -> None:
+    run = tiny_run(pictures, finished.out)
+    run.fit()
+    run.model.add_width(3, 4, 2)
+    for node, layer in run.model.quantised():
+        for part, scales in layer.read_scales.items():
+            if key(4) not in scales:
+                continue
+            tied = part == "residual_scale" or not isinstance(node, Conv) or node.bits is not None
+            steps = {bits: 0.0 if tied else math.log(2**bits - 1) for bits in (4, 3, 2)}
+            ranges = {bits: scales[key(bits)].item() + steps[bits] for bits in steps}
+            assert ranges[3] == pytest.approx((2 * ranges[4] + ranges[2]) / 3, abs=1e-5), node.name
 
 
 def test_running_statistics_are_those_of_the_calibration_batches(pictures: Path, finished: Run) -> None:
