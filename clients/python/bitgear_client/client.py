@@ -174,7 +174,7 @@ class Client:
         refused; ``"auto"`` or ``None`` lets the server choose, between ``precision_min`` and ``precision_max`` (2..8)
         if given. ``device_profile``: name of a profile of the server. ``lenient``: under load the server may lower a
         precision that was pinned, and says so. ``deadline_ms``: the server gives up this long after it received an
-        attempt, and ``DeadlineExceeded`` is raised. ``priority``: 1 is served before 0. ``top_k``: how many classes,
+        attempt, and ``DeadlineExceeded`` is raised. ``priority``: 1 for sooner than 0. ``top_k``: how many classes,
         1..1000; the server's default is 5. ``request_id``: 1..128 characters of ``A-Z a-z 0-9 . _ : -``, returned as
         ``id``; the server makes one up if it is absent or unfit.
 
