@@ -106,7 +106,7 @@ class _Track:
     def forget(self, scale: float) -> None:
         """Suppose that batches take so many times as long as measured, whatever was observed."""
         self.observed = self.measured.scaled(scale)
-        self.sums, self.count, self.ratios = _NOTHING, 0.0, 0.0
+        self.sums, self.count, self.ratios, self.levels = _NOTHING, 0.0, 0.0, {}
         self.start, self.trust = scale, PRIOR_BATCHES
 
 
