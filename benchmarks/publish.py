@@ -235,7 +235,7 @@ def _calibration(report: dict[str, Any]) -> str:
         "re_estimated": "trained; statistics re-estimated on augmented images (what is done)",
         "searched": "not trained; scales of least error searched anew",
         "inherited": "not trained; clipping ranges of the next higher width",
-        "between": "not trained; clipping ranges a third of the way to the next lower width's (what is done now)",
+        "between": "not trained; clipping ranges a third of the way to the next lower width's (what is done)",
     }
     widths = report["precisions"]
     lines = ["| top-1 in % | " + " | ".join(f"{bits} bit" for bits in widths) + " |", "|---|" + "---|" * len(widths)]

@@ -18,7 +18,7 @@ def return_large_blocks() -> None:
     bound it keeps, for each thread: some hundred megabytes after a few large pictures. Other C libraries are left as
     they are, and so is whoever says in the environment how memory is to be had.
     """
-    told = any(name in os.environ for name in ("MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES"))
+    told = any(name in os.environ for name in ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES"))
     if platform.libc_ver()[0] == "glibc" and not told:
         library = ctypes.CDLL(None)
         library.mallopt(_M_MMAP_THRESHOLD, LARGE_BYTES)

@@ -27,8 +27,8 @@ OUTLIER = 2.0
 """A batch that takes so many times as long as expected, or less than the inverse of it, counts as just that."""
 
 STEP, STEP_BATCHES = 1.75, 8
-"""So many batches on end that all take more than so many times as long as those of their size and precision did lately,
-or all less than the inverse of it, are a device that has changed, as when another program begins or ends."""
+"""So many batches on end that all take more than so many times as long as those of their precision and about their size
+did lately, or all less than the inverse of it, are a device that has changed: another program has begun or ended."""
 
 LEVEL_WEIGHT = 0.1
 """Weight of the newest batch in what those of its size took lately."""
@@ -131,7 +131,7 @@ class Refresh:
         }
         self._count = 0
         self._aside: list[tuple[_Track, int, float]] = []
-        """The last batches, if they all took much longer than expected, or all much less; and which of both."""
+        """The last batches, if they all took much longer than others like them, or all much less; and which of both."""
         self._side = 0
 
     @property
@@ -195,7 +195,7 @@ class Refresh:
         """Make the ladder anew for a device that has changed."""
         factor = median(track.against_level(images, duration_ms) for track, images, duration_ms in self._aside)
         served = {id(track) for track, _, _ in self._aside}
-        doubted = len(served) == 1 and self._aside[0][0].doubt > 0
+        doubted = all(track.doubt > 0 for track, _, _ in self._aside)
         for track in self._tracks.values():
             if id(track) in served or not doubted:
                 track.change(factor)

@@ -40,7 +40,7 @@ ARRIVALS = 64
 """How many recent arrivals tell their rate."""
 
 LATE_TURN = 4
-"""While requests without a deadline are late, so many batches are formed to each that others do not go before."""
+"""While requests without a deadline are late, one batch in so many is formed in the usual order."""
 
 SERVICE_WEIGHT = 0.1
 """Weight of the newest batch in the running mean of what one request takes."""
@@ -286,7 +286,7 @@ class Scheduler:
         return batch
 
     def _whose_turn(self, waiting: list[_Queue], now_s: float) -> list[_Queue]:
-        """Return the lanes that may be served now, in what order: as they are, or what goes before late ones first.
+        """Return the lanes that may be served now, each in its order: the usual one, or late ones last.
 
         Nothing is left out of a lane: a policy has to see all that waits.
         """

@@ -17,9 +17,8 @@ def parse_json(data: bytes) -> Any:
     try:
         document = json.loads(data.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant)
         if _SURROGATE.search(data):
-            json.dumps(
-                document, ensure_ascii=False
-            ).encode()  # of which no text can be made, nor an error that names it
+            # Of half a character no text can be made, nor an error that names it.
+            json.dumps(document, ensure_ascii=False).encode()
         return document
     except UnicodeEncodeError as error:
         raise BadRequest("the JSON holds half a character: a surrogate without the other one of its pair") from error

@@ -250,8 +250,8 @@ class Run:
         """Make every width ready for export: batch-norm statistics of the final weights, from training images.
 
         Widths that were not trained take the batch norm of the next higher trained one, and clipping ranges between its
-        own and those of the next lower one, which measured better than searching for the scales of least error anew
-        (docs/training.md); above the highest trained one, its own.
+        own and those of the next lower one, which costs no search and measured best at 3 bits (docs/training.md); above
+        the highest trained one, its own.
         """
         self.add_untrained_widths()
         for bits in WIDTHS:

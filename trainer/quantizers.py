@@ -244,7 +244,7 @@ def initial_weight_scale(weight: Tensor, bits: Sequence[int], per_channel: bool)
 
 
 SAMPLED = 1 << 16
-"""So many values of a map tell its scale, and the largest of all of them where the search ends."""
+"""A scale is searched on so many values of a map, drawn; the largest of all values is where the search ends."""
 
 
 def search_activation_scale(v: Tensor, low: int, high: int) -> Tensor:

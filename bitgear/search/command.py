@@ -56,7 +56,7 @@ def search_and_write(request: SearchRequest) -> Result:
 
     What the report needs is asked for first. Lines on the standard error tell of timings that are given but were
     measured otherwise than plans are timed, of predictions that are far off, and of widths that were measured on other
-    test pictures than the plans. Raises :class:`~bitgear.errors.SearchError` for those of another master.
+    test pictures than the plans. Raises :class:`~bitgear.errors.SearchError` for timings of another master.
     """
     if request.report is not None:
         check_plots()

@@ -129,7 +129,7 @@ class _Outlook:
 
         self.now_s = load.now_s
         self.pieces: dict[tuple[tuple[int, ...], int], _Pieces] = {}
-        # How much time newcomers have, judging by those who came last.
+        # How much time newcomers have, judging by those who came last; less than none where late ones stand there.
         self.room_s = self.queue[left[self.count - 1 - self.count // 4]].deadline_s - self.now_s
         self.deadlines_s = list(map(deadline_of, looked_at))
         self.soonest_s = load.now_s + ladder.alone_s[max(map(narrowest, self.kinds))]
@@ -255,7 +255,8 @@ class _Outlook:
     def _in_time_elsewhere(self, until_s: Sequence[float], done_s: Sequence[float]) -> bool:
         """Return whether what other models wait for is in time as well.
 
-        What is due here until ``until_s``, ascending moments, is done before it, in ``done_s`` seconds.
+        What is due here until ``until_s``, moments that ascend but where late ones stand behind others, is done before
+        it, in ``done_s`` seconds.
         """
         elsewhere = self.load.elsewhere
         for other_s, _ in elsewhere[bisect_left(elsewhere, (self.now_s,)) :: max(1, len(elsewhere) // PIECES)]:

@@ -20,7 +20,7 @@ class SlackFit:
     the pair with the largest batch is kept, among these the most accurate. On line: the slowest kept pair that is
     faster than the slack; the narrowest precision if there is none, with one image unless something is late already.
     Off line is whenever the ladder changes. A first request that names its precision, and lets itself be degraded, gets
-    what it names if it can bear that with one image.
+    what it names if its own slack bears that, whatever else is late.
     """
 
     margin: float = 0.1
@@ -37,17 +37,21 @@ class SlackFit:
         head = load.queue[left[0]]
         # Those who go before what is late stand first, but it has no slack all the same.
         urgent_s = min(load.queue[position].deadline_s for position in left)
-        slack_ms = 1000 * (urgent_s - load.now_s) / (1 + self.margin)
-        named = head.allowed & -head.allowed
-        bearable = head.pinned and ladder.rungs[narrowest(named)].latency_ms(head.images) < slack_ms
-        pairs = _pairs(ladder, named if bearable else head.allowed)
+        allowed, slack_ms = head.allowed, self._slack_ms(urgent_s, load)
+        own_ms, named = self._slack_ms(head.deadline_s, load), head.allowed & -head.allowed
+        if head.pinned and ladder.rungs[narrowest(named)].latency_ms(head.images) < own_ms:
+            allowed, slack_ms = named, own_ms
+        pairs = _pairs(ladder, allowed)
         found = bisect_left(pairs, (slack_ms,)) - 1
         if found >= 0:
             _, batch, rung = pairs[found]
         else:  # what is late in any case is no reason to serve others one by one
-            rung = narrowest(head.allowed)
+            rung = narrowest(allowed)
             batch = ladder.efficient_batches[rung] if slack_ms < 0 else 1
         return Dispatch(rung, fill(load.queue, left, rung, batch), drop, "slack")
+
+    def _slack_ms(self, deadline_s: float, load: Load) -> float:
+        return 1000 * (deadline_s - load.now_s) / (1 + self.margin)
 
 
 @lru_cache(maxsize=64)

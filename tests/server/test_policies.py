@@ -129,6 +129,16 @@ def test_who_names_a_precision_leniently_gets_it_if_there_is_time(name: str, wit
     assert create_policy(name).dispatch(THREE, load_of((lenient,), arrivals_per_s=300)).rung == rung
 
 
+@pytest.mark.parametrize("name", ["look-ahead", "slackfit"])
+@pytest.mark.parametrize("max_batch", [8, 64])
+def test_what_is_late_takes_nothing_from_who_has_time_and_names_a_precision(name: str, max_batch: int) -> None:
+    ladder = replace(THREE, max_batch=max_batch)
+    lenient, late = Waiting(110.0, 0b111, hard=True, pinned=True), Waiting(99.0, 0b111)
+    assert create_policy(name).dispatch(ladder, load_of((lenient, late))).rung == 0
+    just = Waiting(100 + 1.2 * ladder.rungs[0].latency_ms(1) / 1000, 0b111, hard=True, pinned=True)
+    assert create_policy(name).dispatch(ladder, load_of((just,))).rung == 0
+
+
 def test_fixed_keeps_to_what_is_pinned() -> None:
     pinned = Waiting(100.1, 0b111, pinned=True)  # at 8 bits, leniently
     queue = (pinned, Waiting(100.1, 0b111), pinned)

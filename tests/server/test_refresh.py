@@ -194,6 +194,18 @@ def test_a_step_of_one_precision_alone_is_found_out() -> None:
     assert [latencies(subject.ladder)[rung] for rung in (0, 2)] == pytest.approx([2 * eight, two], rel=0.1)
 
 
+def test_those_that_did_not_move_step_back_without_the_one_that_did() -> None:
+    subject = refresh()
+    for precision in ("8", "4", "2"):
+        observe(subject, precision, 1.0, 24)
+    observe(subject, "8", 2.0, 24)
+    for _ in range(12):  # in turns
+        observe(subject, "4", 1.0, 1)
+        observe(subject, "2", 1.0, 1)
+    eight, four, two = latencies(LADDER)
+    assert latencies(subject.ladder) == pytest.approx([2 * eight, four, two], rel=0.1)
+
+
 def test_a_size_that_takes_longer_than_its_line_says_is_no_step() -> None:
     subject = refresh()
     line, rebuilt = TIMES.lines["8"], 0
