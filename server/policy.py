@@ -64,6 +64,14 @@ class Waiting(NamedTuple):
         """What queues are sorted by, ascending: the deadline, with a head start for priority."""
         return self.deadline_s - PRIORITY_HEAD_START_S * self.priority
 
+    def is_late(self, now_s: float) -> bool:
+        """Return whether its aim is missed; never, of a hard deadline."""
+        return not self.hard and self.deadline_s < now_s
+
+    def goes_first(self, now_s: float) -> bool:
+        """Return whether it is served before what is late: for its deadline, or its priority unless it is late too."""
+        return self.hard or (self.priority > 0 and not self.is_late(now_s))
+
 
 @dataclass(frozen=True)
 class Load:

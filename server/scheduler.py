@@ -290,12 +290,12 @@ class Scheduler:
 
         Nothing is left out of a lane: a policy has to see all that waits.
         """
-        if not any(_is_late(jobs[0], now_s) for _, _, jobs in waiting):
+        if not any(jobs[0].waiting.is_late(now_s) for _, _, jobs in waiting):
             return waiting
         first = [
-            (model, lane, sorted(jobs, key=lambda job: not _goes_first(job, now_s)))
+            (model, lane, sorted(jobs, key=lambda job: not job.waiting.goes_first(now_s)))
             for model, lane, jobs in waiting
-            if any(_goes_first(job, now_s) for job in jobs)
+            if any(job.waiting.goes_first(now_s) for job in jobs)
         ]
         if not first or self._gave_way == LATE_TURN - 1:
             self._gave_way = 0
@@ -417,14 +417,6 @@ class Scheduler:
 
 def _order(job: Job) -> float:
     return job.waiting.order_s
-
-
-def _is_late(job: Job, now_s: float) -> bool:
-    return not job.waiting.hard and job.waiting.deadline_s < now_s
-
-
-def _goes_first(job: Job, now_s: float) -> bool:
-    return job.waiting.hard or (job.waiting.priority > 0 and not _is_late(job, now_s))
 
 
 def _check(dispatch: Dispatch, ladder: Ladder, queue: Sequence[Waiting]) -> None:

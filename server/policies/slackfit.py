@@ -36,7 +36,8 @@ class SlackFit:
             return give_up(load, narrowest_of, "slack")
         head = load.queue[left[0]]
         # Those who go before what is late stand first, but it has no slack all the same.
-        urgent_s = min(load.queue[position].deadline_s for position in left)
+        behind = bisect_left(load.queue, True, left[0], key=lambda waiting: not waiting.goes_first(load.now_s))
+        urgent_s = min(waiting.deadline_s for waiting in (head, *load.queue[behind : behind + 1]))
         allowed, slack_ms = head.allowed, self._slack_ms(urgent_s, load)
         own_ms, named = self._slack_ms(head.deadline_s, load), head.allowed & -head.allowed
         if head.pinned and ladder.rungs[narrowest(named)].latency_ms(head.images) < own_ms:
