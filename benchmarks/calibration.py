@@ -52,9 +52,9 @@ def _rows(run: Run) -> dict[str, dict[str, float]]:
             row["re_estimated"] = measured(bits)
         else:
             row = {}
-            source = min(b for b in trained if b > bits)
-            for name, lower in (("inherited", None), ("between", max(b for b in trained if b < bits))):
-                run.model.add_width(bits, source, lower)
+            higher, lower = run.neighbours(bits)
+            for name, towards in (("inherited", None), ("between", lower)):
+                run.model.add_width(bits, higher, towards)
                 row[name] = measured(bits)
             row["searched"] = measured(bits, scales=True)
         rows[str(bits)] = row

@@ -283,15 +283,17 @@ class Runtime:
         changing: dict[str, Seen] = {}
         while True:
             await asyncio.sleep(every_s)
-            names = [model.name for model in self.models] if self.ready else []
-            changed = await asyncio.to_thread(self._repository.changes, names)
+            served = {model.name: model for model in self.models} if self.ready else {}
+            changed = await asyncio.to_thread(self._repository.changes, served)
             for name, seen in changed.items():
                 if seen == changing.get(name):
                     try:
                         async with self._changing:
-                            before = self.models.get(name) if name in self.models else None
-                            # It may have been unloaded meanwhile, or be of the same content.
-                            if before is not None and (model := await self._load(name)) is not before:
+                            # It may have been unloaded or loaded meanwhile, or be of the same content.
+                            if (
+                                self.models.holds(served[name])
+                                and (model := await self._load(name)) is not served[name]
+                            ):
                                 _logger.info("the file of %s has changed; served is version %s", name, model.version)
                     except Draining:
                         return

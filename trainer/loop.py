@@ -259,11 +259,15 @@ class Run:
 
     def add_untrained_widths(self) -> None:
         """Give the network the widths that are not trained, as :meth:`calibrate` says, or give it them anew."""
-        trained = self.config.train.widths
         for bits in WIDTHS:
-            if bits not in trained:
-                higher = min((b for b in trained if b > bits), default=max(trained))
-                self.model.add_width(bits, higher, max((b for b in trained if b < bits < higher), default=None))
+            if bits not in self.config.train.widths:
+                self.model.add_width(bits, *self.neighbours(bits))
+
+    def neighbours(self, bits: int) -> tuple[int, int | None]:
+        """Return the next higher trained width, else the highest one, and the next lower one if ``bits`` is between."""
+        trained = self.config.train.widths
+        higher = min((b for b in trained if b > bits), default=max(trained))
+        return higher, max((b for b in trained if b < bits < higher), default=None)
 
     def calibration_batches(self) -> list[Tensor]:
         """Return the configured number of batches of training images, augmented as in training, always the same."""

@@ -27,7 +27,7 @@ from bitgear.search.pictures import read_pictures
 from bitgear.search.report import as_json
 from bitgear.search.run import Goal, Method, Quantity, Result, SearchOptions, _Search
 from bitgear.search.space import Space
-from bitgear.search.timings import measure_timings
+from bitgear.search.timings import Timings, measure_timings
 from tests.masters import random_codes, tiny_master
 from tests.task_masters import areas_master, boxes_master
 from tests.trainer.dense_data import write_boxes, write_maps
@@ -158,16 +158,21 @@ def test_a_limit_that_no_plan_keeps_is_named(file: Path, data: Path, quantity: Q
     assert file.read_bytes() == content
 
 
+def save(timings: Timings, path: Path) -> Path:
+    path.write_text(json.dumps(timings.to_json()))
+    return path
+
+
 def test_timings_of_other_conditions_are_a_warning_and_of_another_master_an_error(
     file: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     timings = measure_timings(read_master(file), NativeEngine(), 0)
     measured = tmp_path / "timings.json"
-    measured.write_text(json.dumps(replace(timings, threads=64).to_json()))
+    save(replace(timings, threads=64), measured)
     found = search_and_write(request(file, data, replace(OPTIONS, front=0), timings=measured))
     assert found.timings.threads == 64
     assert "warning: the timings were measured with threads 64, plans are timed with 1" in capsys.readouterr().err
-    measured.write_text(json.dumps(replace(timings, model="other").to_json()))
+    save(replace(timings, model="other"), measured)
     with pytest.raises(SearchError, match="'other'"):  # before the pictures are looked for
         search_and_write(request(file, data / "nowhere", OPTIONS, timings=measured))
 
@@ -200,8 +205,7 @@ def test_widths_that_take_other_times_than_predicted_are_told_of(
     file: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     timings = measure_timings(read_master(file), NativeEngine(), 0)
-    measured = tmp_path / "timings.json"
-    measured.write_text(json.dumps(replace(timings, other_ms=1000.0).to_json()))
+    measured = save(replace(timings, other_ms=1000.0), tmp_path / "timings.json")
     search_and_write(request(file, data, replace(OPTIONS, front=0), timings=measured))
     assert "bits everywhere were predicted to take 1000 ms and measured to take" in capsys.readouterr().err
 
