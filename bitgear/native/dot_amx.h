@@ -31,9 +31,14 @@ void leave_tiles() { asm volatile("tilerelease"); }
 // The tiles: sums of stretches and blocks, rows, and weights.
 constexpr int kSumsTile = 0, kRowsTile = 4, kWeightsTile = 6;
 
+// Sums begin with what their columns are offset by, or with zeros.
 template <int T>
-void zero_tile() {
-    asm volatile("tilezero %%tmm%c0" : : "i"(T));
+void begin_tile(const std::int32_t* offset) {
+    if (offset == nullptr) {
+        asm volatile("tilezero %%tmm%c0" : : "i"(T));
+    } else {
+        asm volatile("tileloadd (%0,%1,1), %%tmm%c2" : : "r"(offset), "r"(std::size_t{0}), "i"(T) : "memory");
+    }
 }
 
 template <int T>
@@ -141,43 +146,43 @@ void unpack_tile(const std::uint8_t* packed, std::uint8_t* tile) {
     }
 }
 
-// Sums of S stretches, which begin at `first`, and B blocks of weights of BITS bits from `w` on, all of them in `steps`
-// steps. Calls `between` once for each step.
+// Sums of S stretches, which begin at `first`, and B blocks of weights of BITS bits from `w` on, with the columns'
+// offsets, or none. Each run is a step; calls `between` once for each.
 template <int S, int B, int BITS, class Between>
-void multiply_tiles(const DotTile& tile, const std::uint8_t* const* first, const std::uint8_t* w, int steps,
-                    const TileSums& sums, Between between) {
+__attribute__((always_inline)) inline void multiply_tiles(const DotTile& tile, const std::uint8_t* const* first,
+                                                          const std::uint8_t* w, const std::int32_t* offset,
+                                                          const TileSums& sums, Between between) {
     static_assert(BITS == 8 || B == 1, "one tile of weights is unpacked at a time");
     // Written so long before they are loaded that they have arrived in the cache.
     constexpr int kBefore = 2, kUnpacked = BITS == 8 ? 1 : 4;
     alignas(64) std::uint8_t unpacked[kUnpacked][BITS == 8 ? 1 : kTileBytes];
     [[maybe_unused]] int step = 0, next = 0;
     if constexpr (BITS < 8) {
-        for (; step < std::min(kBefore, steps); ++step, w += kPackedTileBytes<BITS>)
+        for (; step < std::min(kBefore, tile.run_count); ++step, w += kPackedTileBytes<BITS>)
             unpack_tile<BITS>(w, unpacked[step]);
     }
     const std::uint8_t* rows[S];
     for (int s = 0; s < S; ++s) rows[s] = first[s];
-    zero_tile<0>();
-    if constexpr (S * B > 1) zero_tile<1>();
-    if constexpr (S * B > 2) zero_tile<2>();
-    if constexpr (S * B > 2) zero_tile<3>();
+    const std::int32_t* const last_offset = offset == nullptr ? nullptr : offset + (B - 1) * kBlock;
+    begin_tile<0>(offset);
+    if constexpr (S * B > 1) begin_tile<1>(last_offset);
+    if constexpr (S * B > 2) begin_tile<2>(offset);
+    if constexpr (S * B > 2) begin_tile<3>(last_offset);
     const std::size_t row_step = tile.row_step, block_bytes = tile.block_bytes;
     for (const Run *run = tile.runs, *const end = run + tile.run_count; run < end; ++run) {
-        for (std::ptrdiff_t at = run->offset, stop = at + run->groups * kGroup; at < stop; at += kTileGroups * kGroup) {
-            if constexpr (BITS < 8) {
-                if (step < steps) unpack_tile<BITS>(w, unpacked[step % kUnpacked]);
-                add_step<S, B>(rows, at, row_step, unpacked[next++ % kUnpacked], block_bytes);
-                ++step;
-            } else {
-                add_step<S, B>(rows, at, row_step, w, block_bytes);
-            }
-            w += kPackedTileBytes<BITS>;
-            if constexpr (S == 4) {
-                for (int i = 0; i < kPackedTileBytes<BITS>; i += 64)
-                    _mm_prefetch(w + kTilesAhead * kPackedTileBytes<BITS> + i, _MM_HINT_T1);
-            }
-            between();
+        if constexpr (BITS < 8) {
+            if (step < tile.run_count) unpack_tile<BITS>(w, unpacked[step % kUnpacked]);
+            add_step<S, B>(rows, run->offset, row_step, unpacked[next++ % kUnpacked], block_bytes);
+            ++step;
+        } else {
+            add_step<S, B>(rows, run->offset, row_step, w, block_bytes);
         }
+        w += kPackedTileBytes<BITS>;
+        if constexpr (S == 4) {
+            for (int i = 0; i < kPackedTileBytes<BITS>; i += 64)
+                _mm_prefetch(w + kTilesAhead * kPackedTileBytes<BITS> + i, _MM_HINT_T1);
+        }
+        between();
     }
     store_sums<0, B>(sums);
     if constexpr (S * B > 1) store_sums<1, B>(sums);
@@ -188,7 +193,6 @@ void multiply_tiles(const DotTile& tile, const std::uint8_t* const* first, const
 // In which stretch each row of a tile lies, and where in `together` of them.
 struct Stretches {
     int count = 0;
-    int steps = 0;                            // of groups
     const std::uint8_t* first[kMaxRows + 3];  // window of each; the last one's again
     std::uint8_t begin[kMaxRows + 4];         // first row of each; the number of rows again
     std::uint8_t place[kMaxRows];             // of each row
@@ -212,7 +216,6 @@ struct Stretches {
         }
         for (int i = 0; i < 4; ++i) begin[count + i] = static_cast<std::uint8_t>(r);
         for (int i = 0; i < 3; ++i) first[count + i] = first[count - 1];
-        for (int i = 0; i < tile.run_count; ++i) steps += (tile.runs[i].groups + kTileGroups - 1) / kTileGroups;
     }
 };
 
@@ -226,21 +229,19 @@ struct alignas(64) TileMemory {
     }
 };
 
-// S stretches and B blocks of weights of BITS bits, or as many as there are.
-template <int S, int B, int BITS, class Between>
-void multiply_some(const DotTile& tile, const Stretches& stretches, int stretch, int block, const TileSums& sums,
-                   Between between) {
-    const std::uint8_t* const* first = stretches.first + stretch;
-    const std::uint8_t* w = tile.w + static_cast<std::size_t>(block) * tile.block_bytes;
-    const int left = stretches.count - stretch, steps = stretches.steps;
-    if (B == 2 && block + 1 < tile.blocks) {
-        left > 1 ? multiply_tiles<2, B, BITS>(tile, first, w, steps, sums, between)
-                 : multiply_tiles<1, B, BITS>(tile, first, w, steps, sums, between);
-    } else if (S == 4 && left > 2) {
-        multiply_tiles<S, 1, BITS>(tile, first, w, steps, sums, between);
+// What is done with S stretches and B blocks, or with as many as there are: calls `multiply` with both numbers, as
+// types.
+template <int S, int B, class Multiply>
+void multiply_some(int stretches, int blocks, Multiply multiply) {
+    using std::integral_constant;
+    constexpr integral_constant<int, 1> one;
+    constexpr integral_constant<int, 2> two;
+    if (B == 2 && blocks > 1) {
+        stretches > 1 ? multiply(two, integral_constant<int, B>()) : multiply(one, integral_constant<int, B>());
+    } else if (S == 4 && stretches > 2) {
+        multiply(integral_constant<int, S>(), one);
     } else {
-        left > 1 ? multiply_tiles<2, 1, BITS>(tile, first, w, steps, sums, between)
-                 : multiply_tiles<1, 1, BITS>(tile, first, w, steps, sums, between);
+        stretches > 1 ? multiply(two, one) : multiply(one, one);
     }
 }
 
@@ -258,7 +259,10 @@ void dot_by(const DotTile& tile) {
             const TileSums sums = direct ? TileSums{acc + first * columns, static_cast<std::size_t>(kPlaces * columns),
                                                     static_cast<std::size_t>(columns)}
                                          : memory.of(blocks);
-            multiply_some<S, B, BITS>(tile, stretches, s, b, sums, [] {});
+            const std::uint8_t* w = tile.w + static_cast<std::size_t>(b) * tile.block_bytes;
+            multiply_some<S, B>(stretches.count - s, blocks, [&](auto rows, auto columns_) {
+                multiply_tiles<rows(), columns_(), BITS>(tile, stretches.first + s, w, nullptr, sums, [] {});
+            });
             for (int r = first; r < end && !direct; ++r) {
                 for (int c = 0; c < blocks * kBlock; c += kBlock) {
                     const __m512i sum = _mm512_load_si512(memory.sums + stretches.place[r] * blocks * kBlock + c);
@@ -279,161 +283,201 @@ void dot_amx(const DotTile& tile) {
     }
 }
 
-// What B blocks of sums become: constants of their columns.
-template <int B, int OUTPUTS>
-struct QuickTarget {
-    EpilogueTile to;
-    bool shifted;  // by an offset that is not 0
-    __m512i offset[B];
-    struct {
-        VecF multiplier[B], bias[B], residual_scale;
-        VecI window;
-        VecB low, high;
-    } of[OUTPUTS];
+// y / scale, by the inverse and what that lacks.
+__attribute__((always_inline)) inline VecF divide(VecF y, VecF inverse, VecF lack) {
+    return multiply_add(y, inverse, y * lack);
+}
 
-    QuickTarget() = default;
-    // Of all columns of `tile`, those from block `block` on.
-    QuickTarget(const EpilogueTile& tile, int block) : to(tile), shifted(false) {
-        to.column += block * kBlock;
-        to.columns = std::min(tile.columns - block * kBlock, B * kBlock);
-        for (int b = 0; b < B; ++b) {
-            offset[b] = _mm512_loadu_si512(to.offset + to.column + b * kBlock);
-            shifted |= _mm512_test_epi32_mask(offset[b], offset[b]) != 0;
-        }
-        for (int o = 0; o < OUTPUTS; ++o) {
-            const Quantizer& q = *to.quantizers[o];
-            of[o].window = broadcast(q.window);
-            of[o].low = VecB{} + static_cast<std::uint8_t>(q.low + q.zero);
-            of[o].high = VecB{} + static_cast<std::uint8_t>(q.high + q.zero);
-            of[o].residual_scale = broadcast(q.residual_scale);
-            for (int b = 0; b < B; ++b) {
-                of[o].multiplier[b] = load<VecF>(q.multiplier + to.column + b * kBlock);
-                of[o].bias[b] = load<VecF>(q.bias + to.column + b * kBlock);
-            }
+// Whether that serves for division, of all values whose quotient is at most 32767.
+//
+// With u = 2^-24, inverse and lack together are 1 / scale but for 2 u^2 of it, and the product of y and the lack, at
+// most u y / scale, is rounded by u^2 y / scale. So what is rounded last is y / scale but for terms in u^2, and the
+// result is less than 2 u y / scale from it, as the documented quotient is. Both are on the same side of a boundary
+// between two codes for all y that are three floats or more away from it: such y / scale are at least 2 u y / scale
+// away. The others are tried.
+bool divides_by_inverse(const Quantizer& q) {
+    if (!(q.scale > 1e-30f && q.scale < 1e30f)) return false;
+    const VecF scale = broadcast(q.scale), inverse = broadcast(q.inverse), lack = broadcast(q.inverse_lack);
+    VecF boundary;
+    for (int i = 0; i < kLanes; ++i) boundary[i] = static_cast<float>(q.low + i) + 0.5f;
+    for (std::int32_t code = q.low; code < q.high; code += kLanes, boundary = boundary + broadcast(float{kLanes})) {
+        const VecF middle = boundary * scale;
+        const auto within = static_cast<__mmask16>((1 << std::min(q.high - code, kLanes)) - 1);
+        for (int i = -2; i <= 2; ++i) {
+            const VecF y = reinterpret_cast<VecF>(reinterpret_cast<VecI>(middle) + i);
+            const __m512i ours = _mm512_maskz_cvtps_epi32(0xffff, reinterpret_cast<__m512>(divide(y, inverse, lack)));
+            const __m512i documented = _mm512_maskz_cvtps_epi32(0xffff, reinterpret_cast<__m512>(y / scale));
+            if (_mm512_mask_cmpneq_epi32_mask(within, ours, documented) != 0) return false;
         }
     }
+    return true;
+}
+
+// Sums of some rows and P blocks that have yet to become bytes.
+struct PendingSums {
+    const std::int32_t* sums;
+    const std::uint16_t* place;  // of each row
+    int first, rows;             // of the tile
+    int column, columns;
 };
 
-// Sums of some rows and B blocks on their way to bytes.
-template <int B, bool RESIDUAL, int OUTPUTS>
-class PendingBytes {
+// From such sums to the bytes of their readers, by the documented chain of operations; its division goes by
+// Quantizer::inverse. Nothing is in doubt, and nothing depends on values: where a processor guessed wrongly what comes
+// next, products on their way would be lost. Lives in one function, so that constants stay in registers.
+template <int P, bool RESIDUAL, int OUTPUTS>
+class BytesOf {
 public:
-    using Target = QuickTarget<B, OUTPUTS>;
-
-    PendingBytes() = default;
-    PendingBytes(const TileMemory& memory, const std::uint8_t* place, int first, int end, const Target& target,
-                 Doubts& doubts)
-        : target_(&target), doubts_(&doubts), sums_(memory.sums), place_(place), next_(first), end_(end) {}
-
-    // Some more of them, `count` times four vectors.
-    __attribute__((noinline)) void advance(int count) {
-        if (next_ == end_) return;
-        const Target target = *target_;  // which writing bytes cannot change
-        for (; count > 0 && next_ + kDown <= end_; --count, next_ += kDown) write<true>(target, next_);
-        if (count > 0 && next_ < end_) {
-            write<false>(target, next_);
-            next_ = end_;
+    __attribute__((always_inline)) BytesOf(const PendingSums& pending, const EpilogueTile& to)
+        : sums_(pending.sums),
+          place_(pending.place),
+          residual_(RESIDUAL ? to.residual + pending.first : nullptr),
+          out_(to.out + pending.first),
+          left_(pending.rows),
+          column_(pending.column),
+          valid_((std::uint64_t{1} << pending.columns) - 1) {
+#pragma GCC unroll 2
+        for (int b = 0; b < P; ++b) {
+            const int channel = column_ + (b * kBlock < pending.columns ? b * kBlock : 0);  // a block that there is
+            multiplier_[b] = load<VecF>(to.multiplier + channel);
+            bias_[b] = to.bias == nullptr ? VecF{} : load<VecF>(to.bias + channel);
+        }
+        residual_scale_ = broadcast(to.residual_scale);
+        residual_zero_ = broadcast(-static_cast<float>(to.residual_zero) * to.residual_scale);
+#pragma GCC unroll 3
+        for (int o = 0; o < OUTPUTS; ++o) {
+            const Quantizer& q = *to.quantizers[o];
+            inverse_[o] = broadcast(q.inverse);
+            lack_[o] = broadcast(q.inverse_lack);
+            zero_[o] = _mm512_set1_epi16(static_cast<short>(q.zero));
+            low_[o] = VecB{} + static_cast<std::uint8_t>(q.low + q.zero);
+            high_[o] = VecB{} + static_cast<std::uint8_t>(q.high + q.zero);
         }
     }
 
-    void finish() {
-        if (next_ < end_) advance(kMaxRows);
-        if (doubts_ == nullptr || __builtin_expect(doubts_->count == 0, 1)) return;
-        settle(*doubts_, target_->to, [&](int first, int k) {
-            return Place{std::min(first + k / B, end_ - 1), target_->to.column + k % B * kBlock};
-        });
-        doubts_->count = 0;
+    // Of some more rows, `count` times four vectors.
+    __attribute__((always_inline)) void advance(int count) {
+        for (; count > 0 && left_ >= kDown; --count) write<kDown>();
+    }
+
+    // Of all that are left.
+    __attribute__((always_inline)) void finish() {
+        while (left_ >= kDown) write<kDown>();
+        if (kDown > 2 && left_ > 1) write<kDown / 2>();
+        if (left_ > 0) write<1>();
     }
 
 private:
-    static constexpr int kDown = 4 / B;
-    // Of kDown rows from `first` on. ALL: there are so many. Where there are not, the last one is gone through again.
-    template <bool ALL>
-    __attribute__((always_inline)) void write(const Target& target, int first) {
-        const int channel = target.to.column, rows = ALL ? kDown : end_ - first;
-        __m512i sums[4];
-        VecF sum[4], other[4];
+    static constexpr int kDown = 4 / P;
+
+    // Of ROWS rows. Where those are fewer than four vectors, the last one is gone through again.
+    template <int ROWS>
+    __attribute__((always_inline)) void write() {
+        VecF value[4];
 #pragma GCC unroll 4
         for (int k = 0; k < 4; ++k) {
-            const int r = first + (ALL || k / B < rows ? k / B : rows - 1);
-            sums[k] = _mm512_load_si512(sums_ + (place_[r] * B + k % B) * kBlock);
-            if (target.shifted) sums[k] = _mm512_add_epi32(sums[k], target.offset[k % B]);
-            sum[k] = to_float(reinterpret_cast<VecI>(sums[k]));
-            if constexpr (RESIDUAL) other[k] = to_float(load_bytes(target.to.residual[r] + channel + k % B * kBlock));
+            constexpr int kLast = ROWS - 1;
+            const int r = std::min(k / P, kLast), column = k % P * kBlock;
+            value[k] = to_float(load<VecI>(sums_ + place_[r] + column)) * multiplier_[k % P] + bias_[k % P];
+            if constexpr (RESIDUAL) {
+                // The zero is a power of two, or 0: its product is exact, and the sum is rounded as the difference's
+                // product.
+                const VecF other = to_float(load_bytes(residual_[r] + column_ + column));
+                value[k] = value[k] + multiply_add(other, residual_scale_, residual_zero_);
+            }
         }
 #pragma GCC unroll 3
         for (int o = 0; o < OUTPUTS; ++o) {
-            const auto& with = target.of[o];
-            VecI fixed[4];
+            __m512i code[4];
 #pragma GCC unroll 4
             for (int k = 0; k < 4; ++k) {
-                VecF t = multiply_add(sum[k], with.multiplier[k % B], with.bias[k % B]);
-                if constexpr (RESIDUAL) t = multiply_add(other[k], with.residual_scale, t);
-                fixed[k] = reinterpret_cast<VecI>(_mm512_maskz_cvtps_epi32(0xffff, reinterpret_cast<__m512>(t)));
+                const VecF quotient = divide(value[k], inverse_[o], lack_[o]);
+                code[k] = _mm512_maskz_cvtps_epi32(0xffff, reinterpret_cast<__m512>(quotient));
             }
-            const VecI least = min_words(min_words(fixed[0], fixed[1]), min_words(fixed[2], fixed[3]));
-            if (__builtin_expect(any_low_word(least, with.window), 0)) {
-                __m512i* kept = doubts_->add(o, first);
+            const __m512i low_half =
+                _mm512_maskz_adds_epi16(0xffffffff, _mm512_maskz_packs_epi32(0xffffffff, code[0], code[1]), zero_[o]);
+            const __m512i high_half =
+                _mm512_maskz_adds_epi16(0xffffffff, _mm512_maskz_packs_epi32(0xffffffff, code[2], code[3]), zero_[o]);
+            const __m512i in_order = _mm512_maskz_permutexvar_epi32(
+                0xffff, _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15),
+                _mm512_maskz_packus_epi16(~0ull, low_half, high_half));
+            const auto bytes = reinterpret_cast<__m512i>(min(max(reinterpret_cast<VecB>(in_order), low_[o]), high_[o]));
 #pragma GCC unroll 4
-                for (int k = 0; k < 4; ++k) kept[k] = sums[k];
-            }
-            const auto bytes = reinterpret_cast<__m512i>(min(max(pack_high(fixed), with.low), with.high));
-            std::uint8_t* const* const out = target.to.out + o * kMaxRows + first;
-            const bool whole = target.to.columns == B * kBlock;
-            const auto valid = static_cast<__mmask32>((std::uint64_t{1} << target.to.columns) - 1);
-#pragma GCC unroll 4
-            for (int i = 0; i < kDown; ++i) {
-                if (!ALL && i >= rows) break;
-                std::uint8_t* const at = out[i] + channel;
-                if constexpr (B == 2) {
+            for (int i = 0; i < ROWS; ++i) {
+                std::uint8_t* const at = out_[o * kMaxRows + i] + column_;
+                if constexpr (P == 2) {
                     const __m256i part =
                         i == 0 ? load<__m256i>(&bytes) : _mm512_maskz_extracti64x4_epi64(0xff, bytes, 1);
-                    whole ? store(at, part) : _mm256_mask_storeu_epi8(at, valid, part);
+                    _mm256_mask_storeu_epi8(at, static_cast<__mmask32>(valid_), part);
                 } else {
-                    _mm512_mask_storeu_epi8(at - i * kBlock, static_cast<__mmask64>(valid) << i * kBlock, bytes);
+                    _mm512_mask_storeu_epi8(at - i * kBlock, valid_ << i * kBlock, bytes);
                 }
             }
         }
+        place_ += ROWS;
+        out_ += ROWS;
+        if constexpr (RESIDUAL) residual_ += ROWS;
+        left_ -= ROWS;
     }
 
-    const Target* target_ = nullptr;
-    Doubts* doubts_ = nullptr;
-    const std::int32_t* sums_ = nullptr;
-    const std::uint8_t* place_ = nullptr;
-    int next_ = 0, end_ = 0;
+    const std::int32_t* sums_;
+    const std::uint16_t* place_;
+    const std::uint8_t* const* residual_;
+    std::uint8_t* const* out_;
+    int left_, column_;
+    std::uint64_t valid_;
+    VecF multiplier_[P], bias_[P], residual_scale_, residual_zero_, inverse_[OUTPUTS], lack_[OUTPUTS];
+    __m512i zero_[OUTPUTS];
+    VecB low_[OUTPUTS], high_[OUTPUTS];
 };
+
+template <int P, bool RESIDUAL, int OUTPUTS>
+__attribute__((noinline)) void write_bytes(const PendingSums& pending, const EpilogueTile& to) {
+    BytesOf<P, RESIDUAL, OUTPUTS>(pending, to).finish();
+}
+
+// Products of S stretches and B blocks of weights of BITS bits, and meanwhile the bytes of what is pending.
+template <int S, int B, int BITS, int P, bool RESIDUAL, int OUTPUTS>
+__attribute__((noinline)) void multiply_and_write(const DotTile& tile, const std::uint8_t* const* first,
+                                                  const std::uint8_t* w, const std::int32_t* offset,
+                                                  const TileSums& sums, const PendingSums& pending,
+                                                  const EpilogueTile& to) {
+    BytesOf<P, RESIDUAL, OUTPUTS> bytes(pending, to);
+    const int each = (kPlaces + tile.run_count - 1) / tile.run_count;  // times four vectors, for a step
+    multiply_tiles<S, B, BITS>(tile, first, w, offset, sums,
+                               [&]() __attribute__((always_inline)) { bytes.advance(each); });
+    bytes.finish();
+}
 
 // Goes through a tile by S stretches and B blocks.
 template <int S, int B, int BITS, bool RESIDUAL, int OUTPUTS>
 void quick_by(const DotTile& tile, const EpilogueTile& to) {
     const Stretches stretches(tile, S);
     TileMemory memory[2];
-    QuickTarget<B, OUTPUTS> targets[2];
-    Doubts doubts;
-    PendingBytes<B, RESIDUAL, OUTPUTS> pending;
-    const int each = (kPlaces + stretches.steps - 1) / stretches.steps;  // times four vectors, for a step
+    std::uint16_t place[kMaxRows];
+    for (int r = 0; r < tile.rows; ++r) place[r] = static_cast<std::uint16_t>(stretches.place[r] * B * kBlock);
+    const std::int32_t* const offset = to.offset + to.column;
+    const bool shifted = std::any_of(offset, offset + tile.blocks * kBlock, [](std::int32_t x) { return x != 0; });
+    PendingSums pending{memory[0].sums, place, 0, 0, to.column, 0};
     int turn = 0;
-    const auto multiply = [&](int s, int b, int blocks) {
-        turn ^= 1;
-        multiply_some<S, B, BITS>(tile, stretches, s, b, memory[turn].of(blocks), [&] { pending.advance(each); });
-        pending.finish();
-    };
-    int b = 0;
-    for (; b + B <= tile.blocks; b += B) {
-        auto& target = targets[b / B % 2] = {to, b};
+    for (int b = 0; b < tile.blocks; b += B) {
+        const std::uint8_t* w = tile.w + static_cast<std::size_t>(b) * tile.block_bytes;
         for (int s = 0; s < stretches.count; s += S) {
-            multiply(s, b, B);
-            pending = {memory[turn], stretches.place, stretches.begin[s], stretches.begin[s + S], target, doubts};
+            turn ^= 1;
+            multiply_some<S, B>(stretches.count - s, tile.blocks - b, [&](auto rows, auto blocks) {
+                multiply_and_write<rows(), blocks(), BITS, B, RESIDUAL, OUTPUTS>(
+                    tile, stretches.first + s, w, shifted ? offset + b * kBlock : nullptr, memory[turn].of(B), pending,
+                    to);
+            });
+            const int at = stretches.begin[s];
+            pending = {memory[turn].sums,
+                       place + at,
+                       at,
+                       stretches.begin[s + S] - at,
+                       to.column + b * kBlock,
+                       std::min(to.columns - b * kBlock, B * kBlock)};
         }
     }
-    for (int s = 0; b < tile.blocks && s < stretches.count; s += S) {  // a last block
-        const QuickTarget<1, OUTPUTS> target(to, b);
-        multiply(s, b, 1);
-        PendingBytes<1, RESIDUAL, OUTPUTS>(memory[turn], stretches.place, stretches.begin[s], stretches.begin[s + S],
-                                           target, doubts)
-            .finish();
-    }
-    pending.finish();
+    write_bytes<B, RESIDUAL, OUTPUTS>(pending, to);
 }
 
 template <int BITS, bool RESIDUAL, int OUTPUTS>
@@ -475,5 +519,6 @@ constexpr DotPath amx_path(const char* name) {
             dot_amx_quick<BITS>,
             kPlaces,
             kTileGroups,
-            kTileOutputs};
+            kTileOutputs,
+            true};
 }

@@ -310,6 +310,7 @@ constexpr Isa with_tiles() {
     isa.dot_count = sizeof(kAmxDots) / sizeof(kAmxDots[0]);
     isa.enter = enter_tiles;
     isa.leave = leave_tiles;
+    isa.inverts = divides_by_inverse;
     return isa;
 }
 

@@ -35,11 +35,13 @@ constexpr std::size_t kBlockTail =
 // quotient: x >> 16, clipped, is the byte unless the lowest 16 bits of x are at most `window`, which means that it lies
 // so near a rounding boundary that the documented chain of operations must be gone through (quantizer.h proves it).
 // Where `quick` is false that holds for no useful window. `bounded`: no x exceeds kFixedMost, since no |sum| reaches
-// `most_sum`.
+// `most_sum`. `inverts`: of all y, y * inverse + y * inverse_lack, the latter rounded first, rounds to the same code as
+// y / scale does; together they are as near 1 / scale as two floats can be.
 struct Quantizer {
-    float scale;
+    float scale, inverse, inverse_lack;
     std::int32_t low, high, zero;
     bool quick, bounded;
+    bool inverts;
     std::int32_t window;
     double most_sum;
     const float* multiplier;  // of each channel, in 65536ths of the scale
@@ -52,7 +54,8 @@ constexpr float kFixedMost = 2147418112.0f;  // 32767 * 65536
 
 // From sums to the bytes of the readers, docs/format.md "Arithmetic". Channel arrays are padded to kBlock and, like the
 // pointers to pixels, begin with channel 0; `acc` begins with channel `column`.
-// y = float(acc + offset) * multiplier [+ bias] [+ float(residual byte - residual_zero) * residual_scale].
+// y = float(acc + offset) * multiplier [+ bias] [+ float(residual byte - residual_zero) * residual_scale]. The zero of
+// a residual is 0 or a power of two.
 struct EpilogueTile {
     int rows;
     int column;   // first channel
@@ -117,9 +120,11 @@ struct DotPath {
     // 0: windows may lie anywhere. Else they are read in stretches of so many, `row_step` apart; a stretch is read to
     // its end wherever its last row is.
     int places = 0;
-    // To a multiple of how many groups packed weights fill up each run, with zeros. As many of each window are read.
+    // To how many groups packed weights fill up each run, with zeros, if that is more than one; no run has more. As
+    // many of each window are read.
     int run_groups = 1;
     int quick_outputs = 2;
+    bool inverts = false;  // run_quick goes by Quantizer::inverse, which all must allow
 };
 
 // Multiplication by table look-up, for weights of `planes` bits (2 or 3) and activation bytes 0..2^act_bits-1:
@@ -390,6 +395,8 @@ struct Isa {
     // What a thread calls before it multiplies and when it is done. Null: nothing.
     void (*enter)() = nullptr;
     void (*leave)() = nullptr;
+    // Whether a quantizer may go by its inverse (Quantizer::inverts). Null: no function asks for that.
+    bool (*inverts)(const Quantizer& quantizer) = nullptr;
 };
 
 }  // namespace bitgear

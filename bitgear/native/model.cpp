@@ -195,6 +195,7 @@ public:
         tile_.outputs = static_cast<int>(step.outputs.size());
         for (int o = 0; o < tile_.outputs; ++o) {
             quantizers_[o] = &step.outputs[sz(o)].quantizer;
+            inverts_ &= quantizers_[o]->inverts;
             leaves_out_ |= pass.buffer(step.outputs[sz(o)].buffer).row_step == 1;
         }
         tile_.quantizers = quantizers_;
@@ -231,6 +232,9 @@ public:
 
     // Whether kernels that quantise by themselves may be used, if they do so for up to `most` outputs.
     bool quick(std::size_t most = 2) const { return bounded_ && step_.outputs.size() <= most; }
+    bool quick(const DotPath& dot) const {
+        return dot.run_quick != nullptr && quick(sz(dot.quick_outputs)) && (inverts_ || !dot.inverts);
+    }
 
     // For kernels that take a row more than there is: the last one a second time.
     void repeat_last() {
@@ -259,6 +263,7 @@ private:
     const Step& step_;
     EpilogueTile tile_{};
     bool bounded_;
+    bool inverts_ = true;
     bool leaves_out_ = false;
     const Quantizer* quantizers_[kMaxOutputs];
     const std::uint8_t* residual_[kMaxRows];
@@ -351,7 +356,7 @@ void Model::Pass::run_dot(const Step& step, int index, int count) const {
     const std::uint8_t* a[kMaxRows];
     tile.a = a;
     Writer writer(*this, step);
-    const bool quick = step.dot->run_quick != nullptr && writer.quick(sz(step.dot->quick_outputs));
+    const bool quick = writer.quick(*step.dot);
     const auto run_group = [&](int group) {
         const int first_block = group * max_blocks;
         tile.blocks = std::min(max_blocks, blocks - first_block);

@@ -182,6 +182,7 @@ void Model::set_constants(Step& step, const Constants& constants, const Activati
         quicken(q, step.multiplier.data(), step.bias.empty() ? nullptr : step.bias.data(), step.channels,
                 static_cast<int>(padded), step.residual.buffer >= 0 ? step.residual.scale : 0.0f, step.residual.zero,
                 largest_sum, quick, quick + padded);
+        q.inverts = isa_->inverts != nullptr && isa_->inverts(q);
         quick += 2 * padded;
     }
 }
@@ -416,16 +417,19 @@ void Model::prepare_dot(Step& step, const ConvSpec& spec, const std::int8_t* q8)
                                              : round_up(step.in_channels, kGroup);
     const int taps = g.kernel * g.kernel;
     step.k_groups = window_groups(g, step.in_channels, *step.dot);
-    if (woven) step.runs.push_back({0, round_up(taps * step.in_channels, kGroup) / kGroup});
+    const auto add_run = [&](std::size_t offset, int groups) {
+        const int most = step.dot->run_groups == 1 ? groups : step.dot->run_groups;
+        for (int done = 0; done < groups; done += most)
+            step.runs.push_back({static_cast<std::int32_t>(offset) + done * kGroup, std::min(most, groups - done)});
+    };
+    if (woven) add_run(0, round_up(taps * step.in_channels, kGroup) / kGroup);
     for (int ky = 0; ky < g.kernel && !woven; ++ky) {
         const std::size_t row = sz(ky * g.dilation) * input.row_bytes() + sz(step.input_channel);
         if (contiguous(g)) {
-            step.runs.push_back({static_cast<std::int32_t>(row), g.kernel * tap_channels / kGroup});
+            add_run(row, g.kernel * tap_channels / kGroup);
         } else {
-            for (int kx = 0; kx < g.kernel; ++kx) {
-                const std::size_t tap = row + sz(kx * g.dilation) * sz(input.pixel_bytes);
-                step.runs.push_back({static_cast<std::int32_t>(tap), tap_channels / kGroup});
-            }
+            for (int kx = 0; kx < g.kernel; ++kx)
+                add_run(row + sz(kx * g.dilation) * sz(input.pixel_bytes), tap_channels / kGroup);
         }
     }
     step.block_bytes = sz(step.k_groups) * sz(step.dot->group_bytes) + kBlockTail;

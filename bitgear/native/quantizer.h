@@ -80,6 +80,8 @@ inline void quicken(Quantizer& q, const float* multiplier, const float* bias, in
         quick_multiplier[c] = 0.0f;
         quick_bias[c] = 0.25f * static_cast<float>(kFixedOne);
     }
+    q.inverse = 1.0f / q.scale;
+    q.inverse_lack = static_cast<float>(1.0 / static_cast<double>(q.scale) - static_cast<double>(q.inverse));
     q.multiplier = quick_multiplier;
     q.bias = quick_bias;
     q.residual_scale = static_cast<float>(residual_scale * one);

@@ -154,6 +154,7 @@ struct Reader {
     Reader(int rows, int columns) {
         quantizer.scale = 1.0f;
         quantizer.high = 255;
+        quantizer.inverts = true;  // of a scale of 1
         quicken(quantizer, multiplier.data(), nullptr, kColumns, kColumns, 0.0f, 0, 1e8, quick.data(),
                 quick.data() + kColumns);
         for (int r = 0; r <= rows; ++r) out[r] = bytes.data() + std::min(r, rows - 1) * kColumns;
@@ -178,6 +179,7 @@ struct DotProbe {
     std::size_t block_bytes;
     AlignedBytes weights;
     AlignedBytes acc;
+    std::vector<Run> runs;
     DotTile whole{}, tap{};
     Run one_tap{0, kShort};
     Reader reader;
@@ -193,15 +195,20 @@ struct DotProbe {
         whole.blocks = dot.max_blocks;
         whole.a = windows.first;
         whole.row_step = kChannels;
-        whole.runs = windows.runs;
-        whole.run_count = kTaps;
+        for (const Run& run : windows.runs) {
+            const int most = dot.run_groups == 1 ? run.groups : dot.run_groups;
+            for (int g = 0; g < run.groups; g += most)
+                runs.push_back({run.offset + g * kGroup, std::min(most, run.groups - g)});
+        }
+        whole.runs = runs.data();
+        whole.run_count = static_cast<int>(runs.size());
         whole.w = weights.data();
         whole.block_bytes = block_bytes;
         whole.period = dot.period == nullptr ? 0 : dot.period(1, 1);
         whole.acc = reinterpret_cast<std::int32_t*>(acc.data());
         tap = whole;
-        tap.runs = &one_tap;
-        tap.run_count = 1;
+        if (dot.run_groups == 1) tap.runs = &one_tap;
+        tap.run_count = dot.run_groups == 1 ? 1 : ceil_div(kShort, dot.run_groups);
         reader.tile.acc = whole.acc;
     }
     DotProbe(const DotProbe&) = delete;

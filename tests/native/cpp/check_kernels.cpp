@@ -213,6 +213,17 @@ std::size_t split(int groups, int count, std::size_t group_bytes, int gap, Rando
     return offset - sz(gap) * group_bytes;
 }
 
+// The same runs, none longer than the path allows.
+std::vector<Run> cut(const DotPath& path, const std::vector<Run>& runs) {
+    if (path.run_groups == 1) return runs;
+    std::vector<Run> pieces;
+    for (const Run& run : runs) {
+        for (int done = 0; done < run.groups; done += path.run_groups)
+            pieces.push_back({run.offset + done * kGroup, std::min(path.run_groups, run.groups - done)});
+    }
+    return pieces;
+}
+
 struct Bounds {
     int act_max, weight_max;
 };
@@ -277,6 +288,7 @@ void check_dot_case(const DotPath& path, const Bounds& bounds, int groups, int r
     const int low = -bounds.weight_max, high = std::min(bounds.weight_max - (codes_alone ? 1 : 0), 127);
     std::vector<Run> runs;
     const std::size_t window = split(groups, run_count, kGroup, random.between(0, 3), random, &runs);
+    runs = cut(path, runs);
     std::size_t used_bytes = kBlockTail;
     for (const Run& run : runs) used_bytes += run_bytes(path, run);
     const std::size_t block_bytes = used_bytes * (random.coin() ? 1 : 3);
@@ -724,6 +736,8 @@ struct SumsOf<LutPath> {
 
 int quick_outputs(const DotPath& path) { return path.quick_outputs; }
 int quick_outputs(const LutPath&) { return 2; }
+bool needs_inverse(const DotPath& path) { return path.inverts; }
+bool needs_inverse(const LutPath&) { return false; }
 
 // `path`: null, or the multiplication that makes the sums and is to quantise them as well.
 template <class Path>
@@ -818,7 +832,9 @@ void check_epilogue_case(const Isa& isa, const Path* path, int rows, int columns
                 residual_zero, values == Values::large ? 2000000000.0 : 2000.0, quick_multiplier,
                 quick_multiplier + padded);
         q.quick &= told;
+        q.inverts = isa.inverts != nullptr && isa.inverts(q);
         if (path != nullptr && !q.bounded) return;
+        if (path != nullptr && needs_inverse(*path) && !q.inverts) return;
     }
 
     // Rows of outputs stand in one buffer with bytes of others between them.
@@ -883,6 +899,55 @@ void check_epilogue_case(const Isa& isa, const Path* path, int rows, int columns
                                     {"outputs", outputs}});
     line.check(bytes.difference(), where + " bytes");
     line.check(floats.difference(), where + " floats");
+}
+
+// Quantizers that are said to go by their inverse do so for all values near the boundaries of their codes, and those
+// that do not for one next to a boundary are not said to.
+Line check_inverts(const Isa& isa) {
+    Line line(isa.name, "inverts");
+    Random random(17);
+    constexpr int kNear = 24, kNext = 2;
+    int inverting = 0, refused = 0;
+    for (int i = 0; i < 600; ++i) {
+        Quantizer q{};
+        const int bits = random.between(2, 8);
+        q.scale = random.power_of_two(-20, 20);
+        q.zero = random.coin() ? 0 : 1 << (bits - 1);
+        q.low = -q.zero;
+        q.high = (1 << bits) - 1 - q.zero;
+        if (random.coin()) q.low = std::max(q.low, 0);
+        const float one = 1.0f;
+        float quick[2];
+        quicken(q, &one, nullptr, 1, 1, 0.0f, 0, 1.0, quick, quick + 1);
+        if (i % 3 == 1) q.inverse_lack = 0.0f;
+        if (i % 3 == 2) q.inverse = next(q.inverse, random.coin() ? 1 : -1);
+        const bool inverts = isa.inverts(q);
+        bool near = true, next_to = true;
+        for (int code = q.low; code < q.high; ++code) {
+            const auto boundary = static_cast<float>((code + 0.5) * static_cast<double>(q.scale));
+            for (int step = -kNear; step <= kNear; ++step) {
+                const float y = next(boundary, step);
+                if (std::nearbyintf(std::fma(y, q.inverse, y * q.inverse_lack)) == std::nearbyintf(y / q.scale))
+                    continue;
+                near = false;
+                next_to &= std::abs(step) > kNext;
+            }
+        }
+        inverting += inverts;
+        refused += !inverts;
+        const std::string where = text({{"bits", bits}, {"zero", q.zero}, {"spoilt", i % 3}});
+        line.check(inverts && !near ? "said to" : "", where);
+        line.check(!inverts && next_to ? "said not to" : "", where);
+    }
+    for (const float scale : {0.0f, 1e-35f, 1e35f, std::numeric_limits<float>::infinity()}) {
+        Quantizer q{};
+        q.scale = scale;
+        q.inverse = 1.0f / scale;
+        q.high = 3;
+        line.check(isa.inverts(q) ? "said to" : "", "a scale out of range");
+    }
+    line.check(inverting >= 200 && refused >= 100 ? "" : "one answer alone", "all");
+    return line;
 }
 
 Line check_epilogue(const Isa& isa) {
@@ -2305,6 +2370,7 @@ bool check_dots(const Isa& isa) {
 bool check_isa(const IsaEntry& entry, const Isa* like) {
     const Isa& isa = *entry.isa;
     bool good = check_table(entry).print();
+    if (isa.inverts != nullptr) good &= check_inverts(isa).print();
     if (like != nullptr) return check_dots(isa) && good;
     good &= check_epilogue(isa).print();
     good &= check_depthwise(isa).print();
