@@ -31,14 +31,9 @@ void leave_tiles() { asm volatile("tilerelease"); }
 // The tiles: sums of stretches and blocks, rows, and weights.
 constexpr int kSumsTile = 0, kRowsTile = 4, kWeightsTile = 6;
 
-// Sums begin with what their columns are offset by, or with zeros.
 template <int T>
-void begin_tile(const std::int32_t* offset) {
-    if (offset == nullptr) {
-        asm volatile("tilezero %%tmm%c0" : : "i"(T));
-    } else {
-        asm volatile("tileloadd (%0,%1,1), %%tmm%c2" : : "r"(offset), "r"(std::size_t{0}), "i"(T) : "memory");
-    }
+void zero_tile() {
+    asm volatile("tilezero %%tmm%c0" : : "i"(T));
 }
 
 template <int T>
@@ -146,12 +141,12 @@ void unpack_tile(const std::uint8_t* packed, std::uint8_t* tile) {
     }
 }
 
-// Sums of S stretches, which begin at `first`, and B blocks of weights of BITS bits from `w` on, with the columns'
-// offsets, or none. Each run is a step; calls `between` once for each.
+// Sums of S stretches, which begin at `first`, and B blocks of weights of BITS bits from `w` on. Each run is a step;
+// calls `between` once for each.
 template <int S, int B, int BITS, class Between>
 __attribute__((always_inline)) inline void multiply_tiles(const DotTile& tile, const std::uint8_t* const* first,
-                                                          const std::uint8_t* w, const std::int32_t* offset,
-                                                          const TileSums& sums, Between between) {
+                                                          const std::uint8_t* w, const TileSums& sums,
+                                                          Between between) {
     static_assert(BITS == 8 || B == 1, "one tile of weights is unpacked at a time");
     // Written so long before they are loaded that they have arrived in the cache.
     constexpr int kBefore = 2, kUnpacked = BITS == 8 ? 1 : 4;
@@ -163,11 +158,10 @@ __attribute__((always_inline)) inline void multiply_tiles(const DotTile& tile, c
     }
     const std::uint8_t* rows[S];
     for (int s = 0; s < S; ++s) rows[s] = first[s];
-    const std::int32_t* const last_offset = offset == nullptr ? nullptr : offset + (B - 1) * kBlock;
-    begin_tile<0>(offset);
-    if constexpr (S * B > 1) begin_tile<1>(last_offset);
-    if constexpr (S * B > 2) begin_tile<2>(offset);
-    if constexpr (S * B > 2) begin_tile<3>(last_offset);
+    zero_tile<0>();
+    if constexpr (S * B > 1) zero_tile<1>();
+    if constexpr (S * B > 2) zero_tile<2>();
+    if constexpr (S * B > 2) zero_tile<3>();
     const std::size_t row_step = tile.row_step, block_bytes = tile.block_bytes;
     for (const Run *run = tile.runs, *const end = run + tile.run_count; run < end; ++run) {
         if constexpr (BITS < 8) {
@@ -261,7 +255,7 @@ void dot_by(const DotTile& tile) {
                                          : memory.of(blocks);
             const std::uint8_t* w = tile.w + static_cast<std::size_t>(b) * tile.block_bytes;
             multiply_some<S, B>(stretches.count - s, blocks, [&](auto rows, auto columns_) {
-                multiply_tiles<rows(), columns_(), BITS>(tile, stretches.first + s, w, nullptr, sums, [] {});
+                multiply_tiles<rows(), columns_(), BITS>(tile, stretches.first + s, w, sums, [] {});
             });
             for (int r = first; r < end && !direct; ++r) {
                 for (int c = 0; c < blocks * kBlock; c += kBlock) {
@@ -319,6 +313,7 @@ struct PendingSums {
     const std::uint16_t* place;  // of each row
     int first, rows;             // of the tile
     int column, columns;
+    bool shifted;  // by an offset that is not 0
 };
 
 // From such sums to the bytes of their readers, by the documented chain of operations; its division goes by
@@ -334,12 +329,14 @@ public:
           out_(to.out + pending.first),
           left_(pending.rows),
           column_(pending.column),
+          shifted_(pending.shifted),
           valid_((std::uint64_t{1} << pending.columns) - 1) {
 #pragma GCC unroll 2
         for (int b = 0; b < P; ++b) {
             const int channel = column_ + (b * kBlock < pending.columns ? b * kBlock : 0);  // a block that there is
             multiplier_[b] = load<VecF>(to.multiplier + channel);
             bias_[b] = to.bias == nullptr ? VecF{} : load<VecF>(to.bias + channel);
+            offset_[b] = load<VecI>(to.offset + channel);
         }
         residual_scale_ = broadcast(to.residual_scale);
         residual_zero_ = broadcast(-static_cast<float>(to.residual_zero) * to.residual_scale);
@@ -377,7 +374,9 @@ private:
         for (int k = 0; k < 4; ++k) {
             constexpr int kLast = ROWS - 1;
             const int r = std::min(k / P, kLast), column = k % P * kBlock;
-            value[k] = to_float(load<VecI>(sums_ + place_[r] + column)) * multiplier_[k % P] + bias_[k % P];
+            VecI sum = load<VecI>(sums_ + place_[r] + column);
+            if (shifted_) sum = sum + offset_[k % P];
+            value[k] = to_float(sum) * multiplier_[k % P] + bias_[k % P];
             if constexpr (RESIDUAL) {
                 // The zero is a power of two, or 0: its product is exact, and the sum is rounded as the difference's
                 // product.
@@ -424,6 +423,8 @@ private:
     const std::uint8_t* const* residual_;
     std::uint8_t* const* out_;
     int left_, column_;
+    bool shifted_;
+    VecI offset_[P];
     std::uint64_t valid_;
     VecF multiplier_[P], bias_[P], residual_scale_, residual_zero_, inverse_[OUTPUTS], lack_[OUTPUTS];
     __m512i zero_[OUTPUTS];
@@ -438,13 +439,11 @@ __attribute__((noinline)) void write_bytes(const PendingSums& pending, const Epi
 // Products of S stretches and B blocks of weights of BITS bits, and meanwhile the bytes of what is pending.
 template <int S, int B, int BITS, int P, bool RESIDUAL, int OUTPUTS>
 __attribute__((noinline)) void multiply_and_write(const DotTile& tile, const std::uint8_t* const* first,
-                                                  const std::uint8_t* w, const std::int32_t* offset,
-                                                  const TileSums& sums, const PendingSums& pending,
-                                                  const EpilogueTile& to) {
+                                                  const std::uint8_t* w, const TileSums& sums,
+                                                  const PendingSums& pending, const EpilogueTile& to) {
     BytesOf<P, RESIDUAL, OUTPUTS> bytes(pending, to);
     const int each = (kPlaces + tile.run_count - 1) / tile.run_count;  // times four vectors, for a step
-    multiply_tiles<S, B, BITS>(tile, first, w, offset, sums,
-                               [&]() __attribute__((always_inline)) { bytes.advance(each); });
+    multiply_tiles<S, B, BITS>(tile, first, w, sums, [&]() __attribute__((always_inline)) { bytes.advance(each); });
     bytes.finish();
 }
 
@@ -457,16 +456,15 @@ void quick_by(const DotTile& tile, const EpilogueTile& to) {
     for (int r = 0; r < tile.rows; ++r) place[r] = static_cast<std::uint16_t>(stretches.place[r] * B * kBlock);
     const std::int32_t* const offset = to.offset + to.column;
     const bool shifted = std::any_of(offset, offset + tile.blocks * kBlock, [](std::int32_t x) { return x != 0; });
-    PendingSums pending{memory[0].sums, place, 0, 0, to.column, 0};
+    PendingSums pending{memory[0].sums, place, 0, 0, to.column, 0, shifted};
     int turn = 0;
     for (int b = 0; b < tile.blocks; b += B) {
         const std::uint8_t* w = tile.w + static_cast<std::size_t>(b) * tile.block_bytes;
         for (int s = 0; s < stretches.count; s += S) {
             turn ^= 1;
             multiply_some<S, B>(stretches.count - s, tile.blocks - b, [&](auto rows, auto blocks) {
-                multiply_and_write<rows(), blocks(), BITS, B, RESIDUAL, OUTPUTS>(
-                    tile, stretches.first + s, w, shifted ? offset + b * kBlock : nullptr, memory[turn].of(B), pending,
-                    to);
+                multiply_and_write<rows(), blocks(), BITS, B, RESIDUAL, OUTPUTS>(tile, stretches.first + s, w,
+                                                                                 memory[turn].of(B), pending, to);
             });
             const int at = stretches.begin[s];
             pending = {memory[turn].sums,
@@ -474,7 +472,8 @@ void quick_by(const DotTile& tile, const EpilogueTile& to) {
                        at,
                        stretches.begin[s + S] - at,
                        to.column + b * kBlock,
-                       std::min(to.columns - b * kBlock, B * kBlock)};
+                       std::min(to.columns - b * kBlock, B * kBlock),
+                       shifted};
         }
     }
     write_bytes<B, RESIDUAL, OUTPUTS>(pending, to);

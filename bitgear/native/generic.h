@@ -749,6 +749,20 @@ void extreme(const SumsPooling& pooling) {
     extreme_of(pooling, pooling.kernel, pooling.stride);
 }
 
+void addresses(const void* first, std::size_t step, int count, void* out) {
+    typedef std::uint64_t Numbers __attribute__((vector_size(BG_VECTOR_BYTES)));
+    static_assert(sizeof(void*) == 8, "a pointer is such a number");
+    constexpr int kTogether = BG_VECTOR_BYTES / 8;
+    const auto begin = reinterpret_cast<std::uintptr_t>(first);
+    auto* to = static_cast<char*>(out);
+    Numbers next;
+    for (int i = 0; i < kTogether; ++i) next[i] = begin + static_cast<std::size_t>(i) * step;
+    int i = 0;
+    for (; i + kTogether <= count; i += kTogether, next += kTogether * step) store(to + i * 8, next);
+    for (std::uintptr_t left = begin + static_cast<std::size_t>(i) * step; i < count; ++i, left += step)
+        store(to + i * 8, std::uint64_t{left});
+}
+
 void weighted_sum(const std::uint8_t* const* sources, const std::int32_t* weights, int count, int channels,
                   std::int32_t* acc) {
     for (int c = 0; c < channels; c += kLanes) {
@@ -911,7 +925,7 @@ constexpr WinogradKernels kStrided{winograd_input<2, 2, 2>, winograd_output<2, 2
 // BYTES, WORDS and STRIDED: kBytes, kWords and kStrided, or what a set has instead.
 #define BG_GENERIC_FUNCTIONS(BYTES, WORDS, STRIDED)                                                                \
     epilogue, {BYTES<3, 4>, BYTES<3, 3>, BYTES<2, 4>, BYTES<2, 3>, BYTES<2, 2>, WORDS<4, 4>, STRIDED}, interleave, \
-        weave, maximum, extreme, weighted_sum, derive, transpose_taps, BG_VECTOR_BYTES
+        weave, maximum, extreme, weighted_sum, derive, transpose_taps, addresses, BG_VECTOR_BYTES
 
 }  // namespace
 }  // namespace BG_NAMESPACE

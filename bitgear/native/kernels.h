@@ -390,6 +390,8 @@ struct Isa {
     // From codes [channels][taps] to [taps][row_channels]; what lies beyond `channels` is left alone.
     void (*transpose_taps)(const std::int8_t* codes, int channels, int taps, std::size_t row_channels,
                            std::int8_t* out);
+    // Pointers to `count` places `step` bytes apart.
+    void (*addresses)(const void* first, std::size_t step, int count, void* out);
     int vector_bytes;
     PixelKernels pixels;
     // What a thread calls before it multiplies and when it is done. Null: nothing.

@@ -43,6 +43,7 @@ bool share_columns(int pixel_pieces, int column_pieces, std::size_t weight_bytes
 }
 
 constexpr std::size_t kDepthwiseStripBytes = 64 * 1024;
+constexpr int kManyAddresses = 24;                // worth a call
 constexpr int kTransposedPixels = 64;             // of the result, at a time
 constexpr std::size_t kCachedBytes = 192 * 1024;  // weights that stay in a core's cache beside all else
 
@@ -100,11 +101,18 @@ struct Pixels {
 
     // An address for each pixel: that of a stretch's first, given its position, and `pixel_bytes` more for each next
     // one.
-    template <class Byte, class First>
-    void addresses(std::size_t pixel_bytes, Byte** out, First first) const {
+    template <class Item, class First>
+    void addresses(const Isa& isa, std::size_t pixel_bytes, Item** out, First first) const {
         for (int s = 0; s < stretches; ++s) {
-            Byte* p = first(list[s].first);
-            for (int i = 0; i < list[s].count; ++i, p += pixel_bytes) *out++ = p;
+            const int n = list[s].count;
+            Item* p = first(list[s].first);
+            if (n >= kManyAddresses) {
+                isa.addresses(p, pixel_bytes, n, out);
+            } else {
+                for (int i = 0; i < n; ++i)
+                    out[i] = reinterpret_cast<Item*>(reinterpret_cast<std::uintptr_t>(p) + sz(i) * pixel_bytes);
+            }
+            out += n;
         }
     }
 };
@@ -210,22 +218,23 @@ public:
 
     // Which pixels the next sums are of. Readers that read none of their rows are left out, unless no reader needs all.
     void at(const Pixels& pixels) {
+        const Isa& isa = *pass_.model.isa_;
         tile_.rows = pixels.rows;
         if (tile_.residual != nullptr) {
             const Buffer& b = pass_.buffer(step_.residual.buffer);
-            pixels.addresses(sz(b.pixel_bytes), residual_,
+            pixels.addresses(isa, sz(b.pixel_bytes), residual_,
                              [&](const Position& p) { return pass_.pixel(b, p) + step_.channel; });
         }
         tile_.outputs = 0;
         for (const Output& output : step_.outputs) {
             const Buffer& b = pass_.buffer(output.buffer);
             if (leaves_out_ && b.row_step != 1 && !pixels.in_rows(b.row_step)) continue;
-            pixels.addresses(sz(b.pixel_bytes), out_ + tile_.outputs * kMaxRows,
+            pixels.addresses(isa, sz(b.pixel_bytes), out_ + tile_.outputs * kMaxRows,
                              [&](const Position& p) { return pass_.pixel(b, p) + output.channel; });
             quantizers_[tile_.outputs++] = &output.quantizer;
         }
         if (step_.result) {
-            pixels.addresses(sz(step_.result_channels), floats_,
+            pixels.addresses(isa, sz(step_.result_channels) * sizeof(float), floats_,
                              [&](const Position& p) { return pass_.result_pixel(step_, p); });
         }
     }
@@ -377,7 +386,8 @@ void Model::Pass::run_dot(const Step& step, int index, int count) const {
         for (int t = my_tiles.begin; t < my_tiles.end; ++t) {
             Pixels where;
             where.add_following(p, step.tile_starts[sz(t) + 1] - step.tile_starts[sz(t)], step.width);
-            where.addresses(windows.step_bytes(), a, [&](const Position& first) { return windows.at(first); });
+            where.addresses(*model.isa_, windows.step_bytes(), a,
+                            [&](const Position& first) { return windows.at(first); });
             tile.rows = where.rows;
             writer.at(where);
             if (quick && tile.rows < kMaxRows) {
@@ -509,7 +519,7 @@ void Model::Pass::run_lut(const Step& step, int index, int count) const {
                 const Range mine = share(pixels, t, tiles);
                 Pixels where;
                 where.add_following(p, mine.end - mine.begin, step.width);
-                where.addresses(sz(g.stride) * step.table_pixel_bytes, first, [&](const Position& at) {
+                where.addresses(*model.isa_, sz(g.stride) * step.table_pixel_bytes, first, [&](const Position& at) {
                     return scratch + sz((at.y - y) * g.stride) * step.table_row_bytes +
                            sz(at.x * g.stride) * step.table_pixel_bytes;
                 });
@@ -842,7 +852,7 @@ void Model::Pass::run_depthwise(const Step& step, int index, int count) const {
     for (int i = mine.begin; i < mine.end; i += kDepthwisePixels) {
         Pixels where;
         where.add_following(p, std::min(kDepthwisePixels, mine.end - i), step.width);
-        where.addresses(window_step, a, [&](const Position& first) { return window(step, input, first); });
+        where.addresses(*model.isa_, window_step, a, [&](const Position& first) { return window(step, input, first); });
         tile.pixels = where.rows;
         model.isa_->depthwise.run(tile);
         writer.at(where);

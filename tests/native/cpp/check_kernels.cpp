@@ -2061,6 +2061,21 @@ Line check_extreme(const Isa& isa) {
     return line;
 }
 
+Line check_addresses(const Isa& isa) {
+    Line line(isa.name, "addresses");
+    Random random(18);
+    Input memory(1);
+    for (int count = 0; count <= kMaxRows; ++count) {
+        const std::size_t step = sz(random.between(0, 5000));
+        const std::uint8_t* first = memory.place(1, 0, random);
+        Output out(sz(count) * sizeof(std::uintptr_t));
+        isa.addresses(first, step, count, out.bytes());
+        for (int i = 0; i < count; ++i) out.expect(sz(i), reinterpret_cast<std::uintptr_t>(first) + sz(i) * step);
+        line.check(out.difference(), text({{"count", count}, {"step", static_cast<int>(step)}}));
+    }
+    return line;
+}
+
 Line check_weighted_sum(const Isa& isa) {
     Line line(isa.name, "weighted_sum");
     Random random(8);
@@ -2389,6 +2404,7 @@ bool check_isa(const IsaEntry& entry, const Isa* like) {
     good &= check_maximum(isa).print();
     good &= check_extreme(isa).print();
     good &= check_weighted_sum(isa).print();
+    good &= check_addresses(isa).print();
     good &= check_derive(isa).print();
     good &= check_dots(isa);
     if (isa.words != nullptr) good &= check_words(isa, *isa.words).print();
