@@ -936,10 +936,13 @@ void Model::Pass::run_copy(const Step& step, int index, int count) const {
     const Output& output = step.outputs[0];
     const Buffer& target = buffer(output.buffer);
     const Range rows = share(step.height, index, count);
+    const std::size_t from_bytes = sz(input.pixel_bytes), to_bytes = sz(target.pixel_bytes);
     for (int y = rows.begin; y < rows.end; ++y) {
-        for (int x = 0; x < step.width; ++x) {
-            std::uint8_t* out = start(target) + target.pixel(y, x) + output.channel;
-            const std::uint8_t* from = start(input) + input.pixel(step.source_y[sz(y)], step.source_x[sz(x)]);
+        const std::uint8_t* const row = start(input) + input.pixel(step.source_y[sz(y)], 0);
+        std::uint8_t* to = start(target) + target.pixel(y, 0) + output.channel;
+        for (int x = 0; x < step.width; ++x, to += to_bytes) {
+            const std::uint8_t* const from = row + sz(step.source_x[sz(x)]) * from_bytes;
+            std::uint8_t* out = to;
             if (step.pad_channels > 0) {
                 std::memset(out, step.pad_byte, sz(step.pad_channels));
                 std::memset(out + step.pad_channels + step.channels, step.pad_byte, sz(step.pad_channels));
@@ -947,7 +950,7 @@ void Model::Pass::run_copy(const Step& step, int index, int count) const {
             }
             int c = 0;
             for (; c + kCopied <= step.channels; c += kCopied) std::memcpy(out + c, from + c, kCopied);  // no call
-            std::memcpy(out + c, from + c, sz(step.channels - c));
+            if (c < step.channels) std::memcpy(out + c, from + c, sz(step.channels - c));
         }
     }
 }
