@@ -1,6 +1,6 @@
 """Where the time of a whole request goes: pictures of 640 x 480, one connection, keep-alive, widths in turn.
 
-    python -m benchmarks.phases --data camvid-resnet=camvid.tar --data bccd-resnet=bccd.tar [--rounds 4]
+    python -m benchmarks.phases --data camvid-resnet=camvid.tar --data bccd-resnet=bccd.tar [--rounds 4] [--json FILE]
 
 The pictures are the first ones of a data set's split ``test``, as JPEG. Phases are the server's own, from the answer;
 "before and after" is what surrounds the network: decoding and placing the picture, and making the answer of the
@@ -39,6 +39,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=4, help="over all pictures and widths")
     parser.add_argument("--threads", type=int, default=1, help="of the engine for one call")
     parser.add_argument("--widths", type=int, nargs="+", default=[8, 6, 4, 2])
+    parser.add_argument("--json", type=Path, help="the report, instead of benchmarks/results/phases.json")
     arguments = parser.parse_args()
     subjects: list[tuple[Master, list[bytes]]] = []
     for given in arguments.data:
@@ -56,7 +57,7 @@ def main() -> None:
         "threads": arguments.threads,
         "models": models,
     }
-    print(f"wrote {write_report('phases', report)}")
+    print(f"wrote {write_report('phases', report, arguments.json)}")
 
 
 def pictures(master: Master, source: Path, count: int) -> Iterator[NDArray[np.uint8]]:

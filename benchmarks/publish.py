@@ -62,6 +62,7 @@ def blocks() -> dict[str, str]:
         "policies": _policies(_report("simulate")),
         "policy_decisions": _policy_decisions(_report("decisions")),
         "phases": _phases(_report("phases")),
+        "phases_vnni": _phases(_report("phases-vnni")),
         "imports": _imports([_report(name) for name in IMPORTS]),
         "provenance": _provenance(),
         "supernet": _supernet(),
@@ -72,6 +73,7 @@ def blocks() -> dict[str, str]:
         "detector_training": _training(DETECTOR),
         "pretraining": _pretraining(_report("pretraining")),
         "segmenter_starts": _segmenter_starts(),
+        "detector_starts": _detector_starts(),
         "eight_bits": eight_bits_tables.accuracy(_report("eight-bits")),
         "eight_bits_times": eight_bits_tables.times(_report("eight-bits-times")),
         "slo_conditions": slo_tables.conditions(_report("slo-quick")),
@@ -303,20 +305,39 @@ def _pretraining(report: dict[str, Any]) -> str:
 
 def _segmenter_starts() -> str:
     """Return the mean IoU of a segmenter from scratch, and of what became of one whose encoder was pretrained."""
-    reports = {name: _filed(name, "report") for name in ("camvid-scratch", "camvid-joint", "camvid-taught", SEGMENTER)}
-    scratch, joint, taught, _ = reports.values()
-    said = (
-        f"from scratch, {_epochs(scratch)} epochs",
-        f"encoder pretrained, {_epochs(joint)} epochs",
-        f"then {len(taught['epochs'])} epochs, taught more",
-        "**shipped**: the mean of the last two",
+    scratch, joint, taught, shipped = (
+        _filed(name, "report") for name in ("camvid-scratch", "camvid-joint", "camvid-taught", SEGMENTER)
     )
-    lines = ["| mean IoU in % | `val`, FP32 | FP32 | " + " | ".join(f"{bits} bit" for bits in WIDTHS) + " |"]
+    return _starts(
+        "miou",
+        {
+            f"from scratch, {_epochs(scratch)} epochs": scratch,
+            f"encoder pretrained, {_epochs(joint)} epochs": joint,
+            f"then {len(taught['epochs'])} epochs, taught more": taught,
+            "**shipped**: the mean of the last two": shipped,
+        },
+    )
+
+
+def _detector_starts() -> str:
+    """Return the mAP of the shipped detector, which began from scratch, and of one whose encoder was pretrained."""
+    scratch, pretrained = (_filed(name, "report") for name in (DETECTOR, "bccd-pretrained"))
+    return _starts(
+        "map50_95",
+        {
+            f"**shipped**: from scratch, {_epochs(scratch)} epochs": scratch,
+            f"encoder pretrained, {_epochs(pretrained)} epochs": pretrained,
+        },
+    )
+
+
+def _starts(metric: str, reports: Mapping[str, dict[str, Any]]) -> str:
+    lines = [f"| {SAID[metric]} in % | `val`, FP32 | FP32 | " + " | ".join(f"{bits} bit" for bits in WIDTHS) + " |"]
     lines.append("|---|" + "---|" * (len(WIDTHS) + 2))
-    for what, report in zip(said, reports.values(), strict=True):
+    for what, report in reports.items():
         measured = report["master"]["precisions"]
         figures = [report["fp32"], report["fp32_test"], *(measured[str(bits)] for bits in WIDTHS)]
-        lines.append(f"| {what} | " + " | ".join(f"{100 * row['miou']:.1f}" for row in figures) + " |")
+        lines.append(f"| {what} | " + " | ".join(f"{100 * row[metric]:.1f}" for row in figures) + " |")
     return "\n".join(lines)
 
 
