@@ -112,10 +112,9 @@ struct DotPath {
     // Packs `groups` groups of kBlock rows of codes, `row_bytes` apart.
     void (*pack)(const std::int8_t* codes, std::size_t row_bytes, int groups, std::uint8_t* packed);
     void (*run)(const DotTile& tile);
-    // The same and the epilogue of `to`, whose sums are those of `tile`: they stay in registers, `acc` of neither
-    // counts. For up to `quick_outputs` outputs, all bounded, and no floats. May read and write a row more: the
-    // pointers to rows, of both, end with the last row's a second time if there is room. Null: there is no such
-    // function.
+    // The same and the epilogue of `to`, whose sums are those of `tile`: they stay near by, `acc` of neither counts.
+    // For up to `quick_outputs` outputs, all bounded, and no floats. May read and write a row more: the pointers to
+    // rows, of both, end with the last row's a second time if there is room. Null: there is no such function.
     void (*run_quick)(const DotTile& tile, const EpilogueTile& to);
     // 0: windows may lie anywhere. Else they are read in stretches of so many, `row_step` apart; a stretch is read to
     // its end wherever its last row is.

@@ -419,7 +419,7 @@ void Model::Pass::run_pooled(const Step& step, int index, int count) const {
     const std::uint8_t* a[kMaxRows];
     DotTile tile{};
     tile.a = a;
-    tile.row_step = windows.step_bytes();
+    tile.row_step = step.tile_starts.back() > 1 ? windows.step_bytes() : 0;
     tile.runs = step.runs.data();
     tile.run_count = static_cast<int>(step.runs.size());
     tile.block_bytes = step.block_bytes;

@@ -129,13 +129,16 @@ void Model::check_step(const Step& step) const {
         check(b.height == step.height && b.width == step.width && output.channel >= 0 && output.channel <= b.channels &&
                   step.channels + 2 * step.pad_channels <= b.channels - output.channel,
               "a reader's buffer has another shape than the value");
-        check(output.quantizer.low + output.quantizer.zero >= 0 && output.quantizer.high + output.quantizer.zero <= 255,
+        const Quantizer& q = output.quantizer;
+        check(q.zero >= 0 && q.zero <= 255 && q.low >= -q.zero && q.high <= 255 - q.zero,
               "a reader's codes do not fit a byte");
     }
     if (step.residual.buffer >= 0) {
         const Buffer& b = checked_buffer(step.residual.buffer);
         check(b.height == step.height && b.width == step.width && step.channel + step.channels <= b.channels,
               "the residual has another shape than the value");
+        const std::int32_t zero = step.residual.zero;
+        check(zero >= 0 && zero <= 255 && (zero & (zero - 1)) == 0, "a residual's zero is 0 or a power of two");
     }
 }
 
@@ -418,9 +421,7 @@ void Model::prepare_dot(Step& step, const ConvSpec& spec, const std::int8_t* q8)
     const int taps = g.kernel * g.kernel;
     step.k_groups = window_groups(g, step.in_channels, *step.dot);
     const auto add_run = [&](std::size_t offset, int groups) {
-        const int most = step.dot->run_groups == 1 ? groups : step.dot->run_groups;
-        for (int done = 0; done < groups; done += most)
-            step.runs.push_back({static_cast<std::int32_t>(offset) + done * kGroup, std::min(most, groups - done)});
+        add_runs(*step.dot, {static_cast<std::int32_t>(offset), groups}, step.runs);
     };
     if (woven) add_run(0, round_up(taps * step.in_channels, kGroup) / kGroup);
     for (int ky = 0; ky < g.kernel && !woven; ++ky) {
@@ -539,10 +540,10 @@ void Model::add_window_sum(const std::string& name, int input, int kernel, int s
     step.width = (b.left + b.width + b.right - step.window_width) / stride + 1;
     step.outputs = outputs;
     step.result = result;
+    check_step(step);
     set_constants(step, constants, {false, INFINITY}, 255.0 * step.window_height * step.window_width);
     std::fill(step.offset.begin(), step.offset.end(), -zero * step.window_height * step.window_width);
     step.detail = "sum";
-    check_step(step);
     set_result(step);
     undo.keep();
     scratch_bytes_ = std::max(scratch_bytes_, 2 * sizeof(std::int32_t) * sz(round_up(step.channels, kLutColumnsMax)));
@@ -568,10 +569,10 @@ void Model::add_bilinear(const std::string& name, int input, const std::vector<I
     step.columns = columns;
     step.outputs = outputs;
     step.result = result;
+    check_step(step);
     set_constants(step, constants, {false, INFINITY}, 255.0 * kInterpolationOne * kInterpolationOne);
     std::fill(step.offset.begin(), step.offset.end(), -zero * kInterpolationOne * kInterpolationOne);
     step.detail = "bilinear";
-    check_step(step);
     set_result(step);
     undo.keep();
     scratch_bytes_ = std::max(scratch_bytes_, sizeof(std::int32_t) * sz(round_up(step.channels, kLutColumnsMax)));

@@ -1,4 +1,4 @@
-// What preparing layers has in common, whichever path they take. For prepare*.cpp alone.
+// What preparing layers has in common, whichever path they take. For prepare*.cpp and rates.cpp.
 #pragma once
 
 #include <algorithm>
@@ -21,6 +21,13 @@ constexpr int kMostPixels = 1 << 30;  // of a value: 32 bits count them, and tho
 inline bool offsets_fit(const Geometry& g, std::size_t row_bytes, std::size_t pixel_bytes) {
     const std::size_t last = sz(g.dilation * (g.kernel - 1));
     return last * row_bytes + (last + 1) * pixel_bytes <= INT32_MAX;
+}
+
+// Adds a run, in pieces if the path wants them short.
+inline void add_runs(const DotPath& dot, const Run& run, std::vector<Run>& runs) {
+    const int most = dot.run_groups == 1 ? run.groups : dot.run_groups;
+    for (int done = 0; done < run.groups; done += most)
+        runs.push_back({run.offset + done * kGroup, std::min(most, run.groups - done)});
 }
 
 constexpr std::size_t kOverrun = 64;  // codes are read and written in whole vectors

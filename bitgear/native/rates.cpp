@@ -12,12 +12,12 @@
 #include <stdexcept>
 
 #include "aligned.h"
+#include "prepare.h"
 #include "quantizer.h"
 
 namespace bitgear {
 namespace {
 
-std::size_t sz(int n) { return static_cast<std::size_t>(n); }
 constexpr int ceil_div(int a, int b) { return (a + b - 1) / b; }
 
 constexpr int kChannels = 128;
@@ -154,7 +154,6 @@ struct Reader {
     Reader(int rows, int columns) {
         quantizer.scale = 1.0f;
         quantizer.high = 255;
-        quantizer.inverts = true;  // of a scale of 1
         quicken(quantizer, multiplier.data(), nullptr, kColumns, kColumns, 0.0f, 0, 1e8, quick.data(),
                 quick.data() + kColumns);
         for (int r = 0; r <= rows; ++r) out[r] = bytes.data() + std::min(r, rows - 1) * kColumns;
@@ -195,11 +194,7 @@ struct DotProbe {
         whole.blocks = dot.max_blocks;
         whole.a = windows.first;
         whole.row_step = kChannels;
-        for (const Run& run : windows.runs) {
-            const int most = dot.run_groups == 1 ? run.groups : dot.run_groups;
-            for (int g = 0; g < run.groups; g += most)
-                runs.push_back({run.offset + g * kGroup, std::min(most, run.groups - g)});
-        }
+        for (const Run& run : windows.runs) add_runs(dot, run, runs);
         whole.runs = runs.data();
         whole.run_count = static_cast<int>(runs.size());
         whole.w = weights.data();

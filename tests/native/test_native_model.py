@@ -187,6 +187,28 @@ def test_a_model_that_would_take_more_than_2_gib_never_runs(width_px: int) -> No
         core.run(np.zeros((1, 3, 1, width_px), np.int8), np.zeros((1, channels, 1, width_px), np.float32), 1)
 
 
+@pytest.mark.parametrize("instruction_set", OFFERED)
+def test_a_pooled_convolution_of_one_pixel_reads_one_window(instruction_set: str) -> None:
+    """And not what would be its neighbours', a stride away: here those lie tens of megabytes further."""
+    core = _native.Model(instruction_set, measured(instruction_set))
+    image, wide, pooled = (core.add_buffer(1, 1, channels, *[0] * 7) for channels in (3, 512, 32))
+    core.add_image(image)
+    ones = {"kernel": 1, "bias": [], "relu": False, "clip": float("inf")}
+    add_conv(
+        core, q8=np.ones((512, 3, 1, 1), np.int8), channels=512, multiplier=[1.0] * 512, outputs=[output(wide)],
+        result=False, **ones,
+    )  # fmt: skip
+    add_conv(
+        core, input=wide, q8=np.ones((32, 512, 1, 1), np.int8), channels=32, stride=2**16, zero=0,
+        multiplier=[1.0] * 32, outputs=[output(pooled)], result=False, pooling=(1, 1, 0, 1, 1), **ones,
+    )  # fmt: skip
+    add_conv(core, input=pooled, q8=np.ones((8, 32, 1, 1), np.int8), channels=8, zero=0, multiplier=[1.0] * 8, **ones)
+    core.finish()
+    result = np.empty((1, 8, 1, 1), np.float32)
+    core.run(np.ones((1, 3, 1, 1), np.int8), result, 1)
+    assert result.ravel().tolist() == [32 * min(512 * 3, 255)] * 8
+
+
 def test_what_calls_work_in_is_not_counted_and_grows_with_the_picture() -> None:
     graph = Graph((Conv("u", IMAGE, 32, 3, padding=1), Conv("v", "u", 32, 3, padding=1), Pool("p", "v")))
     masters = [random_master(graph, side_px, 0) for side_px in (8, 64)]
@@ -384,6 +406,8 @@ MISTAKES: dict[str, Callable[[Any], None]] = {
     "too few biases": lambda core: add_conv(core, bias=[1.0] * 3),
     "no such residual": lambda core: add_conv(core, residual=(7, 1.0, 0)),
     "residual of another size": lambda core: add_conv(core, residual=(2, 1.0, 0)),
+    "residual whose zero is no power of two": lambda core: add_conv(core, residual=(1, 1.0, 3)),
+    "residual whose zero is beyond a byte": lambda core: add_conv(core, residual=(1, 1.0, 256)),
     "residual of fewer channels": lambda core: add_conv(core, residual=(0, 1.0, 0)),
     "no such reader": lambda core: add_conv(core, outputs=[output(9)]),
     "negative reader": lambda core: add_conv(core, outputs=[output(-1)]),

@@ -628,13 +628,14 @@ enum class Values {
 // Windows and weights of a multiplication, and its sums.
 struct Products {
     Products(const DotPath& path, int rows, int columns, bool equal_rows, Input* memory, Random& random) {
-        const int groups = random.between(1, 9), inputs = groups * kGroup;
+        const bool is_long = random.between(0, 15) == 0;  // of several runs, where those are short
+        const int groups = is_long ? random.between(10, kMostGroups) : random.between(1, 9), inputs = groups * kGroup;
         const std::size_t pitch = sz(inputs + kGroup * random.between(0, 2));
         const std::size_t gap = path.places > 0 ? sz(random.between(0, 2)) : 0;  // in the middle, of windows
         std::uint8_t* acts = memory[0].place((sz(rows - 1) + gap) * pitch + sz(inputs), row_slack(path, pitch), random);
         for (int r = 0; r < rows; ++r) {
             std::uint8_t* row = acts + (sz(r) + (r > rows / 2 ? gap : 0)) * pitch;
-            for (int k = 0; k < inputs; ++k) row[k] = static_cast<std::uint8_t>(random.between(0, 15));
+            for (int k = 0; k < inputs; ++k) row[k] = static_cast<std::uint8_t>(random.between(0, is_long ? 3 : 15));
             if (equal_rows) std::memcpy(row, acts, sz(inputs));
             a[r] = row;
         }
@@ -644,11 +645,11 @@ struct Products {
         const bool two_bits = !path.exact(15, 4);
         for (int i = 0; i < columns * inputs; ++i)
             weights[sz(i)] = static_cast<std::int8_t>(two_bits ? random.between(-2, 1) : random.between(-3, 3));
-        run = {0, groups};
-        tile.block_bytes = run_bytes(path, run) + kBlockTail;
+        runs = cut(path, {{0, groups}});
+        tile.block_bytes = run_bytes(path, {0, groups}) + kBlockTail;
         std::uint8_t* packed = memory[1].place(sz(blocks) * tile.block_bytes, 0, random);
         for (int b = 0; b < blocks; ++b) {
-            pack_runs(path, {run}, weights.data() + sz(b * kBlock * inputs), sz(inputs),
+            pack_runs(path, runs, weights.data() + sz(b * kBlock * inputs), sz(inputs),
                       packed + sz(b) * tile.block_bytes);
         }
         tile.rows = rows;
@@ -656,8 +657,8 @@ struct Products {
         tile.alone = random.coin();
         tile.blocks = blocks;
         tile.a = a;
-        tile.runs = &run;
-        tile.run_count = 1;
+        tile.runs = runs.data();
+        tile.run_count = static_cast<int>(runs.size());
         tile.w = packed;
         tile.period = path.period != nullptr ? path.period(15, 3) : 0;
         for (int r = 0; r < rows; ++r) {
@@ -672,11 +673,12 @@ struct Products {
     Products& operator=(const Products&) = delete;
 
     static int columns_of_block(const DotPath&) { return kBlock; }
+    static constexpr int kMostGroups = 48;
 
     const std::uint8_t* a[kMaxRows];
-    Run run;
+    std::vector<Run> runs;
     DotTile tile{};
-    std::vector<std::int32_t> sums;  // [row][column], padded to whole blocks; at most 9 * 4 * 15 * 3
+    std::vector<std::int32_t> sums;  // [row][column], padded to whole blocks; at most 48 * 4 * 3 * 3
 };
 
 // The same of a look-up in tables.
@@ -980,7 +982,7 @@ void check_quick(const Isa& isa, const Path& path, int most, std::size_t packed_
                       Input(4 * sz(most)),
                       Input(4 * sz(most)),
                       Input(sz(kMaxRows) * sz(most + 8) + kSlackBytes),
-                      Input(2 * sz(kMaxRows) * 64 + kSlackBytes),
+                      Input(2 * sz(kMaxRows) * sz(Products::kMostGroups * kGroup) + kSlackBytes),
                       Input(packed_bytes)};
     for (const Values values : {Values::boundary, Values::ties, Values::random}) {
         for (int options = 0; options < 16; ++options) {
@@ -995,7 +997,9 @@ void check_quick(const Isa& isa, const Path& path, int most, std::size_t packed_
 Line check_dot_quick(const Isa& isa, const DotPath& path) {
     Line line(isa.name, "dot " + std::string(path.name) + " quick");
     check_quick(isa, path, path.max_blocks * kBlock,
-                sz(path.max_blocks) * (sz(round_up(9, path.run_groups)) * sz(path.group_bytes) + kBlockTail), line);
+                sz(path.max_blocks) *
+                    (sz(round_up(Products::kMostGroups, path.run_groups)) * sz(path.group_bytes) + kBlockTail),
+                line);
     return line;
 }
 
