@@ -336,7 +336,7 @@ public:
             const int channel = column_ + (b * kBlock < pending.columns ? b * kBlock : 0);  // a block that there is
             multiplier_[b] = load<VecF>(to.multiplier + channel);
             bias_[b] = to.bias == nullptr ? VecF{} : load<VecF>(to.bias + channel);
-            offset_[b] = load<VecI>(to.offset + channel);
+            offset_[b] = _mm512_loadu_si512(to.offset + channel);
         }
         residual_scale_ = broadcast(to.residual_scale);
         residual_zero_ = broadcast(-static_cast<float>(to.residual_zero) * to.residual_scale);
@@ -374,9 +374,9 @@ private:
         for (int k = 0; k < 4; ++k) {
             constexpr int kLast = ROWS - 1;
             const int r = std::min(k / P, kLast), column = k % P * kBlock;
-            VecI sum = load<VecI>(sums_ + place_[r] + column);
-            if (shifted_) sum = sum + offset_[k % P];
-            value[k] = to_float(sum) * multiplier_[k % P] + bias_[k % P];
+            __m512i sum = _mm512_load_si512(sums_ + place_[r] + column);
+            if (shifted_) sum = _mm512_add_epi32(sum, offset_[k % P]);  // of no block: whatever it is
+            value[k] = to_float(reinterpret_cast<VecI>(sum)) * multiplier_[k % P] + bias_[k % P];
             if constexpr (RESIDUAL) {
                 // The zero is a power of two, or 0: its product is exact, and the sum is rounded as the difference's
                 // product.
@@ -424,7 +424,7 @@ private:
     std::uint8_t* const* out_;
     int left_, column_;
     bool shifted_;
-    VecI offset_[P];
+    __m512i offset_[P];
     std::uint64_t valid_;
     VecF multiplier_[P], bias_[P], residual_scale_, residual_zero_, inverse_[OUTPUTS], lack_[OUTPUTS];
     __m512i zero_[OUTPUTS];
