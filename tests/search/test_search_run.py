@@ -53,7 +53,7 @@ def test_a_search_adds_plans_and_keeps_all_else(file: Path, data: Path, method: 
     result = search_and_write(request(file, data, replace(OPTIONS, method=method), report=tmp_path / "report"))
     after = read_master(file)
     assert {name: tensor.tobytes() for name, tensor in after.tensors.items()} == tensors
-    assert [plan.name for plan in after.plans] == [each.name for each in result.found]
+    assert {plan.name for plan in after.plans} == {each.name for each in result.found}  # how many, time decides
     assert len(result.trials) <= 2 * OPTIONS.trials
     for each in result.found:
         assert after.metrics(each.name) == {"top1": each.test["top1"], "images": 30}
