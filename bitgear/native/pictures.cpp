@@ -5,6 +5,8 @@
 #include <cstring>
 #include <vector>
 
+#include "aligned.h"
+
 namespace bitgear {
 namespace {
 
@@ -21,28 +23,31 @@ struct Axis {
 Axis resized(int size, float shown, int positions) {
     const double scale = static_cast<double>(shown) / positions;
     const double support = std::max(scale, 1.0), narrowing = 1.0 / support;
-    std::vector<std::vector<double>> weights(sz(positions));
+    const auto first = [&](double center) { return std::max(static_cast<int>(center - support + 0.5), 0); };
+    const auto end = [&](double center) { return std::min(static_cast<int>(center + support + 0.5), size); };
     Axis axis;
+    axis.first.resize(sz(positions));
     for (int i = 0; i < positions; ++i) {
         const double center = (i + 0.5) * scale;
-        const int first = std::max(static_cast<int>(center - support + 0.5), 0);
-        const int end = std::min(static_cast<int>(center + support + 0.5), size);
-        double sum = 0;
-        for (int k = first; k < end; ++k) {
-            const double distance = std::fabs((k - center + 0.5) * narrowing);
-            weights[sz(i)].push_back(distance < 1.0 ? 1.0 - distance : 0.0);
-            sum += weights[sz(i)].back();
-        }
-        if (sum != 0.0) {
-            for (double& weight : weights[sz(i)]) weight /= sum;
-        }
-        axis.first.push_back(first);
-        axis.taps = std::max(axis.taps, end - first);
+        axis.first[sz(i)] = first(center);
+        axis.taps = std::max(axis.taps, end(center) - first(center));
     }
     axis.weight.resize(sz(positions) * sz(axis.taps));
+    std::vector<double> weights(sz(axis.taps));
     for (int i = 0; i < positions; ++i) {
+        const double center = (i + 0.5) * scale;
+        const int from = first(center), taps = end(center) - from;
+        double sum = 0;
+        for (int k = 0; k < taps; ++k) {
+            const double distance = std::fabs((from + k - center + 0.5) * narrowing);
+            weights[sz(k)] = distance < 1.0 ? 1.0 - distance : 0.0;
+            sum += weights[sz(k)];
+        }
         std::int32_t* out = &axis.weight[sz(i) * sz(axis.taps)];
-        for (const double weight : weights[sz(i)]) *out++ = static_cast<std::int32_t>(0.5 + weight * kWeightOne);
+        for (int k = 0; k < taps; ++k) {
+            if (sum != 0.0) weights[sz(k)] /= sum;
+            out[k] = static_cast<std::int32_t>(0.5 + weights[sz(k)] * kWeightOne);
+        }
     }
     return axis;
 }
@@ -70,12 +75,13 @@ void place_picture(const PixelKernels& kernels, const Placement& p, std::int8_t*
     }
     const Axis down = resized(p.height, p.box_height, p.content_height);
     const Axis across = resized(p.width, p.box_width, p.content_width);
-    std::vector<std::uint8_t> packed(kernels.across_bytes(p.content_width, across.taps));
+    const AlignedBytes packed(kernels.across_bytes(p.content_width, across.taps));
     kernels.pack_across(across.first.data(), across.weight.data(), across.taps, p.content_width, packed.data());
     // Rows resized across, the most recent ones: as many as a row of the content is made of.
-    const std::size_t bytes = 3 * sz(p.content_width), stride = bytes + kPixelSlackBytes;
+    const std::size_t bytes = 3 * sz(p.content_width), stride = (bytes + kPixelSlackBytes + 63) / 64 * 64;
     const std::size_t reach = 3 * sz(across.taps) + kPixelSlackBytes;  // of reads beyond a row
-    std::vector<std::uint8_t> rows(sz(down.taps) * stride), content(stride), last(row_bytes + reach);
+    const AlignedBytes rows(sz(down.taps) * stride), content(stride);
+    std::vector<std::uint8_t> last(row_bytes + reach);
     std::vector<const std::uint8_t*> taps(sz(down.taps));
     const std::uint8_t* const end = p.pixels + sz(p.height) * row_bytes;
     int done = 0;
@@ -87,9 +93,10 @@ void place_picture(const PixelKernels& kernels, const Placement& p, std::int8_t*
                 std::memcpy(last.data(), row, row_bytes);
                 row = last.data();
             }
-            kernels.across(row, packed.data(), across.taps, p.content_width, &rows[sz(done % down.taps) * stride]);
+            kernels.across(row, packed.data(), across.taps, p.content_width,
+                           rows.data() + sz(done % down.taps) * stride);
         }
-        for (int t = 0; t < down.taps; ++t) taps[sz(t)] = &rows[sz((first + t) % down.taps) * stride];
+        for (int t = 0; t < down.taps; ++t) taps[sz(t)] = rows.data() + sz((first + t) % down.taps) * stride;
         kernels.down(taps.data(), &down.weight[sz(y) * sz(down.taps)], down.taps, static_cast<int>(bytes),
                      content.data());
         look_up(content.data(), y);
@@ -142,10 +149,27 @@ private:
     Row rows_[2];
 };
 
+// Gives every pixel the byte of its cell. Writes up to seven bytes further.
+void spread(const std::uint8_t* cell_bytes, const int* begin, int cells, std::uint8_t* pixels) {
+    for (int c = 0; c < cells; ++c) {
+        const std::uint64_t eight = 0x0101010101010101ull * cell_bytes[c];
+        for (int i = begin[c]; i < begin[c + 1]; i += 8) std::memcpy(pixels + i, &eight, sizeof eight);
+    }
+}
+
+// See MixedRow::fine.
+bool is_fine(const Samples& x) {
+    for (int i = 0; i + 1 < x.pixels; ++i) {
+        if (x.first[i + 1] - x.first[i] > 1 || x.first[std::min(i + 7, x.pixels - 1)] - x.first[i] > 6) return false;
+    }
+    return true;
+}
+
 }  // namespace
 
 void paint_mask(const PixelKernels& kernels, const float* logits, int classes, const Samples& y, const Samples& x,
                 std::uint8_t* mask) {
+    if (x.pixels == 0) return;
     CellRows rows(kernels, logits, classes, y.cells, x.cells);
     std::vector<std::uint8_t> wanted(sz(x.cells));
     std::vector<int> begin(sz(x.cells) + 1);
@@ -153,28 +177,31 @@ void paint_mask(const PixelKernels& kernels, const float* logits, int classes, c
         while (i < x.pixels && x.first[i] < cell) ++i;
         begin[sz(cell)] = i;
     }
-    std::vector<float> share(sz(x.pixels) + kPixelSlackBytes / sizeof(float));
-    for (int i = 0; i < x.pixels; ++i) share[sz(i)] = x.share[i];
     const std::size_t room = sz(x.pixels) + kPixelSlackBytes;
+    std::vector<float> share(room);
+    std::vector<std::int32_t> first(room, x.first[x.pixels - 1]);
+    for (int i = 0; i < x.pixels; ++i) {
+        share[sz(i)] = x.share[i];
+        first[sz(i)] = x.first[i];
+    }
     std::vector<std::uint8_t> flat(room), pick(room), ids(room);
     std::vector<float> lines(2 * sz(classes) * sz(x.cells + kCellSlack));
-    MixedRow row{nullptr,      nullptr,      rows.class_stride(), classes,     x.cells,     x.pixels,     0.0f,
-                 begin.data(), share.data(), wanted.data(),       pick.data(), flat.data(), lines.data(), ids.data()};
+    MixedRow row{nullptr,     nullptr,     rows.class_stride(), classes,      x.cells,      x.pixels,
+                 0.0f,        is_fine(x),  begin.data(),        first.data(), share.data(), wanted.data(),
+                 pick.data(), flat.data(), lines.data(),        ids.data()};
     for (int i = 0; i < y.pixels;) {
         const int cell = y.first[i], below = std::min(cell + 1, y.cells - 1);
         const CellRows::Row &above = rows.of(cell), &under = rows.of(below);
         const std::uint8_t *upper = above.best.data(), *lower = under.best.data();
-        bool any = false;
-        for (int c = 0; c < x.cells; ++c) {
-            const int beside = std::min(c + 1, x.cells - 1), pixels = begin[sz(c) + 1] - begin[sz(c)];
-            const bool unlike = upper[c] != upper[beside] || upper[c] != lower[c] || upper[c] != lower[beside];
-            wanted[sz(c)] = unlike ? 255 : 0;
-            any |= unlike && pixels > 0;
-            for (int k = begin[sz(c)]; k < begin[sz(c) + 1]; ++k) {
-                flat[sz(k)] = upper[c];
-                pick[sz(k)] = wanted[sz(c)];
-            }
+        const int last = x.cells - 1;
+        for (int c = 0; c < last; ++c) {
+            const int unlike = (upper[c] ^ upper[c + 1]) | (upper[c] ^ lower[c]) | (upper[c] ^ lower[c + 1]);
+            wanted[sz(c)] = unlike != 0 ? 255 : 0;
         }
+        wanted[sz(last)] = upper[last] != lower[last] ? 255 : 0;
+        spread(wanted.data(), begin.data(), x.cells, pick.data());
+        spread(upper, begin.data(), x.cells, flat.data());
+        const bool any = std::memchr(pick.data(), 255, sz(x.pixels)) != nullptr;
         row.upper = above.bounded.data();
         row.lower = under.bounded.data();
         for (; i < y.pixels && y.first[i] == cell; ++i) {
@@ -190,19 +217,26 @@ void paint_mask(const PixelKernels& kernels, const float* logits, int classes, c
 }
 
 void count_ids(const std::uint8_t* mask, std::size_t pixels, std::int64_t* counts) {
-    // Neighbours mostly are of one class: eight of them are told by one comparison.
-    std::size_t i = 0;
-    while (i < pixels) {
-        const std::uint8_t id = mask[i];
-        const std::uint64_t eight_alike = 0x0101010101010101ull * id;
-        const std::size_t first = i++;
-        for (std::uint64_t eight; i + sizeof eight <= pixels; i += sizeof eight) {
-            std::memcpy(&eight, mask + i, sizeof eight);
-            if (eight != eight_alike) break;
+    // Neighbours mostly are of one class: eight are compared with those before them at once.
+    std::size_t first = 0;  // of the run that goes on
+    const auto border = [&](std::size_t i) {
+        counts[mask[i - 1]] += static_cast<std::int64_t>(i - first);
+        first = i;
+    };
+    std::size_t i = 1;
+    for (std::uint64_t eight, before; i + sizeof eight <= pixels; i += sizeof eight) {
+        std::memcpy(&eight, mask + i, sizeof eight);
+        std::memcpy(&before, mask + i - 1, sizeof before);
+        for (std::uint64_t unlike = eight ^ before; unlike != 0;) {
+            const int bit = __builtin_ctzll(unlike) / 8 * 8;  // of the first byte that differs: the lowest in memory
+            border(i + sz(bit / 8));
+            unlike &= ~(std::uint64_t{255} << bit);
         }
-        while (i < pixels && mask[i] == id) ++i;
-        counts[id] += static_cast<std::int64_t>(i - first);
     }
+    for (; i < pixels; ++i) {
+        if (mask[i] != mask[i - 1]) border(i);
+    }
+    if (pixels > 0) border(pixels);
 }
 
 }  // namespace bitgear

@@ -15,13 +15,17 @@ constexpr int kCellSlack = 32;                             // logits behind a ro
 // A row of pixels of a mask that lies between two rows of cells. Pixels begin[cell]..begin[cell + 1] - 1 lie between a
 // cell and the next one. Where cells are `wanted`, `pick` is 255 and the class is that of the largest logit,
 // interpolated bilinearly: down by `down_share`, then across by the pixel's share. Elsewhere it is that of `flat`.
-// Rows of logits have kCellSlack behind them; share, pick, flat and ids have kPixelSlackBytes.
+// `fine`: there is no cell without pixels between two that have some, and no eight pixels lie in eight cells. `first`:
+// of each pixel, the cell before its centre, and of what lies behind the row, that of the last pixel.
+// Rows of logits have kCellSlack behind them; first, share, pick, flat and ids have room for kPixelSlackBytes more.
 struct MixedRow {
     const float *upper, *lower;
     std::size_t class_stride;
     int classes, cells, pixels;
     float down_share;
+    bool fine;
     const int* begin;
+    const std::int32_t* first;
     const float* share;
     const std::uint8_t *wanted, *pick, *flat;
     float* lines;       // room for 2 * classes * (cells + kCellSlack)

@@ -235,8 +235,51 @@ void largest(const float* logits, std::size_t class_stride, int classes, int cou
     }
 }
 
-void mixed(const MixedRow& row, std::uint8_t* out) {
-    // First down the columns, then along the row. Lines: [class][cell], values, then differences to the next ones.
+#if BG_VECTOR_BYTES >= 32
+// Lanes of a vector in another order.
+inline VecF permute(VecF v, VecI lanes) {
+#if BG_VECTOR_BYTES == 64
+    return reinterpret_cast<VecF>(
+        _mm512_maskz_permutexvar_ps(0xffff, reinterpret_cast<__m512i>(lanes), reinterpret_cast<__m512>(v)));
+#else
+    return reinterpret_cast<VecF>(
+        _mm256_permutevar8x32_ps(reinterpret_cast<__m256>(v), reinterpret_cast<__m256i>(lanes)));
+#endif
+}
+
+// The ids of pixels that are wanted, of a row that is fine: a vector of pixels lies in cells that are one vector too.
+void ids_of_pixels(const MixedRow& row) {
+    const VecF down_share = broadcast(row.down_share);
+    for (int x = 0; x < row.pixels; x += kLanes) {
+        std::uint64_t wanted[kLanes / 8], any = 0;
+        std::memcpy(wanted, row.pick + x, sizeof wanted);
+        for (const std::uint64_t eight : wanted) any |= eight;
+        if (any == 0) continue;
+        const int cell = row.first[x];
+        const VecI left = load<VecI>(row.first + x) - broadcast(cell);
+        const VecI right = min(left + broadcast(1), broadcast(row.cells - 1 - cell));
+        const VecF share = load<VecF>(row.share + x);
+        VecF highest;
+        VecI index = {};
+        for (int c = 0; c < row.classes; ++c) {
+            const std::size_t at = static_cast<std::size_t>(c) * row.class_stride + static_cast<std::size_t>(cell);
+            const VecF upper = load<VecF>(row.upper + at), lower = load<VecF>(row.lower + at);
+            const VecF line = upper + (lower - upper) * down_share;
+            const VecF from = permute(line, left), value = from + (permute(line, right) - from) * share;
+            if (c == 0) {
+                highest = value;
+            } else {
+                challenge(value, c, highest, index);
+            }
+        }
+        store(row.ids + x, narrow(index));
+    }
+}
+#endif
+
+// The ids of pixels that are wanted, cell by cell: first down the columns, then along the row.
+void ids_of_cells(const MixedRow& row) {
+    // Lines: [class][cell], values, then differences to the next ones.
     const int cells = row.cells, classes = row.classes;
     const std::ptrdiff_t stride = (cells / kLanes + 1) * kLanes, steps = classes * stride;
     const VecF down_share = broadcast(row.down_share);
@@ -268,12 +311,22 @@ void mixed(const MixedRow& row, std::uint8_t* out) {
             store(row.ids + x, narrow(index));  // what lies beyond the cell is written by the next one, or not picked
         }
     }
-    for (int x = 0; x < row.pixels; x += BG_VECTOR_BYTES) {
+}
+
+void mixed(const MixedRow& row, std::uint8_t* out) {
+#if BG_VECTOR_BYTES >= 32
+    (row.fine ? ids_of_pixels : ids_of_cells)(row);
+#else
+    ids_of_cells(row);
+#endif
+    const auto ids = [&](int x) {
         const VecB pick = load<VecB>(row.pick + x);
-        const VecB ids = (load<VecB>(row.ids + x) & pick) | (load<VecB>(row.flat + x) & ~pick);
-        std::memcpy(out + x, &ids,
-                    static_cast<std::size_t>(row.pixels - x < BG_VECTOR_BYTES ? row.pixels - x : BG_VECTOR_BYTES));
-    }
+        return (load<VecB>(row.ids + x) & pick) | (load<VecB>(row.flat + x) & ~pick);
+    };
+    int x = 0;
+    for (; x + BG_VECTOR_BYTES <= row.pixels; x += BG_VECTOR_BYTES) store(out + x, ids(x));
+    const VecB rest = ids(x);
+    std::memcpy(out + x, &rest, static_cast<std::size_t>(row.pixels - x));
 }
 
 #define BG_PIXEL_FUNCTIONS {across_bytes, pack_across, across, down, look_up, bound, largest, mixed}

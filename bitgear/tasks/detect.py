@@ -8,6 +8,7 @@ left, top, right and bottom side of its object: ``softplus(value) * stride`` inp
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -161,7 +162,7 @@ def _boxes(
 ) -> NDArray[np.float32]:
     strides = np.array([record.width_px / width, record.height_px / height])
     centres = (np.stack([cells % width, cells // width], axis=1) + 0.5) * strides
-    values = np.nan_to_num(sides.astype(np.float64), nan=-_LARGEST_LOGIT).clip(-_LARGEST_LOGIT, _LARGEST_DISTANCE)
+    values = _bounded(sides.astype(np.float64), _LARGEST_DISTANCE)
     distances = np.logaddexp(np.float64(0), values) * np.tile(strides, 2)
     boxes: NDArray[np.float32] = np.hstack([centres - distances[:, :2], centres + distances[:, 2:]]).astype(np.float32)
     return boxes
@@ -176,6 +177,14 @@ def _least_logit(confidence: float) -> float:
 
 
 def _sigmoid(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    bounded = np.nan_to_num(logits, nan=-_LARGEST_LOGIT).clip(-_LARGEST_LOGIT, _LARGEST_LOGIT)
+    bounded = _bounded(logits, _LARGEST_LOGIT)
     scores: NDArray[np.float32] = 1 / (1 + np.exp(-bounded))
     return scores
+
+
+def _bounded(values: NDArray[np.floating], highest: float) -> NDArray[Any]:
+    """Return values, of their dtype, between the least logit, which stands for what is no number, and ``highest``."""
+    bounded = np.empty_like(values)
+    np.fmax(values, -_LARGEST_LOGIT, out=bounded)  # of a number and none, the number
+    np.fmin(bounded, highest, out=bounded)
+    return bounded

@@ -97,6 +97,25 @@ def test_masks_equal_those_of_the_portable_way(
                 np.testing.assert_array_equal(found, segment.class_mask(values, letterbox))
 
 
+@pytest.mark.parametrize(
+    "steps", [(1,), (1, 1, 1, 1, 1, 1, 0), (1, 1, 1, 1, 1, 0), (1, 0), (0, 0, 0, 0, 1), (2, 0, 0), (0, 3, 1)]
+)
+@pytest.mark.parametrize("pixels", [1, 7, 8, 9, 31, 64, 65, 100])
+def test_masks_of_all_densities_of_cells(instruction_set: str, steps: tuple[int, ...], pixels: int):
+    """From several pixels a cell to several cells a pixel, and what lies just beside what vectors can hold."""
+    rng = np.random.default_rng(pixels)
+    first = np.resize(np.array(steps, np.int32), pixels).cumsum(dtype=np.int32)
+    cells = int(first[-1]) + int(rng.integers(1, 4))  # pixels end within the last cell, or before it
+    share = rng.random(pixels, np.float32)
+    x = segment._Samples(first, np.minimum(first + 1, cells - 1), share)
+    y = segment._Samples(np.array([0, 0, 1, 4], np.int32), np.array([1, 1, 2, 4], np.int32), rng.random(4, np.float32))
+    for classes in (1, 2, 11):
+        logits = rng.normal(size=(classes, 5, cells)).astype(np.float32)
+        mask = np.full((4, pixels), 200, np.uint8)
+        _native.paint_mask(instruction_set, logits, y.first, y.share, x.first, x.share, mask)
+        np.testing.assert_array_equal(mask, segment._class_mask(logits, y, x))
+
+
 def test_without_the_extension_codes_are_the_same(monkeypatch: pytest.MonkeyPatch):
     record, pixels = RECORDS[0], pictures(640, 480)[0]
     letterbox = Letterbox.of(640, 480, record)
@@ -170,10 +189,11 @@ def test_samples_that_would_reach_beyond_memory_are_refused(name: str, value: ND
 @pytest.mark.parametrize("shape", [(1, 1), (1, 7), (3, 8), (5, 13), (40, 33)])
 @pytest.mark.parametrize("ids", [1, 3, 256])
 def test_ids_are_counted(shape: tuple[int, int], ids: int):
-    mask = np.repeat(np.random.default_rng(ids).integers(256 - ids, 256, shape, np.uint8), 9, axis=1)
-    counts = np.full(256, 5, np.int64)
-    _native.count_ids(mask, counts)
-    np.testing.assert_array_equal(counts, 5 + np.bincount(mask.ravel(), minlength=256))
+    noise = np.random.default_rng(ids).integers(256 - ids, 256, shape, np.uint8)
+    for mask in (noise, np.repeat(noise, 9, axis=1)):
+        counts = np.full(256, 5, np.int64)
+        _native.count_ids(mask, counts)
+        np.testing.assert_array_equal(counts, 5 + np.bincount(mask.ravel(), minlength=256))
 
 
 def test_counts_of_fewer_ids_are_refused():
