@@ -1,8 +1,8 @@
 """The threads that do whatever takes time: errands, such as a picture to decode, and engine calls.
 
-No more of them compute at a time than there are cores, errands first. More would not get more done, but make one
-another slower: an engine call that is set aside while pictures are decoded takes longer than the ladder says, the
-ladder follows, and a policy refuses what would have been in time.
+No more of them compute at a time than there are cores, errands first until calls are due. More would not get more
+done, but make one another slower: an engine call that is set aside while pictures are decoded takes longer than the
+ladder says, the ladder follows, and a policy refuses what would have been in time.
 
 Whoever is done with one thing takes the next: the picture that a thread has decoded, it may well run through the
 network too. To wake another thread, and wait until it has the interpreter, takes longer than many an errand.
@@ -11,22 +11,21 @@ network too. To wake another thread, and wait until it has the interpreter, take
 import logging
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Literal
 
+from server.errands import Errand, Errands, Place
 from server.errors import Draining
 from server.problems import RETRY_AFTER_S
 from server.settings import SettingsError
 
 GIVES_WAY = 32
-"""So many errands at most go before as many engine calls as there are workers: in a flood of pictures, some are to be
-answered, but in batches."""
+"""So many errands at most go before as many engine calls as there are workers, due or not."""
 
 PATIENCE_S = 0.1
-"""When no engine call has begun or ended for so long, errands go ahead: a slow device does not keep them from what is
+"""When engine calls keep all cores for so long, errands go ahead: a slow device does not keep them from what is
 short."""
 
 START_TIMEOUT_S = 1.0
@@ -52,6 +51,7 @@ class Crew:
         self, cores: int, workers: int, threads: int = 1, spare: int = 1, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self.workers = workers
+        self.cores = cores
         self._threads_of_call = threads
         self._gives_way = max(1, GIVES_WAY // workers)
         self._clock = clock
@@ -62,10 +62,10 @@ class Crew:
         self._holders = threading.Condition(lock)
         self._free = cores
         self._idle_workers = list(range(workers))
-        self._errands: deque[Callable[[], None]] = deque()
+        self._errands = Errands()
         self._errands_since_call = 0
         self._on_errands: set[int] = set()
-        self._wanted = False
+        self._wanted = self._due = False
         self._holds_waiting = 0
         self._called_s = clock()
         self._watched = False
@@ -77,18 +77,32 @@ class Crew:
         """Say what an engine call is. Before any is wanted."""
         self._call = call
 
-    def errand(self, errand: Callable[[], None]) -> None:
+    def errand(self, errand: Errand, place: Place) -> None:
         """Have something short done. Raises :class:`~server.errors.Draining` once the crew is closed."""
         with self._lock:
             if self._closed:
                 raise Draining(RETRY_AFTER_S)
-            self._errands.append(errand)
+            self._errands.put(errand, place)
             self._rouse()
 
-    def want(self) -> None:
-        """Have an engine call made, as soon as a worker and its cores are free and no errand waits."""
+    @property
+    def errands(self) -> int:
+        """How many errands nobody has begun yet."""
+        return len(self._errands)
+
+    def errands_before(self, order_s: float) -> int:
+        """Return how many errands go before one of that order for a deadline."""
+        with self._lock:
+            return self._errands.before(order_s, self._clock())
+
+    def want(self, due: bool = False) -> None:
+        """Have an engine call made, as soon as a worker and its cores are free and no errand waits.
+
+        ``due``: errands that wait are no reason to wait for.
+        """
         with self._lock:
             self._wanted = True
+            self._due = self._due or due
             # A thread on an errand looks for more itself, as soon as that is done.
             if threading.get_ident() not in self._on_errands:
                 self._rouse()
@@ -101,9 +115,7 @@ class Crew:
         """
         with self._lock:
             self._holds_waiting += 1
-            self._holders.wait_for(
-                lambda: self._closed or (self._free >= cores and (not self._errands or self._has_given_way()))
-            )
+            self._holders.wait_for(lambda: self._closed or (self._free >= cores and not self._errands_wait_for_cores()))
             self._holds_waiting -= 1
             if self._closed:
                 raise Draining(RETRY_AFTER_S)
@@ -132,15 +144,23 @@ class Crew:
     def _has_given_way(self) -> bool:
         return self._errands_since_call >= self._gives_way
 
+    def _call_waits(self) -> bool:
+        return bool(self._wanted and self._idle_workers)
+
+    def _errands_wait_for_cores(self) -> bool:
+        """Return whether there are errands, and no call or holder whose turn it is."""
+        turn = self._has_given_way()
+        call_is_due = (self._call_waits() and (self._due or turn)) or (self._holds_waiting > 0 and turn)
+        return len(self._errands) > 0 and not call_is_due
+
     def _next(self) -> Kind | None:
         """Return what a thread should do now; None: nothing can be done, or nothing is to be."""
-        call_waits = bool(self._wanted and self._idle_workers)
-        call_is_due = self._has_given_way() and (call_waits or self._holds_waiting > 0)
-        if self._errands and self._free > 0 and not call_is_due:
+        errands_wait = self._errands_wait_for_cores()
+        if errands_wait and self._free > 0:
             return "errand"
-        if call_waits and self._free >= self._threads_of_call and not self._holds_waiting:
+        if self._call_waits() and self._free >= self._threads_of_call and not self._holds_waiting:
             return "call"
-        if self._errands and self._clock() >= self._called_s + PATIENCE_S:
+        if errands_wait and self._clock() >= self._called_s + PATIENCE_S:
             return "errand"
         return None
 
@@ -157,7 +177,7 @@ class Crew:
             kind = self._next()
             if kind is not None:
                 return kind
-            if self._errands and not self._watched:
+            if self._errands_wait_for_cores() and not self._watched:
                 self._watched = True
                 self._work.wait(max(0.0, self._called_s + PATIENCE_S - self._clock()))
                 self._watched = False
@@ -200,14 +220,14 @@ class Crew:
             if kind is None:
                 return False
             if kind == "errand":
-                do, cores, worker = self._errands.popleft(), 1, None
+                do, cores, worker = self._errands.pop(self._clock()), 1, None
                 self._free -= 1
                 self._errands_since_call += 1
                 self._on_errands.add(threading.get_ident())
             else:
                 worker, cores = self._idle_workers.pop(), self._threads_of_call
                 do = partial(self._call, worker)
-                self._wanted = False
+                self._wanted = self._due = False
                 self._begin_call(cores)
             self._rouse()
         try:

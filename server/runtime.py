@@ -26,6 +26,7 @@ from server.admission import Keys, Permits, load_keys
 from server.calls import Pending
 from server.conduct import Conduct, first_conduct
 from server.crew import Crew
+from server.errands import Place
 from server.errors import BadParameter, DeadlineExceeded, Draining, ModelUnusable, NotReady, RequestError, shown
 from server.exchange import Exchange, ServedAt, Step
 from server.ladder import positions
@@ -375,7 +376,11 @@ class Runtime:
         """
         pending: Pending[_Done[T]] = Pending(self._expires_s(wish, exchange))
         request = _Request(pending, model, exchange, prepare, time.monotonic())
-        done = await pending.wait(receive, lambda: self._crew.errand(lambda: self._prepare(request, wish)))
+        known = self._waiting(request, wish, _anything(model))
+        if model.refresh is not None and self.scheduler.crowded_out(model, known, self.conduct.margin):
+            raise DeadlineExceeded("queue")
+        place = Place(known.order_s, known.hard)
+        done = await pending.wait(receive, lambda: self._crew.errand(lambda: self._prepare(request, wish), place))
         exchange.steps = done.steps
         exchange.served = done.inference.served
         return done.inference
@@ -405,6 +410,7 @@ class Runtime:
                 q_image=work.q_image,
                 waiting=self._waiting(request, work.wish, admission, len(work.q_image)),
                 expires_s=expires_s,
+                ready_s=ended_s - began_s,
                 deliver=lambda outcome: self._deliver(request, prepared, outcome),
             )
         except Exception as error:
@@ -414,8 +420,8 @@ class Runtime:
     def _check_hope(self, request: "_Request[T]", wish: Wish) -> None:
         """Raise :class:`~server.errors.DeadlineExceeded` if it is known before a picture is decoded that it is late."""
         model = request.model
-        if wish.deadline_ms is None or model.refresh is None or not self.scheduler.depth(model):
-            return  # nothing is promised, times are assumed, or nothing waits
+        if wish.deadline_ms is None or model.refresh is None:
+            return  # nothing is promised, or times are assumed
         newcomer = self._waiting(request, wish, self._admission(request, wish))
         if self.scheduler.hopeless(model, newcomer, self.conduct.margin):
             raise DeadlineExceeded("queue")
@@ -632,6 +638,11 @@ class _Prepared(Generic[T]):
 class _Done(Generic[T]):
     inference: Inference[T]
     steps: Sequence[Step]
+
+
+def _anything(model: ServedModel) -> Admission:
+    """Return the admission of a request that has yet to say what it wants."""
+    return Admission(model.ladder.all_rungs, 0, "default", "default", pinned=False)
 
 
 def _call_soon(loop: asyncio.AbstractEventLoop, call: Callable[..., object], *arguments: object) -> None:

@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 
 from bitgear.engines import DerivedModel, ModelCache
 from server.crew import Crew
+from server.errands import LATE_TURN
 from server.errors import DeadlineExceeded, Draining
 from server.ladder import Ladder, Rung, positions
 from server.policies.batches import hopeless, narrowest_of
@@ -39,11 +40,12 @@ from server.registry import ServedModel
 ARRIVALS = 64
 """How many recent arrivals tell their rate."""
 
-LATE_TURN = 4
-"""While requests without a deadline are late, one batch in so many is formed in the usual order."""
-
 SERVICE_WEIGHT = 0.1
-"""Weight of the newest batch in the running mean of what one request takes."""
+"""Weight of the newest batch in the running mean of what one request takes, and of the newest job in what that took to
+be made ready."""
+
+ODDLY_LONG = 4.0
+"""A job counts for no more than so many times the mean of those before it."""
 
 _logger = logging.getLogger(__name__)
 
@@ -73,7 +75,7 @@ class Job:
     ``q_image``: codes, int8 (n, 3, H, W), n being ``waiting.images``. ``expires_s``: when it
     must not be run any more, on the scheduler's clock. ``deliver`` is called once, on a worker's thread: with a
     :class:`Served`, or with what went wrong. Whoever waits for it sets ``gone`` when nobody does any more; such a job
-    is dropped, and nothing is delivered. ``running``: an engine works on it.
+    is dropped, and nothing is delivered. ``ready_s``: what making it ready took. ``running``: an engine works on it.
     """
 
     model: ServedModel
@@ -81,6 +83,7 @@ class Job:
     waiting: Waiting
     expires_s: float
     deliver: Callable[[Served | Exception], None]
+    ready_s: float = 0.0
     submitted_s: float = 0.0
     gone: bool = False
     running: bool = False
@@ -173,7 +176,7 @@ class Scheduler:
         # Lanes go with the last who holds their model: a job that waits, or the registry.
         self._lanes: weakref.WeakKeyDictionary[ServedModel, _Lane] = weakref.WeakKeyDictionary()
         self._running: list[_Batch | None] = [None] * crew.workers
-        self._job_s = 0.0
+        self._job_s = self._ready_s = 0.0
         self._gave_way = 0
         self._closing = False
         crew.calls(self._work)
@@ -199,24 +202,41 @@ class Scheduler:
         lane = self._lanes.get(model)
         return 0 if lane is None else len(lane.jobs)
 
-    def hopeless(self, model: ServedModel, newcomer: Waiting, margin: float) -> bool:
-        """Return whether a request would be late for what waits: see :func:`~server.policies.batches.hopeless`."""
-        lane = self._lanes.get(model)
-        if lane is None:
+    def crowded_out(self, model: ServedModel, newcomer: Waiting, margin: float) -> bool:
+        """Return whether a request would be late for what waits to be made ready before it.
+
+        However narrow all of that is served, and with ``margin``. False if nothing does: what may be wrong is found
+        out by trying.
+        """
+        ahead = self._crew.errands_before(newcomer.order_s) if newcomer.hard else 0
+        if ahead == 0:
             return False
+        needed_s = ahead * self._unready_s(model.ladder) + self._ready_s + min(model.ladder.alone_s)
+        return needed_s * (1 + margin) > newcomer.deadline_s - self._clock()
+
+    def hopeless(self, model: ServedModel, newcomer: Waiting, margin: float) -> bool:
+        """Return whether a request that is to be made ready now would be late for what waits.
+
+        See :func:`~server.policies.batches.hopeless`. False if nothing waits. Takes a lock that is held while a policy
+        decides: not for the event loop.
+        """
         with self._lock:
-            load = self._load(lane, [job for job in lane.jobs if not job.gone], self._clock())
-        return hopeless(model.ladder, load, newcomer, margin)
+            lane = self._lanes.get(model) or _Lane()
+            load = self._load(model.ladder, lane, [job for job in lane.jobs if not job.gone], self._clock())
+        if not load.queue and not self._crew.errands:
+            return False
+        return hopeless(model.ladder, load, newcomer, margin, self._ready_s)
 
     def submit(self, job: Job) -> None:
         """Queue a job. Takes a lock that is held while a policy decides: not for the event loop."""
         with self._lock:
             if not self._closing:
+                self._note_ready(job.ready_s)
                 job.submitted_s = self._clock()
                 lane = self._lanes.setdefault(job.model, _Lane())
                 lane.arrivals_s.append(job.submitted_s)
                 bisect.insort(lane.jobs, job, key=_order)
-                self._crew.want()
+                self._crew.want(self._is_due())
                 return
         job.settle(Draining(RETRY_AFTER_S))
 
@@ -229,6 +249,28 @@ class Scheduler:
         for job in waiting:
             job.settle(Draining(RETRY_AFTER_S))
 
+    def _note_ready(self, ready_s: float) -> None:
+        if self._ready_s > 0:
+            ready_s = min(ready_s, ODDLY_LONG * self._ready_s)
+            ready_s = self._ready_s + SERVICE_WEIGHT * (ready_s - self._ready_s)
+        self._ready_s = ready_s
+
+    def _unready_s(self, ladder: Ladder) -> float:
+        """Return how long all workers take at least for a request that is still to be made ready."""
+        return self._ready_s / self._crew.cores + min(ladder.image_s) / ladder.noise / self.workers
+
+    def _is_due(self) -> bool:
+        """Return whether engine calls should not wait for what is still to be made ready.
+
+        So it is once each worker has an efficient batch; or if a call is the shorter errand.
+        """
+        return any(
+            len(lane.jobs) >= self.workers * max(model.ladder.efficient_batches)
+            or self._ready_s > model.ladder.alone_s[0]
+            for model, lane in self._lanes.items()
+            if lane.jobs
+        )
+
     def _work(self, slot: int) -> None:
         """Form a batch of what waits, if anything does still, and run it. What a worker does when it is free."""
         try:
@@ -236,7 +278,7 @@ class Scheduler:
             with self._lock:
                 batch = None if self._closing else self._form(slot, expired)
                 if any(lane.jobs for lane in self._lanes.values()):
-                    self._crew.want()  # another worker may be free
+                    self._crew.want(self._is_due())  # another worker may be free
             for job in expired:
                 job.settle(DeadlineExceeded("queue"))
             if batch is not None:
@@ -306,7 +348,7 @@ class Scheduler:
     def _decide(
         self, slot: int, ladder: Ladder, lane: _Lane, queue: Sequence[Job], now_s: float
     ) -> tuple[Dispatch, float]:
-        load = self._load(lane, queue, now_s, slot)
+        load = self._load(ladder, lane, queue, now_s, slot)
         started_s = self._clock()
         try:
             dispatch = self.policy.dispatch(ladder, load)
@@ -318,8 +360,11 @@ class Scheduler:
         self._decided(decision_s)
         return dispatch, decision_s
 
-    def _load(self, lane: _Lane, jobs: Sequence[Job], now_s: float, asking: int | None = None) -> Load:
-        """Return what these jobs of a lane are to a policy, what waits in other lanes, and what runs in other slots."""
+    def _load(self, ladder: Ladder, lane: _Lane, jobs: Sequence[Job], now_s: float, asking: int | None = None) -> Load:
+        """Return what these jobs of a lane are to a policy, what waits elsewhere, and what runs in other slots.
+
+        What is still to be made ready is taken for this lane's.
+        """
         return Load(
             now_s=now_s,
             queue=[job.waiting for job in jobs],
@@ -329,6 +374,7 @@ class Scheduler:
                 batch.expected_s for slot, batch in enumerate(self._running) if slot != asking and batch is not None
             ),
             elsewhere=self._elsewhere(lane),
+            unready_s=self._crew.errands * self._unready_s(ladder),
         )
 
     def _elsewhere(self, lane: _Lane) -> Sequence[tuple[float, float]]:

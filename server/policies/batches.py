@@ -90,25 +90,23 @@ def give_up(load: Load, rung_of: Callable[[Waiting], int], reason: Reason) -> Di
     return Dispatch(rung, (last,), tuple(position for position in everyone if position != last), reason)
 
 
-def hopeless(ladder: Ladder, load: Load, newcomer: Waiting, margin: float) -> bool:
+def hopeless(ladder: Ladder, load: Load, newcomer: Waiting, margin: float, ready_s: float = 0.0) -> bool:
     """Return whether a request that is not in the queue yet would be late even if all narrowed down for it.
 
     What the workers do is finished, and what stands before it and is not lost, for other models too, is served by all
     of them in efficient batches, each at the narrowest that it allows: in sum that takes what it takes at the median.
-    Then its own time must be left, as the ladder says, and of all that ``margin`` more. False if nothing waits for its
-    model: what may be wrong is found out by trying.
+    Then its own time must be left, as the ladder says, after the ``ready_s`` that it takes to make it ready; and of all
+    that ``margin`` more.
     """
     if not newcomer.hard:
         return False
     order_of = attrgetter("order_s")
     first = bisect_left(load.queue, load.now_s + min(ladder.alone_s), key=order_of)
     ahead = load.queue[first : bisect_left(load.queue, newcomer.order_s, key=order_of)]
-    if not ahead:
-        return False
     work_s = sum(until_s - load.now_s for until_s in load.busy_until_s if until_s > load.now_s)
     work_s += sum(ladder.image_s[narrowest(mask)] * images for mask, images in map(work_of, ahead))
     own_s = ladder.rungs[narrowest(newcomer.allowed)].latency_ms(newcomer.images) / 1000
-    needed_s: float = work_s / ladder.noise / load.workers + load.elsewhere_s(newcomer.order_s) + own_s
+    needed_s: float = work_s / ladder.noise / load.workers + load.elsewhere_s(newcomer.order_s) + ready_s + own_s
     needed_s *= 1 + margin
     return needed_s > newcomer.deadline_s - load.now_s
 

@@ -7,10 +7,13 @@ import pytest
 
 from server import crew as module
 from server.crew import GIVES_WAY, Crew
+from server.errands import Place
 from server.errors import Draining
 from server.settings import SettingsError
 from tests.server.test_scheduler import Clock
 from tests.serving import DEADLINE_S, limit_threads, wait_until
+
+ANY = Place(0.0)
 
 
 class Work:
@@ -50,16 +53,16 @@ class Bench:
         if work is not None:
             work()
 
-    def call(self, name: str = "call") -> Work:
+    def call(self, name: str = "call", due: bool = False) -> Work:
         work = self._work(name)
         with self._lock:
             self._waiting.append(work)
-        self.crew.want()
+        self.crew.want(due)
         return work
 
-    def errand(self, name: str = "errand", ended: Callable[[], None] = lambda: None) -> Work:
+    def errand(self, name: str = "errand", ended: Callable[[], None] = lambda: None, place: Place = ANY) -> Work:
         work = self._work(name, ended)
-        self.crew.errand(work)
+        self.crew.errand(work, place)
         return work
 
     def _work(self, name: str, ended: Callable[[], None] = lambda: None) -> Work:
@@ -152,6 +155,73 @@ def test_a_flood_of_errands_lets_calls_through(bench: Callable[..., Bench], work
     assert [place for place, name in enumerate(b.begun) if name == "call"] == [every, 2 * every + 1]
 
 
+def test_a_call_that_is_due_goes_before_errands(bench: Callable[..., Bench]) -> None:
+    b = bench(1)
+    first = b.errand("first")
+    b.awaits("first")
+    b.errand("second").let_go.set()
+    b.call("1", due=True).let_go.set()
+    b.call("2").let_go.set()  # due no more, once a call was made
+    first.let_go.set()
+    b.awaits("first", "1", "second", "2")
+
+
+def test_who_holds_cores_goes_before_a_call_that_is_due_and_so_before_errands(bench: Callable[..., Bench]) -> None:
+    b = bench(1)
+    first = b.errand("first")
+    b.awaits("first")
+    held, let_go = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with b.crew.hold(1):
+            held.set()
+            assert let_go.wait(DEADLINE_S)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    wait_until(lambda: b.crew._holds_waiting == 1, "one who waits")
+    b.call(due=True).let_go.set()
+    b.errand("second").let_go.set()
+    first.let_go.set()
+    assert held.wait(DEADLINE_S)
+    assert b.begun == ["first"]
+    let_go.set()
+    holder.join(DEADLINE_S)
+    b.awaits("first", "call", "second")
+
+
+def test_errands_go_in_their_order(bench: Callable[..., Bench]) -> None:
+    b = bench(1)
+    first = b.errand("first")
+    b.awaits("first")
+    for name, place in (("late", Place(2.0)), ("soon", Place(1.0)), ("hard", Place(3.0, hard=True))):
+        b.errand(name, place=place).let_go.set()
+    assert b.crew.errands == 3
+    assert b.crew.errands_before(2.5) == 0  # those without a deadline are late
+    b.clock.now_s = 1.5
+    assert b.crew.errands_before(2.5) == 1
+    b.clock.now_s = 0.0
+    assert [b.crew.errands_before(order_s) for order_s in (0.5, 1.5, 2.5, 3.5)] == [0, 1, 2, 3]
+    first.let_go.set()
+    b.awaits("first", "soon", "late", "hard")
+
+
+def test_errands_that_take_long_leave_the_cores_to_calls_that_are_due(
+    bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    b = bench(1)
+    first = b.errand("first")
+    b.awaits("first")
+    monkeypatch.setattr(module, "PATIENCE_S", 0.01)
+    b.clock.now_s += 1
+    b.call(due=True).let_go.set()
+    second = b.errand("second")
+    assert b.crew._next() is None  # no more are begun than there are cores
+    first.let_go.set()
+    b.awaits("first", "call", "second")
+    second.let_go.set()
+
+
 def test_errands_do_not_wait_for_calls_that_take_long(bench: Callable[..., Bench]) -> None:
     b = bench(1)
     call = b.call()
@@ -233,7 +303,7 @@ def test_what_fails_ends_no_thread(bench: Callable[..., Bench]) -> None:
         raise SystemExit
 
     for _ in range(3):
-        b.crew.errand(fail)
+        b.crew.errand(fail, ANY)
     b.call()
     b.awaits("call")
 

@@ -268,7 +268,20 @@ def test_who_is_late_for_what_waits() -> None:
     assert late(replace(load_of(queue), elsewhere=elsewhere), 23)
     assert not late(replace(load_of(queue), elsewhere=elsewhere[:1]), 23)
     assert not late(replace(load_of(queue), elsewhere=elsewhere[-1:]), 23)
-    assert not late(replace(load_of(()), elsewhere=elsewhere), 10)  # nothing of its own waits
+    assert not late(replace(load_of(()), elsewhere=elsewhere[:1]), 10)
+    # what it takes to make it ready, too
+    assert not hopeless(THREE, load_of(queue_of(*[20] * 7)), newcomer[21], 0.0, ready_s=0.0005)
+    assert hopeless(THREE, load_of(queue_of(*[20] * 7)), newcomer[21], 0.0, ready_s=0.001)
+    assert [hopeless(THREE, load_of(()), newcomer[10], 0.0, ready_s=ready_s) for ready_s in (0.005, 0.007)] == [
+        False, True,
+    ]  # fmt: skip
+
+
+def test_look_ahead_narrows_for_what_is_not_ready_yet() -> None:
+    queue = queue_of(*[67] * 8)
+    rungs = [LookAhead().dispatch(THREE, replace(load_of(queue), unready_s=s)).rung for s in (0.0, 0.02, 0.2)]
+    assert rungs == sorted(rungs)
+    assert rungs[0] < rungs[-1]
 
 
 def test_what_other_models_wait_for() -> None:

@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from bitgear.bits import Plan, as_plan
 from bitgear.engines import DerivedModel, ModelCache, create_engine
 from server.crew import Crew
+from server.errands import Place
 from server.errors import DeadlineExceeded, Draining
 from server.ladder import Ladder, Rung
 from server.measurement import assumed_ladder
@@ -20,7 +21,7 @@ from server.policies.fixed import Fixed
 from server.policies.lookahead import LOOKED_AT
 from server.policy import Dispatch, Load, Policy, Waiting
 from server.registry import ServedModel
-from server.scheduler import LATE_TURN, BatchReport, Job, Scheduler, Served
+from server.scheduler import LATE_TURN, ODDLY_LONG, BatchReport, Job, Scheduler, Served
 from tests.masters import random_codes, tiny_master
 from tests.serving import DEADLINE_S, wait_until
 
@@ -568,3 +569,67 @@ def test_pinned_requests_do_not_starve_among_those_that_give_way(bench: Callable
         flood.append(b.submit(1, (8, 4, 2), within_s=0.01))
         wait_until(lambda: b.scheduler.depth(b.model) < 20, "the flood ebbs")
     assert served(pinned).rung.precision == "8"
+
+
+def submit_ready_after(b: Bench, ready_s: float) -> None:
+    """Submit a job that took so long to be made ready."""
+    job, _ = b.job(1)
+    job.ready_s = ready_s
+    b.scheduler.submit(job)
+
+
+def test_who_is_late_for_what_is_not_ready_yet(bench: Callable[..., Bench]) -> None:
+    b = bench()
+    b.occupy()
+    ladder, ready_s = b.model.ladder, 0.02
+    submit_ready_after(b, ready_s)
+    each_s = ready_s + min(ladder.image_s) / ladder.noise
+
+    def late(within_s: float, ahead: int = 0, margin: float = 0.0, hard: bool = True) -> bool:
+        for _ in range(ahead):
+            b.crew.errand(lambda: None, Place(b.clock(), hard=True))
+        return b.scheduler.crowded_out(b.model, Waiting(b.clock() + within_s, 1, hard), margin)
+
+    assert not late(1e-6)  # nobody is before it: that is found out by trying
+    needed_s = 3 * each_s + ready_s + min(ladder.alone_s)
+    assert late(0.99 * needed_s, ahead=3)
+    assert not late(1.01 * needed_s)
+    assert late(1.01 * needed_s, margin=0.1)
+    assert not late(0.99 * needed_s, hard=False)
+    assert not b.scheduler.crowded_out(b.model, Waiting(b.clock() - 1, 1, hard=True), 0.0)  # it goes before them
+
+
+def test_one_that_was_long_in_the_making_does_not_count_for_all(bench: Callable[..., Bench]) -> None:
+    b = bench()
+    b.occupy()
+    submit_ready_after(b, 0.01)
+    submit_ready_after(b, 100.0)
+    assert b.scheduler._ready_s == pytest.approx(0.01 + 0.1 * (ODDLY_LONG - 1) * 0.01)
+
+
+def test_a_newcomer_without_hope_is_known_where_only_others_are_made_ready(bench: Callable[..., Bench]) -> None:
+    b = bench()
+    submit_ready_after(b, 0.5)
+    assert b.engine.begun.acquire(timeout=DEADLINE_S)  # it runs, and nothing waits
+    newcomer = Waiting(b.clock() + 0.4, 1, hard=True)
+    assert not b.scheduler.hopeless(b.model, newcomer, 0.0)
+    b.crew.errand(lambda: None, Place(0.0))
+    assert b.scheduler.hopeless(b.model, newcomer, 0.0)
+    assert not b.scheduler.hopeless(b.model, newcomer._replace(deadline_s=b.clock() + 10), 0.0)
+
+
+@pytest.mark.parametrize("ready_s", [0.0, 60.0])
+def test_calls_are_due_once_there_is_an_efficient_batch_or_they_are_short(
+    bench: Callable[..., Bench], ready_s: float
+) -> None:
+    b = bench()
+    model = b.model
+    ladder = model.ladder
+    model.ladder = Ladder.of(model.name, tuple(replace(r, fixed_ms=9.0, per_image_ms=1.0) for r in ladder.rungs), 4)
+    assert max(model.ladder.efficient_batches) == 4
+    due: list[bool] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(b.crew, "want", lambda due_=False: due.append(due_))
+        for _ in range(5):
+            submit_ready_after(b, ready_s)
+    assert due == ([False] * 3 + [True] * 2 if ready_s == 0 else [True] * 5)
