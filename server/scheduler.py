@@ -21,7 +21,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate
+from itertools import accumulate, takewhile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -290,7 +290,7 @@ class Scheduler:
 
         Nothing is left out of a lane: a policy has to see all that waits.
         """
-        if not any(jobs[0].waiting.is_late(now_s) for _, _, jobs in waiting):
+        if not any(_holds_late(jobs, now_s) for _, _, jobs in waiting):
             return waiting
         first = [
             (model, lane, sorted(jobs, key=lambda job: not job.waiting.goes_first(now_s)))
@@ -417,6 +417,12 @@ class Scheduler:
 
 def _order(job: Job) -> float:
     return job.waiting.order_s
+
+
+def _holds_late(jobs: Sequence[Job], now_s: float) -> bool:
+    """Return whether any of these jobs, in service order, is late without a deadline; priority may stand before it."""
+    due = takewhile(lambda job: job.waiting.order_s < now_s, jobs)
+    return any(job.waiting.is_late(now_s) for job in due)
 
 
 def _check(dispatch: Dispatch, ladder: Ladder, queue: Sequence[Waiting]) -> None:
