@@ -127,18 +127,29 @@ class Ladder:
             for rung in self.rungs
         )
 
-    @cached_property
-    def worth(self) -> tuple[float, ...]:
-        """For each rung the accuracy it counts for: its own, but a width for more than any narrower one.
+    def worth(self, mask: int) -> tuple[float, ...]:
+        """Return for each rung the accuracy it counts for: its own, but a width for more than any narrower one.
 
-        The first rung, the model at its best, counts for more than any, whatever noise says.
+        The first of a mask, at which a server at rest serves whoever allows these, counts for more than any other of
+        it, whatever noise says.
         """
+        worth = self._worth_by_mask.get(mask)
+        if worth is None:
+            worth = self._worth_by_mask[mask] = self._weigh(mask)
+        return worth
+
+    @cached_property
+    def _worth_by_mask(self) -> dict[int, tuple[float, ...]]:
+        return {}
+
+    def _weigh(self, mask: int) -> tuple[float, ...]:
         worth = [rung.accuracy for rung in self.rungs]
         narrower = -math.inf
         for index in reversed(range(len(worth))):
             if not self.rungs[index].is_mixed:
                 narrower = worth[index] = max(worth[index], narrower + RESOLUTION)
-        worth[0] = max(worth[0], max(worth[1:], default=-math.inf) + RESOLUTION)
+        first, *others = positions(mask)
+        worth[first] = max(worth[first], max((worth[index] for index in others), default=-math.inf) + RESOLUTION)
         return tuple(worth)
 
     @cached_property

@@ -194,11 +194,13 @@ def _between(ladder: Ladder, floor: int, ceiling: int) -> int:
 
 
 def _least(ladder: Ladder, mask: int) -> int:
-    return min(positions(mask), key=lambda index: ladder.rungs[index].mean_bits)
+    """Return the rung of the fewest bits in a mask, of several the most accurate."""
+    return min(positions(mask), key=lambda index: (ladder.rungs[index].mean_bits, -ladder.rungs[index].accuracy))
 
 
 def _greatest(ladder: Ladder, mask: int) -> int:
-    return max(positions(mask), key=lambda index: ladder.rungs[index].mean_bits)
+    """Return the rung of the most bits in a mask, of several the most accurate."""
+    return max(positions(mask), key=lambda index: (ladder.rungs[index].mean_bits, ladder.rungs[index].accuracy))
 
 
 def _check_bounds(wish: Wish, rung: Rung) -> None:

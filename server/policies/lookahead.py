@@ -48,7 +48,8 @@ class LookAhead:
 
         accuracy - price * seconds for an image         price = P * (accuracy / seconds at the narrowest)
 
-    (of a width, a little more than any narrower one's, whatever noise says: :attr:`~server.ladder.Ladder.worth`).
+    (of a width, a little more than any narrower one's, and of what would serve at rest, more than any other's, whatever
+    noise says: :meth:`~server.ladder.Ladder.worth`).
     P is the chance that the work at hand, done as fast as the ladder allows, grows beyond what can be saved before it
     is done. Time that is lost now is then lost answers, so the price rises with the backlog, before anything becomes
     infeasible. Work is taken for a Brownian motion with the drift and variance of bursty arrivals, between no work and
@@ -117,6 +118,7 @@ class _Outlook:
         self.each = self.count / len(looked_at)
         self.masks = list(map(allowed_of, looked_at))
         self.kinds = {self.masks[0]} if self.masks.count(self.masks[0]) == len(looked_at) else set(self.masks)
+        self.worth = ladder.worth(self.masks[0])
         images = list(map(images_of, looked_at))
         self.images: float = 1.0 if images.count(1) == len(looked_at) else sum(images) / len(looked_at)
         self.workers = load.workers
@@ -185,9 +187,9 @@ class _Outlook:
         chosen = self.ladder.rungs[rung]
         price = self._price(chosen.latency_ms(1) / 1000)
         if price == 0:
-            return self.ladder.worth[rung]
+            return self.worth[rung]
         batch = self._timely_batch(rung)
-        return self.ladder.worth[rung] - price * self.images * chosen.latency_ms(batch) / batch / 1000
+        return self.worth[rung] - price * self.images * chosen.latency_ms(batch) / batch / 1000
 
     def _timely_batch(self, rung: int) -> int:
         """Return a worthwhile batch that leaves something for the other workers that are idle, and is not late."""
