@@ -71,6 +71,18 @@ def test_a_damaged_file_is_unusable_if_it_was_the_model_s(tmp_path: Path) -> Non
     assert repository.read("one")
 
 
+def test_a_file_that_cannot_be_read_is_unusable_under_the_name_that_it_is_listed_by(tmp_path: Path) -> None:
+    (tmp_path / "broken.safetensors").write_bytes(b"x")
+    repository = Repository([tmp_path])
+    assert [entry.listed for entry in repository.entries()] == ["broken"]
+    with pytest.raises(ModelUnusable) as caught:
+        repository.read("broken")
+    assert caught.value.members == {"reason": CheckpointTruncated.code}
+    write_master(tiny_master(name="one"), tmp_path / "broken.safetensors")
+    with pytest.raises(UnknownModel):
+        repository.read("broken")
+
+
 def test_two_files_of_one_name(tmp_path: Path) -> None:
     for file in ("a", "b"):
         write_master(tiny_master(name="one"), tmp_path / f"{file}.safetensors")
