@@ -26,7 +26,7 @@ from server.admission import Keys, Permits, load_keys
 from server.calls import Pending
 from server.conduct import Conduct, first_conduct
 from server.crew import Crew
-from server.errors import BadParameter, DeadlineExceeded, Draining, ModelUnusable, NotReady, RequestError, shown
+from server.errors import BadParameter, DeadlineExceeded, Draining, ModelUnusable, NotReady, RequestError, WidthNotOffered, shown
 from server.exchange import Exchange, ServedAt, Step
 from server.ladder import positions
 from server.latencies import Latencies
@@ -268,12 +268,24 @@ class Runtime:
 
     async def _load(self, name: str) -> ServedModel:
         before = self.models.get(name) if name in self.models else None
+        conduct = self.conduct
         model = await asyncio.to_thread(self._open, name, before)
         if model is not before:
+            self._check_width(model)  # the profile may be another one by now
             if before is not None:
                 self._retire(before)
             self._serve(model)
+            if self.conduct is not conduct:
+                await asyncio.to_thread(self._derive_all)
         return model
+
+    def _check_width(self, model: ServedModel) -> None:
+        """Forget a model that the profile leaves no width, and raise :class:`~server.errors.WidthNotOffered`."""
+        try:
+            admit(Wish(), model.ladder, self.profile)
+        except WidthNotOffered:
+            self.cache.discard(model.master)
+            raise
 
     async def watch(self, every_s: float) -> None:
         """Load a served model whose file has changed, once it has stayed the same for ``every_s``, until the end.
