@@ -505,8 +505,7 @@ class Runtime:
         """Correct the ladder by what an engine call took with all that belongs to it. Runs on its worker's thread."""
         model, precision = report.model, report.rung.precision
         if model.refresh is not None and self.models.holds(model):
-            if model.refresh.observe(precision, report.images, occupied_ms):
-                model.ladder = model.refresh.ladder
+            model.refresh.observe(precision, report.images, occupied_ms)
             self.metrics.note_ladder_error(model.name, precision, model.refresh.error(precision))
 
     def _model_of(self, master: Master) -> ServedModel:
@@ -548,7 +547,7 @@ class Runtime:
             began_s = time.perf_counter()
             derived.run(q_image)
             alone_ms = (time.perf_counter() - began_s) * 1000
-            model.ladder = unmeasured_ladder(master, alone_ms, self.settings.max_batch)
+            model.start = unmeasured_ladder(master, alone_ms, self.settings.max_batch)
             model.times = "measuring"
 
     def _derive(self, model: ServedModel) -> None:
@@ -604,8 +603,7 @@ class Runtime:
 
     def _give(self, model: ServedModel, times: Times) -> None:
         """Put measured times in the place of others. Not once requests of the model may wait."""
-        model.ladder = measured_ladder(model.master, times, self.settings.max_batch)
-        model.refresh = Refresh(model.ladder, times)
+        model.refresh = Refresh(measured_ladder(model.master, times, self.settings.max_batch), times)
         model.times = "measured"
         for rung in model.ladder.rungs:
             said = f"pruned, for {rung.reason}" if rung.pruned else f"{rung.latency_ms(1):.2f} ms"

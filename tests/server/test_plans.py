@@ -163,7 +163,7 @@ def test_precisions_are_listed_alike_whatever_is_measured(server: Running, monke
     served = server.app.state.runtime.models.get("planned")
     for blind_ms, fast_ms in ((9.0, 2.2), (2.2, 9.0)):
         plans = {"mixed-a": Line(1.0, 4.5), "mixed-b": Line(1.0, fast_ms), "blind": Line(1.0, blind_ms)}
-        monkeypatch.setattr(served, "ladder", measured_ladder(MASTER, Times(lines | plans, 1.2), 8))
+        monkeypatch.setattr(served, "start", measured_ladder(MASTER, Times(lines | plans, 1.2), 8))
         assert server.client.get("/v1/models/planned").json()["precisions"] == LISTED
         assert asked(server, "header", "mixed-z").json()["offered_precisions"] == LISTED
         rungs = server.client.get("/v1/models/planned/ladder").json()["rungs"]

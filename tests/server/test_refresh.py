@@ -6,6 +6,8 @@ import pytest
 from server.ladder import Ladder
 from server.measurement import Line, Times
 from server.refresh import ENOUGH_BATCHES, STEP_BATCHES, Refresh
+from server.registry import ServedModel
+from tests.masters import tiny_master
 from tests.server.ladders import ladder_of
 
 LADDER = ladder_of({8: (10, 0.9), 4: (6, 0.88), 2: (4, 0.85)})
@@ -43,6 +45,14 @@ def test_a_device_that_changes_is_followed(factor: float) -> None:
     assert abs(subject.error("8")) <= 0.1
     assert subject.ladder.max_batch == LADDER.max_batch
     assert [rung.precision for rung in subject.ladder.rungs] == [rung.precision for rung in LADDER.rungs]
+
+
+def test_a_served_model_s_ladder_is_the_one_that_follows() -> None:
+    model = ServedModel(tiny_master(), LADDER)
+    model.refresh = refresh()
+    assert model.ladder is LADDER
+    assert observe(model.refresh, "8", 2.0, 100) > 0
+    assert model.ladder is model.refresh.ladder is not LADDER
 
 
 MIXED = Times({"8": Line(6, 4), "4": Line(4, 2.5), "2": Line(3, 1.5)}, 1.0)
