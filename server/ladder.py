@@ -61,7 +61,7 @@ class Rung:
         """Return how many images, from 1 to ``limit``, a batch may have that takes up to ``time_ms``."""
         if self.per_image_ms == 0:
             return limit
-        return max(1, min(limit, int((time_ms - self.fixed_ms) / self.per_image_ms)))
+        return int(max(1, min(limit, (time_ms - self.fixed_ms) / self.per_image_ms)))
 
     def within(self, floor_bits: int, ceiling_bits: int) -> bool:
         """Return whether its mean width lies between the bounds, both included."""

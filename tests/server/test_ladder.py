@@ -77,6 +77,11 @@ def test_names_masks_and_bounds() -> None:
     assert len(FAST) == len(ladder.rungs)
 
 
+def test_images_that_take_next_to_nothing_fill_a_batch() -> None:
+    rung = Rung("8", Plan.uniform(8), 8, 0.9, 1.0, 1e-310)
+    assert [rung.images_within(time_ms, 16) for time_ms in (0.5, 1.0, 2.0)] == [1, 1, 16]
+
+
 @pytest.mark.parametrize(("fixed_ms", "per_image_ms"), [(0, 0), (-1, 2), (2, -1), (float("nan"), 1), (1, float("inf"))])
 def test_impossible_times(fixed_ms: float, per_image_ms: float) -> None:
     with pytest.raises(LadderError, match="precision 8 takes"):

@@ -1,3 +1,4 @@
+import math
 import random
 from dataclasses import replace
 
@@ -173,6 +174,16 @@ def test_noise_is_part_of_the_ladder() -> None:
     for _ in range(500):
         subject.observe("8", 1, 15 * rng.gauss(1, 0.1))
     assert subject.ladder.rungs[0].latency_ms(1) == pytest.approx(15 * 1.13, rel=0.1)
+
+
+@pytest.mark.parametrize("duration_ms", [0.0, -1.0, math.nan, math.inf])
+def test_a_clock_that_is_out_of_order_does_no_harm_for_good(duration_ms: float) -> None:
+    subject = refresh()
+    observe(subject, "8", 1.0, 20)
+    for _ in range(2 * STEP_BATCHES):
+        subject.observe("8", 1, duration_ms)
+    observe(subject, "8", 1.0, 1000)
+    assert latencies(subject.ladder)[0] == pytest.approx(latencies(LADDER)[0], rel=0.25)
 
 
 def test_what_is_unknown_is_ignored() -> None:
