@@ -32,6 +32,10 @@ class ServedModel:
         """The ladder as it is now. Its rungs stay, their times do not."""
         return self.start if self.refresh is None else self.refresh.ladder
 
+    def error(self, precision: str) -> float:
+        """Return what :meth:`~server.refresh.Refresh.error` does; 0 if nothing was measured."""
+        return 0.0 if self.refresh is None else self.refresh.error(precision)
+
     @property
     def name(self) -> str:
         """The name under which it is served."""

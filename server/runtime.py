@@ -26,7 +26,16 @@ from server.admission import Keys, Permits, load_keys
 from server.calls import Pending
 from server.conduct import Conduct, first_conduct
 from server.crew import Crew
-from server.errors import BadParameter, DeadlineExceeded, Draining, ModelUnusable, NotReady, RequestError, WidthNotOffered, shown
+from server.errors import (
+    BadParameter,
+    DeadlineExceeded,
+    Draining,
+    ModelUnusable,
+    NotReady,
+    RequestError,
+    WidthNotOffered,
+    shown,
+)
 from server.exchange import Exchange, ServedAt, Step
 from server.ladder import positions
 from server.latencies import Latencies
@@ -503,10 +512,9 @@ class Runtime:
 
     def _note_occupied(self, report: BatchReport, occupied_ms: float) -> None:
         """Correct the ladder by what an engine call took with all that belongs to it. Runs on its worker's thread."""
-        model, precision = report.model, report.rung.precision
+        model = report.model
         if model.refresh is not None and self.models.holds(model):
-            model.refresh.observe(precision, report.images, occupied_ms)
-            self.metrics.note_ladder_error(model.name, precision, model.refresh.error(precision))
+            model.refresh.observe(report.rung.precision, report.images, occupied_ms)
 
     def _model_of(self, master: Master) -> ServedModel:
         model = ServedModel(master, assumed_ladder(master, self.settings.max_batch))
@@ -524,6 +532,8 @@ class Runtime:
             model.master.nbytes,
             lambda: 0 if (own := held()) is None else sum(self.resident_bytes(own).values()),
             lambda: 0 if (own := held()) is None else self.scheduler.depth(own),
+            model.master.precisions,
+            lambda precision: 0 if (own := held()) is None else own.error(precision),
         )
 
     def _warm_model(self, model: ServedModel) -> None:
