@@ -181,6 +181,25 @@ class Ladder:
     def _positions(self) -> dict[str, int]:
         return {rung.precision: index for index, rung in enumerate(self.rungs)}
 
+    def by_speed(self, mask: int) -> tuple[int, ...]:
+        """Return the positions of a mask, the rung that takes longest with one image first; equals as they stand.
+
+        For useful rungs that is their order, until the times of a ladder are made anew.
+        """
+        found = self._by_speed.get(mask)
+        if found is None:
+            found = tuple(sorted(positions(mask), key=lambda index: -self.rungs[index].latency_ms(1)))
+            self._by_speed[mask] = found
+        return found
+
+    def fastest(self, mask: int) -> int:
+        """Return the rung of a mask that takes least with one image, of equals the last."""
+        return self.by_speed(mask)[-1]
+
+    @cached_property
+    def _by_speed(self) -> dict[int, tuple[int, ...]]:
+        return {}
+
     def useful(self, mask: int) -> int:
         """Return those rungs of a mask that are worth having if there are no others than these: one at least.
 

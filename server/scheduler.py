@@ -30,7 +30,7 @@ from bitgear.engines import DerivedModel, ModelCache
 from server.crew import Crew
 from server.errors import DeadlineExceeded, Draining
 from server.ladder import Ladder, Rung, positions
-from server.policies.batches import hopeless, narrowest_of
+from server.policies.batches import hopeless
 from server.policies.lookahead import LOOKED_AT
 from server.policy import Dispatch, Load, Policy, Reason, Waiting
 from server.problems import RETRY_AFTER_S
@@ -332,14 +332,14 @@ class Scheduler:
         )
 
     def _elsewhere(self, lane: _Lane) -> Sequence[tuple[float, float]]:
-        """Return :attr:`~server.policy.Load.elsewhere` of a lane: each request at the narrowest, at the median."""
+        """Return :attr:`~server.policy.Load.elsewhere` of a lane: each request at the fastest, at the median."""
         least_s: list[tuple[float, float]] = []
         for model, other in self._lanes.items():
             if other is not lane:
                 step = max(1, len(other.jobs) // LOOKED_AT)  # each stands for those behind it
-                image_s, scale = model.ladder.image_s, step / model.ladder.noise
+                ladder, scale = model.ladder, step / model.ladder.noise
                 least_s += [
-                    (waiting.deadline_s, scale * waiting.images * image_s[narrowest_of(waiting)])
+                    (waiting.deadline_s, scale * waiting.images * ladder.image_s[ladder.fastest(waiting.allowed)])
                     for waiting in (job.waiting for job in other.jobs[::step] if not job.gone)
                 ]
         least_s.sort()

@@ -79,10 +79,10 @@ def test_what_every_policy_keeps_to(data: st.DataObject, name: str) -> None:
     assert sum(queue[position].images for position in members) <= ladder.max_batch or len(members) == 1
     for position in drop:
         one = queue[position]
-        rungs = list(positions(one.allowed))
+        rung = ladder.fastest(one.allowed)
         if name.startswith("fixed"):  # which serves it at one rung alone
-            rungs = [max(rungs, key=lambda rung: ladder.rungs[rung].latency_ms(one.images))]
-        alone_s = ladder.rungs[rungs[-1]].latency_ms(one.images) / 1000
+            rung = max(positions(one.allowed), key=lambda rung: ladder.rungs[rung].latency_ms(one.images))
+        alone_s = ladder.rungs[rung].latency_ms(one.images) / 1000
         if name == "look-ahead" and not one.priority:  # gives way where some must
             alone_s *= 1 + LookAhead.margin
         assert one.hard
@@ -169,6 +169,21 @@ def test_several_images_are_lost_if_all_of_them_are(name: str) -> None:
     # behind one that has more time than a single image takes, and a late one
     queue = (queue_of(-1)[0], *queue_of(15), many, queue_of(100)[0])
     assert create_policy(name).dispatch(THREE, load_of(queue)).drop == (0, 2)
+
+
+@pytest.mark.parametrize("name", ["look-ahead", "slackfit"])
+def test_the_fastest_rung_need_not_be_the_last(name: str) -> None:
+    # as a ladder may be once its times were made anew
+    ladder = Ladder.of("made-up", (*THREE.rungs[:2], plan_rung("mixed", 3.8, 6.5, 0.915)), 8)
+    assert ladder.useful(0b111) == 0b111
+    assert [ladder.fastest(mask) for mask in (0b111, 0b101, 0b001)] == [1, 2, 0]
+    policy, busy = create_policy(name), Load(100.0, (), workers=2, busy_until_s=(101.0,))
+    for within_ms in (6.2, 6.8):  # 4 bits take 6 ms, with a margin 6.6
+        assert policy.dispatch(ladder, replace(busy, queue=queue_of(within_ms))) == Dispatch(1, (0,), (), "slack")
+    lenient = Waiting(100.01, 0b110, hard=True, pinned=True)
+    assert policy.dispatch(ladder, replace(busy, queue=(lenient,))).rung == 1
+    one, newcomer = queue_of(8, 9.8)  # 3.5 ms in a batch, then 6 alone
+    assert not hopeless(ladder, Load(100.0, (one,)), newcomer, 0.0)
 
 
 def test_slackfit_takes_what_the_slack_of_the_first_can_bear() -> None:
