@@ -31,7 +31,8 @@ class Rung:
     ``precision``: its name, as clients write it. ``mean_bits``: of its layers, see :func:`bitgear.plans.mean_bits`; of
     a width the width. ``accuracy``: the main metric of the model's task as the master states it, 0..1; 0 if it states
     none. A batch of n occupies a worker for ``fixed_ms`` + ``per_image_ms`` * n, a high percentile of what was
-    measured. ``pruned``: ``auto`` never takes it; ``reason`` says why. Whoever pins it gets it all the same.
+    measured. ``pruned``: ``auto`` takes it only where bounds leave no better one; ``reason`` says why. Whoever pins it
+    gets it all the same.
     """
 
     precision: str
