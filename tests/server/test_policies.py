@@ -12,7 +12,7 @@ from server.policies.batches import hopeless, lost
 from server.policies.fixed import Fixed
 from server.policies.lookahead import LookAhead, _overwhelmed
 from server.policies.slackfit import SlackFit
-from server.policy import PRIORITY_HEAD_START_S, Dispatch, Load, Policy, Waiting, admit
+from server.policy import PRIORITY_HEAD_START_S, Choice, Dispatch, Load, Policy, Waiting, admit, explain
 from server.precision import Wish
 from server.profiles import Profile
 from server.settings import SettingsError
@@ -115,10 +115,28 @@ def test_fixed() -> None:
     assert Fixed().dispatch(THREE, load_of(queue)) == Dispatch(1, (0, 3), (), "default")
     assert Fixed("2").dispatch(THREE, load_of(queue)) == Dispatch(2, (0, 2, 3), (), "default")
     assert Fixed("8").dispatch(THREE, load_of(queue)).members == (0, 3)
-    assert Fixed("4").dispatch(THREE, load_of(queue[1:])) == Dispatch(0, (0,), (), "default")
+    assert Fixed("4").dispatch(THREE, load_of(queue[1:])) == Dispatch(0, (0,), (), "floor")
     # 8 bits take 10 ms, and 5 more for each further image: two fit 16 ms
     assert Fixed("8").dispatch(THREE, load_of(queue_of(16, 16, 16))).members == (0, 1)
     assert Fixed("8").dispatch(THREE, load_of(queue_of(5, 16))) == Dispatch(0, (1,), (0,), "default")
+
+
+def test_fixed_says_why_a_request_gets_another_precision() -> None:
+    ladder = ladder_of({8: (10.0, 0.92), 6: (8.0, 0.91), 4: (8.0, 0.9), 2: (4.0, 0.88)})
+
+    def said(wish: Wish) -> Choice:
+        admission = admit(wish, ladder, Profile(name="p"))
+        dispatch = Fixed("4").dispatch(ladder, load_of((Waiting(100.1, admission.allowed, pinned=admission.pinned),)))
+        return explain(admission, dispatch.rung, dispatch.reason)
+
+    assert said(Wish()) == Choice(3, "policy", "pruned")  # 6 bits are as fast as 4
+    assert said(Wish(floor=5)) == Choice(1, "policy", "pruned")
+    assert said(Wish(floor=3, ceiling=4)) == Choice(2, "request", "ceiling")
+    assert said(Wish("8")) == Choice(0, "request", "asked")
+    ladder = THREE
+    assert said(Wish()) == Choice(1, "policy", "default")
+    ladder = ladder_of()
+    assert said(Wish(floor=5)) == Choice(3, "policy", "floor")
 
 
 @pytest.mark.parametrize("name", ["look-ahead", "slackfit"])
