@@ -39,6 +39,9 @@ DEFAULT_CONFIDENCE = 0.25
 DRAWN_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 """Of pictures that are written, by suffix."""
 
+NO_METRICS = ("images", "seconds")
+"""What a measurement tells beside metrics."""
+
 WEBP_SIDE_PX = 16383
 """The longest that WebP holds; the others hold any side of a picture that can be read."""
 
@@ -415,7 +418,7 @@ def evaluate(
     with tqdm(total=len(plans) * len(images), unit="image", leave=False) as bar:
         measured = evaluate_master(master, runner, images, tuple(plans.values()), bar.update)
     results = {name: measured[plan] for name, plan in plans.items()}
-    metrics = [name for name in next(iter(results.values())) if name not in ("images", "seconds")]
+    metrics = [name for name in next(iter(results.values())) if name not in NO_METRICS]
     widest = max(4, *map(len, results))
     typer.echo(f"{'bits':<{widest}}" + "".join(f"{name:>16}" for name in metrics) + "    images/s")
     for name, row in results.items():
@@ -601,8 +604,8 @@ def search(
 
 
 def _shares(metrics: Mapping[str, float]) -> str:
-    """Return metrics in per cent, those that are no shares left out."""
-    return ", ".join(f"{name} {value:.2%}" for name, value in metrics.items() if value <= 1)
+    """Return the metrics of a measurement in per cent."""
+    return ", ".join(f"{name} {value:.2%}" for name, value in metrics.items() if name not in NO_METRICS)
 
 
 @app.command()

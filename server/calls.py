@@ -36,7 +36,8 @@ class Pending(Generic[T]):
     def attach(self, job: Job) -> None:
         """Tell which job the answer comes from; it is gone when this is."""
         self._job = job
-        job.gone = self.gone  # which may have come about before this
+        if self.gone:  # else it may become so just now, and that must not be taken back
+            job.gone = True
 
     def resolve(self, answer: T) -> None:
         """Give the answer. From any thread."""

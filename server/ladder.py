@@ -31,7 +31,8 @@ class Rung:
     ``precision``: its name, as clients write it. ``mean_bits``: of its layers, see :func:`bitgear.plans.mean_bits`; of
     a width the width. ``accuracy``: the main metric of the model's task as the master states it, 0..1; 0 if it states
     none. A batch of n occupies a worker for ``fixed_ms`` + ``per_image_ms`` * n, a high percentile of what was
-    measured. ``pruned``: ``auto`` never takes it; ``reason`` says why. Whoever pins it gets it all the same.
+    measured. ``pruned``: ``auto`` takes it only where bounds leave no better one; ``reason`` says why. Whoever pins it
+    gets it all the same.
     """
 
     precision: str
@@ -61,7 +62,7 @@ class Rung:
         """Return how many images, from 1 to ``limit``, a batch may have that takes up to ``time_ms``."""
         if self.per_image_ms == 0:
             return limit
-        return max(1, min(limit, int((time_ms - self.fixed_ms) / self.per_image_ms)))
+        return int(max(1, min(limit, (time_ms - self.fixed_ms) / self.per_image_ms)))
 
     def within(self, floor_bits: int, ceiling_bits: int) -> bool:
         """Return whether its mean width lies between the bounds, both included."""
@@ -127,18 +128,29 @@ class Ladder:
             for rung in self.rungs
         )
 
-    @cached_property
-    def worth(self) -> tuple[float, ...]:
-        """For each rung the accuracy it counts for: its own, but a width for more than any narrower one.
+    def worth(self, mask: int) -> tuple[float, ...]:
+        """Return for each rung the accuracy it counts for: its own, but a width for more than any narrower one.
 
-        The first rung, the model at its best, counts for more than any, whatever noise says.
+        The first of a mask, at which a server at rest serves whoever allows these, counts for more than any other of
+        it, whatever noise says.
         """
+        worth = self._worth_by_mask.get(mask)
+        if worth is None:
+            worth = self._worth_by_mask[mask] = self._weigh(mask)
+        return worth
+
+    @cached_property
+    def _worth_by_mask(self) -> dict[int, tuple[float, ...]]:
+        return {}
+
+    def _weigh(self, mask: int) -> tuple[float, ...]:
         worth = [rung.accuracy for rung in self.rungs]
         narrower = -math.inf
         for index in reversed(range(len(worth))):
             if not self.rungs[index].is_mixed:
                 narrower = worth[index] = max(worth[index], narrower + RESOLUTION)
-        worth[0] = max(worth[0], max(worth[1:], default=-math.inf) + RESOLUTION)
+        first, *others = positions(mask)
+        worth[first] = max(worth[first], max((worth[index] for index in others), default=-math.inf) + RESOLUTION)
         return tuple(worth)
 
     @cached_property
@@ -169,6 +181,25 @@ class Ladder:
     @cached_property
     def _positions(self) -> dict[str, int]:
         return {rung.precision: index for index, rung in enumerate(self.rungs)}
+
+    def by_speed(self, mask: int) -> tuple[int, ...]:
+        """Return the positions of a mask, the rung that takes longest with one image first; equals as they stand.
+
+        For useful rungs that is their order, until the times of a ladder are made anew.
+        """
+        found = self._by_speed.get(mask)
+        if found is None:
+            found = tuple(sorted(positions(mask), key=lambda index: -self.rungs[index].latency_ms(1)))
+            self._by_speed[mask] = found
+        return found
+
+    def fastest(self, mask: int) -> int:
+        """Return the rung of a mask that takes least with one image, of equals the last."""
+        return self.by_speed(mask)[-1]
+
+    @cached_property
+    def _by_speed(self) -> dict[int, tuple[int, ...]]:
+        return {}
 
     def useful(self, mask: int) -> int:
         """Return those rungs of a mask that are worth having if there are no others than these: one at least.

@@ -1,7 +1,8 @@
 """Prometheus metrics of one server, in a registry of its own. docs/http.md names them all."""
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Summary, generate_latest
@@ -133,12 +134,16 @@ class Metrics:
         master_bytes: int,
         derived_bytes: Callable[[], float],
         queue_depth: Callable[[], float],
+        precisions: Iterable[str],
+        ladder_error: Callable[[str], float],
     ) -> None:
-        """Make a served model visible; ``derived_bytes`` and ``queue_depth`` are called at every scrape."""
+        """Make a served model visible; ``ladder_error`` is of a precision. Functions are called at every scrape."""
         self._model_info.labels(model, version, task).set(1)
         self._resident.labels(model, "master").set(master_bytes)
         self._resident.labels(model, "derived").set_function(derived_bytes)
         self._queue_depth.labels(model).set_function(queue_depth)
+        for precision in precisions:
+            self._ladder_error.labels(model, precision).set_function(partial(ladder_error, precision))
 
     def remove_model(self, model: str, version: str, task: str) -> None:
         """Show no more what a model is that is served no more; what was counted stays."""
@@ -146,9 +151,6 @@ class Metrics:
         for kind in ("master", "derived"):
             self._resident.remove(model, kind)
         self._queue_depth.remove(model)
-        for key in list(self._children):
-            if key[0] is self._ladder_error and key[1][0] == model:
-                self._children.pop(key, None)
         self._ladder_error.remove_by_labels({"model": model})
 
     def _of(self, metric: Metric, *labels: str) -> Metric:
@@ -209,10 +211,6 @@ class Metrics:
     def note_decision(self, duration_s: float) -> None:
         """Record what the policy took to decide once, whether or not an engine call came of it."""
         self._decision.observe(duration_s)
-
-    def note_ladder_error(self, model: str, precision: str, error: float) -> None:
-        """Record by what share recent batches of a precision take longer than the ladder says."""
-        self._of(self._ladder_error, model, precision).set(error)
 
     def _observe_phases(self, model: str, precision: str, phases_ms: Mapping[str, float]) -> None:
         for phase, duration_ms in phases_ms.items():

@@ -135,8 +135,8 @@ class Policy(Protocol):
 def admit(wish: Wish, ladder: Ladder, profile: Profile) -> Admission:
     """Return which rungs may serve a wish under a profile.
 
-    A pinned precision allows its own rung alone, unless the wish is lenient: then useful ones further down within the
-    profile's bounds too. ``auto`` prefers the profile's default, or the widest rung; a bound that excludes it moves it
+    A pinned precision allows its own rung alone, unless the wish is lenient: then useful ones further down within all
+    bounds too. ``auto`` prefers the profile's default, or the widest rung; a bound that excludes it moves it
     to the nearest rung inside, one that is not on the ladder gives way to the widest inside, one that is pruned to the
     rung that is as good. It allows what is useful from there down to the floor. Bounds are of mean widths. What the
     profile says of the ladder's model alone wins over what it says of all.
@@ -148,18 +148,6 @@ def admit(wish: Wish, ladder: Ladder, profile: Profile) -> Admission:
     rungs = ladder.rungs
     profile = profile.of(ladder.model)
     within = _between(ladder, profile.floor, profile.ceiling)
-    if wish.precision is not None:
-        pinned = ladder.index(wish.precision)
-        if pinned is not None:
-            _check_bounds(wish, rungs[pinned])
-        if pinned is None or not within >> pinned & 1:
-            raise WidthNotOffered(f"precision {wish.precision}", _names(ladder, within))
-        allowed = 1 << pinned
-        if wish.lenient:
-            floor = profile.floor if wish.floor is None else max(wish.floor, profile.floor)
-            allowed |= ladder.useful(_between(ladder, floor, profile.ceiling) & -allowed)
-        return Admission(allowed, pinned, "request", "asked", pinned=True)
-
     floor, ceiling = profile.floor, profile.ceiling
     floor_source: Source = "profile"
     ceiling_source: Source = "profile"
@@ -168,6 +156,16 @@ def admit(wish: Wish, ladder: Ladder, profile: Profile) -> Admission:
     if wish.ceiling is not None and wish.ceiling < ceiling:
         ceiling, ceiling_source = wish.ceiling, "request"
     inside = _between(ladder, floor, ceiling)
+    if wish.precision is not None:
+        pinned = ladder.index(wish.precision)
+        if pinned is not None:
+            _check_bounds(wish, rungs[pinned])
+        if pinned is None or not within >> pinned & 1:
+            raise WidthNotOffered(f"precision {wish.precision}", _names(ladder, within))
+        allowed = 1 << pinned
+        if wish.lenient:
+            allowed |= ladder.useful(inside & -allowed)
+        return Admission(allowed, pinned, "request", "asked", pinned=True)
     if not inside:
         raise WidthNotOffered(f"a precision from {floor} to {ceiling}", _names(ladder, within))
 
@@ -198,11 +196,13 @@ def _between(ladder: Ladder, floor: int, ceiling: int) -> int:
 
 
 def _least(ladder: Ladder, mask: int) -> int:
-    return min(positions(mask), key=lambda index: ladder.rungs[index].mean_bits)
+    """Return the rung of the fewest bits in a mask, of several the most accurate."""
+    return min(positions(mask), key=lambda index: (ladder.rungs[index].mean_bits, -ladder.rungs[index].accuracy))
 
 
 def _greatest(ladder: Ladder, mask: int) -> int:
-    return max(positions(mask), key=lambda index: ladder.rungs[index].mean_bits)
+    """Return the rung of the most bits in a mask, of several the most accurate."""
+    return max(positions(mask), key=lambda index: (ladder.rungs[index].mean_bits, ladder.rungs[index].accuracy))
 
 
 def _check_bounds(wish: Wish, rung: Rung) -> None:

@@ -33,6 +33,9 @@ did lately, or all less than the inverse of it, are a device that has changed: a
 LEVEL_WEIGHT = 0.1
 """Weight of the newest batch in what those of its size took lately."""
 
+LEAST_MS = 1e-6
+"""A batch that takes no time by the clock, which may stand still, counts as one nanosecond."""
+
 _DEVIATIONS_OF_90_PERCENT = 1.2816
 _FORGET = 1 - 1 / MEMORY_BATCHES
 
@@ -149,11 +152,12 @@ class Refresh:
             return 0.0 if track is None or track.weight < ENOUGH_BATCHES else self._error(track, track.observed)
 
     def observe(self, precision: str, images: int, duration_ms: float) -> bool:
-        """Take in what a batch took; return whether the ladder was made anew for it."""
+        """Take in what a batch took, if that is finite; return whether the ladder was made anew for it."""
         with self._lock:
             track = self._tracks.get(precision)
-            if track is None or images < 1:
+            if track is None or images < 1 or not math.isfinite(duration_ms):
                 return False
+            duration_ms = max(duration_ms, LEAST_MS)
             ratio = track.against_level(images, duration_ms)
             side = 1 if ratio > STEP else -1 if ratio < 1 / STEP else 0
             wrong = False

@@ -17,15 +17,24 @@ Times = Literal["assumed", "measuring", "measured"]
 class ServedModel:
     """A master with its ladder on this device. Requests hold on to theirs while a name gets another one.
 
-    ``ladder`` may be replaced by one with the same rungs and fresher times; ``times`` says where they come from.
-    ``refresh`` makes it follow the device; None if it was not measured.
+    ``start``: the ladder while nothing is observed; ``times`` says where its times come from. ``refresh`` makes it
+    follow the device; None if it was not measured.
     """
 
-    def __init__(self, master: Master, ladder: Ladder, times: Times = "assumed") -> None:
+    def __init__(self, master: Master, start: Ladder, times: Times = "assumed") -> None:
         self.master = master
-        self.ladder = ladder
+        self.start = start
         self.times: Times = times
         self.refresh: Refresh | None = None
+
+    @property
+    def ladder(self) -> Ladder:
+        """The ladder as it is now. Its rungs stay, their times do not."""
+        return self.start if self.refresh is None else self.refresh.ladder
+
+    def error(self, precision: str) -> float:
+        """Return what :meth:`~server.refresh.Refresh.error` does; 0 if nothing was measured."""
+        return 0.0 if self.refresh is None else self.refresh.error(precision)
 
     @property
     def name(self) -> str:

@@ -28,6 +28,11 @@ class Entry:
     name: str | None
     reason: str | None = None
 
+    @property
+    def listed(self) -> str:
+        """Its name, or that of its file if it gives itself none."""
+        return self.path.stem if self.name is None else self.name
+
 
 class Repository:
     """Masters in files, and in folders that are looked into anew every time. None of it is for the event loop.
@@ -60,17 +65,21 @@ class Repository:
         """Return the master of that name as its file is now.
 
         Raises :class:`~server.errors.UnknownModel`, and :class:`~server.errors.ModelUnusable` for a file that is
-        damaged or gone, if it was the one of this name before, and for two files of one name.
+        damaged or gone, if it was the one of this name before, for one that cannot be read and is listed under this
+        name, and for two files of one name.
         """
         before = self._read_from.get(name)
         if before is not None:
             self._seen[name] = _seen(before)  # first of all: what becomes of it from now on is another change
         entries = self.entries()
+        unreadable = [entry for entry in entries if entry.name is None]
         paths = [entry.path for entry in entries if entry.name == name] or [
-            entry.path for entry in entries if entry.name is None and entry.path == before
+            entry.path for entry in unreadable if entry.path == before
         ]
         if not paths and before is not None and not before.exists():
             raise ModelUnusable(name, "file-not-found", "its file is gone")
+        if not paths:
+            paths = [entry.path for entry in unreadable if entry.listed == name][:1]
         if not paths:
             raise UnknownModel(name, sorted(entry.name for entry in entries if entry.name is not None))
         if len(paths) > 1:

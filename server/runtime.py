@@ -27,7 +27,16 @@ from server.calls import Pending
 from server.conduct import Conduct, first_conduct
 from server.crew import Crew
 from server.errands import Place
-from server.errors import BadParameter, DeadlineExceeded, Draining, ModelUnusable, NotReady, RequestError, shown
+from server.errors import (
+    BadParameter,
+    DeadlineExceeded,
+    Draining,
+    ModelUnusable,
+    NotReady,
+    RequestError,
+    WidthNotOffered,
+    shown,
+)
 from server.exchange import Exchange, ServedAt, Step
 from server.ladder import positions
 from server.latencies import Latencies
@@ -269,12 +278,24 @@ class Runtime:
 
     async def _load(self, name: str) -> ServedModel:
         before = self.models.get(name) if name in self.models else None
+        conduct = self.conduct
         model = await asyncio.to_thread(self._open, name, before)
         if model is not before:
+            self._check_width(model)  # the profile may be another one by now
             if before is not None:
                 self._retire(before)
             self._serve(model)
+            if self.conduct is not conduct:
+                await asyncio.to_thread(self._derive_all)
         return model
+
+    def _check_width(self, model: ServedModel) -> None:
+        """Forget a model that the profile leaves no width, and raise :class:`~server.errors.WidthNotOffered`."""
+        try:
+            admit(Wish(), model.ladder, self.profile)
+        except WidthNotOffered:
+            self.cache.discard(model.master)
+            raise
 
     async def watch(self, every_s: float) -> None:
         """Load a served model whose file has changed, once it has stayed the same for ``every_s``, until the end.
@@ -497,11 +518,9 @@ class Runtime:
 
     def _note_occupied(self, report: BatchReport, occupied_ms: float) -> None:
         """Correct the ladder by what an engine call took with all that belongs to it. Runs on its worker's thread."""
-        model, precision = report.model, report.rung.precision
+        model = report.model
         if model.refresh is not None and self.models.holds(model):
-            if model.refresh.observe(precision, report.images, occupied_ms):
-                model.ladder = model.refresh.ladder
-            self.metrics.note_ladder_error(model.name, precision, model.refresh.error(precision))
+            model.refresh.observe(report.rung.precision, report.images, occupied_ms)
 
     def _model_of(self, master: Master) -> ServedModel:
         model = ServedModel(master, assumed_ladder(master, self.settings.max_batch))
@@ -519,6 +538,8 @@ class Runtime:
             model.master.nbytes,
             lambda: 0 if (own := held()) is None else sum(self.resident_bytes(own).values()),
             lambda: 0 if (own := held()) is None else self.scheduler.depth(own),
+            model.master.precisions,
+            lambda precision: 0 if (own := held()) is None else own.error(precision),
         )
 
     def _warm_model(self, model: ServedModel) -> None:
@@ -542,7 +563,7 @@ class Runtime:
             began_s = time.perf_counter()
             derived.run(q_image)
             alone_ms = (time.perf_counter() - began_s) * 1000
-            model.ladder = unmeasured_ladder(master, alone_ms, self.settings.max_batch)
+            model.start = unmeasured_ladder(master, alone_ms, self.settings.max_batch)
             model.times = "measuring"
 
     def _derive(self, model: ServedModel) -> None:
@@ -598,8 +619,7 @@ class Runtime:
 
     def _give(self, model: ServedModel, times: Times) -> None:
         """Put measured times in the place of others. Not once requests of the model may wait."""
-        model.ladder = measured_ladder(model.master, times, self.settings.max_batch)
-        model.refresh = Refresh(model.ladder, times)
+        model.refresh = Refresh(measured_ladder(model.master, times, self.settings.max_batch), times)
         model.times = "measured"
         for rung in model.ladder.rungs:
             said = f"pruned, for {rung.reason}" if rung.pruned else f"{rung.latency_ms(1):.2f} ms"

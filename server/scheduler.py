@@ -21,7 +21,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate
+from itertools import accumulate, takewhile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +31,7 @@ from server.crew import Crew
 from server.errands import LATE_TURN
 from server.errors import DeadlineExceeded, Draining
 from server.ladder import Ladder, Rung, positions
-from server.policies.batches import hopeless, narrowest_of
+from server.policies.batches import hopeless
 from server.policies.lookahead import LOOKED_AT
 from server.policy import Dispatch, Load, Policy, Reason, Waiting
 from server.problems import RETRY_AFTER_S
@@ -332,7 +332,7 @@ class Scheduler:
 
         Nothing is left out of a lane: a policy has to see all that waits.
         """
-        if not any(jobs[0].waiting.is_late(now_s) for _, _, jobs in waiting):
+        if not any(_holds_late(jobs, now_s) for _, _, jobs in waiting):
             return waiting
         first = [
             (model, lane, sorted(jobs, key=lambda job: not job.waiting.goes_first(now_s)))
@@ -378,14 +378,14 @@ class Scheduler:
         )
 
     def _elsewhere(self, lane: _Lane) -> Sequence[tuple[float, float]]:
-        """Return :attr:`~server.policy.Load.elsewhere` of a lane: each request at the narrowest, at the median."""
+        """Return :attr:`~server.policy.Load.elsewhere` of a lane: each request at the fastest, at the median."""
         least_s: list[tuple[float, float]] = []
         for model, other in self._lanes.items():
             if other is not lane:
                 step = max(1, len(other.jobs) // LOOKED_AT)  # each stands for those behind it
-                image_s, scale = model.ladder.image_s, step / model.ladder.noise
+                ladder, scale = model.ladder, step / model.ladder.noise
                 least_s += [
-                    (waiting.deadline_s, scale * waiting.images * image_s[narrowest_of(waiting)])
+                    (waiting.deadline_s, scale * waiting.images * ladder.image_s[ladder.fastest(waiting.allowed)])
                     for waiting in (job.waiting for job in other.jobs[::step] if not job.gone)
                 ]
         least_s.sort()
@@ -463,6 +463,12 @@ class Scheduler:
 
 def _order(job: Job) -> float:
     return job.waiting.order_s
+
+
+def _holds_late(jobs: Sequence[Job], now_s: float) -> bool:
+    """Return whether any of these jobs, in service order, is late without a deadline; priority may stand before it."""
+    due = takewhile(lambda job: job.waiting.order_s < now_s, jobs)
+    return any(job.waiting.is_late(now_s) for job in due)
 
 
 def _check(dispatch: Dispatch, ladder: Ladder, queue: Sequence[Waiting]) -> None:

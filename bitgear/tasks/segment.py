@@ -36,10 +36,9 @@ class Segmentation:
 
     @cached_property
     def present(self) -> list[tuple[int, str, int]]:
-        """The classes that are there: id, name and pixels, the largest first."""
+        """The classes that are there, by id: id, name and pixels."""
         counts = _count_pixels(self.mask).tolist()
-        there = [(class_id, label, counts[class_id]) for class_id, label in enumerate(self.labels) if counts[class_id]]
-        return sorted(there, key=lambda found: -found[2])
+        return [(class_id, label, counts[class_id]) for class_id, label in enumerate(self.labels) if counts[class_id]]
 
 
 def _count_pixels(mask: NDArray[np.uint8]) -> NDArray[np.int64]:

@@ -14,14 +14,9 @@ work_of = itemgetter(1, 4)
 """Columns of :class:`~server.policy.Waiting`: with ``map`` the fastest way to read them of a long queue."""
 
 
-def narrowest(mask: int) -> int:
-    """Return the last rung of a mask."""
-    return mask.bit_length() - 1
-
-
-def narrowest_of(waiting: Waiting) -> int:
-    """Return the last rung that a request allows."""
-    return waiting.allowed.bit_length() - 1
+def fastest_of(ladder: Ladder) -> Callable[[Waiting], int]:
+    """Return what tells the fastest rung that a request allows."""
+    return lambda waiting: ladder.fastest(waiting.allowed)
 
 
 def nearest(mask: int, rung: int) -> int:
@@ -43,9 +38,7 @@ def crowd(ladder: Ladder, images: float, workers: int) -> int:
     return min(CROWD, ladder.max_batch, int(images / (2 * workers)))
 
 
-def lost(
-    ladder: Ladder, load: Load, rung_of: Callable[[Waiting], int] = narrowest_of, longer: float = 1.0
-) -> tuple[int, ...]:
+def lost(ladder: Ladder, load: Load, rung_of: Callable[[Waiting], int], longer: float = 1.0) -> tuple[int, ...]:
     """Return the positions of requests whose hard deadline is likely missed even if they run now and alone.
 
     Likely is what happens at the median, which ``ladder`` states with its noise: to refuse what is met every other time
@@ -94,7 +87,7 @@ def hopeless(ladder: Ladder, load: Load, newcomer: Waiting, margin: float, ready
     """Return whether a request that is not in the queue yet would be late even if all narrowed down for it.
 
     What the workers do is finished, and what stands before it and is not lost, for other models too, is served by all
-    of them in efficient batches, each at the narrowest that it allows: in sum that takes what it takes at the median.
+    of them in efficient batches, each at the fastest that it allows: in sum that takes what it takes at the median.
     Then its own time must be left, as the ladder says, after the ``ready_s`` that it takes to make it ready; and of all
     that ``margin`` more.
     """
@@ -104,8 +97,9 @@ def hopeless(ladder: Ladder, load: Load, newcomer: Waiting, margin: float, ready
     first = bisect_left(load.queue, load.now_s + min(ladder.alone_s), key=order_of)
     ahead = load.queue[first : bisect_left(load.queue, newcomer.order_s, key=order_of)]
     work_s = sum(until_s - load.now_s for until_s in load.busy_until_s if until_s > load.now_s)
-    work_s += sum(ladder.image_s[narrowest(mask)] * images for mask, images in map(work_of, ahead))
-    own_s = ladder.rungs[narrowest(newcomer.allowed)].latency_ms(newcomer.images) / 1000
+    least_s = {mask: ladder.image_s[ladder.fastest(mask)] for mask in set(map(allowed_of, ahead))}
+    work_s += sum(least_s[mask] * images for mask, images in map(work_of, ahead))
+    own_s = ladder.rungs[ladder.fastest(newcomer.allowed)].latency_ms(newcomer.images) / 1000
     needed_s: float = work_s / ladder.noise / load.workers + load.elsewhere_s(newcomer.order_s) + ready_s + own_s
     needed_s *= 1 + margin
     return needed_s > newcomer.deadline_s - load.now_s

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from server.ladder import Ladder
 from server.policies.batches import crowd, fill, give_up, lost, nearest, others
-from server.policy import Dispatch, Load, Waiting
+from server.policy import Dispatch, Load, Reason, Waiting
 
 
 @dataclass(frozen=True)
@@ -40,4 +40,11 @@ class Fixed:
             limit = ladder.rungs[rung].images_within(left_ms, limit)
         # Not at a rung that these do not aim at, even if they allow it.
         alike = (position for position in left if rung_of(load.queue[position]) == rung)
-        return Dispatch(rung, fill(load.queue, alike, rung, limit), drop, "default")
+        return Dispatch(rung, fill(load.queue, alike, rung, limit), drop, self._reason(ladder, head, rung))
+
+    def _reason(self, ladder: Ladder, head: Waiting, rung: int) -> Reason:
+        """Say why a request does not get ``precision``: ``auto`` has no use for it here, or a floor excludes it."""
+        aim = None if self.precision is None or head.pinned else ladder.index(self.precision)
+        if aim is None or aim == rung:
+            return "default"
+        return "pruned" if ladder.rungs[aim].pruned else "floor"

@@ -9,17 +9,16 @@ from itertools import accumulate
 from operator import add, gt
 from typing import NamedTuple
 
-from server.ladder import Ladder, positions
+from server.ladder import Ladder
 from server.policies.batches import (
     allowed_of,
     crowd,
     deadline_of,
+    fastest_of,
     fill,
     give_up,
     images_of,
     lost,
-    narrowest,
-    narrowest_of,
     nearest,
     others,
     work_of,
@@ -46,9 +45,10 @@ class LookAhead:
     taking ``margin`` longer than the ladder says; and if those of other models are too, as fast as they can be served.
     Of those the one is chosen that is greatest in::
 
-        accuracy - price * seconds for an image         price = P * (accuracy / seconds at the narrowest)
+        accuracy - price * seconds for an image         price = P * (accuracy / seconds at the fastest)
 
-    (of a width, a little more than any narrower one's, whatever noise says: :attr:`~server.ladder.Ladder.worth`).
+    (of a width, a little more than any narrower one's, and of what would serve at rest, more than any other's, whatever
+    noise says: :meth:`~server.ladder.Ladder.worth`).
     P is the chance that the work at hand, done as fast as the ladder allows, grows beyond what can be saved before it
     is done. Time that is lost now is then lost answers, so the price rises with the backlog, before anything becomes
     infeasible. Work is taken for a Brownian motion with the drift and variance of bursty arrivals, between no work and
@@ -56,7 +56,7 @@ class LookAhead:
 
     A first request that names its precision, and lets itself be degraded, has the widest that is feasible.
 
-    If nothing is feasible, the narrowest runs. Hard deadlines that not even that can meet any more are dropped; and
+    If nothing is feasible, the fastest runs. Hard deadlines that not even that can meet any more are dropped; and
     then, as some must be lost, those that it would only meet with luck, unless they have priority or nobody else waits:
     what they take, one with more time would not get.
     """
@@ -68,21 +68,22 @@ class LookAhead:
         return "look-ahead"
 
     def dispatch(self, ladder: Ladder, load: Load) -> Dispatch:
-        drop = lost(ladder, load)
+        rung_of = fastest_of(ladder)
+        drop = lost(ladder, load, rung_of)
         left = others(len(load.queue), drop)
         if not left:
-            return give_up(load, narrowest_of, "slack")
+            return give_up(load, rung_of, "slack")
         outlook = _Outlook(ladder, load, left, self.margin)
         chosen = outlook.best()
         if chosen is None:
-            tight = lost(ladder, load, longer=(1 + self.margin) * ladder.noise)
+            tight = lost(ladder, load, rung_of, longer=(1 + self.margin) * ladder.noise)
             gone = set(drop)
             tight = tuple(at for at in tight if not load.queue[at].priority or at in gone)
             if len(drop) < len(tight) < len(load.queue):
                 drop, left = tight, others(len(load.queue), tight)
                 outlook = _Outlook(ladder, load, left, self.margin)
                 chosen = outlook.best()
-        rung, members, reason = chosen or outlook.at_narrowest()
+        rung, members, reason = chosen or outlook.at_fastest()
         return Dispatch(rung, members, drop, reason)
 
 
@@ -117,6 +118,7 @@ class _Outlook:
         self.each = self.count / len(looked_at)
         self.masks = list(map(allowed_of, looked_at))
         self.kinds = {self.masks[0]} if self.masks.count(self.masks[0]) == len(looked_at) else set(self.masks)
+        self.worth = ladder.worth(self.masks[0])
         images = list(map(images_of, looked_at))
         self.images: float = 1.0 if images.count(1) == len(looked_at) else sum(images) / len(looked_at)
         self.workers = load.workers
@@ -132,12 +134,12 @@ class _Outlook:
         # How much time newcomers have, judging by those who came last; less than none where late ones stand there.
         self.room_s = self.queue[left[self.count - 1 - self.count // 4]].deadline_s - self.now_s
         self.deadlines_s = list(map(deadline_of, looked_at))
-        self.soonest_s = load.now_s + ladder.alone_s[max(map(narrowest, self.kinds))]
+        self.soonest_s = load.now_s + min(ladder.alone_s[ladder.fastest(mask)] for mask in self.kinds)
         if min(self.deadlines_s) < self.soonest_s:  # aims that are missed: nothing is to be gained from them
             self.deadlines_s = [due_s if due_s >= self.soonest_s else math.inf for due_s in self.deadlines_s]
         self.head_s = self.deadlines_s[0] - self.now_s
-        # The queue is at least so much work: each request at the narrowest that it allows.
-        least_s = self.each * sum(self._request_s(narrowest(mask)) * self.masks.count(mask) for mask in self.kinds)
+        # The queue is at least so much work: each request at the fastest that it allows.
+        least_s = self.each * sum(self._request_s(ladder.fastest(mask)) * self.masks.count(mask) for mask in self.kinds)
         self.request_s = least_s / self.count
         # What all workers take at least before newcomers have had their time, but for the first request here.
         self.backlog_s = (least_s - self.request_s + sum(self.others_s)) / self.workers
@@ -145,8 +147,7 @@ class _Outlook:
 
     def best(self) -> tuple[int, tuple[int, ...], Reason] | None:
         """Return the rung, the members, and why it is not a wider one; None: nothing keeps every deadline."""
-        allowed = self.masks[0]
-        rungs = list(positions(allowed))
+        rungs: Sequence[int] = self.ladder.by_speed(self.masks[0])
         members: dict[int, tuple[int, ...]] = {}
         feasible: dict[int, bool] = {}
 
@@ -156,20 +157,19 @@ class _Outlook:
                 feasible[rung] = self._feasible(rung, members[rung])
             return feasible[rung]
 
-        # Wider ones take longer: what is infeasible at one rung is so at all that are wider.
+        # What is infeasible at one rung is so at all that take longer.
         if not is_feasible(rungs[0]):
             rungs = rungs[bisect_left(rungs, True, 1, key=is_feasible) :]
-        if not self.queue[self.left[0]].pinned:  # who names a precision gets it if that can be: it has no price
-            weighed = {rung: self._weigh(rung) for rung in rungs}
-            rungs.sort(key=weighed.__getitem__, reverse=True)
+        pinned = self.queue[self.left[0]].pinned  # who names a precision gets it if that can be: it has no price
+        rungs = sorted(rungs) if pinned else sorted(rungs, key=self._weigh, reverse=True)
         for rung in rungs:
             if is_feasible(rung):
                 return rung, members[rung], self._reason(rung)
         return None
 
-    def at_narrowest(self) -> tuple[int, tuple[int, ...], Reason]:
-        """Return what :meth:`best` does, of the narrowest rung that the first request allows."""
-        rung = narrowest(self.masks[0])
+    def at_fastest(self) -> tuple[int, tuple[int, ...], Reason]:
+        """Return what :meth:`best` does, of the fastest rung that the first request allows."""
+        rung = self.ladder.fastest(self.masks[0])
         return rung, self._members(rung, self._timely_batch(rung)), self._reason(rung)
 
     def _reason(self, rung: int) -> Reason:
@@ -177,7 +177,7 @@ class _Outlook:
         wider = self.masks[0] & ((1 << rung) - 1)
         if not wider:
             return "slack"
-        alone_s = self.longer * self.ladder.rungs[narrowest(wider)].latency_ms(1) / 1000
+        alone_s = self.longer * self.ladder.rungs[wider.bit_length() - 1].latency_ms(1) / 1000
         return "slack" if alone_s > self.head_s else "backlog"
 
     def _weigh(self, rung: int) -> float:
@@ -185,9 +185,9 @@ class _Outlook:
         chosen = self.ladder.rungs[rung]
         price = self._price(chosen.latency_ms(1) / 1000)
         if price == 0:
-            return self.ladder.worth[rung]
+            return self.worth[rung]
         batch = self._timely_batch(rung)
-        return self.ladder.worth[rung] - price * self.images * chosen.latency_ms(batch) / batch / 1000
+        return self.worth[rung] - price * self.images * chosen.latency_ms(batch) / batch / 1000
 
     def _timely_batch(self, rung: int) -> int:
         """Return a worthwhile batch that leaves something for the other workers that are idle, and is not late."""
@@ -202,7 +202,7 @@ class _Outlook:
             return 0.0  # late in any case, and alone
         work_s = self.backlog_s + first_s / self.workers
         chance = _overwhelmed(work_s, self.room_s, self.arrivals_per_s, self.request_s / self.workers)
-        return chance * self.ladder.rungs[narrowest(self.masks[0])].accuracy / self.request_s
+        return chance * self.ladder.rungs[self.ladder.fastest(self.masks[0])].accuracy / self.request_s
 
     def _request_s(self, rung: int) -> float:
         return self.images * self.ladder.image_s[rung]

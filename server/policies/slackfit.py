@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from server.ladder import Ladder, positions
-from server.policies.batches import fill, give_up, lost, narrowest, narrowest_of, others
+from server.policies.batches import fastest_of, fill, give_up, lost, others
 from server.policy import Dispatch, Load
 
 BUCKETS = 16
@@ -18,7 +18,7 @@ class SlackFit:
 
     Off line, for a ladder: pairs of precision and batch are put into buckets of equal width by their latency; of each
     the pair with the largest batch is kept, among these the most accurate. On line: the slowest kept pair that is
-    faster than the slack; the narrowest precision if there is none, with one image unless something is late already.
+    faster than the slack; the fastest precision if there is none, with one image unless something is late already.
     Off line is whenever the ladder changes. A first request that names its precision, and lets itself be degraded, gets
     what it names if its own slack bears that, whatever else is late.
     """
@@ -30,24 +30,25 @@ class SlackFit:
         return "slackfit"
 
     def dispatch(self, ladder: Ladder, load: Load) -> Dispatch:
-        drop = lost(ladder, load)
+        rung_of = fastest_of(ladder)
+        drop = lost(ladder, load, rung_of)
         left = others(len(load.queue), drop)
         if not left:
-            return give_up(load, narrowest_of, "slack")
+            return give_up(load, rung_of, "slack")
         head = load.queue[left[0]]
         # Those who go before what is late stand first, but it has no slack all the same.
         behind = bisect_left(load.queue, True, left[0], key=lambda waiting: not waiting.goes_first(load.now_s))
         urgent_s = min(waiting.deadline_s for waiting in (head, *load.queue[behind : behind + 1]))
         allowed, slack_ms = head.allowed, self._slack_ms(urgent_s, load)
-        own_ms, named = self._slack_ms(head.deadline_s, load), head.allowed & -head.allowed
-        if head.pinned and ladder.rungs[narrowest(named)].latency_ms(head.images) < own_ms:
-            allowed, slack_ms = named, own_ms
+        own_ms, named = self._slack_ms(head.deadline_s, load), next(positions(head.allowed))
+        if head.pinned and ladder.rungs[named].latency_ms(head.images) < own_ms:
+            allowed, slack_ms = 1 << named, own_ms
         pairs = _pairs(ladder, allowed)
         found = bisect_left(pairs, (slack_ms,)) - 1
         if found >= 0:
             _, batch, rung = pairs[found]
         else:  # what is late in any case is no reason to serve others one by one
-            rung = narrowest(allowed)
+            rung = ladder.fastest(allowed)
             batch = ladder.efficient_batches[rung] if slack_ms < 0 else 1
         return Dispatch(rung, fill(load.queue, left, rung, batch), drop, "slack")
 

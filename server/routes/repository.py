@@ -108,7 +108,7 @@ def _listed(served: Sequence[ServedModel], entries: Sequence[Entry]) -> list[dic
     names = {model.name for model in served}
     rows = [{"name": model.name, "version": model.version, "state": "READY", "reason": ""} for model in served]
     rows += [
-        {"name": entry.name or entry.path.stem, "state": "UNAVAILABLE", "reason": entry.reason or "unloaded"}
+        {"name": entry.listed, "state": "UNAVAILABLE", "reason": entry.reason or "unloaded"}
         for entry in entries
         if entry.name not in names
     ]

@@ -284,6 +284,11 @@ def test_a_search_says_that_it_found_nothing_and_keeps_the_solver_from_its_outpu
     assert not read_master(master).plans
 
 
+def test_neither_one_picture_nor_less_than_a_second_is_told_as_a_metric() -> None:
+    measured = {"miou": 0.8818, "pixel_accuracy": 1.0, "images": 1, "seconds": 0.0116}
+    assert cli._shares(measured) == "miou 88.18%, pixel_accuracy 100.00%"
+
+
 def test_profile_shows_every_layer_and_writes_json(master: Path, tmp_path: Path) -> None:
     pytest.importorskip("bitgear._native")
     file = tmp_path / "timings.json"

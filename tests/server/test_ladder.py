@@ -77,6 +77,11 @@ def test_names_masks_and_bounds() -> None:
     assert len(FAST) == len(ladder.rungs)
 
 
+def test_images_that_take_next_to_nothing_fill_a_batch() -> None:
+    rung = Rung("8", Plan.uniform(8), 8, 0.9, 1.0, 1e-310)
+    assert [rung.images_within(time_ms, 16) for time_ms in (0.5, 1.0, 2.0)] == [1, 1, 16]
+
+
 @pytest.mark.parametrize(("fixed_ms", "per_image_ms"), [(0, 0), (-1, 2), (2, -1), (float("nan"), 1), (1, float("inf"))])
 def test_impossible_times(fixed_ms: float, per_image_ms: float) -> None:
     with pytest.raises(LadderError, match="precision 8 takes"):
@@ -208,11 +213,18 @@ def test_whatever_is_left_out_has_one_that_is_as_good(
             assert instead.accuracy >= one.accuracy or other == 0 or not (one.is_mixed or instead.is_mixed)
 
 
-def test_a_wider_width_counts_for_more_than_any_narrower_one() -> None:
+def test_a_wider_width_counts_for_more_than_any_narrower_one_and_the_first_for_most() -> None:
     ladder = with_plans(
         ladder_of({8: (10, 0.91), 6: (8, 0.92), 4: (6, 0.9), 2: (4, 0.8)}), plan_rung("mixed-3.0", 3.0, 5, 0.95)
     )
-    worth = dict(zip([rung.precision for rung in ladder.rungs], ladder.worth, strict=True))
-    assert worth["8"] > worth["mixed-3.0"] == 0.95 > worth["6"] == 0.92 > worth["4"] == 0.9
-    assert list(ladder_of({8: (10, 0.0), 6: (8, 0.0), 4: (6, 0.0)}).worth) == pytest.approx([2e-4, 1e-4, 0])
-    assert ladder_of({8: (10, 0.9)}).worth == (0.9,)
+
+    def worth(ladder: Ladder, mask: int) -> dict[str, float]:
+        return dict(zip([rung.precision for rung in ladder.rungs], ladder.worth(mask), strict=True))
+
+    told = worth(ladder, ladder.all_rungs)
+    assert told["8"] > told["mixed-3.0"] == 0.95 > told["6"] == 0.92 > told["4"] == 0.9
+    at_rest_at_6 = worth(ladder, ladder.all_rungs & ~1)
+    assert at_rest_at_6["6"] > at_rest_at_6["mixed-3.0"] == 0.95 > at_rest_at_6["4"] == 0.9
+    unknown = ladder_of({8: (10, 0.0), 6: (8, 0.0), 4: (6, 0.0)})
+    assert list(unknown.worth(0b111)) == pytest.approx([2e-4, 1e-4, 0])
+    assert ladder_of({8: (10, 0.9)}).worth(1) == (0.9,)

@@ -273,8 +273,7 @@ async def one_runs_one_waits(app: FastAPI, gate: Gate, deadline_ms: str) -> list
     runtime = app.state.runtime
     (model,) = runtime.models
     times = Times({name: Line(0.0, 2000.0) for name in model.master.precisions}, noise=1.0)
-    model.ladder = measured_ladder(model.master, times, 4)
-    model.refresh = Refresh(model.ladder, times)
+    model.refresh = Refresh(measured_ladder(model.master, times, 4), times)
     gate.close()
     runs = [asyncio.create_task(Exchanged(headers=[("Deadline-Ms", deadline_ms)]).run(app))]
     await until(lambda: len(gate.calls) == 1, "one runs")

@@ -7,7 +7,7 @@ import pytest
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
-from server.metrics import BUCKETS_S
+from server.metrics import BUCKETS_S, Metrics
 from tests.serving import PATH, Running, png, running, wait_until
 
 PNG = {"Content-Type": "image/png"}
@@ -97,6 +97,23 @@ def test_a_bad_name_adds_no_series(server: Running) -> None:
     for name in ("a", "b", "c", "..", "tiny2"):
         server.client.post(f"/v1/models/{name}/classify", content=png(), headers=PNG)
     assert len(families(server)["bitgear_requests"].samples) == before
+
+
+def test_the_error_of_a_ladder_is_told_as_it_is_for_as_long_as_its_model_is_served() -> None:
+    metrics, errors = Metrics("made-up"), {"8": 0.25, "4": -0.5}
+
+    def told() -> dict[str, float]:
+        families = text_string_to_metric_families(metrics.render().decode())
+        (family,) = (family for family in families if family.name == "bitgear_profile_error_ratio")
+        return {sample.labels["precision"]: sample.value for sample in family.samples}
+
+    for version in ("1", "2"):
+        metrics.add_model("one", version, "classify", 1, lambda: 0, lambda: 0, errors, errors.__getitem__)
+        assert told() == errors
+        errors["8"] *= 2
+        assert told() == errors
+        metrics.remove_model("one", version, "classify")
+        assert told() == {}
 
 
 def test_buckets_are_geometric_from_half_a_millisecond_to_ten_seconds() -> None:

@@ -25,7 +25,7 @@ from server.measurement import Line, Times, measured_ladder
 from server.policies.fixed import Fixed
 from server.policies.lookahead import LookAhead
 from server.policies.slackfit import SlackFit
-from server.policy import Load, Waiting, admit
+from server.policy import Choice, Load, Waiting, admit, explain
 from server.precision import Wish
 from server.profiles import Profile
 from server.refresh import Refresh
@@ -163,7 +163,7 @@ def test_precisions_are_listed_alike_whatever_is_measured(server: Running, monke
     served = server.app.state.runtime.models.get("planned")
     for blind_ms, fast_ms in ((9.0, 2.2), (2.2, 9.0)):
         plans = {"mixed-a": Line(1.0, 4.5), "mixed-b": Line(1.0, fast_ms), "blind": Line(1.0, blind_ms)}
-        monkeypatch.setattr(served, "ladder", measured_ladder(MASTER, Times(lines | plans, 1.2), 8))
+        monkeypatch.setattr(served, "start", measured_ladder(MASTER, Times(lines | plans, 1.2), 8))
         assert server.client.get("/v1/models/planned").json()["precisions"] == LISTED
         assert asked(server, "header", "mixed-z").json()["offered_precisions"] == LISTED
         rungs = server.client.get("/v1/models/planned/ladder").json()["rungs"]
@@ -328,6 +328,34 @@ def test_a_default_that_a_plan_beats_gives_way_to_it() -> None:
     assert allowed(Wish("4", lenient=True), ladder=ladder)[0] == "4"
 
 
+def test_a_faster_plan_of_more_bits_is_out_of_a_lenient_wish_s_bounds() -> None:
+    ladder = with_plans(
+        ladder_of({8: (10.0, 0.92), 4: (7.0, 0.9), 2: (4.0, 0.88)}), plan_rung("mixed-4.4", 4.4, 6.5, 0.91)
+    )
+    assert allowed(Wish("4", lenient=True), ladder=ladder) == ["4", "mixed-4.4", "2"]
+    assert allowed(Wish("4", ceiling=4, lenient=True), ladder=ladder) == ["4", "2"]
+
+
+def test_of_precisions_of_one_mean_width_the_more_accurate_is_nearest_to_a_bound() -> None:
+    widths = ladder_of({8: (10.0, 0.92), 4: (7.0, 0.91), 3: (6.0, 0.9), 2: (4.0, 0.88)})
+    better = with_plans(widths, plan_rung("mixed-3.0", 3.0, 5.5, 0.905, fixed_share=0.0))
+    assert allowed(Wish(ceiling=3), ladder=better) == ["mixed-3.0", "2"]
+    assert allowed(Wish(floor=3), Profile(name="p", default=2), better) == ["mixed-3.0"]
+    worse = with_plans(widths, plan_rung("mixed-3.0", 3.0, 5.5, 0.89))
+    assert allowed(Wish(ceiling=3), ladder=worse) == ["3", "mixed-3.0", "2"]
+
+
+def test_a_server_at_rest_serves_what_bounds_give_even_if_a_plan_further_down_is_more_accurate() -> None:
+    ladder = with_plans(
+        ladder_of({8: (10.0, 0.92), 4: (7.0, 0.9), 2: (4.0, 0.88)}),
+        plan_rung("mixed-3.5", 3.5, 6.9, 0.91, fixed_share=0.0),  # slower in batches
+    )
+    admission = admit(Wish(ceiling=4), ladder, PLAIN)
+    assert allowed(Wish(ceiling=4), ladder=ladder) == ["4", "mixed-3.5", "2"]
+    dispatch = LookAhead().dispatch(ladder, Load(100.0, (Waiting(100.1, admission.allowed),)))
+    assert explain(admission, dispatch.rung, dispatch.reason) == Choice(1, "request", "ceiling")
+
+
 def load_of(slack_ms: float, count: int = 1) -> Load:
     waiting = Waiting(100.0 + slack_ms / 1000, SOME.all_rungs, hard=True)
     return Load(100.0, (waiting,) * count)
@@ -381,5 +409,4 @@ def test_whatever_is_asked_stays_within_its_bounds(
     for index in positions(admission.allowed):
         rung = ladder.rungs[index]
         assert profile.floor <= rung.mean_bits <= profile.ceiling
-        assert (floor or 2) <= rung.mean_bits
-        assert name is not None or rung.mean_bits <= (ceiling or 8)
+        assert (floor or 2) <= rung.mean_bits <= (ceiling or 8)

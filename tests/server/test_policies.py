@@ -12,7 +12,7 @@ from server.policies.batches import hopeless, lost
 from server.policies.fixed import Fixed
 from server.policies.lookahead import LookAhead, _overwhelmed
 from server.policies.slackfit import SlackFit
-from server.policy import PRIORITY_HEAD_START_S, Dispatch, Load, Policy, Waiting, admit
+from server.policy import PRIORITY_HEAD_START_S, Choice, Dispatch, Load, Policy, Waiting, admit, explain
 from server.precision import Wish
 from server.profiles import Profile
 from server.settings import SettingsError
@@ -79,10 +79,10 @@ def test_what_every_policy_keeps_to(data: st.DataObject, name: str) -> None:
     assert sum(queue[position].images for position in members) <= ladder.max_batch or len(members) == 1
     for position in drop:
         one = queue[position]
-        rungs = list(positions(one.allowed))
+        rung = ladder.fastest(one.allowed)
         if name.startswith("fixed"):  # which serves it at one rung alone
-            rungs = [max(rungs, key=lambda rung: ladder.rungs[rung].latency_ms(one.images))]
-        alone_s = ladder.rungs[rungs[-1]].latency_ms(one.images) / 1000
+            rung = max(positions(one.allowed), key=lambda rung: ladder.rungs[rung].latency_ms(one.images))
+        alone_s = ladder.rungs[rung].latency_ms(one.images) / 1000
         if name == "look-ahead" and not one.priority:  # gives way where some must
             alone_s *= 1 + LookAhead.margin
         assert one.hard
@@ -115,10 +115,28 @@ def test_fixed() -> None:
     assert Fixed().dispatch(THREE, load_of(queue)) == Dispatch(1, (0, 3), (), "default")
     assert Fixed("2").dispatch(THREE, load_of(queue)) == Dispatch(2, (0, 2, 3), (), "default")
     assert Fixed("8").dispatch(THREE, load_of(queue)).members == (0, 3)
-    assert Fixed("4").dispatch(THREE, load_of(queue[1:])) == Dispatch(0, (0,), (), "default")
+    assert Fixed("4").dispatch(THREE, load_of(queue[1:])) == Dispatch(0, (0,), (), "floor")
     # 8 bits take 10 ms, and 5 more for each further image: two fit 16 ms
     assert Fixed("8").dispatch(THREE, load_of(queue_of(16, 16, 16))).members == (0, 1)
     assert Fixed("8").dispatch(THREE, load_of(queue_of(5, 16))) == Dispatch(0, (1,), (0,), "default")
+
+
+def test_fixed_says_why_a_request_gets_another_precision() -> None:
+    ladder = ladder_of({8: (10.0, 0.92), 6: (8.0, 0.91), 4: (8.0, 0.9), 2: (4.0, 0.88)})
+
+    def said(wish: Wish) -> Choice:
+        admission = admit(wish, ladder, Profile(name="p"))
+        dispatch = Fixed("4").dispatch(ladder, load_of((Waiting(100.1, admission.allowed, pinned=admission.pinned),)))
+        return explain(admission, dispatch.rung, dispatch.reason)
+
+    assert said(Wish()) == Choice(3, "policy", "pruned")  # 6 bits are as fast as 4
+    assert said(Wish(floor=5)) == Choice(1, "policy", "pruned")
+    assert said(Wish(floor=3, ceiling=4)) == Choice(2, "request", "ceiling")
+    assert said(Wish("8")) == Choice(0, "request", "asked")
+    ladder = THREE
+    assert said(Wish()) == Choice(1, "policy", "default")
+    ladder = ladder_of()
+    assert said(Wish(floor=5)) == Choice(3, "policy", "floor")
 
 
 @pytest.mark.parametrize("name", ["look-ahead", "slackfit"])
@@ -169,6 +187,21 @@ def test_several_images_are_lost_if_all_of_them_are(name: str) -> None:
     # behind one that has more time than a single image takes, and a late one
     queue = (queue_of(-1)[0], *queue_of(15), many, queue_of(100)[0])
     assert create_policy(name).dispatch(THREE, load_of(queue)).drop == (0, 2)
+
+
+@pytest.mark.parametrize("name", ["look-ahead", "slackfit"])
+def test_the_fastest_rung_need_not_be_the_last(name: str) -> None:
+    # as a ladder may be once its times were made anew
+    ladder = Ladder.of("made-up", (*THREE.rungs[:2], plan_rung("mixed", 3.8, 6.5, 0.915)), 8)
+    assert ladder.useful(0b111) == 0b111
+    assert [ladder.fastest(mask) for mask in (0b111, 0b101, 0b001)] == [1, 2, 0]
+    policy, busy = create_policy(name), Load(100.0, (), workers=2, busy_until_s=(101.0,))
+    for within_ms in (6.2, 6.8):  # 4 bits take 6 ms, with a margin 6.6
+        assert policy.dispatch(ladder, replace(busy, queue=queue_of(within_ms))) == Dispatch(1, (0,), (), "slack")
+    lenient = Waiting(100.01, 0b110, hard=True, pinned=True)
+    assert policy.dispatch(ladder, replace(busy, queue=(lenient,))).rung == 1
+    one, newcomer = queue_of(8, 9.8)  # 3.5 ms in a batch, then 6 alone
+    assert not hopeless(ladder, Load(100.0, (one,)), newcomer, 0.0)
 
 
 def test_slackfit_takes_what_the_slack_of_the_first_can_bear() -> None:

@@ -1,3 +1,4 @@
+import math
 import random
 from dataclasses import replace
 
@@ -6,6 +7,8 @@ import pytest
 from server.ladder import Ladder
 from server.measurement import Line, Times
 from server.refresh import ENOUGH_BATCHES, STEP_BATCHES, Refresh
+from server.registry import ServedModel
+from tests.masters import tiny_master
 from tests.server.ladders import ladder_of
 
 LADDER = ladder_of({8: (10, 0.9), 4: (6, 0.88), 2: (4, 0.85)})
@@ -43,6 +46,14 @@ def test_a_device_that_changes_is_followed(factor: float) -> None:
     assert abs(subject.error("8")) <= 0.1
     assert subject.ladder.max_batch == LADDER.max_batch
     assert [rung.precision for rung in subject.ladder.rungs] == [rung.precision for rung in LADDER.rungs]
+
+
+def test_a_served_model_s_ladder_is_the_one_that_follows() -> None:
+    model = ServedModel(tiny_master(), LADDER)
+    model.refresh = refresh()
+    assert model.ladder is LADDER
+    assert observe(model.refresh, "8", 2.0, 100) > 0
+    assert model.ladder is model.refresh.ladder is not LADDER
 
 
 MIXED = Times({"8": Line(6, 4), "4": Line(4, 2.5), "2": Line(3, 1.5)}, 1.0)
@@ -163,6 +174,16 @@ def test_noise_is_part_of_the_ladder() -> None:
     for _ in range(500):
         subject.observe("8", 1, 15 * rng.gauss(1, 0.1))
     assert subject.ladder.rungs[0].latency_ms(1) == pytest.approx(15 * 1.13, rel=0.1)
+
+
+@pytest.mark.parametrize("duration_ms", [0.0, -1.0, math.nan, math.inf])
+def test_a_clock_that_is_out_of_order_does_no_harm_for_good(duration_ms: float) -> None:
+    subject = refresh()
+    observe(subject, "8", 1.0, 20)
+    for _ in range(2 * STEP_BATCHES):
+        subject.observe("8", 1, duration_ms)
+    observe(subject, "8", 1.0, 1000)
+    assert latencies(subject.ladder)[0] == pytest.approx(latencies(LADDER)[0], rel=0.25)
 
 
 def test_what_is_unknown_is_ignored() -> None:

@@ -18,6 +18,7 @@ from bitgear.checkpoint import Master, write_master
 from bitgear.engines import create_engine
 from bitgear.errors import CheckpointTruncated
 from server.errors import ModelUnusable, UnknownModel
+from server.registry import ServedModel
 from server.repository import Repository
 from server.settings import SettingsError
 from tests.masters import tiny_master
@@ -69,6 +70,18 @@ def test_a_damaged_file_is_unusable_if_it_was_the_model_s(tmp_path: Path) -> Non
         assert str(tmp_path) not in str(caught.value)
     _replace(path, content)
     assert repository.read("one")
+
+
+def test_a_file_that_cannot_be_read_is_unusable_under_the_name_that_it_is_listed_by(tmp_path: Path) -> None:
+    (tmp_path / "broken.safetensors").write_bytes(b"x")
+    repository = Repository([tmp_path])
+    assert [entry.listed for entry in repository.entries()] == ["broken"]
+    with pytest.raises(ModelUnusable) as caught:
+        repository.read("broken")
+    assert caught.value.members == {"reason": CheckpointTruncated.code}
+    write_master(tiny_master(name="one"), tmp_path / "broken.safetensors")
+    with pytest.raises(UnknownModel):
+        repository.read("broken")
 
 
 def test_two_files_of_one_name(tmp_path: Path) -> None:
@@ -298,18 +311,63 @@ def test_a_model_that_cannot_run_leaves_the_old_one_serving(tmp_path: Path, fold
         assert check_answers(server, tiny_master(5, name="other")) != version
 
 
+def eight_bits_alone(name: str) -> Master:
+    bare = dataclasses.replace(tiny_master(3, name=name), widths=(8,), accuracy={})
+    tensors = {
+        name: tensor[:1]
+        if name.endswith(("act_scale", "residual_scale", "gain", "bias")) and name != "head.bias"
+        else tensor
+        for name, tensor in bare.tensors.items()
+    }
+    return dataclasses.replace(bare, tensors=tensors)
+
+
 def test_a_model_that_the_profile_leaves_no_width(tmp_path: Path, folder: Path) -> None:
     with running(tmp_path, files=(folder,), admin_key=KEY, profile="edge-small") as server:
-        eight_alone = dataclasses.replace(tiny_master(3, name="late"), widths=(8,), accuracy={})
-        tensors = {
-            name: tensor[:1]
-            if name.endswith(("act_scale", "residual_scale", "gain", "bias")) and name != "head.bias"
-            else tensor
-            for name, tensor in eight_alone.tensors.items()
-        }
-        write_master(dataclasses.replace(eight_alone, tensors=tensors), folder / "late.safetensors")
+        write_master(eight_bits_alone("late"), folder / "late.safetensors")
         server.refused(post(server, "models/late/load"), 422, "width-not-offered", offered_precisions=[])
         assert server.client.get("/v2/models/late").status_code == 404
+
+
+def load_beside(server: Running, monkeypatch: pytest.MonkeyPatch, change: dict[str, str]) -> httpx.Response:
+    """Change the policy when ``late`` is about to be served; return what came of its load."""
+    derive, about, go = server.app.state.runtime._derive, threading.Event(), threading.Event()
+
+    def held(model: ServedModel) -> None:
+        derive(model)
+        if model.name == "late" and not go.is_set():
+            about.set()
+            assert go.wait(DEADLINE_S)
+
+    monkeypatch.setattr(server.app.state.runtime, "_derive", held)
+    loaded: list[httpx.Response] = []
+    load = threading.Thread(target=lambda: loaded.append(post(server, "models/late/load")))
+    load.start()
+    assert about.wait(DEADLINE_S)
+    assert server.client.put("/v1/policy", json=change, headers=ADMIN).status_code == 200
+    go.set()
+    load.join(DEADLINE_S)
+    return loaded[0]
+
+
+def test_a_profile_that_comes_while_a_model_is_loaded_may_refuse_it(
+    server: Running, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_master(eight_bits_alone("late"), folder / "late.safetensors")
+    answer = load_beside(server, monkeypatch, {"profile": "edge-small"})
+    server.refused(answer, 422, "width-not-offered", offered_precisions=[])
+    assert server.client.get("/v2/models/late").status_code == 404
+    assert server.client.put("/v1/policy", json={"margin": 0.2}, headers=ADMIN).status_code == 200
+
+
+def test_what_a_policy_may_choose_that_comes_while_a_model_is_loaded_is_there(
+    server: Running, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_master(tiny_master(3, name="late"), folder / "late.safetensors")
+    assert load_beside(server, monkeypatch, {"policy": "look-ahead"}).status_code == 200
+    runtime = server.app.state.runtime
+    model = runtime.models.get("late")
+    assert len(runtime.resident_bytes(model)) == model.ladder.useful(model.ladder.all_rungs).bit_count() > 1
 
 
 def test_models_are_exchanged_under_traffic(server: Running, folder: Path) -> None:

@@ -318,6 +318,17 @@ def test_what_is_late_without_a_deadline_lets_others_go_first_but_not_for_ever(
     assert batches[turn + 1 :] == [[32, 33, 34, 35], [90], [5, 6]]
 
 
+def test_priority_at_the_head_hides_nothing_that_is_late(bench: Callable[..., Bench]) -> None:
+    b = bench()
+    first = b.occupy()
+    late = [b.submit(code, within_s=1) for code in (1, 2, 3)]
+    b.clock.now_s += 1.5
+    high = b.submit(10, within_s=0.4, priority=1)
+    ahead = [b.submit(code, within_s=1, hard=True) for code in (20, 21, 22)]
+    b.let_go(first, *late, high, *ahead)
+    assert b.calls()[1:] == [(8, [10, 20, 21, 22]), (8, [1, 2, 3])]
+
+
 def test_a_policy_sees_what_lets_others_go_first(bench: Callable[..., Bench]) -> None:
     seen: list[list[float]] = []
 
@@ -625,7 +636,7 @@ def test_calls_are_due_once_there_is_an_efficient_batch_or_they_are_short(
     b = bench()
     model = b.model
     ladder = model.ladder
-    model.ladder = Ladder.of(model.name, tuple(replace(r, fixed_ms=9.0, per_image_ms=1.0) for r in ladder.rungs), 4)
+    model.start = Ladder.of(model.name, tuple(replace(r, fixed_ms=9.0, per_image_ms=1.0) for r in ladder.rungs), 4)
     assert max(model.ladder.efficient_batches) == 4
     due: list[bool] = []
     with pytest.MonkeyPatch.context() as patch:

@@ -202,11 +202,11 @@ class Rung:
     """One precision of a ladder.
 
     ``precision``: a width in bits, 2..8, or the name of a plan; ``mean_bits``: of its layers; ``reason`` why it is not
-    offered, ``None`` if it is; ``pruned`` why ``auto`` never takes it, ``None`` if it may. A batch of n images is
-    expected to take ``batch_fixed_ms`` + n * ``batch_image_ms``, as measured on the server's device; ``latency`` is
-    what calls with one image took, ``None`` before the first. ``accuracy`` is what is known of the metrics of the
-    model's task, 0..1, such as ``{"map50_95": 0.41, "map50": 0.63}``; ``top1`` that one metric and ``resident_bytes``
-    its memory, ``None`` where unknown.
+    offered, ``None`` if it is; ``pruned`` why ``auto`` takes it only where bounds leave no better one, else ``None``. A
+    batch of n images is expected to take ``batch_fixed_ms`` + n * ``batch_image_ms``, as measured on the server's
+    device; ``latency`` is what calls with one image took, ``None`` before the first. ``accuracy`` is what is known of
+    the metrics of the model's task, 0..1, such as ``{"map50_95": 0.41, "map50": 0.63}``; ``top1`` that one metric and
+    ``resident_bytes`` its memory, ``None`` where unknown.
     """
 
     precision: int | str
