@@ -424,7 +424,7 @@ def evaluate(
     if store:
         known = {name: row for name, row in results.items() if name in master.precisions}
         kept = {name: {key: row[key] for key in row if key != "seconds"} for name, row in known.items()}
-        rewrite_master(path, lambda stored: stored.with_accuracy(kept))
+        rewrite_master(path, lambda stored: stored.with_accuracy(kept), of=master)
     if json_file is not None:
         report = {
             "model": master.name,
