@@ -17,12 +17,12 @@ from tqdm import tqdm
 from bitgear.bits import WIDTHS
 from bitgear.checkpoint import Master, read_master, rewrite_master, write_master
 from bitgear.engines import Engine, create_engine
-from bitgear.errors import BitgearError, PrecisionNotOffered
+from bitgear.errors import BitgearError, MasterChanged, PrecisionNotOffered
 from bitgear.files import write_atomically
 from bitgear.plans import NamedPlan, check_plans
 from trainer import configs
 from trainer.config import ConfigError, HasbConfig, RunConfig, read_config
-from trainer.export import build_master, export, export_own, export_plan, replacing, versions
+from trainer.export import build_master, export, export_own, export_plan, replacing, versions, with_own
 from trainer.hasb import sensitive_layers
 from trainer.hessian import FLOATS, Traces, TracesInvalid, fingerprint, measure_traces
 from trainer.loop import Run, create_network, join_processes, usable_device
@@ -172,7 +172,10 @@ def measure_sensitivities(
 
 @dataclass(frozen=True)
 class Tuned:
-    """What tuning made of a plan: rows by epoch, the start among them, and metrics of the test split."""
+    """What tuning made of a plan: rows by epoch, the start among them, and metrics of the test split.
+
+    ``before``: of the plan as the master held it when tuning began.
+    """
 
     name: str
     rows: list[dict[str, Any]]
@@ -183,12 +186,13 @@ class Tuned:
 def tune_plans(
     config_path: Path, data: Path, out: Path, *, master: Path, names: Sequence[str] = (), progress: bool = True
 ) -> list[Tuned]:
-    """Train batch norm and scales of plans of a master, all or those named, and write them into it.
+    """Train batch norm and scales of plans of a master, all or those named, and write those that gain by it into it.
 
     Returns what they reach. The folder ``out`` keeps the state of every plan and ``tuned.json``. The test split is
     opened once all are trained.
     Raises :class:`~trainer.config.ConfigError` where epochs would be chosen by the test split, or the master has no
-    plans, and :class:`~bitgear.errors.PrecisionNotOffered` for a plan that it does not have.
+    plans, :class:`~bitgear.errors.PrecisionNotOffered` for a plan that it does not have, and
+    :class:`~bitgear.errors.MasterChanged` for a plan or a master that was written anew meanwhile.
     """
     config = read_config(config_path)
     device = usable_device(config.train.device)
@@ -201,6 +205,7 @@ def tune_plans(
     for name in names:
         if name not in held:
             raise PrecisionNotOffered(name, held, stored.name)
+    told = _read_tuned(out / "tuned.json")
     task = create_task(config, data, device)
     check_data(stored, task.labels, task.record)
     if task.watches_test:
@@ -221,23 +226,42 @@ def tune_plans(
     model.to(cpu)
     results = []
     for tuning in tunings:
-        plan = tuning.plan
-        before = examined.measure(engine.derive(stored, plan.plan).run, lambda _: None)
-        tuning.give()
-        tuned = export_own(master, model, replace(plan, accuracy={}), q_images, engine)
-        after = examined.measure(engine.derive(tuned, plan.plan).run, lambda _: None)
-        record = {"recipe": config.tune.model_dump(mode="json"), "images": task.training_images}
-        rewrite_master(master, partial(_told, plan=plan.name, reached=after, record=record))
+        plan, before = tuning.plan, tuning.before
+        if before is None:  # else the master may hold what tuning has made of it
+            before = examined.measure(engine.derive(stored, plan.plan).run, lambda _: None)
+            tuning.keep_before(before)
+        after = before
+        if tuning.improved:
+            tuning.give()
+            tuned = with_own(stored, model, replace(plan, accuracy={}), q_images, engine)
+            after = examined.measure(engine.derive(tuned, plan.plan).run, lambda _: None)
+            record = {"recipe": config.tune.model_dump(mode="json"), "images": task.training_images}
+            named = replace(next(each for each in tuned.plans if each.name == plan.name), accuracy=after)
+            rewrite_master(master, partial(_with_tuned, named=named, record=record), of=stored)
+        told[plan.name] = {"epochs": tuning.rows, "before": before, "after": after}
+        write_atomically(out / "tuned.json", (json.dumps(told, indent=1) + "\n").encode())
         results.append(Tuned(plan.name, tuning.rows, before, after))
-    report = {each.name: {"epochs": each.rows, "before": each.before, "after": each.after} for each in results}
-    write_atomically(out / "tuned.json", (json.dumps(report, indent=1) + "\n").encode())
     return results
 
 
-def _told(master: Master, plan: str, reached: Metrics, record: Mapping[str, Any]) -> Master:
-    """Return a master that says how a plan was tuned and what it reaches."""
-    tuned = {**master.provenance.get("tuned", {}), plan: record}
-    return replace(master.with_accuracy({plan: reached}), provenance={**master.provenance, "tuned": tuned})
+def _read_tuned(path: Path) -> dict[str, Any]:
+    """Return what ``tuned.json`` tells of plans that were tuned before; raise :class:`ConfigError` for another file."""
+    if not path.is_file():
+        return {}
+    try:
+        return dict(json.loads(path.read_bytes()))
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{path} is no report of bitgear tune; delete it or choose another --out") from error
+
+
+def _with_tuned(master: Master, named: NamedPlan, record: Mapping[str, Any]) -> Master:
+    """Return a master with a plan as it was tuned, that says how it was."""
+    if named.plan not in [each.plan for each in master.plans if each.name == named.name]:
+        raise MasterChanged(
+            f"model {master.name!r} has no plan {named.name!r} of the widths that were tuned any more; tune what it has"
+        )
+    tuned = {**master.provenance.get("tuned", {}), named.name: record}
+    return replace(master.with_plans([named]), provenance={**master.provenance, "tuned": tuned})
 
 
 def _traces(run: Run, floats: QuantNet) -> Traces | None:
