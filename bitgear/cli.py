@@ -602,7 +602,7 @@ def search(
 
 def _shares(metrics: Mapping[str, float]) -> str:
     """Return metrics in per cent, those that are no shares left out."""
-    return ", ".join(f"{name} {value:.2%}" for name, value in metrics.items() if value <= 1)
+    return ", ".join(f"{name} {value:.2%}" for name, value in metrics.items() if name not in ("images", "seconds"))
 
 
 @app.command()
@@ -633,6 +633,9 @@ def refine(
     moved = f"{found.refined.start_distance:.4g} -> {found.refined.distance:.4g} after {found.refined.trials} trials"
     if found.held is not None:
         typer.echo(f"nearer to 8 bits is {found.held}, which the master has: {moved}; nothing was written")
+        return
+    if found.refined.trials == 0:
+        typer.echo(f"no bits can move from {start} at the same mean width; nothing was written")
         return
     if found.plan is None:
         typer.echo(f"nothing is nearer to 8 bits than {start}: {moved}; nothing was written")

@@ -15,6 +15,7 @@ from bitgear.checkpoint import Master, read_master, rewrite_master, write_master
 from bitgear.engines.registry import create_native
 from bitgear.errors import PlanInvalid
 from bitgear.evaluate import evaluate_master, read_data
+from bitgear.graph import IMAGE
 from bitgear.machine import available_cores
 from bitgear.models import find_master
 from bitgear.plans import NamedPlan, mean_bits
@@ -174,13 +175,14 @@ def refine_and_write(request: RefineRequest) -> Refinement:
         return distance.of(alone(master, plan, statistics.fit(plan) if plan.layers else None), plan)
 
     layers = [conv.name for conv in master.graph.searchable]
+    image = {conv.name for conv in master.graph.searchable if conv.input == IMAGE}
     with tqdm(desc="moves", total=request.trials, leave=False) as bar:
 
         def progress(least: float) -> None:
             bar.set_postfix(distance=f"{least:.4f}")
             bar.update()
 
-        refined = refine(start, layers, master.widths, judge, request.trials, rng, progress)
+        refined = refine(start, layers, master.widths, judge, request.trials, rng, progress, image=image)
     mean = mean_bits(master.graph, refined.plan)
     if refined.distance >= refined.start_distance:
         return Refinement(refined, mean, None)

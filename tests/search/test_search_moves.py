@@ -14,10 +14,11 @@ from bitgear.bits import LayerBits, Plan
 from bitgear.checkpoint import read_master, write_master
 from bitgear.engines import create_engine
 from bitgear.errors import PlanInvalid, PrecisionNotOffered
+from bitgear.graph import Graph
 from bitgear.plans import mean_bits
 from bitgear.search.command import RefineRequest, refine_and_write
 from bitgear.search.moves import refine
-from tests.masters import named_plan, random_codes
+from tests.masters import named_plan, random_codes, tiny_graph
 
 LAYERS = ("a", "b", "c")
 WIDTHS = (8, 7, 6, 5, 4, 3, 2)
@@ -57,9 +58,29 @@ def test_equal_seeds_make_equal_moves_and_no_more_are_judged_than_asked_for() ->
 
 
 def test_where_nothing_can_move_the_start_stays() -> None:
-    for start, widths in ((Plan.uniform(8), (8, 7)), (Plan.uniform(4), (8, 6, 4, 2))):
+    for start, widths in ((Plan.uniform(8), (8, 7)), (Plan.uniform(4), (8, 4, 2))):
         found = refine(start, LAYERS, widths, lambda _: 1.0, 10, np.random.default_rng(0))
         assert (found.plan, found.trials) == (start, 0)
+
+
+def test_where_widths_have_gaps_a_move_goes_from_one_to_the_next() -> None:
+    judge = sensitive({"a": 64, "b": 1, "c": 1}, {"a": 1, "b": 1, "c": 4})
+    for start, widths in ((Plan.uniform(4), (8, 6, 4, 2)), (Plan(LayerBits(2, 4)), (8, 4, 2))):
+        found = refine(start, LAYERS, widths, judge, 60, np.random.default_rng(0))
+        assert found.distance < found.start_distance
+        assert found.plan.widths <= set(widths)
+        total = sum(layer.weight_bits + layer.act_bits for layer in map(found.plan.of, LAYERS))
+        assert total == 3 * (start.default.weight_bits + start.default.act_bits)
+
+
+def test_no_bits_come_from_how_the_image_is_read() -> None:
+    judge = sensitive({"a": 64, "b": 1, "c": 1}, {"a": 0, "b": 1, "c": 4})
+    found = refine(Plan.uniform(4), LAYERS, WIDTHS, judge, 200, np.random.default_rng(0), image={"a"})
+    assert found.distance < found.start_distance
+    assert found.plan.of("a").act_bits == 4
+    graph = Graph(tuple(replace(node, bits=None) if node.name == "stem" else node for node in tiny_graph().nodes))
+    exact = [Plan(LayerBits(4, 4), (("stem", LayerBits(4, bits)),)) for bits in (2, 8)]
+    assert [mean_bits(graph, plan) for plan in exact] == [4, 4]
 
 
 def request(master: Path, data: Path, **changes: object) -> RefineRequest:
