@@ -29,7 +29,7 @@ from trainer.loop import Run, create_network, join_processes, usable_device
 from trainer.model import Pass, QuantNet
 from trainer.quantizers import Kernels, code_dtype
 from trainer.report import Sheet, draw_traces, write_report
-from trainer.restore import check_data, load_floats, load_master, load_trained
+from trainer.restore import check_data, check_network, load_floats, load_master, load_trained
 from trainer.supernet import SuperNetwork
 from trainer.tasks import create_task
 from trainer.tasks.base import Examined, Metrics, on_device
@@ -147,6 +147,7 @@ def measure_sensitivities(
     stored, start = None if master is None else read_master(master), out / "fp32.pt"
     if stored is not None:
         check_data(stored, task.labels, task.record)
+        check_network(stored, task.graph)
     if weights is not None:
         if not task.start(model, weights):
             raise ConfigError(
