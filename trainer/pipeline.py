@@ -3,7 +3,7 @@
 import hashlib
 import json
 import sys
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -30,11 +30,11 @@ from trainer.model import Pass, QuantNet
 from trainer.quantizers import Kernels, code_dtype
 from trainer.report import Sheet, draw_traces, write_report
 from trainer.restore import check_data, check_network, load_floats, load_master, load_trained
-from trainer.supernet import SuperNetwork
+from trainer.supernet import HASB_STATE, SuperNetwork
 from trainer.tasks import create_task
 from trainer.tasks.base import Examined, Metrics, on_device
 from trainer.tune import Tuning
-from trainer.with_plan import WithPlan, plan_of
+from trainer.with_plan import PLAN_STATE, WithPlan, plan_of
 
 SHEET_WIDTHS = (8, 4, 2)
 """Widths on the contact sheet."""
@@ -82,7 +82,7 @@ def train_master(
     if config.with_plan is not None:
         planned.append(plan_of(run.masters, config.with_plan.plan))
     check_plans(planned, run.task.graph, WIDTHS)
-    run.fit(from_epoch)
+    run.fit(from_epoch, _stage_state(config, out))
     if config.hasb is not None:
         fit_supernet(run, config.hasb, anew=from_epoch is not None)
     own = None
@@ -96,6 +96,13 @@ def train_master(
     if run.masters:
         sources["masters"] = [{"name": master.name, "sha256": master.digest} for master in run.masters]
     return finish(run, data, sources, own)
+
+
+def _stage_state(config: RunConfig, out: Path) -> Path | None:
+    """Return where the stage after joint training has its state; None without one."""
+    if config.hasb is not None:
+        return out / HASB_STATE
+    return None if config.with_plan is None else out / PLAN_STATE
 
 
 def fit_supernet(run: Run, settings: HasbConfig, *, anew: bool = False) -> None:
@@ -329,7 +336,7 @@ def finish(run: Run, data: Path, sources: dict[str, Any], own: NamedPlan | None 
         provenance |= _named("fp32", float_metrics) | _named("teacher", run.history.teacher or {})
         export(built(accuracy), run.model, unfinished, q_images, engine)
         _export_plans(run, own, unfinished, examined, q_images, engine)
-        _keep_plans(path, {*config.plans, *(() if own is None else (own.name,))})
+        _keep_plans(path, read_master(unfinished))
     master = read_master(path)
     if traces is not None:
         draw_traces(traces, {each.name: each.plan for each in master.plans}, run.out / "traces.png")
@@ -358,19 +365,21 @@ def _export_plans(
         measure(export_plan(path, run.model, named, batches, norms, q_images, engine), name)
 
 
-def _keep_plans(path: Path, names: Set[str]) -> None:
-    """Copy a master that has plans found since, or tuned, for the one to come lacks them; ``names``: those it has."""
+def _keep_plans(path: Path, new: Master) -> None:
+    """Copy a master that has plans found since, or tuned, or traces, if the new one to come lacks them."""
     try:
         held = read_master(path)
     except BitgearError:  # none, or nothing to keep
         return
-    if not {each.name for each in held.plans} - names and "tuned" not in held.provenance:
+    kept, plans = ({(each.name, each.plan) for each in master.plans} for master in (new, held))
+    traces = bool(held.sensitivities) and not new.sensitivities
+    if plans <= kept and "tuned" not in held.provenance and not traces:
         return
     number = 1
     while (aside := path.with_suffix(f".before-{number}{path.suffix}")).exists():
         number += 1
     write_atomically(aside, path.read_bytes())
-    tqdm.write(f"The new master lacks plans of the one before; a copy of that is {aside}.", file=sys.stderr)
+    tqdm.write(f"The new master lacks plans or traces of the one before; a copy of that is {aside}.", file=sys.stderr)
 
 
 def _named(who: str, metrics: Metrics) -> Metrics:

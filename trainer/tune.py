@@ -24,6 +24,9 @@ from trainer.restore import load_plan, restore_statistics
 from trainer.subject import fingerprint, of_sections
 from trainer.tasks.base import Metrics, Task
 
+KEYS = ("own", "best", "optimizer", "rows")
+"""What a state has."""
+
 Owned = dict[str, Tensor]
 """State of what is the plan's own, by its place in the network."""
 
@@ -70,7 +73,7 @@ class Tuning:
     def fit(self) -> None:
         """Train from where the file stands to the last epoch, and leave the network with the best epoch's."""
         settings = self.config.tune
-        state = read_state(self.path, self.subject, next(self.model.parameters()).device)
+        state = read_state(self.path, self.subject, next(self.model.parameters()).device, KEYS)
         if state is None:
             self.rows.append({"epoch": 0, **self._evaluate()})
         else:

@@ -76,6 +76,29 @@ def test_a_run_goes_on_from_any_epoch(pictures: Path, finished: Run, tmp_path: P
         tiny_run(pictures, tmp_path / "copy").fit(from_epoch=7)
 
 
+def test_where_epochs_become_fewer_the_last_one_is_evaluated(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    longer = tiny_run(pictures, tmp_path, tiny_config(train={"epochs": 9, "evaluate_every": 5}))
+    epoch = longer._epoch
+
+    def stop(number: int, *optimizers: Any) -> dict[str, Any]:
+        if number == 1:
+            raise KeyboardInterrupt
+        return epoch(number, *optimizers)
+
+    monkeypatch.setattr(longer, "_epoch", stop)
+    with pytest.raises(KeyboardInterrupt):
+        longer.fit()
+    assert "top1" not in longer.history.epochs[-1]
+    for _ in range(2):  # it is kept
+        shorter = tiny_run(pictures, tmp_path, tiny_config(train={"epochs": 1, "evaluate_every": 5}))
+        shorter.fit()
+        assert json.loads((tmp_path / "history.json").read_text())["epochs"] == shorter.history.epochs
+        assert set(shorter.history.epochs[-1]["top1"]) == {"8", "4", "2"}
+        monkeypatch.setattr(Run, "evaluate_widths", None)
+
+
 def test_a_finished_run_has_nothing_left_to_do(pictures: Path, finished: Run) -> None:
     before = (finished.out / "state.pt").read_bytes()
     again = tiny_run(pictures, finished.out)
