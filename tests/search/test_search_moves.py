@@ -19,7 +19,7 @@ from bitgear.plans import MAX_PLANS, NamedPlan, mean_bits
 from bitgear.search import command
 from bitgear.search.command import RefineRequest, refine_and_write
 from bitgear.search.moves import Refined, refine
-from tests.masters import named_plan, random_codes, tiny_graph
+from tests.masters import named_plan, random_codes, tiny_graph, tiny_master
 
 LAYERS = ("a", "b", "c")
 WIDTHS = (8, 7, 6, 5, 4, 3, 2)
@@ -79,9 +79,20 @@ def test_no_bits_come_from_how_the_image_is_read() -> None:
     found = refine(Plan.uniform(4), LAYERS, WIDTHS, judge, 200, np.random.default_rng(0), image={"a"})
     assert found.distance < found.start_distance
     assert found.plan.of("a").act_bits == 4
-    graph = Graph(tuple(replace(node, bits=None) if node.name == "stem" else node for node in tiny_graph().nodes))
     exact = [Plan(LayerBits(4, 4), (("stem", LayerBits(4, bits)),)) for bits in (2, 8)]
-    assert [mean_bits(graph, plan) for plan in exact] == [4, 4]
+    assert [mean_bits(open_stem(), plan) for plan in exact] == [4, 4]
+
+
+def open_stem() -> Graph:
+    """The tiny graph with the width of its first layer left open."""
+    return Graph(tuple(replace(node, bits=None) if node.name == "stem" else node for node in tiny_graph().nodes))
+
+
+def test_a_first_layer_that_is_open_gives_bits_of_its_weights_alone(file: Path, data: Path) -> None:
+    write_master(tiny_master(1, graph=open_stem()), file)
+    found = refine_and_write(request(file, data, trials=60))
+    assert found.plan is not None
+    assert found.plan.plan.of("stem").act_bits == 4
 
 
 def request(master: Path, data: Path, **changes: object) -> RefineRequest:
