@@ -620,7 +620,7 @@ def rewrite_master(
     :func:`read_master`, ``change`` and :func:`write_master` raise, and the file is as it was then.
     """
     path = Path(path)
-    with locked(path.resolve().parent):
+    with locked(path.parent):
         held = read_master(path)
         if of is not None and not _same_weights(held, of):
             raise MasterChanged(

@@ -555,7 +555,9 @@ def search(
         Path | None, typer.Option(help="What bitgear profile wrote, on this device. Default: measured first.")
     ] = None,
     seconds: Annotated[float, typer.Option(min=0, help="To time layers, and again the best plans, about.")] = 15.0,
-    replace: Annotated[bool, typer.Option("--replace", help="Drop the plans that the master has.")] = False,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Drop the plans that the master has, if others are found.")
+    ] = False,
     out: MasterOption = None,
     report: Annotated[
         Path | None,

@@ -2,7 +2,7 @@
 
 import dataclasses
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Set
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,7 +65,8 @@ def search_and_write(request: SearchRequest) -> Result:
         check_plots()
     path = find_master(request.model)
     held = read_master(path)
-    master = _without_plans(held) if request.replace else held
+    replaced = {plan.name for plan in held.plans} if request.replace else set()
+    master = _without_plans(held, replaced)
     _check_room(master, len(request.options.goals) + request.options.front)
     engine, runner = create_native(request.threads), create_native(available_cores())
     known = None if request.timings is None else read_timings(request.timings)
@@ -95,31 +96,31 @@ def search_and_write(request: SearchRequest) -> Result:
     for warning in (timings.far_off({trial.plan: trial.use for trial in result.uniform}), result.apart):
         if warning is not None:
             tqdm.write(f"warning: {warning}", file=sys.stderr)
-    if request.replace and not result.found:
+    if replaced and not result.found:
         told = "no plan was found to replace those that the master has, which stay"
         result = dataclasses.replace(result, master=held, told=[*result.told, told])
     if request.out is not None:
         write_master(result.master, request.out)
     elif result.found:
-        result = _write(result, path, of=held, replace=request.replace)
+        result = _write(result, path, held, replaced)
     if request.report is not None:
         write_report(result, request.report)
     return result
 
 
-def _write(result: Result, path: Path, *, of: Master, replace: bool) -> Result:
-    """Add what was found to the master in a file, which may have got other plans meanwhile; return it as it was added.
+def _write(result: Result, path: Path, held: Master, replaced: Set[str]) -> Result:
+    """Add what was found to the master in a file, in place of some of its plans; return it as it was added.
 
-    ``of``: the master that the plans were found for.
+    ``held``: the master as it was read; it may have got other plans since, which stay.
     """
     written = result
 
     def change(master: Master) -> Master:
         nonlocal written
-        written = added(result, _without_plans(master) if replace else master)
+        written = added(result, _without_plans(master, replaced))
         return written.master
 
-    rewrite_master(path, change, of=of)
+    rewrite_master(path, change, of=held)
     return written
 
 
@@ -133,8 +134,9 @@ def _check_room(master: Master, wanted: int) -> None:
         )
 
 
-def _without_plans(master: Master) -> Master:
-    return _untuned(dataclasses.replace(master, plans=(), digest=""), [plan.name for plan in master.plans])
+def _without_plans(master: Master, names: Set[str]) -> Master:
+    plans = tuple(plan for plan in master.plans if plan.name not in names)
+    return _untuned(dataclasses.replace(master, plans=plans, digest=""), names)
 
 
 def _untuned(master: Master, names: Iterable[str]) -> Master:

@@ -164,6 +164,9 @@ def test_a_plan_that_others_add_meanwhile_keeps_its_name(
         "mixed-4.0": meanwhile.plan, "mixed-4.0-a": found.trial.plan,
     }  # fmt: skip
     assert found.name == "mixed-4.0-a"
+    write_master(tiny_master().with_plans([named_plan(tiny_master(), "precious")]), file)
+    search_and_write(request(file, data, replace(OPTIONS, front=0), replace=True))
+    assert {plan.name for plan in read_master(file).plans} == {"mixed-4.0", "mixed-4.0-a"}
     meanwhile = replace(meanwhile, name="found", plan=found.trial.plan)
     write_master(tiny_master(), file)
     result = search_and_write(request(file, data, replace(OPTIONS, front=0)))
