@@ -31,6 +31,7 @@ from bitgear.errors import (
     GraphError,
     HeaderInvalid,
     HeaderTooLarge,
+    MasterChanged,
     MetadataInvalid,
     NotAMaster,
     PrecisionError,
@@ -44,7 +45,7 @@ from bitgear.errors import (
     VersionUnsupported,
     quoted,
 )
-from bitgear.files import write_atomically
+from bitgear.files import locked, write_atomically
 from bitgear.graph import Conv, Graph, Linear, Shape
 from bitgear.inputs import MAX_SCALE, MIN_SCALE, InputRecord
 from bitgear.plans import (
@@ -608,14 +609,33 @@ def _version(master: Master) -> str:
     return "2" if master.plans else "1"
 
 
-def rewrite_master(path: str | os.PathLike[str], change: Callable[[Master], Master]) -> Master:
+def rewrite_master(
+    path: str | os.PathLike[str], change: Callable[[Master], Master], *, of: Master | None = None
+) -> Master:
     """Put what ``change`` makes of the master in a file in its place, and return it as it is read back.
 
-    Readers see the old file or the new one. Raises what :func:`read_master`,
-    ``change`` and :func:`write_master` raise, and the file is as it was then.
+    Readers see the old file or the new one; of several that rewrite masters of one folder, each sees what the one
+    before has written. ``of``: the master, as it was read, that what is added belongs to. Raises
+    :class:`~bitgear.errors.MasterChanged` if the file holds another network or other weights by now, and what
+    :func:`read_master`, ``change`` and :func:`write_master` raise, and the file is as it was then.
     """
-    write_master(change(read_master(path)), path)
-    return read_master(path)
+    path = Path(path)
+    with locked(path.parent):
+        held = read_master(path)
+        if of is not None and not _same_weights(held, of):
+            raise MasterChanged(
+                f"{_shown(path)} was written anew meanwhile, with other weights; what was to be added belongs to those "
+                "of before: run again"
+            )
+        write_master(change(held), path)
+        return read_master(path)
+
+
+def _same_weights(one: Master, other: Master) -> bool:
+    """Return whether what all precisions share is equal: plans, accuracy and descriptions do not count."""
+    if one.graph != other.graph or one.tensors.keys() != other.tensors.keys():
+        return False
+    return all(np.array_equal(tensor, other.tensors[name]) for name, tensor in one.tensors.items())
 
 
 def _dump(value: Any) -> str:

@@ -427,7 +427,7 @@ def evaluate(
     if store:
         known = {name: row for name, row in results.items() if name in master.precisions}
         kept = {name: {key: row[key] for key in row if key != "seconds"} for name, row in known.items()}
-        rewrite_master(path, lambda stored: stored.with_accuracy(kept))
+        rewrite_master(path, lambda stored: stored.with_accuracy(kept), of=master)
     if json_file is not None:
         report = {
             "model": master.name,
@@ -558,7 +558,9 @@ def search(
         Path | None, typer.Option(help="What bitgear profile wrote, on this device. Default: measured first.")
     ] = None,
     seconds: Annotated[float, typer.Option(min=0, help="To time layers, and again the best plans, about.")] = 15.0,
-    replace: Annotated[bool, typer.Option("--replace", help="Drop the plans that the master has.")] = False,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Drop the plans that the master has, if others are found.")
+    ] = False,
     out: MasterOption = None,
     report: Annotated[
         Path | None,
@@ -636,6 +638,9 @@ def refine(
     moved = f"{found.refined.start_distance:.4g} -> {found.refined.distance:.4g} after {found.refined.trials} trials"
     if found.held is not None:
         typer.echo(f"nearer to 8 bits is {found.held}, which the master has: {moved}; nothing was written")
+        return
+    if found.refined.trials == 0:
+        typer.echo(f"no bits can move from {start} at the same mean width; nothing was written")
         return
     if found.plan is None:
         typer.echo(f"nothing is nearer to 8 bits than {start}: {moved}; nothing was written")

@@ -18,6 +18,7 @@
     │   ├── TensorMissing / TensorUnexpected / TensorDtype / TensorShape
     │   ├── PrecisionMissing      no row of scales and statistics for a declared width
     │   ├── PlanInvalid           a named plan that contradicts itself, the master or another plan
+    │   ├── MasterChanged         the file holds other weights than those that what is written belongs to
     │   └── ValueInvalid          NaN, infinite or non-positive where that has no meaning
     ├── ImageError                bytes that are not a usable picture
     │   ├── ImageEmpty
@@ -170,6 +171,12 @@ class PlanInvalid(CheckpointError):
     """A named plan that contradicts itself, the master that holds it, or another plan."""
 
     code = "checkpoint-plan-invalid"
+
+
+class MasterChanged(CheckpointError):
+    """A file that holds other weights, or plans of other widths, than those that what is to be written belongs to."""
+
+    code = "checkpoint-changed"
 
 
 class ValueInvalid(CheckpointError):

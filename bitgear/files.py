@@ -1,8 +1,9 @@
-"""Files that appear complete or not at all."""
+"""Files that appear complete or not at all, and changes of them one after the other."""
 
 import os
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 
@@ -29,3 +30,19 @@ def write_atomically(path: Path, content: bytes, check: Callable[[Path], object]
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the advisory lock on a folder, once nobody else does; it ends with the process at the latest.
+
+    Not for two locks of one folder in one another: the second waits for the first.
+    """
+    with ExitStack() as held:
+        with suppress(ImportError, OSError):  # Windows, and some file systems of networks, have no such locks
+            import fcntl
+
+            descriptor = os.open(folder, os.O_RDONLY)
+            held.callback(os.close, descriptor)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield

@@ -83,10 +83,13 @@ def tensor_shapes(plan: str, graph: Graph) -> dict[str, tuple[int]]:
 def mean_bits(graph: Graph, plan: Plan) -> float:
     """Return the mean width of the layers that the graph leaves open, weights and activations counting alike.
 
-    Of a graph that leaves none open: of the plan's default.
+    The image is read exactly whatever a plan says, and does not count. Of a graph that leaves no layer open: of the
+    plan's default.
     """
-    layers = [plan.of(conv.name) for conv in graph.searchable] or [plan.default]
-    return sum(layer.weight_bits + layer.act_bits for layer in layers) / (2 * len(layers))
+    weights = [plan.of(conv.name).weight_bits for conv in graph.searchable]
+    activations = [plan.of(conv.name).act_bits for conv in graph.searchable if conv.input != IMAGE]
+    widths = weights + activations or [plan.default.weight_bits, plan.default.act_bits]
+    return sum(widths) / len(widths)
 
 
 def finite_metrics(value: Any) -> bool:

@@ -112,19 +112,26 @@ def export_plan(
 
 
 def export_own(path: Path, model: QuantNet, plan: NamedPlan, q_images: NDArray[np.int8], engine: Engine) -> Master:
-    """Add a plan to the master of a network, with what the network has of the plan's own, or replace it.
+    """Add a plan to the master of a network, or replace it, as :func:`with_own` does; return it as it is read back."""
+    write_master(with_own(read_master(path), model, plan, q_images, engine), path)
+    return read_master(path)
 
-    The plan is compared as :func:`export` compares widths; on a mismatch the file stays as it was. Returns the master
-    as it is read back. Raises what :meth:`~bitgear.checkpoint.Master.with_plans` raises.
+
+def with_own(
+    master: Master, model: QuantNet, plan: NamedPlan, q_images: NDArray[np.int8], engine: Engine
+) -> Master:  # fmt: skip
+    """Return the master of a network with a plan, and what the network has of the plan's own, in place of its name's.
+
+    The plan is compared as :func:`export` compares widths. Raises :class:`ExportMismatch` and what
+    :meth:`~bitgear.checkpoint.Master.with_plans` raises.
     """
     folded = {conv.name: model.layer(conv.name).norm(OWN).folded() for conv in model.graph.convs}
     own = {name: BatchNorm(gain.detach().numpy(), bias.detach().numpy()) for name, (gain, bias) in folded.items()}
     held = model.own_tensors()
     scales = {name: np.float32(held[name].detach().exp().item()) for name in scale_names(model.graph) if name in held}
-    master = read_master(path).with_plans([replace(plan, batch_norm=own, scales=scales or None)])
+    master = master.with_plans([replace(plan, batch_norm=own, scales=scales or None)])
     compare(master, model, q_images, plan.plan, engine, OWN)
-    write_master(master, path)
-    return read_master(path)
+    return master
 
 
 def compare(

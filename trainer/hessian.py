@@ -165,8 +165,9 @@ def measure_traces(
         "hessian.images": settings.images,
         "hessian.batch_size": settings.batch_size,
     }
-    count = max(1, settings.images // settings.batch_size)
-    sizes = [len(codes) for codes, _ in task.sample(settings.batch_size, count)]
+    size = min(settings.batch_size, settings.images)
+    count = settings.images // size
+    sizes = [len(codes) for codes, _ in task.sample(size, count)]
     weights = {name: weight.numel() for name, weight in searchable_weights(model).items()}
     if path.is_file():
         traces = Traces.read(path)
@@ -174,7 +175,7 @@ def measure_traces(
     else:
         traces = Traces(network, subject, sum(sizes), len(sizes), weights)
     return estimate(
-        model, task.loss, lambda: task.sample(settings.batch_size, count), traces, settings, path=path,
+        model, task.loss, lambda: task.sample(size, count), traces, settings, path=path,
         seed=config.train.seed, progress=progress,
     )  # fmt: skip
 

@@ -5,7 +5,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -30,6 +30,9 @@ from trainer.restore import check_data, load_floats, load_masters
 from trainer.subject import Subject, check_subject, subject_of
 from trainer.tasks import create_task
 from trainer.tasks.base import EpochBatches, Task
+
+KEYS = ("model", "history", "epoch", "joint", "weight_optimizer", "scale_optimizers")
+"""What a state has."""
 
 
 class NonFiniteLoss(BitgearError):
@@ -178,16 +181,23 @@ class Run:
 
     # -- the run --------------------------------------------------------------------------------------------------
 
-    def fit(self, from_epoch: int | None = None) -> None:
+    def fit(self, from_epoch: int | None = None, stage: Path | None = None) -> None:
         """Train from where the folder's state stands, or stood after ``from_epoch`` (from 1), to the last epoch.
 
-        Raises :class:`~trainer.config.ConfigError` if there is no state of that epoch, or what the folder holds is of
-        another subject.
+        ``stage``: the state of the stage that follows. It goes once epochs after ``from_epoch`` are trained again.
+        Raises :class:`~trainer.config.ConfigError` if there is no state of that epoch, what the folder holds is of
+        another subject, or the stage was begun and joint training would go on before it.
         """
         state_path = self.out / "state.pt" if from_epoch is None else self._epoch_path(from_epoch)
         if from_epoch is not None and not state_path.is_file():
             raise ConfigError(f"{state_path} does not exist; this run has no state after epoch {from_epoch}")
-        state = read_state(state_path, self.subject, self.device)
+        state = read_state(state_path, self.subject, self.device, KEYS)
+        done = state["epoch"] if state is not None and state["joint"] else 0
+        if from_epoch is None and stage is not None and stage.is_file() and done < self.config.train.epochs:
+            raise ConfigError(
+                f"{stage} was begun when joint training had ended, which now has {done} of {self.config.train.epochs} "
+                "epochs; give it as many as it had, delete the file to begin that stage anew, or choose another --out"
+            )
         self.out.mkdir(parents=True, exist_ok=True)
         if self.process.first:
             write_atomically(self.out / "config.json", self.config.model_dump_json(indent=2).encode())
@@ -221,19 +231,21 @@ class Run:
             row = self._epoch(epoch, weight_optimizer, scale_optimizers)
             self.average_statistics()
             if self.evaluates(epoch, self.config.train.epochs):
-                metric = self.task.metric
-                row[metric] = {str(b): self.evaluate(self.model, b)[metric] for b in self.config.train.widths}
+                row[self.task.metric] = self.evaluate_widths()
             row["seconds"] = time.perf_counter() - started
             self.history.epochs.append(row)
             self.history.seconds += row["seconds"]
             self.next_epoch = epoch + 1
-            self._save(
-                joint=True,
-                epoch=epoch + 1,
-                weight_optimizer=weight_optimizer.state_dict(),
-                scale_optimizers={bits: o.state_dict() for bits, o in scale_optimizers.items()},
-                **({} if self.freezing is None else {"freezing": self.freezing.state_dict()}),
-            )
+            if from_epoch is not None and stage is not None and self.process.first:
+                stage.unlink(missing_ok=True)  # before the state: stopped in between, the stage alone is repeated
+            self._save_joint(weight_optimizer, scale_optimizers)
+        if self.history.epochs and self.task.metric not in self.history.epochs[-1]:  # epochs were fewer in the end
+            self.history.epochs[-1][self.task.metric] = self.evaluate_widths()
+            self._save_joint(weight_optimizer, scale_optimizers)
+
+    def evaluate_widths(self) -> dict[str, float]:
+        """Return the task's metric of every trained width on the images watched."""
+        return {str(bits): self.evaluate(self.model, bits)[self.task.metric] for bits in self.config.train.widths}
 
     def _start_widths(self) -> None:
         train, batches = self.config.train, self.calibration_batches()
@@ -473,6 +485,17 @@ class Run:
     def _epoch_path(self, epoch: int) -> Path:
         return self.out / "epochs" / f"{epoch:04d}.pt"
 
+    def _save_joint(
+        self, weight_optimizer: torch.optim.Optimizer, scale_optimizers: dict[int, torch.optim.Adam]
+    ) -> None:  # fmt: skip
+        self._save(
+            joint=True,
+            epoch=self.next_epoch,
+            weight_optimizer=weight_optimizer.state_dict(),
+            scale_optimizers={bits: o.state_dict() for bits, o in scale_optimizers.items()},
+            **({} if self.freezing is None else {"freezing": self.freezing.state_dict()}),
+        )
+
     def _save(self, **state: Any) -> None:
         if not self.process.first:
             return
@@ -489,16 +512,20 @@ class Run:
         write_atomically(self.out / "history.json", json.dumps(vars(self.history), indent=1).encode())
 
 
-def read_state(path: Path, subject: Subject, device: torch.device) -> dict[str, Any] | None:
-    """Return the state in a file, None if there is none.
+def read_state(
+    path: Path, subject: Subject, device: torch.device, keys: Collection[str]
+) -> dict[str, Any] | None:  # fmt: skip
+    """Return the state in a file, None if there is none. ``keys``: what every such state has.
 
-    Raises :class:`~trainer.config.ConfigError` if it cannot be read or is of another subject.
+    Raises :class:`~trainer.config.ConfigError` if it cannot be read, lacks any of them, or is of another subject.
     """
     if not path.is_file():
         return None
     try:
         state: dict[str, Any] = torch.load(path, weights_only=True, map_location=device)
         stored = state.get("subject")
+        if missing := set(keys) - state.keys():
+            raise KeyError(*missing)
     except Exception as error:  # of bytes that are no state, torch lets through whatever they make it stumble over
         raise ConfigError(f"{path} is no state of a run; delete it or choose another --out") from error
     check_subject(path, stored, subject)

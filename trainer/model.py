@@ -564,6 +564,9 @@ class QuantNet(nn.Module):
                     f"{path}: tensor {name!r} holds a NaN or an infinite value; give weights of a training that ended "
                     "well"
                 )
+        others = sorted(name for name in state.keys() - expected.keys() if not name.endswith("num_batches_tracked"))
+        if others:
+            raise DataError(f"{path} has a tensor {others[0]!r}, which the network has not; is it of another depth?")
 
 
 def _read_weights(path: str) -> dict[str, Tensor]:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import sys
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -17,24 +17,24 @@ from tqdm import tqdm
 from bitgear.bits import WIDTHS
 from bitgear.checkpoint import Master, read_master, rewrite_master, write_master
 from bitgear.engines import Engine, create_engine
-from bitgear.errors import BitgearError, PrecisionNotOffered
+from bitgear.errors import BitgearError, MasterChanged, PrecisionNotOffered
 from bitgear.files import write_atomically
 from bitgear.plans import NamedPlan, check_plans
 from trainer import configs
 from trainer.config import ConfigError, HasbConfig, RunConfig, read_config
-from trainer.export import build_master, export, export_own, export_plan, replacing, versions
+from trainer.export import build_master, export, export_own, export_plan, replacing, versions, with_own
 from trainer.hasb import sensitive_layers
 from trainer.hessian import FLOATS, Traces, TracesInvalid, fingerprint, measure_traces
 from trainer.loop import Run, create_network, join_processes, usable_device
 from trainer.model import Pass, QuantNet
 from trainer.quantizers import Kernels, code_dtype
 from trainer.report import Sheet, draw_traces, write_report
-from trainer.restore import check_data, load_floats, load_master, load_trained
-from trainer.supernet import SuperNetwork
+from trainer.restore import check_data, check_network, load_floats, load_master, load_trained
+from trainer.supernet import HASB_STATE, SuperNetwork
 from trainer.tasks import create_task
 from trainer.tasks.base import Examined, Metrics, on_device
 from trainer.tune import Tuning
-from trainer.with_plan import WithPlan, plan_of
+from trainer.with_plan import PLAN_STATE, WithPlan, plan_of
 
 SHEET_WIDTHS = (8, 4, 2)
 """Widths on the contact sheet."""
@@ -82,7 +82,7 @@ def train_master(
     if config.with_plan is not None:
         planned.append(plan_of(run.masters, config.with_plan.plan))
     check_plans(planned, run.task.graph, WIDTHS)
-    run.fit(from_epoch)
+    run.fit(from_epoch, _stage_state(config, out))
     if config.hasb is not None:
         fit_supernet(run, config.hasb, anew=from_epoch is not None)
     own = None
@@ -96,6 +96,13 @@ def train_master(
     if run.masters:
         sources["masters"] = [{"name": master.name, "sha256": master.digest} for master in run.masters]
     return finish(run, data, sources, own)
+
+
+def _stage_state(config: RunConfig, out: Path) -> Path | None:
+    """Return where the stage after joint training has its state; None without one."""
+    if config.hasb is not None:
+        return out / HASB_STATE
+    return None if config.with_plan is None else out / PLAN_STATE
 
 
 def fit_supernet(run: Run, settings: HasbConfig, *, anew: bool = False) -> None:
@@ -147,6 +154,7 @@ def measure_sensitivities(
     stored, start = None if master is None else read_master(master), out / "fp32.pt"
     if stored is not None:
         check_data(stored, task.labels, task.record)
+        check_network(stored, task.graph)
     if weights is not None:
         if not task.start(model, weights):
             raise ConfigError(
@@ -172,7 +180,10 @@ def measure_sensitivities(
 
 @dataclass(frozen=True)
 class Tuned:
-    """What tuning made of a plan: rows by epoch, the start among them, and metrics of the test split."""
+    """What tuning made of a plan: rows by epoch, the start among them, and metrics of the test split.
+
+    ``before``: of the plan as the master held it when tuning began.
+    """
 
     name: str
     rows: list[dict[str, Any]]
@@ -183,12 +194,13 @@ class Tuned:
 def tune_plans(
     config_path: Path, data: Path, out: Path, *, master: Path, names: Sequence[str] = (), progress: bool = True
 ) -> list[Tuned]:
-    """Train batch norm and scales of plans of a master, all or those named, and write them into it.
+    """Train batch norm and scales of plans of a master, all or those named, and write those that gain by it into it.
 
     Returns what they reach. The folder ``out`` keeps the state of every plan and ``tuned.json``. The test split is
     opened once all are trained.
     Raises :class:`~trainer.config.ConfigError` where epochs would be chosen by the test split, or the master has no
-    plans, and :class:`~bitgear.errors.PrecisionNotOffered` for a plan that it does not have.
+    plans, :class:`~bitgear.errors.PrecisionNotOffered` for a plan that it does not have, and
+    :class:`~bitgear.errors.MasterChanged` for a plan or a master that was written anew meanwhile.
     """
     config = read_config(config_path)
     device = usable_device(config.train.device)
@@ -201,10 +213,11 @@ def tune_plans(
     for name in names:
         if name not in held:
             raise PrecisionNotOffered(name, held, stored.name)
+    told = _read_tuned(out / "tuned.json")
     task = create_task(config, data, device)
     check_data(stored, task.labels, task.record)
     if task.watches_test:
-        raise ConfigError("epochs would be chosen by the test split; hold training images out: data.held_out = 5000")
+        raise ConfigError("epochs would be chosen by the test split; hold some training images out: data.held_out")
     dtype = code_dtype(device)
     model = create_network(
         task.graph, task, config, Kernels.compiled(dtype) if config.train.compile else Kernels(dtype)
@@ -221,23 +234,42 @@ def tune_plans(
     model.to(cpu)
     results = []
     for tuning in tunings:
-        plan = tuning.plan
-        before = examined.measure(engine.derive(stored, plan.plan).run, lambda _: None)
-        tuning.give()
-        tuned = export_own(master, model, replace(plan, accuracy={}), q_images, engine)
-        after = examined.measure(engine.derive(tuned, plan.plan).run, lambda _: None)
-        record = {"recipe": config.tune.model_dump(mode="json"), "images": task.training_images}
-        rewrite_master(master, partial(_told, plan=plan.name, reached=after, record=record))
+        plan, before = tuning.plan, tuning.before
+        if before is None:  # else the master may hold what tuning has made of it
+            before = examined.measure(engine.derive(stored, plan.plan).run, lambda _: None)
+            tuning.keep_before(before)
+        after = before
+        if tuning.improved:
+            tuning.give()
+            tuned = with_own(stored, model, replace(plan, accuracy={}), q_images, engine)
+            after = examined.measure(engine.derive(tuned, plan.plan).run, lambda _: None)
+            record = {"recipe": config.tune.model_dump(mode="json"), "images": task.training_images}
+            named = replace(next(each for each in tuned.plans if each.name == plan.name), accuracy=after)
+            rewrite_master(master, partial(_with_tuned, named=named, record=record), of=stored)
+        told[plan.name] = {"epochs": tuning.rows, "before": before, "after": after}
+        write_atomically(out / "tuned.json", (json.dumps(told, indent=1) + "\n").encode())
         results.append(Tuned(plan.name, tuning.rows, before, after))
-    report = {each.name: {"epochs": each.rows, "before": each.before, "after": each.after} for each in results}
-    write_atomically(out / "tuned.json", (json.dumps(report, indent=1) + "\n").encode())
     return results
 
 
-def _told(master: Master, plan: str, reached: Metrics, record: Mapping[str, Any]) -> Master:
-    """Return a master that says how a plan was tuned and what it reaches."""
-    tuned = {**master.provenance.get("tuned", {}), plan: record}
-    return replace(master.with_accuracy({plan: reached}), provenance={**master.provenance, "tuned": tuned})
+def _read_tuned(path: Path) -> dict[str, Any]:
+    """Return what ``tuned.json`` tells of plans that were tuned before; raise :class:`ConfigError` for another file."""
+    if not path.is_file():
+        return {}
+    try:
+        return dict(json.loads(path.read_bytes()))
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{path} is no report of bitgear tune; delete it or choose another --out") from error
+
+
+def _with_tuned(master: Master, named: NamedPlan, record: Mapping[str, Any]) -> Master:
+    """Return a master with a plan as it was tuned, that says how it was."""
+    if named.plan not in [each.plan for each in master.plans if each.name == named.name]:
+        raise MasterChanged(
+            f"model {master.name!r} has no plan {named.name!r} of the widths that were tuned any more; tune what it has"
+        )
+    tuned = {**master.provenance.get("tuned", {}), named.name: record}
+    return replace(master.with_plans([named]), provenance={**master.provenance, "tuned": tuned})
 
 
 def _traces(run: Run, floats: QuantNet) -> Traces | None:
@@ -304,7 +336,7 @@ def finish(run: Run, data: Path, sources: dict[str, Any], own: NamedPlan | None 
         provenance |= _named("fp32", float_metrics) | _named("teacher", run.history.teacher or {})
         export(built(accuracy), run.model, unfinished, q_images, engine)
         _export_plans(run, own, unfinished, examined, q_images, engine)
-        _keep_plans(path, {*config.plans, *(() if own is None else (own.name,))})
+        _keep_plans(path, read_master(unfinished))
     master = read_master(path)
     if traces is not None:
         draw_traces(traces, {each.name: each.plan for each in master.plans}, run.out / "traces.png")
@@ -333,19 +365,21 @@ def _export_plans(
         measure(export_plan(path, run.model, named, batches, norms, q_images, engine), name)
 
 
-def _keep_plans(path: Path, names: Set[str]) -> None:
-    """Copy a master that has plans found since, or tuned, for the one to come lacks them; ``names``: those it has."""
+def _keep_plans(path: Path, new: Master) -> None:
+    """Copy a master that has plans found since, or tuned, or traces, if the new one to come lacks them."""
     try:
         held = read_master(path)
     except BitgearError:  # none, or nothing to keep
         return
-    if not {each.name for each in held.plans} - names and "tuned" not in held.provenance:
+    kept, plans = ({(each.name, each.plan) for each in master.plans} for master in (new, held))
+    traces = bool(held.sensitivities) and not new.sensitivities
+    if plans <= kept and "tuned" not in held.provenance and not traces:
         return
     number = 1
     while (aside := path.with_suffix(f".before-{number}{path.suffix}")).exists():
         number += 1
     write_atomically(aside, path.read_bytes())
-    tqdm.write(f"The new master lacks plans of the one before; a copy of that is {aside}.", file=sys.stderr)
+    tqdm.write(f"The new master lacks plans or traces of the one before; a copy of that is {aside}.", file=sys.stderr)
 
 
 def _named(who: str, metrics: Metrics) -> Metrics:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
+from textwrap import shorten
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from bitgear.bits import MASTER_BITS, Plan, Precision
 from bitgear.checkpoint import Master
 from bitgear.fold import batch_norm
-from bitgear.graph import Conv, Linear
+from bitgear.graph import Conv, Graph, Linear
 from bitgear.inputs import InputRecord
 from bitgear.plans import BatchNorm as FoldedBatchNorm
 from trainer.config import ConfigError
@@ -45,7 +46,7 @@ def load_trained(model: QuantNet, path: Path, encoder: Collection[str] = ()) -> 
             state = others | {name: values for name, values in state.items() if _layer(name) != CLASSIFIER}
         model.load_state_dict({**state, **scales})
     except (RuntimeError, TypeError, AttributeError) as error:
-        fault = str(error).splitlines()[-1].strip()
+        fault = shorten(str(error).splitlines()[-1], 200, placeholder=" ...")
         raise ConfigError(
             f"weights {path} are not of the network that the configuration describes: {fault}; give the fp32.pt of a "
             "run with the same network"
@@ -67,14 +68,19 @@ def check_data(master: Master, labels: Sequence[str], record: InputRecord) -> No
         )
 
 
+def check_network(master: Master, graph: Graph) -> None:
+    """Raise :class:`~trainer.config.ConfigError` for a master of another network."""
+    if master.graph != graph:
+        raise ConfigError(f"master {master.name!r} is of another network than the configuration says")
+
+
 @torch.no_grad()
 def load_floats(model: QuantNet, master: Master) -> None:
     """Give the float network a master's 8-bit weights and, as :func:`load_master` does, the batch norm of 8 bits.
 
     Raises :class:`~trainer.config.ConfigError` for the master of another network.
     """
-    if master.graph != model.graph:
-        raise ConfigError(f"master {master.name!r} is of another network than the configuration says")
+    check_network(master, model.graph)
     for node, layer in model.quantised():
         if layer.weight is not None:
             weight = torch.from_numpy(master.tensors[f"{node.name}.weight"].astype(np.float32))

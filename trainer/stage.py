@@ -18,6 +18,9 @@ from trainer.loop import History, Run, read_state
 from trainer.model import QuantNet
 from trainer.subject import Subject
 
+KEYS = ("model", "optimizer", "history", "epoch")
+"""What a state has."""
+
 
 class Stage(ABC):
     """A stage of a run whose joint training has ended; its state is the file ``path``.
@@ -52,7 +55,7 @@ class Stage(ABC):
         since, which what it holds would undo.
         """
         run = self.run
-        state = None if anew else read_state(self.path, self.subject, run.device)
+        state = None if anew else read_state(self.path, self.subject, run.device, KEYS)
         if state is not None:
             run.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
@@ -70,8 +73,7 @@ class Stage(ABC):
 
     def _evaluate(self) -> dict[str, float]:
         """Return the task's metric by precision: of the widths that are trained."""
-        run = self.run
-        return {str(bits): run.evaluate(run.model, bits)[run.task.metric] for bits in run.config.train.widths}
+        return self.run.evaluate_widths()
 
     def _set_rate(self, done: float) -> None:
         """Set the learning rate of a moment, 0..1 of the stage."""

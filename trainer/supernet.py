@@ -14,6 +14,9 @@ from trainer.model import Pass, pair_key
 from trainer.stage import Stage
 from trainer.subject import entries
 
+HASB_STATE = "hasb.pt"
+"""The state of the stage, in the run's folder."""
+
 
 class SuperNetwork(Stage):
     """The stage; its state is ``hasb.pt`` in the run's folder.
@@ -29,7 +32,7 @@ class SuperNetwork(Stage):
             run.model.add_transitions(widths)
         keys = {pair_key(a, b) for a in widths for b in widths}
         super().__init__(
-            run, run.out / "hasb.pt", epochs=settings.epochs, lr=settings.lr, keys=keys,
+            run, run.out / HASB_STATE, epochs=settings.epochs, lr=settings.lr, keys=keys,
             subject=entries("hasb", settings),
         )  # fmt: skip
 

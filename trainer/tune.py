@@ -22,7 +22,10 @@ from trainer.loop import check_finite, mixed_loss, read_state
 from trainer.model import OWN, Pass, QuantNet
 from trainer.restore import load_plan, restore_statistics
 from trainer.subject import fingerprint, of_sections
-from trainer.tasks.base import Task
+from trainer.tasks.base import Metrics, Task
+
+KEYS = ("own", "best", "optimizer", "rows")
+"""What a state has."""
 
 Owned = dict[str, Tensor]
 """State of what is the plan's own, by its place in the network."""
@@ -35,7 +38,8 @@ class Tuning:
     8 bits teach. Gains and biases are trained as they are served: folded, rounded to float16, with statistics that
     stay. Kept is the epoch after which the output on the images that the task watches is nearest to that at 8 bits, or
     the start. ``rows``: the start, as epoch 0, and each epoch, with that ``distance`` (the loss of distillation) and
-    the task's metric. Raises :class:`~trainer.config.ConfigError` for a file that is no state, or that of another plan,
+    the task's metric. ``before``: metrics of the test split of the plan as it was when tuning began, once they are
+    kept. Raises :class:`~trainer.config.ConfigError` for a file that is no state, or that of another plan,
     master, recipe or data.
     """
 
@@ -58,23 +62,26 @@ class Tuning:
         self.own = model.own_tensors()
         trained = [tensor.requires_grad_() for tensor in self.own.values() if isinstance(tensor, Parameter)]
         self.optimizer = torch.optim.Adam(trained, lr=config.tune.lr)
-        self.best = self._copy()
+        self.best = self.last = self._copy()
         self.rows: list[dict[str, Any]] = []
+        self.before: Metrics | None = None
         self.subject = {
             **of_sections(config, task, ("task", "data", "train", "tune")),
-            "weights": fingerprint(master), "plan": to_json(plan)["layers"], "default": str(plan.plan),
+            "tune.lr": config.tune.lr, "weights": fingerprint(master),
+            "plan": to_json(plan)["layers"], "default": str(plan.plan),
         }  # fmt: skip
 
     def fit(self) -> None:
         """Train from where the file stands to the last epoch, and leave the network with the best epoch's."""
         settings = self.config.tune
-        state = read_state(self.path, self.subject, next(self.model.parameters()).device)
+        state = read_state(self.path, self.subject, next(self.model.parameters()).device, KEYS)
         if state is None:
             self.rows.append({"epoch": 0, **self._evaluate()})
         else:
             self._load(state["own"])
             self.optimizer.load_state_dict(state["optimizer"])
-            self.best, self.rows = state["best"], json.loads(state["rows"])
+            self.last, self.best, self.rows = state["own"], state["best"], json.loads(state["rows"])
+            self.before = json.loads(state.get("before", "null"))
         for epoch in range(len(self.rows) - 1, settings.epochs):
             started = time.perf_counter()
             loss = self._epoch(epoch)
@@ -83,14 +90,25 @@ class Tuning:
                 self.best = self._copy()
             seconds = time.perf_counter() - started
             self.rows.append({"epoch": epoch + 1, "loss": loss, **reached, "seconds": seconds})
+            self.last = self._copy()
             self._save()
         self._load(self.best)
+
+    @property
+    def improved(self) -> bool:
+        """Whether an epoch is nearer to 8 bits than the start."""
+        return min(row["distance"] for row in self.rows) < self.rows[0]["distance"]
+
+    def keep_before(self, metrics: Metrics) -> None:
+        """Keep what the plan reached when tuning began: given again, tuning finds it as it left it."""
+        self.before = metrics
+        self._save()
 
     def give(self) -> None:
         """Make what the network holds of a plan's own that of this plan, after others were tuned."""
         with torch.no_grad():
             for name, tensor in self.model.own_tensors().items():
-                tensor.copy_(self.own[name])
+                tensor.copy_(self.best[name])
 
     def _epoch(self, epoch: int) -> float:
         settings, losses = self.config.tune, []
@@ -139,6 +157,7 @@ class Tuning:
 
     def _save(self) -> None:
         buffer = io.BytesIO()
-        state = {"own": self._copy(), "best": self.best, "optimizer": self.optimizer.state_dict()}
-        torch.save({**state, "rows": json.dumps(self.rows), "subject": json.dumps(self.subject)}, buffer)
+        state = {"own": self.last, "best": self.best, "optimizer": self.optimizer.state_dict()}
+        told = {"rows": self.rows, "before": self.before, "subject": self.subject}
+        torch.save({**state, **{name: json.dumps(value) for name, value in told.items()}}, buffer)
         write_atomically(self.path, buffer.getvalue())

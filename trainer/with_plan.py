@@ -18,6 +18,9 @@ from trainer.restore import load_plans
 from trainer.stage import Stage
 from trainer.subject import entries
 
+PLAN_STATE = "with_plan.pt"
+"""The state of the stage, in the run's folder."""
+
 
 def plan_of(masters: Sequence[Master], name: str) -> NamedPlan:
     """Return the plan that masters have under a name.
@@ -60,7 +63,7 @@ class WithPlan(Stage):
         keys = {OWN, *(key(bits) for bits in run.config.train.widths)}
         told = [str(widths.default), *(f"{name}: {bits}" for name, bits in widths.layers)]
         super().__init__(
-            run, run.out / "with_plan.pt", epochs=settings.epochs, lr=settings.lr, keys=keys,
+            run, run.out / PLAN_STATE, epochs=settings.epochs, lr=settings.lr, keys=keys,
             subject={**entries("with_plan", settings), "plan": told},
         )  # fmt: skip
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Set
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,16 +13,17 @@ from tqdm import tqdm
 from bitgear.bits import Plan, is_plan_name, plan_name
 from bitgear.checkpoint import Master, read_master, rewrite_master, write_master
 from bitgear.engines.registry import create_native
-from bitgear.errors import PlanInvalid
+from bitgear.errors import MasterChanged, PlanInvalid
 from bitgear.evaluate import evaluate_master, read_data
+from bitgear.graph import IMAGE
 from bitgear.machine import available_cores
 from bitgear.models import find_master
-from bitgear.plans import NamedPlan, mean_bits
+from bitgear.plans import MAX_PLANS, NamedPlan, mean_bits
 from bitgear.search.distance import BETWEEN, Distance
 from bitgear.search.moves import Refined, refine
 from bitgear.search.pictures import codes_of, read_pictures
 from bitgear.search.report import check_plots, write_report
-from bitgear.search.run import Result, SearchOptions, search, stored
+from bitgear.search.run import Result, SearchOptions, added, search, stored
 from bitgear.search.stated import apart
 from bitgear.search.statistics import Statistics
 from bitgear.search.timings import measure_timings, read_timings
@@ -56,14 +57,17 @@ def search_and_write(request: SearchRequest) -> Result:
 
     What the report needs is asked for first. Lines on the standard error tell of timings that are given but were
     measured otherwise than plans are timed, of predictions that are far off, and of widths that were measured on other
-    test pictures than the plans. Raises :class:`~bitgear.errors.SearchError` for timings of another master.
+    test pictures than the plans. Present plans go only if others were found. Raises
+    :class:`~bitgear.errors.SearchError` for timings of another master, :class:`~bitgear.errors.PlanInvalid` where it
+    has no room for what is wanted, and :class:`~bitgear.errors.MasterChanged` if it got other weights meanwhile.
     """
     if request.report is not None:
         check_plots()
     path = find_master(request.model)
-    master = read_master(path)
-    if request.replace:
-        master = _without_plans(master)
+    held = read_master(path)
+    replaced = {plan.name for plan in held.plans} if request.replace else set()
+    master = _without_plans(held, replaced)
+    _check_room(master, len(request.options.goals) + request.options.front)
     engine, runner = create_native(request.threads), create_native(available_cores())
     known = None if request.timings is None else read_timings(request.timings)
     if known is not None:
@@ -92,18 +96,47 @@ def search_and_write(request: SearchRequest) -> Result:
     for warning in (timings.far_off({trial.plan: trial.use for trial in result.uniform}), result.apart):
         if warning is not None:
             tqdm.write(f"warning: {warning}", file=sys.stderr)
-    if request.out is None:
-        found = [each.plan for each in result.found]
-        rewrite_master(path, lambda held: (_without_plans(held) if request.replace else held).with_plans(found))
-    else:
+    if replaced and not result.found:
+        told = "no plan was found to replace those that the master has, which stay"
+        result = dataclasses.replace(result, master=held, told=[*result.told, told])
+    if request.out is not None:
         write_master(result.master, request.out)
+    elif result.found:
+        result = _write(result, path, held, replaced)
     if request.report is not None:
         write_report(result, request.report)
     return result
 
 
-def _without_plans(master: Master) -> Master:
-    return _untuned(dataclasses.replace(master, plans=(), digest=""), [plan.name for plan in master.plans])
+def _write(result: Result, path: Path, held: Master, replaced: Set[str]) -> Result:
+    """Add what was found to the master in a file, in place of some of its plans; return it as it was added.
+
+    ``held``: the master as it was read; it may have got other plans since, which stay.
+    """
+    written = result
+
+    def change(master: Master) -> Master:
+        nonlocal written
+        written = added(result, _without_plans(master, replaced))
+        return written.master
+
+    rewrite_master(path, change, of=held)
+    return written
+
+
+def _check_room(master: Master, wanted: int) -> None:
+    """Raise :class:`~bitgear.errors.PlanInvalid` if a master could not hold so many more plans."""
+    count = len(master.plans)
+    if count + wanted > MAX_PLANS:
+        raise PlanInvalid(
+            f"model {master.name!r} has {count} plans and up to {wanted} are wanted; a master holds up to {MAX_PLANS}: "
+            "ask for fewer, or drop what it has with bitgear search --replace"
+        )
+
+
+def _without_plans(master: Master, names: Set[str]) -> Master:
+    plans = tuple(plan for plan in master.plans if plan.name not in names)
+    return _untuned(dataclasses.replace(master, plans=plans, digest=""), names)
 
 
 def _untuned(master: Master, names: Iterable[str]) -> Master:
@@ -135,7 +168,7 @@ class Refinement:
     """What moves led to, the plan as it was written, with its accuracy, and the master's mean width of it.
 
     ``plan`` None: nothing was written, since nothing was nearer to 8 bits than the start, or the master has a plan of
-    the widths that are: ``held``, which stays as it is.
+    the widths that are, or they are one width everywhere: ``held``, which stays as it is.
     """
 
     refined: Refined
@@ -149,7 +182,8 @@ def refine_and_write(request: RefineRequest) -> Refinement:
 
     A plan that is refined under its own name is replaced; its own scales, tuned for other widths, go, and the master
     no longer says that it was tuned. Raises :class:`~bitgear.errors.PlanInvalid` for a name that is none or that of
-    another plan.
+    another plan, and where the master has no room for one more, and :class:`~bitgear.errors.MasterChanged` if the
+    master got other weights, or the plan other widths, meanwhile.
     """
     path = find_master(request.model)
     master = read_master(path)
@@ -161,6 +195,8 @@ def refine_and_write(request: RefineRequest) -> Refinement:
             f"model {master.name!r} has another plan {request.name!r}; give another name, or begin with that plan: "
             f"--start {request.name}"
         )
+    if _wanted_name(master, request) not in {each.name for each in master.plans}:
+        _check_room(master, 1)
     engine, rng = create_native(available_cores()), np.random.default_rng(request.seed)
     pictures = read_pictures(
         master, request.data, split=request.split, calibration=request.calibrate or calibration_count(master),
@@ -174,28 +210,35 @@ def refine_and_write(request: RefineRequest) -> Refinement:
         return distance.of(alone(master, plan, statistics.fit(plan) if plan.layers else None), plan)
 
     layers = [conv.name for conv in master.graph.searchable]
+    image = {conv.name for conv in master.graph.searchable if conv.input == IMAGE}
     with tqdm(desc="moves", total=request.trials, leave=False) as bar:
 
         def progress(least: float) -> None:
             bar.set_postfix(distance=f"{least:.4f}")
             bar.update()
 
-        refined = refine(start, layers, master.widths, judge, request.trials, rng, progress)
+        refined = refine(start, layers, master.widths, judge, request.trials, rng, progress, image=image)
     mean = mean_bits(master.graph, refined.plan)
     if refined.distance >= refined.start_distance:
         return Refinement(refined, mean, None)
     plan = refined.plan
-    held = next((each.name for each in master.plans if each.plan == plan), None)
+    held = next((each.name for each in master.plans if each.plan == plan), None) if plan.layers else str(plan)
     if held is not None:
         return Refinement(refined, mean, None, held)
     norms = statistics.fit(plan)
     measured = evaluate_master(alone(master, plan, norms), engine, test, [plan])[plan]
     other = apart(master, engine, test, written=request.out or request.model, data=request.data)
-    named = NamedPlan(_name(master, request, plan), plan, stored(measured), norms)
+    named = NamedPlan("", plan, stored(measured), norms)
+
+    def change(now: Master) -> Master:
+        nonlocal named
+        named = dataclasses.replace(named, name=_name(now, master, request, plan))
+        return _untuned(now.with_plans([named]), [named.name])
+
     if request.out is None:
-        rewrite_master(path, lambda stored: _untuned(stored.with_plans([named]), [named.name]))
+        rewrite_master(path, change, of=master)
     else:
-        write_master(_untuned(master.with_plans([named]), [named.name]), request.out)
+        write_master(change(master), request.out)
     if other is not None:
         tqdm.write(f"warning: {other}", file=sys.stderr)
     if named.name in master.provenance.get("tuned", {}):
@@ -203,11 +246,26 @@ def refine_and_write(request: RefineRequest) -> Refinement:
     return Refinement(refined, mean, named)
 
 
-def _name(master: Master, request: RefineRequest, plan: Plan) -> str:
-    """Return the name of a plan: the one asked for, that of the start, or the usual one."""
-    held = {each.name for each in master.plans}
+def _wanted_name(master: Master, request: RefineRequest) -> str | None:
+    """Return the name that is asked for, or that of the plan to begin with; None: the usual one."""
     start = request.start.strip()
-    return request.name or (start if start in held else plan_name(mean_bits(master.graph, plan), held))
+    return request.name or (start if start in {each.name for each in master.plans} else None)
+
+
+def _name(now: Master, master: Master, request: RefineRequest, plan: Plan) -> str:
+    """Return the name of a refined plan in the master as it is ``now``; ``master``: as it was read.
+
+    Raises :class:`~bitgear.errors.MasterChanged` if that is the name of other widths by now.
+    """
+    held, before = ({each.name: each.plan for each in of.plans} for of in (now, master))
+    name = _wanted_name(master, request)
+    if name is None:
+        return plan_name(mean_bits(master.graph, plan), held)
+    if held.get(name) != before.get(name):
+        raise MasterChanged(
+            f"model {master.name!r} got other widths under the name {name!r} meanwhile, or lost them; run again"
+        )
+    return name
 
 
 def calibration_count(master: Master) -> int:

@@ -15,8 +15,8 @@ Between = Callable[[NDArray[np.float32], NDArray[np.float32]], float]
 
 
 def moved(outputs: NDArray[np.float32], at_rest: NDArray[np.float32]) -> float:
-    """Return the mean square of what outputs move by, relative to their variance at rest."""
-    return float(np.square(outputs - at_rest).mean() / at_rest.var())
+    """Return the mean square of what outputs move by, relative to their variance at rest, if they have one."""
+    return float(np.square(outputs - at_rest).mean()) / max(float(at_rest.var()), 1e-30)
 
 
 def divergence(outputs: NDArray[np.float32], at_rest: NDArray[np.float32]) -> float:

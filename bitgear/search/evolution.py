@@ -50,8 +50,8 @@ def evolve(
 ) -> list[Choice]:  # fmt: skip
     """Return up to ``count`` choices that were judged, seeds first, all of which fit.
 
-    ``parents`` picks those that have children. ``fill``: a child takes as much as fits. Ends early where no new child
-    is found.
+    ``parents`` picks those that have children. ``fill``: each unit of a child goes up by one width where that fits.
+    Ends early where no new child is found.
     """
     judged = {choice: judge(choice) for choice in seeds[:count]}
     while judged and len(judged) < count:

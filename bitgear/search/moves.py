@@ -1,11 +1,11 @@
-"""Moves: a bit goes from one place of a plan to another at random, and stays where the output comes nearer to 8 bits.
+"""Moves: bits go from one place of a plan to another at random, and stay where the output comes nearer to 8 bits.
 
 A search gives a layer one width. Here weights and activations of a layer have widths of their own, which are too many
 choices for a programme of them all and, one judgement being the run of some pictures, for evolution too. The mean width
 never changes.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,13 +13,13 @@ import numpy as np
 from bitgear.bits import LayerBits, Plan
 
 SECOND_MOVE = 0.3
-"""In what share of the trials two bits move at once: some moves pay only together."""
+"""In what share of the trials there are two moves at once: some pay only together."""
 
 ATTEMPTS = 1000
 """At a plan that has not been tried yet."""
 
 Places = tuple[int, ...]
-"""The widths of the weights of every layer, then those of what each reads."""
+"""The widths of the weights of every layer, then those of what each reads, the image left out."""
 
 
 @dataclass(frozen=True)
@@ -34,15 +34,17 @@ class Refined:
 
 def refine(
     start: Plan, layers: Sequence[str], widths: Sequence[int], judge: Callable[[Plan], float], trials: int,
-    rng: np.random.Generator, progress: Callable[[float], object] = lambda _: None,
+    rng: np.random.Generator, progress: Callable[[float], object] = lambda _: None, *, image: Collection[str] = (),
 ) -> Refined:  # fmt: skip
     """Return the plan that is nearest to 8 bits of those that moves lead to, one after the other, from ``start``.
 
     ``layers``: the convolutions whose widths may change; ``widths``: those that there are. ``judge`` tells how far the
     output of a plan is from that at 8 bits; ``trials``: how many plans it judges at most, ``start`` aside. ``progress``
-    is called with the least distance after each.
+    is called with the least distance after each. ``image``: those of the layers that read the image, which is read
+    exactly whatever a plan says.
     """
-    places = _places(start, layers)
+    readers = [name for name in layers if name not in image]
+    places = _places(start, layers, readers)
     known = {places}
     started = least = judge(start)
     tried = 0
@@ -51,38 +53,41 @@ def refine(
         if other is None:
             break
         known.add(other)
-        distance = judge(_plan(start, layers, other))
+        distance = judge(_plan(start, layers, readers, other))
         tried += 1
         if distance < least:
             places, least = other, distance
         progress(least)
-    return Refined(_plan(start, layers, places), least, started, tried)
+    return Refined(_plan(start, layers, readers, places), least, started, tried)
 
 
-def _places(plan: Plan, layers: Sequence[str]) -> Places:
-    held = [plan.of(name) for name in layers]
-    return (*(layer.weight_bits for layer in held), *(layer.act_bits for layer in held))
+def _places(plan: Plan, layers: Sequence[str], readers: Sequence[str]) -> Places:
+    return (*(plan.of(name).weight_bits for name in layers), *(plan.of(name).act_bits for name in readers))
 
 
-def _plan(start: Plan, layers: Sequence[str], places: Places) -> Plan:
-    """Return a plan of these widths, with the default of ``start``."""
-    count = len(layers)
+def _plan(start: Plan, layers: Sequence[str], readers: Sequence[str], places: Places) -> Plan:
+    """Return a plan of these widths, with all else of ``start``."""
+    weights = dict(zip(layers, places[: len(layers)], strict=True))
+    activations = dict(zip(readers, places[len(layers) :], strict=True))
     return Plan(
         start.default,
         tuple(
-            (name, LayerBits(weights, activations))
-            for name, weights, activations in zip(layers, places[:count], places[count:], strict=True)
+            (name, LayerBits(bits, activations.get(name, start.of(name).act_bits))) for name, bits in weights.items()
         ),
     )
 
 
 def _moved(places: Places, widths: Sequence[int], known: set[Places], rng: np.random.Generator) -> Places | None:
-    """Return widths among which a bit or two have moved; None if that cannot be, or they are known."""
+    """Return widths of which one or two went up to the next, and others down by as many bits.
+
+    None if that cannot be, or they are known.
+    """
     moved = list(places)
     for _ in range(2 if rng.random() < SECOND_MOVE else 1):
         up, down = (int(place) for place in rng.integers(len(moved), size=2))
-        if up == down or moved[up] + 1 not in widths or moved[down] - 1 not in widths:
+        higher = min((bits for bits in widths if bits > moved[up]), default=0)
+        lower = max((bits for bits in widths if bits < moved[down]), default=0)
+        if up == down or not higher or not lower or higher - moved[up] != moved[down] - lower:
             return None
-        moved[up] += 1
-        moved[down] -= 1
+        moved[up], moved[down] = higher, lower
     return None if tuple(moved) in known else tuple(moved)

@@ -31,7 +31,7 @@ SEED_SHARE = 4
 PROBES = 3
 """Plans drawn at random by which it is decided whether batch norm is fitted."""
 FINALISTS = 3
-"""So many times the plans wanted of a front are timed."""
+"""So many times the plans wanted of a front are timed, and so many for a limit of time."""
 
 
 class Method(StrEnum):
@@ -80,7 +80,10 @@ class SearchOptions:
 
 @dataclass(frozen=True, eq=False)
 class Found:
-    """A plan that was chosen, under its name, and why. ``rows``: its metrics with the rows of the widths instead."""
+    """A plan that was chosen, under its name, and why. ``rows``: its metrics with the rows of the widths instead.
+
+    ``name`` is empty until the plan is added to a master.
+    """
 
     name: str
     reason: str
@@ -166,19 +169,22 @@ class _Search:
         if levels:
             self._seek(levels)
         finalists = self._finalists(uniform)
-        picked = [(str(goal), self._best(goal, limit)) for goal, limit in goals.items()]
-        timed_widths, timed = self._timed(uniform, [*finalists, *(trial for _, trial in picked if trial)])
+        best = {goal: self._best(goal, limit) for goal, limit in goals.items()}
+        plans = [trial for trials in (finalists, *best.values()) for trial in trials if trial.plan.layers]
+        timed_widths, timed = self._timed(uniform, plans)
         chosen = {trial.choice: ("front of time and accuracy", trial) for trial in worthwhile(
             [timed[trial.choice] for trial in finalists], timed_widths, self.options.front
         )}  # fmt: skip
-        for reason, trial in picked:
+        for goal, trials in best.items():
+            trial = self._picked(goal, [timed[trial.choice] for trial in trials])
             if trial is not None:
-                chosen[trial.choice] = (reason, timed[trial.choice])
-        found = self._named(self._new(list(chosen.values())), test)
-        return Result(
-            self.master.with_plans(each.plan for each in found), self.space, self.timings, self.pictures, self.options,
+                chosen[trial.choice] = (str(goal), trial)
+        found = self._tested(list(chosen.values()), test)
+        result = Result(
+            self.master, self.space, self.timings, self.pictures, self.options,
             self.costs, timed_widths, self.trials.chosen(), found, self.told, probes, self.seconds,
         )  # fmt: skip
+        return added(result, self.master)
 
     def _costs(self) -> Table:
         match self.options.cost:
@@ -213,7 +219,7 @@ class _Search:
             case Quantity.BIT_OPERATIONS:
                 limit = Limit(self.space.bit_operations, goal.most - self.space.fixed_bit_operations)
         least = float(self._open(limit.table).min(axis=1).sum())
-        if not _within(least, limit):
+        if not _within(least, limit.most):
             raise SearchError(
                 f"no choice of widths {', '.join(map(str, self.space.open))} keeps {goal}: the least is "
                 f"{goal.most - limit.most + least:g}"
@@ -256,23 +262,37 @@ class _Search:
                 best if len(limits) == 1 else undominated, self.rng, fill=len(limits) == 1,
             )  # fmt: skip
         else:
-            for choice in seeds:
+            for choice in seeds[:count]:
                 self.trials.run(choice)
         self.seconds["trials"] += time.perf_counter() - started
 
     def _keeps(self, choice: Choice, limit: Limit) -> bool:
-        return _within(self.space.total(limit.table, choice), limit)
+        return _within(self.space.total(limit.table, choice), limit.most)
 
     def _finalists(self, uniform: Sequence[Trial]) -> list[Trial]:
         return worthwhile(self.trials.chosen(), uniform, FINALISTS * self.options.front)
 
-    def _best(self, goal: Goal, limit: Limit) -> Trial | None:
-        """Return the best plan within a limit; None where a width within it is as good."""
+    def _best(self, goal: Goal, limit: Limit) -> list[Trial]:
+        """Return the best plan or width within a limit; of time, which is only predicted, faster ones after it too."""
         within = [trial for trial in self.trials.done.values() if self._keeps(trial.choice, limit)]
-        chosen = max(within, key=lambda trial: (trial.score, not trial.plan.layers, -trial.use))
-        if chosen.plan.layers:
-            return chosen
-        self.told.append(f"{goal}: no plan is better than {chosen.plan} bits everywhere")
+        ranked = sorted(within, key=lambda trial: (-trial.score, bool(trial.plan.layers), trial.use))
+        best = ranked[:1]
+        for trial in ranked if goal.quantity is Quantity.LATENCY_MS else ():
+            if trial.use < best[-1].use and len(best) < FINALISTS:
+                best.append(trial)
+        return best
+
+    def _picked(self, goal: Goal, best: Sequence[Trial]) -> Trial | None:
+        """Return the first that keeps its goal in the time that was measured; None if that is a width, or if none."""
+        for trial in best:
+            if goal.quantity is Quantity.LATENCY_MS and not _within(trial.use, goal.most):
+                continue
+            if trial.plan.layers:
+                return trial
+            self.told.append(f"{goal}: no plan is better than {trial.plan} bits everywhere")
+            return None
+        fastest = min(trial.use for trial in best)
+        self.told.append(f"{goal}: what was predicted to keep it took {fastest:.4g} ms and more")
         return None
 
     def _timed(
@@ -286,33 +306,39 @@ class _Search:
         timed = [replace(trial, use=ms) for trial, ms in zip(trials, times, strict=True)]
         return timed[: len(uniform)], {trial.choice: trial for trial in timed}
 
-    def _new(self, chosen: Sequence[tuple[str, Trial]]) -> list[tuple[str, Trial]]:
-        """Return what the master has no plan of the same widths for: one that it has may be tuned, and stays."""
-        held = {plan.plan: plan.name for plan in self.master.plans}
-        self.told += [
-            f"{reason}: {held[trial.plan]}, which the master has and which stays as it is"
-            for reason, trial in chosen
-            if trial.plan in held
-        ]
-        return [(reason, trial) for reason, trial in chosen if trial.plan not in held]
-
-    def _named(self, chosen: Sequence[tuple[str, Trial]], test: Data) -> list[Found]:
-        taken = {plan.name for plan in self.master.plans}
+    def _tested(self, chosen: Sequence[tuple[str, Trial]], test: Data) -> list[Found]:
+        """Return what was chosen with its test metrics, the widest first, not yet named."""
         found = []
         progress = self.stage("test", len(chosen) * len(test))
         for reason, trial in sorted(chosen, key=lambda pair: -self.space.mean_width(pair[1].choice)):
-            name = plan_name(self.space.mean_width(trial.choice), taken)
-            taken.add(name)
             rows = self.trials.measure(trial.plan, None)
             master = alone(self.master, trial.plan, trial.batch_norm)
             tested = evaluate_master(master, self.runner, test, [trial.plan], progress)[trial.plan]
-            found.append(Found(name, reason, trial, rows, tested))
+            found.append(Found("", reason, trial, rows, tested))
         return found
 
 
-def _within(total: float, limit: Limit) -> bool:
-    """Return whether a sum of shares keeps a limit: their rounding is no reason to say no."""
-    return total <= limit.most * (1 + 1e-9)
+def added(result: Result, master: Master) -> Result:
+    """Return the result with what it found added to a master, under names that are free there.
+
+    A plan of the same widths as one that the master has is left out, and told: that one may be tuned.
+    """
+    held = {plan.plan: plan.name for plan in master.plans}
+    taken, told, found = set(held.values()), list(result.told), []
+    for each in result.found:
+        if each.trial.plan in held:
+            name = held[each.trial.plan]
+            told.append(f"{each.reason}: {name}, which the master has and which stays as it is")
+            continue
+        name = plan_name(result.space.mean_width(each.trial.choice), taken)
+        taken.add(name)
+        found.append(replace(each, name=name))
+    return replace(result, master=master.with_plans(each.plan for each in found), found=found, told=told)
+
+
+def _within(total: float, most: float) -> bool:
+    """Return whether a sum of shares is at most so much: their rounding is no reason to say no."""
+    return total <= most * (1 + 1e-9)
 
 
 def stored(metrics: Metrics) -> dict[str, Any]:

@@ -47,7 +47,7 @@ class Statistics:
     def fit(self, plan: Plan) -> dict[str, BatchNorm]:
         """Return the batch norm of every convolution under a plan.
 
-        The first layers read the picture, at any width the same, and keep the rows of the plan's default.
+        The first layers read the picture, at any width the same, and keep the rows of the width of their weights.
         """
         norms = {conv.name: self._row(conv, plan) for conv in self.master.graph.convs}
         for conv in self.master.graph.convs:

@@ -5,6 +5,7 @@ its own sums are computed, while its epilogue writes one byte for each number wh
 """
 
 import json
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -113,13 +114,11 @@ class Timings:
                 str(name): {int(bits): float(ms) for bits, ms in by_width.items()}
                 for name, by_width in value["layers"].items()
             }
-            return cls(
-                str(value["model"]),
-                str(value["instruction_set"]),
-                int(value["threads"]),
-                float(value["other_ms"]),
-                layers,
-            )
+            other_ms = float(value["other_ms"])
+            for ms in (other_ms, *(ms for by_width in layers.values() for ms in by_width.values())):
+                if not 0 <= ms < math.inf:
+                    raise ValueError(f"{ms} is no number of milliseconds")
+            return cls(str(value["model"]), str(value["instruction_set"]), int(value["threads"]), other_ms, layers)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise SearchError(
                 f"timings are not what bitgear profile writes: {type(error).__name__}: {error}"

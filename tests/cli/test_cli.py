@@ -298,6 +298,10 @@ def test_profile_shows_every_layer_and_writes_json(master: Path, tmp_path: Path)
     assert set(json.loads(file.read_text())["layers"]) == {"a.conv1", "a.conv2", "b.conv1", "b.conv2"}
 
 
+def test_of_one_picture_its_number_is_no_share() -> None:
+    assert cli._shares({"top1": 1.0, "images": 1}) == "top1 100.00%"
+
+
 def test_search_adds_a_plan_and_prints_json(master: Path, data: Path, tmp_path: Path) -> None:
     pytest.importorskip("bitgear._native")
     pytest.importorskip("scipy.optimize")
@@ -317,6 +321,8 @@ def test_search_adds_a_plan_and_prints_json(master: Path, data: Path, tmp_path: 
     assert moved.returncode == 0, moved.stderr
     assert moved.stdout.startswith("moved            mean 4.00 bits  top1 ")
     assert "moved" in {plan.name for plan in read_master(out).plans}
+    stuck = bitgear("refine", out, "--data", data, "--start", "8", "--calibrate", "8")
+    assert stuck.stdout == "no bits can move from 8 at the same mean width; nothing was written\n"
     wrong = bitgear("search", master, "--data", data, "--method", "luck")
     assert wrong.returncode == 2
     assert "ilp, evolution" in wrong.stderr

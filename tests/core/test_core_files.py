@@ -2,11 +2,12 @@
 
 import os
 import stat
+import threading
 from pathlib import Path
 
 import pytest
 
-from bitgear.files import write_atomically
+from bitgear.files import locked, write_atomically
 
 
 def test_writers_with_one_process_id_have_files_of_their_own(tmp_path: Path) -> None:
@@ -52,3 +53,26 @@ def test_what_fails_its_check_leaves_the_old_file_alone(tmp_path: Path) -> None:
         write_atomically(path, b"new", check=refuse)
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows has no locks of folders")
+def test_of_two_that_lock_a_folder_the_second_waits(tmp_path: Path) -> None:
+    order: list[str] = []
+
+    def second() -> None:
+        with locked(tmp_path):
+            order.append("second")
+
+    with locked(tmp_path):
+        other = threading.Thread(target=second)
+        other.start()
+        other.join(0.2)
+        order.append("first")
+    other.join()
+    assert order == ["first", "second"]
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_cannot_be_locked_stops_nobody(tmp_path: Path) -> None:
+    with locked(tmp_path / "none"):
+        pass

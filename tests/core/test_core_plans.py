@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from bitgear.checkpoint import Master, read_master, rewrite_master, write_master
 from bitgear.describe import as_text, describe
 from bitgear.engines import ENGINE_NAMES, create_engine
 from bitgear.engines.registry import native_failure
-from bitgear.errors import BitgearError, CheckpointError, GraphError
+from bitgear.errors import BitgearError, CheckpointError, GraphError, MasterChanged
 from bitgear.evaluate import evaluate_classifier
 from bitgear.fold import fold
 from bitgear.graph import IMAGE, Conv, Graph, Linear, Pool, sums
@@ -255,6 +257,39 @@ def test_adding_plans_to_a_file_leaves_all_else_as_it_was(tmp_path: Path) -> Non
     np.testing.assert_array_equal(reference.run(old, q_images, 4), reference.run(after, q_images, 4))  # still as it was
     rewrite_master(path, lambda master: dataclasses.replace(master, plans=()))
     assert path.read_bytes() == before
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows has no locks of folders")
+def test_of_two_that_add_plans_at_once_neither_is_lost(tmp_path: Path) -> None:
+    path = tmp_path / "m.safetensors"
+    write_master(tiny_master(), path)
+
+    def add(name: str) -> Master:
+        return rewrite_master(path, lambda master: master.with_plans([named_plan(master, name)]))
+
+    other = threading.Thread(target=add, args=("other",))
+
+    def change(master: Master) -> Master:
+        other.start()
+        other.join(0.2)  # it waits until this one is written
+        return master.with_plans([named_plan(master, "mine")])
+
+    rewrite_master(path, change)
+    other.join()
+    assert {plan.name for plan in read_master(path).plans} == {"mine", "other"}
+
+
+def test_what_belongs_to_other_weights_is_not_added(tmp_path: Path) -> None:
+    path = tmp_path / "m.safetensors"
+    write_master(tiny_master(), path)
+    held = read_master(path)
+    rewrite_master(path, lambda master: master.with_plans([named_plan(master)]), of=held)
+    rewrite_master(path, lambda master: master.with_accuracy({"8": {"top1": 0.5}}), of=held)  # plans do not count
+    write_master(tiny_master(1), path)
+    content = path.read_bytes()
+    with pytest.raises(MasterChanged, match=r"m\.safetensors was written anew meanwhile.*run again"):
+        rewrite_master(path, lambda master: master.with_plans([named_plan(master)]), of=held)
+    assert path.read_bytes() == content
 
 
 def test_a_file_without_plans_is_one_that_older_versions_read(tmp_path: Path, content: bytes) -> None:

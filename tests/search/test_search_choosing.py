@@ -10,6 +10,7 @@ from bitgear.bits import LayerBits, Plan
 from bitgear.engines import create_engine
 from bitgear.errors import SearchError
 from bitgear.search.costs import hessian_costs, measured_costs, weight_costs, weight_error
+from bitgear.search.distance import moved
 from bitgear.search.evolution import best, evolve, undominated
 from bitgear.search.front import area, worthwhile
 from bitgear.search.space import Choice, Space
@@ -44,10 +45,16 @@ def test_the_measured_cost_is_what_the_output_moves_by() -> None:
     table = measured_costs(Space(master, (8, 2)), engine, q_images)
     full = reference.run(master, q_images, 8)
     lowered = Plan(LayerBits(8, 8), (("b.conv1", LayerBits(2, 2)),))
-    moved = np.square(reference.run(master, q_images, lowered) - full).mean() / full.var()
+    expected = np.square(reference.run(master, q_images, lowered) - full).mean() / full.var()
     assert table.shape == (4, 7)
     assert (table[:, 0] == 0).all()
-    assert table[2, -1] == pytest.approx(moved)
+    assert table[2, -1] == pytest.approx(expected)
+
+
+def test_an_output_that_never_varies_has_no_infinite_cost() -> None:
+    constant = np.ones((2, 3), np.float32)
+    assert moved(constant, constant) == 0
+    assert 0 < moved(constant + 1, constant) < np.inf
 
 
 @dataclass(frozen=True)

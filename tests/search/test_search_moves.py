@@ -11,13 +11,15 @@ pytest.importorskip("bitgear._native")
 
 from bitgear import reference
 from bitgear.bits import LayerBits, Plan
-from bitgear.checkpoint import read_master, write_master
+from bitgear.checkpoint import read_master, rewrite_master, write_master
 from bitgear.engines import create_engine
-from bitgear.errors import PlanInvalid, PrecisionNotOffered
-from bitgear.plans import mean_bits
+from bitgear.errors import MasterChanged, PlanInvalid, PrecisionNotOffered
+from bitgear.graph import Graph
+from bitgear.plans import MAX_PLANS, NamedPlan, mean_bits
+from bitgear.search import command
 from bitgear.search.command import RefineRequest, refine_and_write
-from bitgear.search.moves import refine
-from tests.masters import named_plan, random_codes
+from bitgear.search.moves import Refined, refine
+from tests.masters import named_plan, random_codes, tiny_graph, tiny_master
 
 LAYERS = ("a", "b", "c")
 WIDTHS = (8, 7, 6, 5, 4, 3, 2)
@@ -57,9 +59,40 @@ def test_equal_seeds_make_equal_moves_and_no_more_are_judged_than_asked_for() ->
 
 
 def test_where_nothing_can_move_the_start_stays() -> None:
-    for start, widths in ((Plan.uniform(8), (8, 7)), (Plan.uniform(4), (8, 6, 4, 2))):
+    for start, widths in ((Plan.uniform(8), (8, 7)), (Plan.uniform(4), (8, 4, 2))):
         found = refine(start, LAYERS, widths, lambda _: 1.0, 10, np.random.default_rng(0))
         assert (found.plan, found.trials) == (start, 0)
+
+
+def test_where_widths_have_gaps_a_move_goes_from_one_to_the_next() -> None:
+    judge = sensitive({"a": 64, "b": 1, "c": 1}, {"a": 1, "b": 1, "c": 4})
+    for start, widths in ((Plan.uniform(4), (8, 6, 4, 2)), (Plan(LayerBits(2, 4)), (8, 4, 2))):
+        found = refine(start, LAYERS, widths, judge, 60, np.random.default_rng(0))
+        assert found.distance < found.start_distance
+        assert found.plan.widths <= set(widths)
+        total = sum(layer.weight_bits + layer.act_bits for layer in map(found.plan.of, LAYERS))
+        assert total == 3 * (start.default.weight_bits + start.default.act_bits)
+
+
+def test_no_bits_come_from_how_the_image_is_read() -> None:
+    judge = sensitive({"a": 64, "b": 1, "c": 1}, {"a": 0, "b": 1, "c": 4})
+    found = refine(Plan.uniform(4), LAYERS, WIDTHS, judge, 200, np.random.default_rng(0), image={"a"})
+    assert found.distance < found.start_distance
+    assert found.plan.of("a").act_bits == 4
+    exact = [Plan(LayerBits(4, 4), (("stem", LayerBits(4, bits)),)) for bits in (2, 8)]
+    assert [mean_bits(open_stem(), plan) for plan in exact] == [4, 4]
+
+
+def open_stem() -> Graph:
+    """The tiny graph with the width of its first layer left open."""
+    return Graph(tuple(replace(node, bits=None) if node.name == "stem" else node for node in tiny_graph().nodes))
+
+
+def test_a_first_layer_that_is_open_gives_bits_of_its_weights_alone(file: Path, data: Path) -> None:
+    write_master(tiny_master(1, graph=open_stem()), file)
+    found = refine_and_write(request(file, data, trials=60))
+    assert found.plan is not None
+    assert found.plan.plan.of("stem").act_bits == 4
 
 
 def request(master: Path, data: Path, **changes: object) -> RefineRequest:
@@ -136,6 +169,47 @@ def test_a_plan_that_is_found_again_stays_and_one_that_is_refined_is_tuned_no_mo
     assert refined.plan is not None
     assert read_master(file).provenance == {"tuned": {"other": {"images": 6}}}
     assert "mixed-4.0 was tuned" in capsys.readouterr().err
+
+
+def test_a_full_master_is_told_before_anything_is_tried(file: Path, data: Path) -> None:
+    master = read_master(file)
+    write_master(master.with_plans([named_plan(master, f"p{i}", own=False) for i in range(MAX_PLANS)]), file)
+    with pytest.raises(PlanInvalid, match="has 32 plans and up to 1 are wanted"):
+        refine_and_write(request(file, data / "nowhere"))
+    assert refine_and_write(request(file, data, start="p3", trials=1)).refined.trials == 1
+
+
+def test_moves_that_lead_to_a_width_leave_the_file_alone(
+    file: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    master = read_master(file)
+    start = NamedPlan("start", Plan(LayerBits(4, 4), (("a.conv1", LayerBits(5, 3)),)))
+    write_master(master.with_plans([start]), file)
+    content = file.read_bytes()
+    monkeypatch.setattr(command, "refine", lambda *_, **__: Refined(Plan.uniform(4), 0.1, 0.2, 1))
+    found = refine_and_write(request(file, data, start="start"))
+    assert (found.plan, found.held) == (None, "4")
+    assert file.read_bytes() == content
+
+
+def test_a_plan_that_others_add_meanwhile_stays(file: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = NamedPlan("mixed-4.0", Plan(LayerBits(8, 8), (("a.conv1", LayerBits(5, 5)),)))
+    refined = Plan(LayerBits(4, 4), (("a.conv1", LayerBits(5, 3)),))
+
+    def refine_meanwhile(*_: object, **__: object) -> Refined:
+        rewrite_master(file, lambda master: master.with_plans([found]))
+        return Refined(refined, 0.1, 0.2, 1)
+
+    monkeypatch.setattr(command, "refine", refine_meanwhile)
+    refine_and_write(request(file, data))
+    assert {each.name: each.plan for each in read_master(file).plans} == {
+        "mixed-4.0": found.plan, "mixed-4.0-a": refined,
+    }  # fmt: skip
+    found = replace(found, name="mixed-4.0-a", plan=Plan(LayerBits(8, 8), (("a.conv1", LayerBits(6, 6)),)))
+    refined = Plan(LayerBits(4, 4), (("a.conv1", LayerBits(3, 5)),))
+    with pytest.raises(MasterChanged, match=r"other widths under the name 'mixed-4\.0-a'"):
+        refine_and_write(request(file, data, start="mixed-4.0-a"))
+    assert found.plan in [each.plan for each in read_master(file).plans]
 
 
 @pytest.mark.parametrize(

@@ -59,6 +59,16 @@ def test_a_prediction_that_is_far_from_what_was_measured_is_told() -> None:
     assert "idle" in told
 
 
+@pytest.mark.parametrize("ms", [float("nan"), float("inf"), -1.0])
+@pytest.mark.parametrize("part", ["layers", "other_ms"])
+def test_what_is_no_time_is_named(tmp_path: Path, part: str, ms: float) -> None:
+    timings = Timings("tiny", "portable", 1, 0.5, {"a": {8: 2.0, 2: 1.0}}).to_json()
+    file = tmp_path / "timings.json"
+    file.write_text(json.dumps({**timings, part: {"a": {8: 2.0, 2: ms}} if part == "layers" else ms}))
+    with pytest.raises(SearchError, match=f"{ms} is no number of milliseconds"):
+        read_timings(file)
+
+
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"layers": 1}', '{"layers": {"a": {"x": 1}}}'])
 def test_a_file_that_holds_no_timings_is_named(tmp_path: Path, content: str) -> None:
     file = tmp_path / "timings.json"

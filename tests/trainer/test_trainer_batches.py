@@ -6,7 +6,8 @@ import torch
 
 from bitgear.inputs import InputRecord
 from bitgear.tasks.datasets import LabelledImages
-from trainer.data import Batches, ImageSet, read_images
+from trainer.config import ConfigError
+from trainer.data import Batches, ImageSet, Order, read_images
 
 
 def image_set(count: int, side_px: int = 4) -> ImageSet:
@@ -72,6 +73,12 @@ def test_processes_get_disjoint_shares_of_the_same_step(count: int, size: int, p
         assert all(sets)
         assert len(set.union(*sets)) == sum(map(len, sets))
         assert set.union(*sets) <= whole[step]
+
+
+@pytest.mark.parametrize(("count", "size", "limit"), [(32, 2, None), (2, 8, None), (32, 8, 2)])
+def test_more_processes_than_a_batch_has_images_are_refused(count: int, size: int, limit: int | None) -> None:
+    with pytest.raises(ConfigError, match="3 processes share a batch of 2 items"):
+        Order(count, size, seed=1, epoch=0, rank=0, processes=3, limit=limit)
 
 
 def test_processes_augment_differently() -> None:

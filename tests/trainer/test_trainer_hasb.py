@@ -15,7 +15,7 @@ from bitgear.errors import PlanInvalid
 from bitgear.plans import NamedPlan
 from tests.trainer.test_trainer_export import ENGINE, images_of, master_of
 from tests.trainer.tiny_runs import state_of, tiny_config, tiny_run
-from trainer.config import Config
+from trainer.config import Config, ConfigError
 from trainer.export import compare, export, export_plan
 from trainer.hasb import draw_plan, roulette, sensitive_layers, switching_probability
 from trainer.loop import NonFiniteLoss, Run
@@ -253,6 +253,10 @@ layers = { "layer1.0.conv1" = "8", "layer3.0.conv1" = "w2a4" }
     report = (tmp_path / "run" / "report.md").read_text()
     assert "Super-network stage: 1 epochs" in report
     assert "Joint training: 1 epochs" in report
+    longer = tmp_path / "longer.toml"
+    longer.write_text(text.replace("widths = [8, 4, 2]\nepochs = 1", "widths = [8, 4, 2]\nepochs = 2"))
+    with pytest.raises(ConfigError, match=r"hasb\.pt was begun when joint training had ended, .* 1 of 2 epochs"):
+        train_master(longer, pictures, tmp_path / "run", weights=None, teacher=None)
     onwards = text.replace("[train]\nwidths = [8, 4, 2]\nepochs = 1", "[train]\nwidths = [8, 4, 2]\nepochs = 0")
     config.write_text(onwards.replace("[fp32]\nepochs = 1", ""))
     again = train_master(config, pictures, tmp_path / "onwards", weights=None, teacher=None, masters=[path])

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from typer.testing import CliRunner
 
-from bitgear.checkpoint import read_master
+from bitgear.checkpoint import read_master, write_master
 from bitgear.cli import app
 from bitgear.graph import IMAGE, Conv, Graph, Linear, Pool
 from tests.trainer.dense_data import detect_config, segment_config, write_boxes, write_maps
@@ -267,6 +267,28 @@ def test_traces_go_into_a_master_and_change_nothing_else(pictures: Path, finishe
     assert all(np.array_equal(after.tensors[name], tensor) for name, tensor in before.tensors.items())
     assert after.digest != before.digest
     assert (out / "traces.png").stat().st_size > 1000
+
+
+def test_fewer_images_than_a_batch_are_one_batch(pictures: Path, finished: Run, tmp_path: Path) -> None:
+    run = tiny_run(pictures, finished.out, fast(images=4, rounds=1))
+    traces = measure_traces(run.fp32_network(), run.task, run.config, tmp_path / "t.json", network="n", progress=False)
+    assert (traces.images, traces.batches) == (4, 1)
+
+
+def test_traces_of_another_network_than_the_masters_are_not_measured(
+    pictures: Path, finished: Run, tmp_path: Path
+) -> None:
+    run = tiny_run(pictures, finished.out)
+    run.fit()
+    run.calibrate()
+    path, config = tmp_path / "tiny.safetensors", tmp_path / "tiny.toml"
+    write_master(master_of(run), path)
+    config.write_text('[network]\nname = "tiny"\ndepth = 14\n[data]\nside_px = 8\n')
+    deeper = tiny_run(pictures, tmp_path / "run", tiny_config(network={"depth": 14}, train={"epochs": 0}))
+    deeper.fit()
+    with pytest.raises(ConfigError, match="another network than the configuration says"):
+        measure_sensitivities(config, pictures, deeper.out, weights=None, master=path)
+    assert not (deeper.out / "traces.json").exists()
 
 
 def test_a_float_network_must_come_from_somewhere(pictures: Path, tmp_path: Path) -> None:

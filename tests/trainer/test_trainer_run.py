@@ -76,6 +76,29 @@ def test_a_run_goes_on_from_any_epoch(pictures: Path, finished: Run, tmp_path: P
         tiny_run(pictures, tmp_path / "copy").fit(from_epoch=7)
 
 
+def test_where_epochs_become_fewer_the_last_one_is_evaluated(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    longer = tiny_run(pictures, tmp_path, tiny_config(train={"epochs": 9, "evaluate_every": 5}))
+    epoch = longer._epoch
+
+    def stop(number: int, *optimizers: Any) -> dict[str, Any]:
+        if number == 1:
+            raise KeyboardInterrupt
+        return epoch(number, *optimizers)
+
+    monkeypatch.setattr(longer, "_epoch", stop)
+    with pytest.raises(KeyboardInterrupt):
+        longer.fit()
+    assert "top1" not in longer.history.epochs[-1]
+    for _ in range(2):  # it is kept
+        shorter = tiny_run(pictures, tmp_path, tiny_config(train={"epochs": 1, "evaluate_every": 5}))
+        shorter.fit()
+        assert json.loads((tmp_path / "history.json").read_text())["epochs"] == shorter.history.epochs
+        assert set(shorter.history.epochs[-1]["top1"]) == {"8", "4", "2"}
+        monkeypatch.setattr(Run, "evaluate_widths", None)
+
+
 def test_a_finished_run_has_nothing_left_to_do(pictures: Path, finished: Run) -> None:
     before = (finished.out / "state.pt").read_bytes()
     again = tiny_run(pictures, finished.out)
@@ -347,12 +370,15 @@ def test_weights_that_are_no_whole_file_are_named(
         tiny_run(pictures, tmp_path / "out", tiny_config(teacher={"depth": 8}), **{use: path})
 
 
-@pytest.mark.parametrize("fault", ["missing", "shape", "nan", "infinite", "integers"])
+@pytest.mark.parametrize("fault", ["missing", "deeper", "shape", "nan", "infinite", "integers"])
 def test_weights_that_do_not_fit_are_refused_by_name(fault: str, pictures: Path, tmp_path: Path) -> None:
     state = resnet_state(tiny_run(pictures, tmp_path))
     name = next(name for name in state if name.endswith("layer2.0.conv1.weight"))
     if fault == "missing":
         del state[name]
+    elif fault == "deeper":
+        state[name.replace("2.0", "2.1")] = state[name].clone()
+        state[name.replace("2.0.conv1.weight", "2.1.bn1.num_batches_tracked")] = torch.zeros((), dtype=torch.int64)
     elif fault == "integers":
         state[name] = state[name].to(torch.int8)
     elif fault == "shape":
@@ -360,5 +386,5 @@ def test_weights_that_do_not_fit_are_refused_by_name(fault: str, pictures: Path,
     else:
         state[name][0, 0, 0, 0] = math.nan if fault == "nan" else math.inf
     save_file(state, tmp_path / "weights.safetensors")
-    with pytest.raises(DataError, match=r"layer2\.0\.conv1\.weight"):
+    with pytest.raises(DataError, match=r"layer2\.[01]\.conv1\.weight"):
         tiny_run(pictures, tmp_path, tiny_config(fp32={"epochs": 0}), weights=tmp_path / "weights.safetensors")

@@ -17,7 +17,7 @@ from tests.trainer.tiny_runs import tiny_config, tiny_run
 from trainer.config import ConfigError
 from trainer.hasb import sensitive_layers
 from trainer.loop import Run
-from trainer.pipeline import train_master
+from trainer.pipeline import _keep_plans, train_master
 from trainer.subject import check_subject
 from trainer.supernet import SuperNetwork
 from trainer.tasks import create_task
@@ -69,6 +69,28 @@ def test_a_broken_state_is_named(pictures: Path, tmp_path: Path) -> None:
         tiny_run(pictures, tmp_path).fit()
 
 
+def test_what_torch_wrote_but_no_run_did_is_no_state(pictures: Path, tmp_path: Path) -> None:
+    torch.save({"a": torch.zeros(2)}, tmp_path / "state.pt")
+    with pytest.raises(ConfigError, match=r"state\.pt is no state of a run"):
+        tiny_run(pictures, tmp_path).fit()
+
+
+def test_joint_training_that_goes_back_takes_the_stage_with_it(pictures: Path, tmp_path: Path) -> None:
+    stage = tmp_path / "hasb.pt"
+    tiny_run(pictures, tmp_path).fit(stage=stage)
+    stage.write_bytes(b"begun")
+    tiny_run(pictures, tmp_path).fit(stage=stage)
+    tiny_run(pictures, tmp_path).fit(from_epoch=2, stage=stage)
+    assert stage.is_file()  # as it was: no epoch was trained
+    longer = tiny_run(pictures, tmp_path, tiny_config(train={"epochs": 3}))
+    with pytest.raises(ConfigError, match=r"hasb\.pt was begun when joint training had ended, .* 2 of 3 epochs"):
+        longer.fit(stage=stage)
+    again = tiny_run(pictures, tmp_path)
+    again.fit(from_epoch=1, stage=stage)
+    assert [row["epoch"] for row in again.history.epochs] == [1, 2]
+    assert not stage.exists()
+
+
 def test_joint_training_that_went_on_is_not_undone_by_the_stage_after_it(pictures: Path, tmp_path: Path) -> None:
     def stage_of(epochs: int, **settings: Any) -> SuperNetwork:
         config = tiny_config(train={"epochs": epochs}, hasb={"epochs": 1, "sampling": "uniform", **settings})
@@ -114,3 +136,29 @@ def test_plans_found_since_are_put_aside(
     assert not read_master(path).plans
     assert [each.name for each in read_master(tmp_path / "run" / "tiny.before-1.safetensors").plans] == ["found"]
     assert "tiny.before-1.safetensors" in capsys.readouterr().err
+
+
+def test_what_a_master_has_and_the_next_one_lacks_is_put_aside(pictures: Path, finished: Run, tmp_path: Path) -> None:
+    run = tiny_run(pictures, finished.out)
+    run.fit()
+    run.calibrate()
+    path = tmp_path / "tiny.safetensors"
+    given = NamedPlan("mine", Plan(LayerBits(4, 4), (("layer1.0.conv1", LayerBits(2, 2)),)))
+    refined = replace(given, plan=Plan(LayerBits(4, 4), (("layer1.0.conv1", LayerBits(5, 3)),)))
+    new = master_of(run).with_plans([given])
+    traces = {conv.name: 1.0 for conv in new.graph.searchable}
+    _keep_plans(path, new)
+    held = [
+        new,
+        new.with_plans([refined]),
+        replace(new, sensitivities=traces),
+        replace(new, provenance={"tuned": {"mine": {}}}),
+    ]
+    for master in held:
+        write_master(master, path)
+        _keep_plans(path, new)
+    kept = [read_master(tmp_path / f"tiny.before-{number}.safetensors") for number in (1, 2, 3)]
+    assert kept[0].plan("mine") == refined.plan
+    assert kept[1].sensitivities == traces
+    assert "tuned" in kept[2].provenance
+    assert not (tmp_path / "tiny.before-4.safetensors").exists()

@@ -241,6 +241,11 @@ def test_an_unknown_class_in_a_map_is_told_before_training_with_its_file(split: 
         Run(segment_config(), folder, tmp_path / "out")
 
 
+def test_maps_of_nothing_known_are_refused() -> None:
+    with pytest.raises(DataError, match="void alone"):
+        class_weights(np.full((2, 4, 4), 255, np.uint8), 3, 1.0)
+
+
 def test_class_weights_are_median_frequencies() -> None:
     maps = np.array([[[0, 0, 0, 1]], [[0, 0, 255, 255]]], np.uint8)
     # class 0: 5 of the 6 known pixels of two pictures; class 1: 1 of the 4 of one picture; class 2 is never seen

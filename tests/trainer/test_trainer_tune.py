@@ -12,13 +12,13 @@ from typer.testing import CliRunner
 
 from bitgear import reference
 from bitgear.bits import WIDTHS, LayerBits, Plan
-from bitgear.checkpoint import Master, read_master, write_master
+from bitgear.checkpoint import Master, read_master, rewrite_master, write_master
 from bitgear.cli import app
-from bitgear.errors import BitgearError, PrecisionNotOffered
+from bitgear.errors import BitgearError, MasterChanged, PrecisionNotOffered
 from bitgear.plans import NamedPlan
 from tests.trainer.test_trainer_export import ENGINE, images_of, master_of
 from tests.trainer.tiny_runs import tiny_config, tiny_run
-from trainer import pipeline
+from trainer import export, pipeline
 from trainer.config import Config, ConfigError
 from trainer.export import compare
 from trainer.loop import NonFiniteLoss, Run, create_network
@@ -28,6 +28,7 @@ from trainer.quantizers import Kernels
 from trainer.restore import load_master, load_plan
 from trainer.tasks import create_task
 from trainer.tasks.base import Task
+from trainer.tasks.classify import ExaminedImages
 from trainer.tune import Tuning
 
 NARROW = NamedPlan("narrow", Plan(LayerBits(2, 2), (("layer1.0.conv1", LayerBits(3, 4)),)))
@@ -193,6 +194,7 @@ def test_the_state_of_another_plan_or_master_is_refused(pictures: Path, master: 
         ({"train": {"seed": 2}}, "train.seed"),
         ({"data": {"held_out": 14}}, "data"),
         ({"tune": {"epochs": 2, "epoch_images": 16}}, "tune.epoch_images"),
+        ({"tune": {"epochs": 2, "lr": 0.01}}, "tune.lr"),
     ],
 )
 def test_the_state_of_another_recipe_or_data_is_refused(
@@ -245,12 +247,87 @@ def test_too_many_held_out_images_are_named(pictures: Path) -> None:
         create_task(tiny_config(data={"held_out": 48}), pictures, torch.device("cpu"))
 
 
+def nearer(tuning: Tuning) -> dict[str, float]:
+    """An evaluation by which every epoch is nearer to 8 bits than those before."""
+    return {"distance": 1 / (len(tuning.rows) + 1), "top1": 0.5}
+
+
+def test_given_again_before_stays_what_it_was_and_so_do_other_plans_in_the_report(
+    pictures: Path, written: Path, config_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, seen = tmp_path / "run", iter([0.1, 0.2, 0.3, 0.4, 0.5, 0.6])
+    monkeypatch.setattr(Tuning, "_evaluate", nearer)
+    monkeypatch.setattr(ExaminedImages, "measure", lambda *_: {"top1": next(seen), "images": 24})
+    first = tune_plans(config_file, pictures, run, master=written, progress=False)
+    assert [(each.before["top1"], each.after["top1"]) for each in first] == [(0.1, 0.2), (0.3, 0.4)]
+    (wide,) = tune_plans(config_file, pictures, run, master=written, names=["wide"], progress=False)
+    assert (wide.before["top1"], wide.after["top1"]) == (0.3, 0.5)
+    report = json.loads((run / "tuned.json").read_text())
+    assert {name: (row["before"]["top1"], row["after"]["top1"]) for name, row in report.items()} == {
+        "narrow": (0.1, 0.2), "wide": (0.3, 0.5),
+    }  # fmt: skip
+    (run / "tuned.json").write_text("[1]")
+    with pytest.raises(ConfigError, match=r"tuned\.json is no report of bitgear tune"):
+        tune_plans(config_file, pictures / "nowhere", run, master=written, progress=False)
+
+
+def test_a_plan_that_is_tuned_with_others_gets_what_it_gets_alone(
+    pictures: Path, written: Path, config_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Tuning, "_evaluate", nearer)
+    alone = tmp_path / "alone.safetensors"
+    alone.write_bytes(written.read_bytes())
+    for name in ("narrow", "wide"):
+        tune_plans(config_file, pictures, tmp_path / name, master=alone, names=[name], progress=False)
+    tune_plans(config_file, pictures, tmp_path / "both", master=written, progress=False)
+    apart, together = ({each.name: each for each in read_master(path).plans} for path in (alone, written))
+    for name, plan in apart.items():
+        assert plan.scales == together[name].scales, name
+        for layer, own in (plan.batch_norm or {}).items():
+            other = (together[name].batch_norm or {})[layer]
+            assert np.array_equal(own.gain, other.gain), (name, layer)
+            assert np.array_equal(own.bias, other.bias), (name, layer)
+
+
+def test_where_no_epoch_is_nearer_the_master_stays_as_it_is(
+    pictures: Path, written: Path, config_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Tuning, "_evaluate", lambda _: {"distance": 0.5, "top1": 0.5})
+    content = written.read_bytes()
+    for tuned in tune_plans(config_file, pictures, tmp_path / "run", master=written, progress=False):
+        assert tuned.after == tuned.before
+    assert written.read_bytes() == content
+    assert set(json.loads((tmp_path / "run" / "tuned.json").read_text())) == {"narrow", "wide"}
+
+
+def test_what_others_write_meanwhile_stays(
+    pictures: Path, written: Path, config_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = NamedPlan("found", Plan(LayerBits(8, 8), (("layer1.0.conv1", LayerBits(5, 5)),)))
+    compared = export.compare
+
+    def compare_meanwhile(*arguments: Any) -> int:
+        rewrite_master(written, lambda master: master.with_plans([found]))
+        return compared(*arguments)
+
+    monkeypatch.setattr(Tuning, "_evaluate", nearer)
+    monkeypatch.setattr(export, "compare", compare_meanwhile)
+    (tuned,) = tune_plans(config_file, pictures, tmp_path / "run", master=written, names=["wide"], progress=False)
+    after = read_master(written)
+    assert {each.name for each in after.plans} == {"narrow", "wide", "found"}
+    assert after.metrics("wide") == tuned.after
+    found = NamedPlan("narrow", Plan(LayerBits(8, 8), (("layer1.0.conv1", LayerBits(6, 6)),)))
+    with pytest.raises(MasterChanged, match="no plan 'narrow' of the widths that were tuned"):
+        tune_plans(config_file, pictures, tmp_path / "run", master=written, names=["narrow"], progress=False)
+    assert next(each.plan for each in read_master(written).plans if each.name == "narrow") == found.plan
+
+
 @pytest.mark.parametrize(
     ("plans", "names", "held_out", "error", "said"),
     [
         ([], [], 12, ConfigError, "no plans; bitgear search"),
         ([NARROW], ["wide"], 12, PrecisionNotOffered, "offers narrow"),
-        ([NARROW], [], 0, ConfigError, r"data\.held_out = 5000"),
+        ([NARROW], [], 0, ConfigError, r"hold some training images out: data\.held_out"),
     ],
 )
 def test_what_cannot_be_tuned_is_told(

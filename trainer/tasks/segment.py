@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from bitgear.errors import DataError
 from bitgear.evaluate import measure_segmenter
 from bitgear.graph import Graph
 from bitgear.inputs import InputRecord
@@ -100,6 +101,10 @@ class ExaminedMaps:
             pixels, labels = self.data.images[i], self.data.classes
             codes = self.record.encode(pixels[None])
             masks = [segmentation(run(codes)[0], letterbox, labels).mask for run in columns.values()]
+            void = self.data.maps[i] == IGNORE
+            bars = void.all(1)[:, None] | void.all(0)  # around the picture: no user sees them
+            for mask in masks:
+                mask[bars] = IGNORE
             rows.append([draw_mask(pixels, mask, labels) for mask in (self.data.maps[i], *masks)])
         return rows
 
@@ -119,9 +124,11 @@ def class_weights(maps: NDArray[np.uint8], classes: int, balance: float) -> Tens
     """Return each class's median-frequency weight (Eigen and Fergus 2015) to the power ``balance``, float32 (C,).
 
     A class's frequency is its share of the known pixels of the pictures that show it. A class that no picture shows
-    takes weight 1.
+    takes weight 1. Raises :class:`~bitgear.errors.DataError` if the pictures show none, but void alone.
     """
     counts = np.stack([np.bincount(each.ravel(), minlength=256)[:classes] for each in maps]).astype(np.float64)
+    if not counts.any():
+        raise DataError("every label map of split train is void alone; give maps of the classes")
     shown = (counts > 0) * counts.sum(1, keepdims=True)
     frequency = counts.sum(0) / np.maximum(shown.sum(0), 1)
     known = frequency > 0
