@@ -1,6 +1,8 @@
 """Engines give the reference's logits, bit for bit, whatever the weights, shapes and batch."""
 
 import dataclasses
+import os
+import subprocess
 import sys
 import threading
 from types import SimpleNamespace
@@ -548,3 +550,12 @@ def test_the_onnx_model_states_its_interface() -> None:
     assert model.graph.name == "tiny-3"
     (output,) = build_onnx(random_master(NODES["nearest up"], 9, 0), Plan.parse("w8a7")).graph.output
     assert [d.dim_param or d.dim_value for d in output.type.tensor_type.shape.dim] == ["N", 6, 11, 16]
+
+
+@pytest.mark.parametrize(("said", "expected"), [(None, "1"), ("0", "0")])
+def test_the_telemetry_of_onnxruntime_is_off_unless_it_is_asked_for(said: str | None, expected: str) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
+    environment |= {} if said is None else {"ORT_DISABLE_TELEMETRY": said}
+    code = "import os, bitgear.engines.onnxruntime; print(os.environ['ORT_DISABLE_TELEMETRY'])"
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == expected
