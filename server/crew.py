@@ -25,8 +25,8 @@ GIVES_WAY = 32
 """So many errands at most go before as many engine calls as there are workers, due or not."""
 
 PATIENCE_S = 0.1
-"""When engine calls keep all cores for so long, errands go ahead: a slow device does not keep them from what is
-short."""
+"""When engine calls keep all cores for so long, errands go ahead, one by one: a slow device does not keep them from
+what is short."""
 
 START_TIMEOUT_S = 1.0
 """How long threads that have nothing to do yet may take to end, where others cannot be started."""
@@ -52,7 +52,7 @@ class Crew:
     ) -> None:
         self.workers = workers
         self.cores = cores
-        self._threads_of_call = threads
+        self.threads = threads
         self._gives_way = max(1, GIVES_WAY // workers)
         self._clock = clock
         self._call: Callable[[int], None] = lambda _: None
@@ -153,14 +153,17 @@ class Crew:
         call_is_due = (self._call_waits() and (self._due or turn)) or (self._holds_waiting > 0 and turn)
         return len(self._errands) > 0 and not call_is_due
 
+    def _calls_keep_all(self) -> bool:
+        """Return whether there are errands, but no core is on any."""
+        return len(self._errands) > 0 and not self._on_errands
+
     def _next(self) -> Kind | None:
         """Return what a thread should do now; None: nothing can be done, or nothing is to be."""
-        errands_wait = self._errands_wait_for_cores()
-        if errands_wait and self._free > 0:
+        if self._errands_wait_for_cores() and self._free > 0:
             return "errand"
-        if self._call_waits() and self._free >= self._threads_of_call and not self._holds_waiting:
+        if self._call_waits() and self._free >= self.threads and not self._holds_waiting:
             return "call"
-        if errands_wait and self._clock() >= self._called_s + PATIENCE_S:
+        if self._calls_keep_all() and self._clock() >= self._called_s + PATIENCE_S:
             return "errand"
         return None
 
@@ -177,7 +180,7 @@ class Crew:
             kind = self._next()
             if kind is not None:
                 return kind
-            if self._errands_wait_for_cores() and not self._watched:
+            if self._calls_keep_all() and not self._watched:
                 self._watched = True
                 self._work.wait(max(0.0, self._called_s + PATIENCE_S - self._clock()))
                 self._watched = False
@@ -225,7 +228,7 @@ class Crew:
                 self._errands_since_call += 1
                 self._on_errands.add(threading.get_ident())
             else:
-                worker, cores = self._idle_workers.pop(), self._threads_of_call
+                worker, cores = self._idle_workers.pop(), self.threads
                 do = partial(self._call, worker)
                 self._wanted = self._due = False
                 self._begin_call(cores)

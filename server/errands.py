@@ -3,8 +3,8 @@
 import itertools
 from bisect import bisect_left, insort
 from collections.abc import Callable
-from dataclasses import dataclass
 from operator import itemgetter
+from typing import NamedTuple
 
 LATE_TURN = 4
 """While requests without a deadline are late, one turn in so many is theirs."""
@@ -14,12 +14,15 @@ Errand = Callable[[], None]
 _order_of = itemgetter(0)
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where an errand stands: ``order_s`` as :attr:`server.policy.Waiting.order_s`; ``hard``: for a deadline."""
+class Place(NamedTuple):
+    """Where an errand stands: as :attr:`server.policy.Waiting.order_s`, ``deadline_s`` and ``hard`` say."""
 
     order_s: float
+    deadline_s: float
     hard: bool = False
+
+
+_Queue = list[tuple[float, int, Place, Errand]]
 
 
 class Errands:
@@ -30,8 +33,8 @@ class Errands:
     """
 
     def __init__(self) -> None:
-        self._hard: list[tuple[float, int, Errand]] = []
-        self._others: list[tuple[float, int, Errand]] = []
+        self._hard: _Queue = []
+        self._others: _Queue = []
         self._numbers = itertools.count()
         self._gave_way = 0
 
@@ -40,25 +43,32 @@ class Errands:
 
     def put(self, errand: Errand, place: Place) -> None:
         """Add an errand; behind those of the same order."""
-        insort(self._hard if place.hard else self._others, (place.order_s, next(self._numbers), errand))
+        queue = self._hard if place.hard else self._others
+        insort(queue, (place.order_s, next(self._numbers), place, errand))
 
     def pop(self, now_s: float) -> Errand:
         """Remove and return the one whose turn it is. There must be one."""
         if not self._hard or not self._others:
             queue = self._hard or self._others
         elif self._others[0] < self._hard[0]:
-            gives_way = self._others[0][0] < now_s and self._gave_way < LATE_TURN - 1
+            is_late = self._others[0][2].deadline_s < now_s
+            gives_way = is_late and self._gave_way < LATE_TURN - 1
             self._gave_way = self._gave_way + 1 if gives_way else 0
             queue = self._hard if gives_way else self._others
         else:
             queue = self._hard
-        return queue.pop(0)[2]
+        return queue.pop(0)[3]
 
     def before(self, order_s: float, now_s: float) -> int:
-        """Return how many go before a hard one of that order, now; late ones that are not hard do not."""
-        late = bisect_left(self._others, now_s, key=_order_of)
-        others = max(0, bisect_left(self._others, order_s, key=_order_of) - late)
-        return bisect_left(self._hard, order_s, key=_order_of) + others
+        """Return how many go before a hard one of that order, now.
+
+        Those that are over do not, for nobody waits for them; nor does what is late, but not hard.
+        """
+        return sum(
+            place.deadline_s >= now_s
+            for queue in (self._hard, self._others)
+            for _, _, place, _ in queue[: bisect_left(queue, order_s, key=_order_of)]
+        )
 
     def clear(self) -> None:
         """Forget them all."""

@@ -83,7 +83,7 @@ class Load:
     when each of them is expected to be free, in any order; those that are left out are free, all if it is empty.
     ``elsewhere``: for each request that waits for another model, in order of it, its deadline, and the seconds that one
     worker takes at least for it and all before it. ``unready_s``: how long all workers take at least for requests that
-    have come but are not in any queue yet, as their pictures are still to be decoded, with that.
+    have come but are not in any queue yet, as their pictures are still to be decoded.
     """
 
     now_s: float

@@ -400,7 +400,7 @@ class Runtime:
         known = self._waiting(request, wish, _anything(model))
         if model.refresh is not None and self.scheduler.crowded_out(model, known, self.conduct.margin):
             raise DeadlineExceeded("queue")
-        place = Place(known.order_s, known.hard)
+        place = Place(known.order_s, known.deadline_s, known.hard)
         done = await pending.wait(receive, lambda: self._crew.errand(lambda: self._prepare(request, wish), place))
         exchange.steps = done.steps
         exchange.served = done.inference.served
@@ -417,7 +417,7 @@ class Runtime:
         """Return what a request is to the scheduler; None, and the request has failed, if it cannot be made ready."""
         pending, model, exchange = request.pending, request.model, request.exchange
         try:
-            began_s = time.monotonic()
+            began_s, computed_s = time.monotonic(), time.thread_time()
             work = request.prepare(lambda whole: self._check_hope(request, whole))
             exchange.asked = work.wish.asked
             admission = self._admission(request, work.wish)
@@ -431,7 +431,7 @@ class Runtime:
                 q_image=work.q_image,
                 waiting=self._waiting(request, work.wish, admission, len(work.q_image)),
                 expires_s=expires_s,
-                ready_s=ended_s - began_s,
+                ready_s=time.thread_time() - computed_s,  # without what it waited for others
                 deliver=lambda outcome: self._deliver(request, prepared, outcome),
             )
         except Exception as error:

@@ -47,6 +47,9 @@ be made ready."""
 ODDLY_LONG = 4.0
 """A job counts for no more than so many times the mean of those before it."""
 
+MUCH_LONGER = 4.0
+"""If making a request ready takes so many times as long as a call, calls do not wait for batches."""
+
 _logger = logging.getLogger(__name__)
 
 
@@ -129,9 +132,10 @@ class _Batch:
 
 @dataclass(eq=False, slots=True)
 class _Lane:
-    """What waits for one model, in service order."""
+    """What waits for one model, in service order. ``ready_s``: what it lately took to make a request ready."""
 
     jobs: list[Job] = field(default_factory=list)
+    ready_s: float = 0.0
     arrivals_s: deque[float] = field(default_factory=lambda: deque(maxlen=ARRIVALS))
 
     def arrivals_per_s(self, now_s: float) -> float:
@@ -139,6 +143,12 @@ class _Lane:
             return 0.0
         span_s = now_s - self.arrivals_s[0]
         return (len(self.arrivals_s) - 1) / span_s if span_s > 0 else 0.0
+
+    def note_ready(self, ready_s: float) -> None:
+        if self.ready_s > 0:
+            ready_s = min(ready_s, ODDLY_LONG * self.ready_s)
+            ready_s = self.ready_s + SERVICE_WEIGHT * (ready_s - self.ready_s)
+        self.ready_s = ready_s
 
 
 _Queue = tuple[ServedModel, _Lane, list[Job]]
@@ -176,7 +186,7 @@ class Scheduler:
         # Lanes go with the last who holds their model: a job that waits, or the registry.
         self._lanes: weakref.WeakKeyDictionary[ServedModel, _Lane] = weakref.WeakKeyDictionary()
         self._running: list[_Batch | None] = [None] * crew.workers
-        self._job_s = self._ready_s = 0.0
+        self._job_s = 0.0
         self._gave_way = 0
         self._closing = False
         crew.calls(self._work)
@@ -211,7 +221,10 @@ class Scheduler:
         ahead = self._crew.errands_before(newcomer.order_s) if newcomer.hard else 0
         if ahead == 0:
             return False
-        needed_s = ahead * self._unready_s(model.ladder) + self._ready_s + min(model.ladder.alone_s)
+        lane, crew = self._lanes.get(model), self._crew
+        ready_s, image_s = 0.0 if lane is None else lane.ready_s, self._least_s(model.ladder)
+        each_s = max(image_s / crew.workers, (ready_s + crew.threads * image_s) / crew.cores)
+        needed_s = ahead * each_s + min(model.ladder.alone_s)
         return needed_s * (1 + margin) > newcomer.deadline_s - self._clock()
 
     def hopeless(self, model: ServedModel, newcomer: Waiting, margin: float) -> bool:
@@ -225,15 +238,15 @@ class Scheduler:
             load = self._load(model.ladder, lane, [job for job in lane.jobs if not job.gone], self._clock())
         if not load.queue and not self._crew.errands:
             return False
-        return hopeless(model.ladder, load, newcomer, margin, self._ready_s)
+        return hopeless(model.ladder, load, newcomer, margin)
 
     def submit(self, job: Job) -> None:
         """Queue a job. Takes a lock that is held while a policy decides: not for the event loop."""
         with self._lock:
             if not self._closing:
-                self._note_ready(job.ready_s)
                 job.submitted_s = self._clock()
                 lane = self._lanes.setdefault(job.model, _Lane())
+                lane.note_ready(job.ready_s)
                 lane.arrivals_s.append(job.submitted_s)
                 bisect.insort(lane.jobs, job, key=_order)
                 self._crew.want(self._is_due())
@@ -249,27 +262,25 @@ class Scheduler:
         for job in waiting:
             job.settle(Draining(RETRY_AFTER_S))
 
-    def _note_ready(self, ready_s: float) -> None:
-        if self._ready_s > 0:
-            ready_s = min(ready_s, ODDLY_LONG * self._ready_s)
-            ready_s = self._ready_s + SERVICE_WEIGHT * (ready_s - self._ready_s)
-        self._ready_s = ready_s
-
-    def _unready_s(self, ladder: Ladder) -> float:
-        """Return how long all workers take at least for a request that is still to be made ready."""
-        return self._ready_s / self._crew.cores + min(ladder.image_s) / ladder.noise / self.workers
-
     def _is_due(self) -> bool:
-        """Return whether engine calls should not wait for what is still to be made ready.
+        """Return whether engine calls should not wait for what is still to be made ready."""
+        return any(self._is_full(lane, model.ladder) for model, lane in self._lanes.items() if lane.jobs)
 
-        So it is once each worker has an efficient batch; or if a call is the shorter errand.
+    def _is_full(self, lane: _Lane, ladder: Ladder) -> bool:
+        """Return whether there is an efficient batch for each worker.
+
+        Where a call is short beside what it takes to make a request ready, batches save little. But all threads of a
+        call must be free at once, and until they are, some cores do nothing: then there should be some requests more.
         """
-        return any(
-            len(lane.jobs) >= self.workers * max(model.ladder.efficient_batches)
-            or self._ready_s > model.ladder.alone_s[0]
-            for model, lane in self._lanes.items()
-            if lane.jobs
-        )
+        enough = self.workers * max(ladder.efficient_batches)
+        if lane.ready_s > MUCH_LONGER * ladder.alone_s[0]:
+            enough = min(enough, max(1, 4 * (self._crew.threads - 1)))
+        return sum(job.waiting.images for job in lane.jobs[:enough]) >= enough
+
+    @staticmethod
+    def _least_s(ladder: Ladder) -> float:
+        """Return how long a worker takes at least for an image, at the median."""
+        return min(ladder.image_s) / ladder.noise
 
     def _work(self, slot: int) -> None:
         """Form a batch of what waits, if anything does still, and run it. What a worker does when it is free."""
@@ -374,7 +385,7 @@ class Scheduler:
                 batch.expected_s for slot, batch in enumerate(self._running) if slot != asking and batch is not None
             ),
             elsewhere=self._elsewhere(lane),
-            unready_s=self._crew.errands * self._unready_s(ladder),
+            unready_s=self._crew.errands * self._least_s(ladder) / self.workers,
         )
 
     def _elsewhere(self, lane: _Lane) -> Sequence[tuple[float, float]]:

@@ -83,13 +83,12 @@ def give_up(load: Load, rung_of: Callable[[Waiting], int], reason: Reason) -> Di
     return Dispatch(rung, (last,), tuple(position for position in everyone if position != last), reason)
 
 
-def hopeless(ladder: Ladder, load: Load, newcomer: Waiting, margin: float, ready_s: float = 0.0) -> bool:
+def hopeless(ladder: Ladder, load: Load, newcomer: Waiting, margin: float) -> bool:
     """Return whether a request that is not in the queue yet would be late even if all narrowed down for it.
 
     What the workers do is finished, and what stands before it and is not lost, for other models too, is served by all
     of them in efficient batches, each at the fastest that it allows: in sum that takes what it takes at the median.
-    Then its own time must be left, as the ladder says, after the ``ready_s`` that it takes to make it ready; and of all
-    that ``margin`` more.
+    Then its own time must be left, as the ladder says, and of all that ``margin`` more.
     """
     if not newcomer.hard:
         return False
@@ -100,7 +99,7 @@ def hopeless(ladder: Ladder, load: Load, newcomer: Waiting, margin: float, ready
     least_s = {mask: ladder.image_s[ladder.fastest(mask)] for mask in set(map(allowed_of, ahead))}
     work_s += sum(least_s[mask] * images for mask, images in map(work_of, ahead))
     own_s = ladder.rungs[ladder.fastest(newcomer.allowed)].latency_ms(newcomer.images) / 1000
-    needed_s: float = work_s / ladder.noise / load.workers + load.elsewhere_s(newcomer.order_s) + ready_s + own_s
+    needed_s: float = work_s / ladder.noise / load.workers + load.elsewhere_s(newcomer.order_s) + own_s
     needed_s *= 1 + margin
     return needed_s > newcomer.deadline_s - load.now_s
 

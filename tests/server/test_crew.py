@@ -13,7 +13,7 @@ from server.settings import SettingsError
 from tests.server.test_scheduler import Clock
 from tests.serving import DEADLINE_S, limit_threads, wait_until
 
-ANY = Place(0.0)
+ANY = Place(0.0, 0.0)
 
 
 class Work:
@@ -194,7 +194,7 @@ def test_errands_go_in_their_order(bench: Callable[..., Bench]) -> None:
     b = bench(1)
     first = b.errand("first")
     b.awaits("first")
-    for name, place in (("late", Place(2.0)), ("soon", Place(1.0)), ("hard", Place(3.0, hard=True))):
+    for name, place in (("late", Place(2.0, 2.0)), ("soon", Place(1.0, 1.0)), ("hard", Place(3.0, 3.0, hard=True))):
         b.errand(name, place=place).let_go.set()
     assert b.crew.errands == 3
     assert b.crew.errands_before(2.5) == 0  # those without a deadline are late
@@ -219,6 +219,9 @@ def test_errands_that_take_long_leave_the_cores_to_calls_that_are_due(
     assert b.crew._next() is None  # no more are begun than there are cores
     first.let_go.set()
     b.awaits("first", "call", "second")
+    b.clock.now_s += 1
+    b.errand("third")
+    assert b.crew._next() is None  # it is errands that take long, and not calls
     second.let_go.set()
 
 
@@ -242,8 +245,8 @@ def test_somebody_sees_to_it_that_errands_do_not_wait_for_long(
     b.call()
     b.awaits("call")
     monkeypatch.setattr(module, "PATIENCE_S", 0.05)
-    b.errand("1")
-    b.errand("2")
+    b.errand("1").let_go.set()
+    b.errand("2").let_go.set()
     threading.Timer(0.1, lambda: setattr(b.clock, "now_s", b.clock.now_s + 1)).start()
     wait_until(lambda: sorted(b.begun) == ["1", "2", "call"], "errands")
 

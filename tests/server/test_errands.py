@@ -3,6 +3,14 @@
 from server.errands import LATE_TURN, Errands, Place
 
 
+def other(order_s: float) -> Place:
+    return Place(order_s, order_s)
+
+
+def hard(order_s: float) -> Place:
+    return Place(order_s, order_s, hard=True)
+
+
 def errands_of(*places: Place) -> tuple[Errands, list[str]]:
     """Return errands that note their names, such as ``hard 3``, when they are done."""
     errands, done = Errands(), list[str]()
@@ -18,7 +26,7 @@ def all_at(errands: Errands, now_s: float) -> None:
 
 
 def test_the_least_order_goes_first() -> None:
-    errands, done = errands_of(Place(3, hard=True), Place(2), Place(1, hard=True), Place(4), Place(0))
+    errands, done = errands_of(hard(3), other(2), hard(1), other(4), other(0))
     assert len(errands) == 5
     all_at(errands, -1)
     assert done == ["other 0", "hard 1", "other 2", "hard 3", "other 4"]
@@ -27,26 +35,32 @@ def test_the_least_order_goes_first() -> None:
 def test_equal_ones_go_in_turn() -> None:
     errands, done = Errands(), list[int]()
     for number in range(5):
-        errands.put(lambda number=number: done.append(number), Place(7))  # type: ignore[misc]
+        errands.put(lambda number=number: done.append(number), other(7))  # type: ignore[misc]
     all_at(errands, 0)
     assert done == [0, 1, 2, 3, 4]
 
 
 def test_what_is_late_gives_way_to_deadlines_but_not_always() -> None:
-    errands, done = errands_of(*(Place(i) for i in range(3)), *(Place(100 + i, hard=True) for i in range(8)))
+    errands, done = errands_of(*(other(i) for i in range(3)), *(hard(100 + i) for i in range(8)))
     all_at(errands, 50)
     late = [place for place, name in enumerate(done) if name.startswith("other")]
     assert late[:2] == [LATE_TURN - 1, 2 * LATE_TURN - 1]
     assert len(done) == 11
 
 
+def test_priority_makes_nobody_late() -> None:
+    errands, done = errands_of(Place(99.5, 100.5), hard(100))  # due in half a second, with a head start of a second
+    all_at(errands, 100)
+    assert done == ["other 99.5", "hard 100"]
+
+
 def test_how_many_go_before_a_deadline() -> None:
-    errands, _ = errands_of(Place(1), Place(2), Place(3), Place(2, hard=True), Place(9, hard=True))
-    assert [errands.before(order_s, 0) for order_s in (0, 2, 2.5, 10)] == [0, 1, 3, 5]
-    assert errands.before(10, now_s=2.5) == 3  # late ones are passed by
+    errands, _ = errands_of(other(1), other(2), Place(2.2, 3.2), other(3), hard(2), hard(9))
+    assert [errands.before(order_s, 0) for order_s in (0, 2, 2.5, 10)] == [0, 1, 4, 6]
+    assert errands.before(10, now_s=2.5) == 3  # what is late is passed by, and nobody waits for what is over
 
 
 def test_none_are_left_after_a_clearance() -> None:
-    errands, _ = errands_of(Place(1), Place(2, hard=True))
+    errands, _ = errands_of(other(1), hard(2))
     errands.clear()
     assert not errands

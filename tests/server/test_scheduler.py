@@ -82,7 +82,7 @@ class Bench:
         self.clock = Clock()
         self.reports: list[BatchReport] = []
         self.model = ServedModel(tiny_master(), assumed_ladder(tiny_master(), max_batch=4))
-        self.crew = Crew(workers, workers)
+        self.crew = Crew(workers, workers, clock=self.clock)
         cache = ModelCache(self.engine, 1 << 20)
         self.decisions: list[float] = []
         self.scheduler = Scheduler(
@@ -594,15 +594,15 @@ def test_who_is_late_for_what_is_not_ready_yet(bench: Callable[..., Bench]) -> N
     b.occupy()
     ladder, ready_s = b.model.ladder, 0.02
     submit_ready_after(b, ready_s)
-    each_s = ready_s + min(ladder.image_s) / ladder.noise
+    each_s = ready_s + min(ladder.image_s) / ladder.noise  # of one worker on one core
 
     def late(within_s: float, ahead: int = 0, margin: float = 0.0, hard: bool = True) -> bool:
         for _ in range(ahead):
-            b.crew.errand(lambda: None, Place(b.clock(), hard=True))
+            b.crew.errand(lambda: None, Place(b.clock(), b.clock(), hard=True))
         return b.scheduler.crowded_out(b.model, Waiting(b.clock() + within_s, 1, hard), margin)
 
     assert not late(1e-6)  # nobody is before it: that is found out by trying
-    needed_s = 3 * each_s + ready_s + min(ladder.alone_s)
+    needed_s = 3 * each_s + min(ladder.alone_s)
     assert late(0.99 * needed_s, ahead=3)
     assert not late(1.01 * needed_s)
     assert late(1.01 * needed_s, margin=0.1)
@@ -615,16 +615,16 @@ def test_one_that_was_long_in_the_making_does_not_count_for_all(bench: Callable[
     b.occupy()
     submit_ready_after(b, 0.01)
     submit_ready_after(b, 100.0)
-    assert b.scheduler._ready_s == pytest.approx(0.01 + 0.1 * (ODDLY_LONG - 1) * 0.01)
+    assert b.scheduler._lanes[b.model].ready_s == pytest.approx(0.01 + 0.1 * (ODDLY_LONG - 1) * 0.01)
 
 
-def test_a_newcomer_without_hope_is_known_where_only_others_are_made_ready(bench: Callable[..., Bench]) -> None:
+def test_who_cannot_be_in_time_alone_is_known_while_others_wait(bench: Callable[..., Bench]) -> None:
     b = bench()
-    submit_ready_after(b, 0.5)
-    assert b.engine.begun.acquire(timeout=DEADLINE_S)  # it runs, and nothing waits
-    newcomer = Waiting(b.clock() + 0.4, 1, hard=True)
+    b.occupy()  # it runs, and nothing waits
+    alone_s = min(b.model.ladder.alone_s)
+    newcomer = Waiting(b.clock() + 0.5 * alone_s, 1, hard=True)
     assert not b.scheduler.hopeless(b.model, newcomer, 0.0)
-    b.crew.errand(lambda: None, Place(0.0))
+    b.crew.errand(lambda: None, Place(0.0, 0.0))
     assert b.scheduler.hopeless(b.model, newcomer, 0.0)
     assert not b.scheduler.hopeless(b.model, newcomer._replace(deadline_s=b.clock() + 10), 0.0)
 

@@ -2330,14 +2330,17 @@ Line check_mixed(const Isa& isa) {
     Random random(36);
     for (const int classes : {1, 2, 11, 256}) {
         for (const int cells : {1, 2, 15, 16, 17, 40}) {
-            for (const int widest : {1, 5, 40}) {
+            for (const int widest : {1, 5, 40, 0}) {  // the last one: 2 or 3, so that it is fine
                 const std::size_t stride = 2 * sz(cells) + kPixelSlackBytes / sizeof(float);
                 const auto logits = bounded_logits(sz(classes) * stride + kPixelSlackBytes / sizeof(float), random);
                 std::vector<int> begin{0};
-                for (int i = 0; i < cells; ++i) begin.push_back(begin.back() + random.between(0, widest));
+                const bool fine = widest == 0;
+                for (int i = 0; i < cells; ++i)
+                    begin.push_back(begin.back() + (fine ? random.between(2, 3) : random.between(0, widest)));
                 const int pixels = begin.back();
                 const std::size_t room = sz(pixels) + kPixelSlackBytes;
                 std::vector<float> share(room), lines(2 * sz(classes) * sz(cells + kCellSlack));
+                std::vector<std::int32_t> first(room, cells - 1);
                 std::vector<std::uint8_t> wanted(sz(cells)), pick(room), flat(room), ids(room);
                 Output out(sz(pixels));
                 const float down = random.uniform();
@@ -2345,6 +2348,7 @@ Line check_mixed(const Isa& isa) {
                     wanted[sz(cell)] = random.coin() ? 255 : 0;
                     for (int x = begin[sz(cell)]; x < begin[sz(cell) + 1]; ++x) {
                         share[sz(x)] = random.uniform();
+                        first[sz(x)] = cell;
                         pick[sz(x)] = wanted[sz(cell)];
                         flat[sz(x)] = static_cast<std::uint8_t>(random.bits());
                         int index = 0;
@@ -2364,8 +2368,8 @@ Line check_mixed(const Isa& isa) {
                     }
                 }
                 isa.pixels.mixed(
-                    {logits.data(), logits.data() + cells, stride, classes, cells, pixels, down, begin.data(),
-                     share.data(), wanted.data(), pick.data(), flat.data(), lines.data(), ids.data()},
+                    {logits.data(), logits.data() + cells, stride, classes, cells, pixels, down, fine, begin.data(),
+                     first.data(), share.data(), wanted.data(), pick.data(), flat.data(), lines.data(), ids.data()},
                     out.bytes());
                 line.check(out.difference(), text({{"classes", classes}, {"cells", cells}, {"pixels", pixels}}));
             }
