@@ -82,8 +82,7 @@ class Load:
     come in, recent average. ``workers``: how many engine workers there are, the asking one included; ``busy_until_s``:
     when each of them is expected to be free, in any order; those that are left out are free, all if it is empty.
     ``elsewhere``: for each request that waits for another model, in order of it, its deadline, and the seconds that one
-    worker takes at least for it and all before it. ``unready_s``: how long all workers take at least for requests that
-    have come but are not in any queue yet, as their pictures are still to be decoded.
+    worker takes at least for it and all before it.
     """
 
     now_s: float
@@ -92,7 +91,6 @@ class Load:
     workers: int = 1
     busy_until_s: tuple[float, ...] = ()
     elsewhere: Sequence[tuple[float, float]] = ()
-    unready_s: float = 0.0
 
     def elsewhere_s(self, until_s: float) -> float:
         """Return how long all workers take at least for what other models' requests are due from now until then."""

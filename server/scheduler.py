@@ -222,7 +222,8 @@ class Scheduler:
         if ahead == 0:
             return False
         lane, crew = self._lanes.get(model), self._crew
-        ready_s, image_s = 0.0 if lane is None else lane.ready_s, self._least_s(model.ladder)
+        ready_s = 0.0 if lane is None else lane.ready_s
+        image_s = min(model.ladder.image_s) / model.ladder.noise
         each_s = max(image_s / crew.workers, (ready_s + crew.threads * image_s) / crew.cores)
         needed_s = ahead * each_s + min(model.ladder.alone_s)
         return needed_s * (1 + margin) > newcomer.deadline_s - self._clock()
@@ -235,7 +236,7 @@ class Scheduler:
         """
         with self._lock:
             lane = self._lanes.get(model) or _Lane()
-            load = self._load(model.ladder, lane, [job for job in lane.jobs if not job.gone], self._clock())
+            load = self._load(lane, [job for job in lane.jobs if not job.gone], self._clock())
         if not load.queue and not self._crew.errands:
             return False
         return hopeless(model.ladder, load, newcomer, margin)
@@ -276,11 +277,6 @@ class Scheduler:
         if lane.ready_s > MUCH_LONGER * ladder.alone_s[0]:
             enough = min(enough, max(1, 4 * (self._crew.threads - 1)))
         return sum(job.waiting.images for job in lane.jobs[:enough]) >= enough
-
-    @staticmethod
-    def _least_s(ladder: Ladder) -> float:
-        """Return how long a worker takes at least for an image, at the median."""
-        return min(ladder.image_s) / ladder.noise
 
     def _work(self, slot: int) -> None:
         """Form a batch of what waits, if anything does still, and run it. What a worker does when it is free."""
@@ -359,7 +355,7 @@ class Scheduler:
     def _decide(
         self, slot: int, ladder: Ladder, lane: _Lane, queue: Sequence[Job], now_s: float
     ) -> tuple[Dispatch, float]:
-        load = self._load(ladder, lane, queue, now_s, slot)
+        load = self._load(lane, queue, now_s, slot)
         started_s = self._clock()
         try:
             dispatch = self.policy.dispatch(ladder, load)
@@ -371,11 +367,8 @@ class Scheduler:
         self._decided(decision_s)
         return dispatch, decision_s
 
-    def _load(self, ladder: Ladder, lane: _Lane, jobs: Sequence[Job], now_s: float, asking: int | None = None) -> Load:
-        """Return what these jobs of a lane are to a policy, what waits elsewhere, and what runs in other slots.
-
-        What is still to be made ready is taken for this lane's.
-        """
+    def _load(self, lane: _Lane, jobs: Sequence[Job], now_s: float, asking: int | None = None) -> Load:
+        """Return what these jobs of a lane are to a policy, what waits in other lanes, and what runs in other slots."""
         return Load(
             now_s=now_s,
             queue=[job.waiting for job in jobs],
@@ -385,7 +378,6 @@ class Scheduler:
                 batch.expected_s for slot, batch in enumerate(self._running) if slot != asking and batch is not None
             ),
             elsewhere=self._elsewhere(lane),
-            unready_s=self._crew.errands * self._least_s(ladder) / self.workers,
         )
 
     def _elsewhere(self, lane: _Lane) -> Sequence[tuple[float, float]]:

@@ -143,7 +143,7 @@ class _Outlook:
         self.request_s = least_s / self.count
         # What all workers take at least before newcomers have had their time, but for the first request here.
         self.backlog_s = (least_s - self.request_s + sum(self.others_s)) / self.workers
-        self.backlog_s += load.elsewhere_s(self.now_s + self.room_s) + load.unready_s
+        self.backlog_s += load.elsewhere_s(self.now_s + self.room_s)
 
     def best(self) -> tuple[int, tuple[int, ...], Reason] | None:
         """Return the rung, the members, and why it is not a wider one; None: nothing keeps every deadline."""

@@ -306,13 +306,6 @@ def test_who_is_late_for_what_waits() -> None:
     assert not late(load_of(()), 5)
 
 
-def test_look_ahead_narrows_for_what_is_not_ready_yet() -> None:
-    queue = queue_of(*[67] * 8)
-    rungs = [LookAhead().dispatch(THREE, replace(load_of(queue), unready_s=s)).rung for s in (0.0, 0.02, 0.2)]
-    assert rungs == sorted(rungs)
-    assert rungs[0] < rungs[-1]
-
-
 def test_what_other_models_wait_for() -> None:
     load = Load(100.0, (), workers=2, elsewhere=((99.0, 1.0), (100.5, 1.5), (101.0, 3.0)))
     due_s = (0, 99, 100, 100.5, 100.6, 101, 102, math.inf)
