@@ -78,6 +78,22 @@ class Bench:
         self.crew.close(DEADLINE_S)
 
 
+class Holder(threading.Thread):
+    """Somebody who waits for cores of a crew, and keeps them until let go."""
+
+    def __init__(self, crew: Crew, cores: int) -> None:
+        super().__init__()
+        self.held, self.let_go = threading.Event(), threading.Event()
+        self._crew, self._cores = crew, cores
+        self.start()
+        wait_until(lambda: crew._holds_waiting == 1, "one who waits")
+
+    def run(self) -> None:
+        with self._crew.hold(self._cores):
+            self.held.set()
+            assert self.let_go.wait(DEADLINE_S)
+
+
 @pytest.fixture
 def bench(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Bench]]:
     monkeypatch.setattr(module, "PATIENCE_S", DEADLINE_S)
@@ -170,22 +186,13 @@ def test_who_holds_cores_goes_before_a_call_that_is_due_and_so_before_errands(be
     b = bench(1)
     first = b.errand("first")
     b.awaits("first")
-    held, let_go = threading.Event(), threading.Event()
-
-    def hold() -> None:
-        with b.crew.hold(1):
-            held.set()
-            assert let_go.wait(DEADLINE_S)
-
-    holder = threading.Thread(target=hold)
-    holder.start()
-    wait_until(lambda: b.crew._holds_waiting == 1, "one who waits")
+    holder = Holder(b.crew, 1)
     b.call(due=True).let_go.set()
     b.errand("second").let_go.set()
     first.let_go.set()
-    assert held.wait(DEADLINE_S)
+    assert holder.held.wait(DEADLINE_S)
     assert b.begun == ["first"]
-    let_go.set()
+    holder.let_go.set()
     holder.join(DEADLINE_S)
     b.awaits("first", "call", "second")
 
@@ -272,22 +279,13 @@ def test_cores_that_are_held_are_not_computed_on(bench: Callable[..., Bench]) ->
     b = bench(2, workers=2)
     one = b.call("1")
     b.awaits("1")
-    held, let_go = threading.Event(), threading.Event()
-
-    def hold() -> None:
-        with b.crew.hold(2):
-            held.set()
-            assert let_go.wait(DEADLINE_S)
-
-    holder = threading.Thread(target=hold)
-    holder.start()
-    wait_until(lambda: b.crew._holds_waiting == 1, "one who waits")
+    holder = Holder(b.crew, 2)
     b.call("2")  # goes after who waits for all cores, or that would never come about
     one.let_go.set()
-    assert held.wait(DEADLINE_S)
+    assert holder.held.wait(DEADLINE_S)
     b.errand("3")
     assert b.begun == ["1"]
-    let_go.set()
+    holder.let_go.set()
     holder.join(DEADLINE_S)
     wait_until(lambda: sorted(b.begun) == ["1", "2", "3"], "what has waited")
 
