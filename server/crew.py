@@ -16,8 +16,9 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Literal
 
-from server.errands import Errand, Errands, Place
+from server.errands import Errand, Errands
 from server.errors import Draining
+from server.policy import Waiting
 from server.problems import RETRY_AFTER_S
 from server.settings import SettingsError
 
@@ -77,12 +78,12 @@ class Crew:
         """Say what an engine call is. Before any is wanted."""
         self._call = call
 
-    def errand(self, errand: Errand, place: Place) -> None:
-        """Have something short done. Raises :class:`~server.errors.Draining` once the crew is closed."""
+    def errand(self, errand: Errand, request: Waiting) -> None:
+        """Have something short done for a request. Raises :class:`~server.errors.Draining` once the crew is closed."""
         with self._lock:
             if self._closed:
                 raise Draining(RETRY_AFTER_S)
-            self._errands.put(errand, place)
+            self._errands.put(errand, request)
             self._rouse()
 
     @property

@@ -4,7 +4,8 @@ import itertools
 from bisect import bisect_left, insort
 from collections.abc import Callable
 from operator import itemgetter
-from typing import NamedTuple
+
+from server.policy import Waiting
 
 LATE_TURN = 4
 """While requests without a deadline are late, one turn in so many is theirs."""
@@ -14,19 +15,11 @@ Errand = Callable[[], None]
 _order_of = itemgetter(0)
 
 
-class Place(NamedTuple):
-    """Where an errand stands: as :attr:`server.policy.Waiting.order_s`, ``deadline_s`` and ``hard`` say."""
-
-    order_s: float
-    deadline_s: float
-    hard: bool = False
-
-
-_Queue = list[tuple[float, int, Place, Errand]]
+_Queue = list[tuple[float, int, Waiting, Errand]]
 
 
 class Errands:
-    """Errands that wait, each with its place. Not for several threads at once.
+    """Errands that wait, each for a request. Not for several threads at once.
 
     The least ``order_s`` goes first. While those that are not hard are late, hard ones go before them, but for every
     :data:`LATE_TURN`-th turn: the rule of :mod:`server.scheduler`, for what is not in its lanes yet.
@@ -41,18 +34,17 @@ class Errands:
     def __len__(self) -> int:
         return len(self._hard) + len(self._others)
 
-    def put(self, errand: Errand, place: Place) -> None:
+    def put(self, errand: Errand, request: Waiting) -> None:
         """Add an errand; behind those of the same order."""
-        queue = self._hard if place.hard else self._others
-        insort(queue, (place.order_s, next(self._numbers), place, errand))
+        queue = self._hard if request.hard else self._others
+        insort(queue, (request.order_s, next(self._numbers), request, errand))
 
     def pop(self, now_s: float) -> Errand:
         """Remove and return the one whose turn it is. There must be one."""
         if not self._hard or not self._others:
             queue = self._hard or self._others
         elif self._others[0] < self._hard[0]:
-            is_late = self._others[0][2].deadline_s < now_s
-            gives_way = is_late and self._gave_way < LATE_TURN - 1
+            gives_way = self._others[0][2].is_late(now_s) and self._gave_way < LATE_TURN - 1
             self._gave_way = self._gave_way + 1 if gives_way else 0
             queue = self._hard if gives_way else self._others
         else:
@@ -65,9 +57,9 @@ class Errands:
         Those that are over do not, for nobody waits for them; nor does what is late, but not hard.
         """
         return sum(
-            place.deadline_s >= now_s
+            request.deadline_s >= now_s
             for queue in (self._hard, self._others)
-            for _, _, place, _ in queue[: bisect_left(queue, order_s, key=_order_of)]
+            for _, _, request, _ in queue[: bisect_left(queue, order_s, key=_order_of)]
         )
 
     def clear(self) -> None:

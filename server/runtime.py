@@ -26,7 +26,6 @@ from server.admission import Keys, Permits, load_keys
 from server.calls import Pending
 from server.conduct import Conduct, first_conduct
 from server.crew import Crew
-from server.errands import Place
 from server.errors import (
     BadParameter,
     DeadlineExceeded,
@@ -400,8 +399,7 @@ class Runtime:
         known = self._waiting(request, wish, _anything(model))
         if model.refresh is not None and self.scheduler.crowded_out(model, known, self.conduct.margin):
             raise DeadlineExceeded("queue")
-        place = Place(known.order_s, known.deadline_s, known.hard)
-        done = await pending.wait(receive, lambda: self._crew.errand(lambda: self._prepare(request, wish), place))
+        done = await pending.wait(receive, lambda: self._crew.errand(lambda: self._prepare(request, wish), known))
         exchange.steps = done.steps
         exchange.served = done.inference.served
         return done.inference

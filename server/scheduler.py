@@ -224,7 +224,7 @@ class Scheduler:
         lane, crew = self._lanes.get(model), self._crew
         ready_s = 0.0 if lane is None else lane.ready_s
         image_s = min(model.ladder.image_s) / model.ladder.noise
-        each_s = max(image_s / crew.workers, (ready_s + crew.threads * image_s) / crew.cores)
+        each_s = max(image_s / self.workers, (ready_s + crew.threads * image_s) / crew.cores)
         needed_s = ahead * each_s + min(model.ladder.alone_s)
         return needed_s * (1 + margin) > newcomer.deadline_s - self._clock()
 
@@ -236,9 +236,10 @@ class Scheduler:
         """
         with self._lock:
             lane = self._lanes.get(model) or _Lane()
-            load = self._load(lane, [job for job in lane.jobs if not job.gone], self._clock())
-        if not load.queue and not self._crew.errands:
-            return False
+            waiting = [job for job in lane.jobs if not job.gone]
+            if not waiting and not self._crew.errands:
+                return False
+            load = self._load(lane, waiting, self._clock())
         return hopeless(model.ladder, load, newcomer, margin)
 
     def submit(self, job: Job) -> None:

@@ -36,7 +36,7 @@ Axis resized(int size, float shown, int positions) {
     std::vector<double> weights(sz(axis.taps));
     for (int i = 0; i < positions; ++i) {
         const double center = (i + 0.5) * scale;
-        const int from = first(center), taps = end(center) - from;
+        const int from = axis.first[sz(i)], taps = end(center) - from;
         double sum = 0;
         for (int k = 0; k < taps; ++k) {
             const double distance = std::fabs((from + k - center + 0.5) * narrowing);

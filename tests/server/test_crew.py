@@ -7,13 +7,13 @@ import pytest
 
 from server import crew as module
 from server.crew import GIVES_WAY, Crew
-from server.errands import Place
 from server.errors import Draining
+from server.policy import Waiting
 from server.settings import SettingsError
 from tests.server.test_scheduler import Clock
 from tests.serving import DEADLINE_S, limit_threads, wait_until
 
-ANY = Place(0.0, 0.0)
+ANY = Waiting(0.0, 1)
 
 
 class Work:
@@ -60,9 +60,9 @@ class Bench:
         self.crew.want(due)
         return work
 
-    def errand(self, name: str = "errand", ended: Callable[[], None] = lambda: None, place: Place = ANY) -> Work:
+    def errand(self, name: str = "errand", ended: Callable[[], None] = lambda: None, request: Waiting = ANY) -> Work:
         work = self._work(name, ended)
-        self.crew.errand(work, place)
+        self.crew.errand(work, request)
         return work
 
     def _work(self, name: str, ended: Callable[[], None] = lambda: None) -> Work:
@@ -201,8 +201,8 @@ def test_errands_go_in_their_order(bench: Callable[..., Bench]) -> None:
     b = bench(1)
     first = b.errand("first")
     b.awaits("first")
-    for name, place in (("late", Place(2.0, 2.0)), ("soon", Place(1.0, 1.0)), ("hard", Place(3.0, 3.0, hard=True))):
-        b.errand(name, place=place).let_go.set()
+    for name, due_s, hard in (("late", 2.0, False), ("soon", 1.0, False), ("hard", 3.0, True)):
+        b.errand(name, request=Waiting(due_s, 1, hard)).let_go.set()
     assert b.crew.errands == 3
     assert b.crew.errands_before(2.5) == 0  # those without a deadline are late
     b.clock.now_s = 1.5

@@ -1,22 +1,23 @@
 """Errands: whose turn it is."""
 
-from server.errands import LATE_TURN, Errands, Place
+from server.errands import LATE_TURN, Errands
+from server.policy import Waiting
 
 
-def other(order_s: float) -> Place:
-    return Place(order_s, order_s)
+def other(order_s: float) -> Waiting:
+    return Waiting(order_s, 1)
 
 
-def hard(order_s: float) -> Place:
-    return Place(order_s, order_s, hard=True)
+def hard(order_s: float) -> Waiting:
+    return Waiting(order_s, 1, hard=True)
 
 
-def errands_of(*places: Place) -> tuple[Errands, list[str]]:
+def errands_of(*requests: Waiting) -> tuple[Errands, list[str]]:
     """Return errands that note their names, such as ``hard 3``, when they are done."""
     errands, done = Errands(), list[str]()
-    for place in places:
-        name = f"{'hard' if place.hard else 'other'} {place.order_s:g}"
-        errands.put(lambda name=name: done.append(name), place)  # type: ignore[misc]
+    for request in requests:
+        name = f"{'hard' if request.hard else 'other'} {request.order_s:g}"
+        errands.put(lambda name=name: done.append(name), request)  # type: ignore[misc]
     return errands, done
 
 
@@ -49,13 +50,15 @@ def test_what_is_late_gives_way_to_deadlines_but_not_always() -> None:
 
 
 def test_priority_makes_nobody_late() -> None:
-    errands, done = errands_of(Place(99.5, 100.5), hard(100))  # due in half a second, with a head start of a second
+    errands, done = errands_of(
+        Waiting(100.5, 1, priority=1), hard(100)
+    )  # due in half a second, with a head start of a second
     all_at(errands, 100)
     assert done == ["other 99.5", "hard 100"]
 
 
 def test_how_many_go_before_a_deadline() -> None:
-    errands, _ = errands_of(other(1), other(2), Place(2.2, 3.2), other(3), hard(2), hard(9))
+    errands, _ = errands_of(other(1), other(2), Waiting(3.2, 1, priority=1), other(3), hard(2), hard(9))
     assert [errands.before(order_s, 0) for order_s in (0, 2, 2.5, 10)] == [0, 1, 4, 6]
     assert errands.before(10, now_s=2.5) == 3  # what is late is passed by, and nobody waits for what is over
 

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from bitgear.bits import Plan, as_plan
 from bitgear.engines import DerivedModel, ModelCache, create_engine
 from server.crew import Crew
-from server.errands import Place
 from server.errors import DeadlineExceeded, Draining
 from server.ladder import Ladder, Rung
 from server.measurement import assumed_ladder
@@ -598,7 +597,7 @@ def test_who_is_late_for_what_is_not_ready_yet(bench: Callable[..., Bench]) -> N
 
     def late(within_s: float, ahead: int = 0, margin: float = 0.0, hard: bool = True) -> bool:
         for _ in range(ahead):
-            b.crew.errand(lambda: None, Place(b.clock(), b.clock(), hard=True))
+            b.crew.errand(lambda: None, Waiting(b.clock(), 1, hard=True))
         return b.scheduler.crowded_out(b.model, Waiting(b.clock() + within_s, 1, hard), margin)
 
     assert not late(1e-6)  # nobody is before it: that is found out by trying
@@ -624,7 +623,7 @@ def test_who_cannot_be_in_time_alone_is_known_while_others_wait(bench: Callable[
     alone_s = min(b.model.ladder.alone_s)
     newcomer = Waiting(b.clock() + 0.5 * alone_s, 1, hard=True)
     assert not b.scheduler.hopeless(b.model, newcomer, 0.0)
-    b.crew.errand(lambda: None, Place(0.0, 0.0))
+    b.crew.errand(lambda: None, Waiting(0.0, 1))
     assert b.scheduler.hopeless(b.model, newcomer, 0.0)
     assert not b.scheduler.hopeless(b.model, newcomer._replace(deadline_s=b.clock() + 10), 0.0)
 
