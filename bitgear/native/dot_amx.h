@@ -76,6 +76,18 @@ __attribute__((always_inline)) inline void add_step(const std::uint8_t* const (&
         add_tile_products<1, 5, kWeights>();
         add_tile_products<2, 6, kWeights>();
         add_tile_products<3, 4, kWeights>();
+    } else if constexpr (B == 4) {
+        static_assert(S == 1, "there are eight tiles");
+        const auto weights = [&](int b) { return w + static_cast<std::size_t>(b) * block_bytes; };
+        load_tile<4>(rows[0] + at, row_step);
+        load_tile<5>(weights(0), kBlock * kGroup);
+        load_tile<6>(weights(1), kBlock * kGroup);
+        load_tile<7>(weights(2), kBlock * kGroup);
+        add_tile_products<0, 4, 5>();
+        load_tile<5>(weights(3), kBlock * kGroup);
+        add_tile_products<1, 4, 6>();
+        add_tile_products<2, 4, 7>();
+        add_tile_products<3, 4, 5>();
     } else {
         load_tile<kRowsTile>(rows[0] + at, row_step);
         load_tile<kWeightsTile>(w, kBlock * kGroup);
@@ -223,14 +235,16 @@ struct alignas(64) TileMemory {
     }
 };
 
-// What is done with S stretches and B blocks, or with as many as there are: calls `multiply` with both numbers, as
-// types.
+// What is done with S stretches and B blocks, or with as many as there are, but for four blocks, which go together:
+// calls `multiply` with both numbers, as types.
 template <int S, int B, class Multiply>
 void multiply_some(int stretches, int blocks, Multiply multiply) {
     using std::integral_constant;
     constexpr integral_constant<int, 1> one;
     constexpr integral_constant<int, 2> two;
-    if (B == 2 && blocks > 1) {
+    if constexpr (B == 4) {
+        multiply(one, integral_constant<int, B>());
+    } else if (B == 2 && blocks > 1) {
         stretches > 1 ? multiply(two, integral_constant<int, B>()) : multiply(one, integral_constant<int, B>());
     } else if (S == 4 && stretches > 2) {
         multiply(integral_constant<int, S>(), one);
@@ -271,7 +285,9 @@ void dot_by(const DotTile& tile) {
 template <int BITS>
 void dot_amx(const DotTile& tile) {
     if constexpr (BITS == 8) {
-        (tile.alone ? dot_by<4, 1, BITS> : dot_by<2, 2, BITS>)(tile);
+        // Rows that cross lines of the cache take long to load: once for four blocks.
+        const bool crossing = tile.row_step % 64 != 0 && tile.blocks % 4 == 0;
+        (tile.alone ? dot_by<4, 1, BITS> : crossing ? dot_by<1, 4, BITS> : dot_by<2, 2, BITS>)(tile);
     } else {
         dot_by<4, 1, BITS>(tile);
     }

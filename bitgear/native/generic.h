@@ -722,31 +722,55 @@ void maximum(const std::uint8_t* const* sources, int count, int bytes, std::uint
     }
 }
 
-// Pixels that two windows share, but no three, are reduced once.
-inline void extreme_of(const SumsPooling& pooling, int kernel, int stride) {
-    const int shared = kernel > stride && kernel <= 2 * stride ? kernel - stride : 0;
-    for (int c = 0; c < pooling.columns; c += kLanes) {
-        const VecI mask = load<VecI>(pooling.flip + c);  // all bits turned: the order of whole numbers turned
-        VecI last = broadcast(INT32_MIN);                // of the pixels that the next window has too
-        for (int w = 0; w < pooling.windows; ++w) {
-            const std::ptrdiff_t first = static_cast<std::ptrdiff_t>(w) * stride * pooling.columns + c;
-            const auto pixels = [&](int begin, int end, VecI best) {
-                for (int k = begin; k < end; ++k) {
-                    for (int r = 0; r < pooling.row_count; ++r)
-                        best = max(best, load<VecI>(pooling.rows[r] + first + k * pooling.columns) ^ mask);
-                }
-                return best;
-            };
-            const VecI before = pixels(w == 0 ? 0 : shared, kernel - shared, last);
-            last = pixels(kernel - shared, kernel, broadcast(INT32_MIN));
-            store(pooling.out + static_cast<std::ptrdiff_t>(w) * pooling.columns + c, max(before, last) ^ mask);
+// Windows of 3 x 3 pixels, two apart, of so many vectors of columns from `column` on. The pixels that two windows share
+// are reduced once; of fewer rows the last one counts again.
+template <int VECTORS>
+void extreme_of_nine(const SumsPooling& pooling, int column) {
+    const std::int32_t* rows[3];
+    for (int r = 0; r < 3; ++r) rows[r] = pooling.rows[std::min(r, pooling.row_count - 1)] + column;
+    VecI mask[VECTORS], shared[VECTORS];
+    const auto largest = [&](int pixel, int v) {
+        const std::ptrdiff_t at = static_cast<std::ptrdiff_t>(pixel) * pooling.columns + v * kLanes;
+        const auto of = [&](int r) { return load<VecI>(rows[r] + at) ^ mask[v]; };
+        return max(max(of(0), of(1)), of(2));
+    };
+    for (int v = 0; v < VECTORS; ++v) {
+        mask[v] = load<VecI>(pooling.flip + column + v * kLanes);
+        shared[v] = largest(0, v);
+    }
+    std::int32_t* out = pooling.out + column;
+    for (int w = 0; w < pooling.windows; ++w, out += pooling.columns) {
+        for (int v = 0; v < VECTORS; ++v) {
+            const VecI before = max(shared[v], largest(2 * w + 1, v));
+            shared[v] = largest(2 * w + 2, v);
+            store(out + v * kLanes, max(before, shared[v]) ^ mask[v]);
         }
     }
 }
 
+void extreme_of_any(const SumsPooling& pooling) {
+    for (int w = 0; w < pooling.windows; ++w) {
+        const std::ptrdiff_t first = static_cast<std::ptrdiff_t>(w) * pooling.stride * pooling.columns;
+        for (int c = 0; c < pooling.columns; c += kLanes) {
+            const VecI mask = load<VecI>(pooling.flip + c);
+            VecI best = broadcast(INT32_MIN);
+            for (int k = 0; k < pooling.kernel; ++k) {
+                for (int r = 0; r < pooling.row_count; ++r)
+                    best = max(best, load<VecI>(pooling.rows[r] + first + k * pooling.columns + c) ^ mask);
+            }
+            store(pooling.out + static_cast<std::ptrdiff_t>(w) * pooling.columns + c, best ^ mask);
+        }
+    }
+}
+
+// A mask of ones turns the order of whole numbers.
 void extreme(const SumsPooling& pooling) {
-    if (pooling.kernel == 3 && pooling.stride == 2) return extreme_of(pooling, 3, 2);  // the usual ones, unrolled
-    extreme_of(pooling, pooling.kernel, pooling.stride);
+    if (pooling.kernel != 3 || pooling.stride != 2) return extreme_of_any(pooling);  // unusual
+    constexpr int kVectors = 4;
+    int column = 0;
+    for (; column + kVectors * kLanes <= pooling.columns; column += kVectors * kLanes)
+        extreme_of_nine<kVectors>(pooling, column);
+    for (; column < pooling.columns; column += kLanes) extreme_of_nine<1>(pooling, column);
 }
 
 void addresses(const void* first, std::size_t step, int count, void* out) {

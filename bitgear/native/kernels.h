@@ -279,7 +279,7 @@ struct DepthwisePath {
 // columns the least is wanted: there `flip` is -1, else 0.
 struct SumsPooling {
     const std::int32_t* const* rows;
-    int row_count;
+    int row_count;       // up to `kernel`: fewer where windows reach beyond the borders
     int kernel, stride;  // pixels of a window, and from one to the next
     int windows;
     int columns;  // a multiple of kBlock

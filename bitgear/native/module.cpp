@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include <cmath>
+#include <limits>
 #include <tuple>
 
 #include "dispatch.h"
@@ -43,9 +44,21 @@ private:
 
 using Codes = nb::ndarray<const std::int8_t, nb::c_contig, nb::device::cpu>;
 using Floats = nb::ndarray<float, nb::c_contig, nb::device::cpu>;
+using Images = nb::ndarray<const std::int8_t, nb::ndim<4>, nb::c_contig, nb::device::cpu>;
 constexpr std::size_t kMostPixels = std::size_t{1} << 30;  // so that sizes in bytes fit an int
 // buffer, first channel, scale, lowest code, highest code, byte of code 0
 using OutputTuple = std::tuple<int, int, float, int, int, int>;
+
+// How many pictures there are.
+int batch_of(const Model& model, const Images& q_image) {
+    if (q_image.shape(0) > std::size_t{std::numeric_limits<int>::max()})
+        throw nb::value_error("there are more pictures than the engine counts");
+    if (q_image.shape(1) != 3 || q_image.shape(2) != static_cast<std::size_t>(model.image_height()) ||
+        q_image.shape(3) != static_cast<std::size_t>(model.image_width())) {
+        throw nb::value_error("the picture has another shape than the model's");
+    }
+    return static_cast<int>(q_image.shape(0));
+}
 
 std::vector<Output> outputs_of(const std::vector<OutputTuple>& tuples) {
     if (tuples.size() > static_cast<std::size_t>(kMaxOutputs))
@@ -261,34 +274,25 @@ NB_MODULE(_native, m) {
         .def("finish", &Model::finish)
         .def(
             "run",
-            [](const Model& self,
-               const nb::ndarray<const std::int8_t, nb::ndim<4>, nb::c_contig, nb::device::cpu>& q_image,
-               const Floats& result, int threads) {
-                const auto batch = static_cast<std::size_t>(q_image.shape(0));
-                if (q_image.shape(1) != 3 || static_cast<int>(q_image.shape(2)) != self.image_height() ||
-                    static_cast<int>(q_image.shape(3)) != self.image_width() ||
-                    result.size() != batch * static_cast<std::size_t>(self.result_channels()) *
+            [](const Model& self, const Images& q_image, const Floats& result, int threads) {
+                const int batch = batch_of(self, q_image);
+                if (result.size() != static_cast<std::size_t>(batch) *
+                                         static_cast<std::size_t>(self.result_channels()) *
                                          static_cast<std::size_t>(self.result_height()) *
                                          static_cast<std::size_t>(self.result_width())) {
-                    throw nb::value_error("the picture or the result has another shape than the model's");
+                    throw nb::value_error("the result has another shape than the model's");
                 }
                 const WithoutLock released;
-                self.run(q_image.data(), static_cast<int>(batch), threads, result.data());
+                self.run(q_image.data(), batch, threads, result.data());
             },
             "q_image"_a.noconvert(), "result"_a.noconvert(), "threads"_a)
         .def(
             "profile",
-            [](const Model& self,
-               const nb::ndarray<const std::int8_t, nb::ndim<4>, nb::c_contig, nb::device::cpu>& q_image, int threads,
-               int rounds) {
+            [](const Model& self, const Images& q_image, int threads, int rounds) {
                 std::vector<std::tuple<std::string, std::string, double, double>> rows;
-                if (q_image.shape(1) != 3 || static_cast<int>(q_image.shape(2)) != self.image_height() ||
-                    static_cast<int>(q_image.shape(3)) != self.image_width()) {
-                    throw nb::value_error("the picture has another shape than the model's");
-                }
+                const int batch = batch_of(self, q_image);
                 const WithoutLock released;
-                for (const StepTime& t :
-                     self.profile(q_image.data(), static_cast<int>(q_image.shape(0)), threads, rounds)) {
+                for (const StepTime& t : self.profile(q_image.data(), batch, threads, rounds)) {
                     rows.emplace_back(t.name, t.detail, t.macs, t.seconds);
                 }
                 return rows;
