@@ -6,11 +6,10 @@
 #include <vector>
 
 #include "aligned.h"
+#include "integers.h"
 
 namespace bitgear {
 namespace {
-
-std::size_t sz(int n) { return static_cast<std::size_t>(n); }
 
 // What each position of a resized axis is made of.
 struct Axis {

@@ -7,13 +7,10 @@
 #include <cstring>
 #include <vector>
 
+#include "integers.h"
 #include "model.h"
 
 namespace bitgear {
-
-inline std::size_t sz(int n) { return static_cast<std::size_t>(n); }
-
-inline int round_up(int n, int multiple) { return (n + multiple - 1) / multiple * multiple; }
 
 constexpr int kMostPixels = 1 << 30;  // of a value: 32 bits count them, and those that loops go beyond the last one
 

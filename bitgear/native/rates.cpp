@@ -18,8 +18,6 @@
 namespace bitgear {
 namespace {
 
-constexpr int ceil_div(int a, int b) { return (a + b - 1) / b; }
-
 constexpr int kChannels = 128;
 constexpr int kTaps = 3;                                     // of a row of the window, and rows of it
 constexpr int kShort = kChannels / kGroup;                   // groups of one tap
