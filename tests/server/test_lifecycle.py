@@ -111,7 +111,8 @@ def test_a_signal_finishes_what_is_in_flight_and_ends_with_0(tmp_path: Path, num
             server.signal(number)
             wait_until(lambda: client.get("/v2/health/ready").status_code == 503, "not ready")
             assert client.get("/v2/health/ready").json()["type"] == "urn:bitgear:problem:draining"
-            assert client.post(PATH, content=image).status_code == 200  # still serves during the delay
+            answer = client.post(PATH, content=image)  # still serves during the delay
+            assert (answer.status_code, answer.headers["connection"]) == (200, "close")
             wait_until(lambda: not _accepts(port), "no longer accepting")
             slow.sendall(image[10:])
             status, _, body = read_answer(slow)
