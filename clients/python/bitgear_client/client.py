@@ -50,16 +50,9 @@ _CLOSED = re.compile("closed connection|disconnected", re.IGNORECASE)
 _IN_TLS = re.compile(r"\[(SSL|X509)")
 """What OpenSSL's errors begin with."""
 
-_OF_ENVIRONMENT = (
-    "HTTP_PROXY",
-    "HTTPS_PROXY",
-    "ALL_PROXY",
-    "NO_PROXY",
-    "SSL_CERT_FILE",
-    "SSL_CERT_DIR",
-    "SSLKEYLOGFILE",
-)
-"""What httpx and OpenSSL take from the environment."""
+PROXY_VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
+CERTIFICATE_VARIABLES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "SSLKEYLOGFILE")
+"""What httpx takes from the environment; names of proxies may be in lower case too."""
 
 
 @contextmanager
@@ -77,7 +70,8 @@ def _errors_of_environment() -> Iterator[None]:
     try:
         yield
     except (ImportError, OSError, ValueError, httpx.InvalidURL) as error:
-        names = [name for name, value in os.environ.items() if value and name.upper() in _OF_ENVIRONMENT]
+        known = CERTIFICATE_VARIABLES if isinstance(error, OSError) else PROXY_VARIABLES
+        names = [name for name, value in os.environ.items() if value and name.upper() in known]
         raise InputError(f"cannot connect as the environment says ({', '.join(names)}): {error}") from error
 
 
