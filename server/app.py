@@ -85,7 +85,8 @@ def create_app(settings: Settings, *, engine: Engine | None = None, traces: Trac
     infer_tensors = infer_endpoint(runtime, metrics)
     shortcuts = {**inference, INFER_ENDS: infer_tensors}
     app.add_middleware(Shortcut, endpoints=shortcuts, answer_error=_answer_error)
-    app.add_middleware(Surround, metrics=metrics, traces=traces)  # the last one added is the outermost
+    # The last one added is the outermost.
+    app.add_middleware(Surround, metrics=metrics, traces=traces, draining=lambda: runtime.draining)
     app.add_exception_handler(BitgearError, _answer_error)
     app.add_exception_handler(HTTPException, _answer_error)
     app.include_router(v1_routes(runtime, inference))

@@ -1,5 +1,7 @@
 """Run the server in this process until it is told to stop."""
 
+import asyncio
+import contextlib
 import gc
 import logging
 import os
@@ -8,6 +10,7 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Callable
 from functools import partial
 from types import FrameType
 
@@ -89,6 +92,24 @@ class _Server(uvicorn.Server):
             sys.stdout.write(f"bitgear {__version__} serves {models} at {self._url}\n")
             sys.stdout.flush()
         return await super().on_tick(counter)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop, but take on first what has connected already: closing the listeners would reset it."""
+        waiting: list[socket.socket] = []
+        for listener in sockets or ():
+            with contextlib.suppress(OSError):  # none waits any more
+                while True:
+                    waiting.append(listener.accept()[0])
+        for server in self.servers:
+            server.close()
+        for connection in waiting:
+            with contextlib.suppress(OSError):  # it has gone
+                await asyncio.get_running_loop().connect_accepted_socket(self._create_protocol, connection)
+        await super().shutdown(sockets)
+
+    def _create_protocol(self) -> asyncio.Protocol:
+        protocol: Callable[..., asyncio.Protocol] = self.config.http_protocol_class
+        return protocol(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
 
 
 def bind(host: str, port: int) -> socket.socket:

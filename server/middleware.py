@@ -28,22 +28,24 @@ _logger = logging.getLogger(__name__)
 class Surround:
     """ASGI middleware around the whole application.
 
+    Once ``draining()`` is true every answer closes its connection, so that clients have left before the server goes.
     An answer that is sent before the request's body has ended closes the connection, but not at once: what is still
     arriving is read and thrown away for up to :data:`LINGER_S`. Closed at once, the kernel would reset the connection
     and the client, still sending, might never see the answer.
     """
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, traces: Traces | None) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, traces: Traces | None, draining: Callable[[], bool]) -> None:
         self._app = app
         self._metrics = metrics
         self._traces = traces
+        self._draining = draining
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         exchange = begin(scope)
-        wire = _Wire(exchange, scope, receive, send)
+        wire = _Wire(exchange, scope, receive, send, self._draining)
         # What answers GET answers HEAD (RFC 9110, section 9.1): the protocol leaves the body out, by its own scope.
         inner = {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope
         try:
@@ -102,10 +104,13 @@ class Shortcut:
 class _Wire:
     """The ASGI channels of one request, watched."""
 
-    def __init__(self, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
+    def __init__(
+        self, exchange: Exchange, scope: Scope, receive: Receive, send: Send, draining: Callable[[], bool]
+    ) -> None:
         self._exchange = exchange
         self._receive = receive
         self._send = send
+        self._draining = draining
         headers = dict(scope["headers"])
         self._body_ended = headers.get(b"content-length", b"0") == b"0" and b"transfer-encoding" not in headers
         # A client that waits for "100 Continue", which the first receive() sends, sends nothing before.
@@ -122,7 +127,7 @@ class _Wire:
         if message["type"] == "http.response.start":
             self._exchange.answer(message["status"])
             headers = [*message["headers"], (_REQUEST_ID_HEADER, self._exchange.request_id.encode())]
-            if not self._body_ended:
+            if not self._body_ended or self._draining():
                 headers.append((b"connection", b"close"))
             await self._send({**message, "headers": headers})
         elif self._body_ended or not self._body_coming or message.get("more_body", False):

@@ -22,6 +22,9 @@ HEAD_LIMIT_BYTES = 64 << 10
 LINGER_S = 2.0
 """How long is read, and thrown away, what follows a head that was refused: closed at once, the answer might be lost."""
 
+PARTING_S = 0.5
+"""How long an idle connection stays open once the server stops: a request may be on its way, and would be lost."""
+
 _OF_UPGRADES = (b"upgrade", b"http2-settings")
 
 
@@ -47,6 +50,13 @@ class Protocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._head_came()
         super().connection_lost(exc)
+
+    def shutdown(self) -> None:
+        """Have the connection closed: after the answer that is being worked on, or else if none is in a moment."""
+        if self._idle:
+            self.loop.call_later(PARTING_S, super().shutdown)
+        else:
+            super().shutdown()
 
     def data_received(self, data: bytes) -> None:
         self._unset_keepalive_if_required()

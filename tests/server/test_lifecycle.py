@@ -1,6 +1,8 @@
 """The server as a process: how it starts and how it stops."""
 
+import asyncio
 import contextlib
+import functools
 import http.client
 import json
 import os
@@ -13,12 +15,17 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
+from unittest.mock import Mock
 
 import httpx
 import pytest
+import uvicorn
+from starlette.types import Receive, Scope, Send
 
 from bitgear.checkpoint import write_master
+from server.main import _Server, bind
+from server.protocol import Protocol
 from tests.masters import tiny_master
 from tests.serving import DEADLINE_S, PATH, check_problem, png, read_answer, wait_until
 
@@ -111,7 +118,8 @@ def test_a_signal_finishes_what_is_in_flight_and_ends_with_0(tmp_path: Path, num
             server.signal(number)
             wait_until(lambda: client.get("/v2/health/ready").status_code == 503, "not ready")
             assert client.get("/v2/health/ready").json()["type"] == "urn:bitgear:problem:draining"
-            assert client.post(PATH, content=image).status_code == 200  # still serves during the delay
+            answer = client.post(PATH, content=image)  # still serves during the delay
+            assert (answer.status_code, answer.headers["connection"]) == (200, "close")
             wait_until(lambda: not _accepts(port), "no longer accepting")
             slow.sendall(image[10:])
             status, _, body = read_answer(slow)
@@ -128,6 +136,27 @@ def _accepts(port: int) -> bool:
             return True
     except ConnectionRefusedError:
         return False
+
+
+def test_who_has_connected_when_the_server_stops_is_answered() -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+        await send({"type": "http.response.body"})
+
+    async def scenario() -> bytes:
+        protocol: Any = functools.partial(Protocol, patience_s=DEADLINE_S)
+        config = uvicorn.Config(app, http=protocol, ws="none", lifespan="off", log_config=None)
+        config.load()
+        listener = bind("127.0.0.1", 0)
+        server = _Server(config, runtime=Mock(), url="")
+        server.lifespan = config.lifespan_class(config)
+        await server.startup([listener])
+        with socket.create_connection(listener.getsockname(), DEADLINE_S) as client:  # which nobody accepts meanwhile
+            client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            await server.shutdown([listener])
+            return client.recv(1000)
+
+    assert asyncio.run(scenario()).startswith(b"HTTP/1.1 204")
 
 
 def test_a_request_that_does_not_end_is_given_up_after_the_drain_timeout(tmp_path: Path) -> None:

@@ -10,8 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import uvicorn
+from uvicorn.server import ServerState
 
-from server.protocol import HEAD_LIMIT_BYTES, PairingTransport
+from server import protocol as server_protocol
+from server.protocol import HEAD_LIMIT_BYTES, PairingTransport, Protocol
 from tests.serving import PATH, Running, check_problem, next_answer, png, read_answer, running
 
 
@@ -148,6 +151,60 @@ def test_a_client_that_takes_all_of_its_answer_is_not_watched() -> None:
     loop.turn()
     assert not loop.timers
     assert not wire.aborted
+
+
+async def connected(app: Callable[..., Any]) -> tuple[Protocol, Wire]:
+    """A connection to a server of this ASGI application."""
+    wire = Wire()
+    config = uvicorn.Config(app, ws="none", log_config=None)
+    config.load()
+    protocol = Protocol(config, ServerState(), {}, patience_s=10.0)
+    protocol.connection_made(wire)
+    return protocol, wire
+
+
+def test_a_request_that_comes_as_the_server_stops_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_protocol, "PARTING_S", 0.0)
+
+    async def scenario() -> None:
+        go = asyncio.Event()
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            await go.wait()
+            await send({"type": "http.response.start", "status": 204, "headers": []})
+            await send({"type": "http.response.body"})
+
+        protocol, wire = await connected(app)
+        protocol.shutdown()
+        protocol.data_received(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        await turns()
+        assert not wire.closed
+        go.set()
+        await turns()
+        assert wire.closed
+        assert b"HTTP/1.1 204" in b"".join(wire.pieces)
+        assert b"connection: close" in b"".join(wire.pieces)
+
+    asyncio.run(scenario())
+
+
+def test_an_idle_connection_is_closed_as_the_server_stops_but_not_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_protocol, "PARTING_S", 0.0)
+
+    async def scenario() -> None:
+        protocol, wire = await connected(lambda *_: None)
+        protocol.shutdown()
+        assert not wire.closed
+        await turns()
+        assert (wire.closed, wire.pieces) == (True, [])
+
+    asyncio.run(scenario())
+
+
+async def turns() -> None:
+    """Let the event loop do what is due."""
+    for _ in range(10):
+        await asyncio.sleep(0)
 
 
 def classify(image: bytes, *headers: str) -> bytes:

@@ -99,7 +99,7 @@ class SlowEngine:
         return create_engine("reference").derive(master, bits)
 
 
-def test_not_ready_before_it_is_warm_and_when_it_drains(master_path: Path) -> None:
+def test_not_ready_before_it_is_warm_and_when_it_drains_and_then_no_connection_stays(master_path: Path) -> None:
     async def scenario() -> None:
         engine = SlowEngine()
         app = create_app(Settings(models=(master_path,)), engine=engine)
@@ -119,11 +119,25 @@ def test_not_ready_before_it_is_warm_and_when_it_drains(master_path: Path) -> No
                 while (await client.get("/v2/health/ready")).status_code != 200:
                     await asyncio.sleep(0)
             assert (await client.post(PATH, content=png())).status_code == 200
+            every = [
+                ("GET", "/v2/health/live", b"", 200),
+                ("HEAD", "/v2/health/live", b"", 200),
+                ("GET", "/v2/health/ready", b"", 503),
+                ("GET", "/metrics", b"", 200),
+                ("GET", "/nowhere", b"", 404),
+                ("DELETE", "/v2/health/live", b"", 405),
+                ("POST", PATH, png(), 200),
+                ("POST", PATH, b"no image", 422),
+            ]
+            for method, path, _, _ in every[:6]:
+                assert "connection" not in (await client.request(method, path)).headers
+            assert "connection" not in (await client.post(PATH, content=png())).headers
             runtime.drain()
+            for method, path, body, status in every:
+                answer = await client.request(method, path, content=body)
+                assert (answer.status_code, answer.headers["connection"]) == (status, "close")
             answer = await client.get("/v2/health/ready")
-            assert (answer.status_code, answer.json()["type"]) == (503, "urn:bitgear:problem:draining")
-            assert (await client.get("/v2/health/live")).status_code == 200
-            assert (await client.post(PATH, content=png())).status_code == 200
+            assert answer.json()["type"] == "urn:bitgear:problem:draining"
 
     asyncio.run(scenario())
 

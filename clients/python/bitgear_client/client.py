@@ -5,6 +5,7 @@ import os
 import random
 import re
 import time
+import urllib.request
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
@@ -15,6 +16,7 @@ import httpx
 from bitgear_client import protocol
 from bitgear_client.errors import (
     BitgearClientError,
+    ClientUnusable,
     ConnectionFailed,
     InputError,
     ProtocolError,
@@ -28,6 +30,8 @@ from bitgear_client.retries import Retries
 from bitgear_client.version import __version__
 
 DEFAULT_BASE_URL = "http://127.0.0.1:8000"
+MAX_S = 1_000_000
+"""Sockets can wait for about twice as many seconds."""
 
 T = TypeVar("T")
 
@@ -46,13 +50,29 @@ _CLOSED = re.compile("closed connection|disconnected", re.IGNORECASE)
 _IN_TLS = re.compile(r"\[(SSL|X509)")
 """What OpenSSL's errors begin with."""
 
+PROXY_VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
+CERTIFICATE_VARIABLES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "SSLKEYLOGFILE")
+"""What httpx takes from the environment; names of proxies may be in lower case too."""
+
 
 @contextmanager
-def _own_errors(base_url: httpx.URL) -> Iterator[None]:
+def _own_errors(server: str) -> Iterator[None]:
     try:
         yield
     except httpx.RequestError as error:
-        raise _kind(error)(_told(error, base_url)) from error
+        raise _kind(error)(_told(error, server)) from error
+    except httpx.InvalidURL as error:
+        raise InputError(f"the request does not fit into a URL: {error}") from error
+
+
+@contextmanager
+def _errors_of_environment() -> Iterator[None]:
+    try:
+        yield
+    except (ImportError, OSError, ValueError, httpx.InvalidURL) as error:
+        known = CERTIFICATE_VARIABLES if isinstance(error, OSError) else PROXY_VARIABLES
+        names = [name for name, value in os.environ.items() if value and name.upper() in known]
+        raise InputError(f"cannot connect as the environment says ({', '.join(names)}): {error}") from error
 
 
 def _kind(error: httpx.RequestError) -> type[BitgearClientError]:
@@ -63,8 +83,7 @@ def _kind(error: httpx.RequestError) -> type[BitgearClientError]:
     return next(own for theirs, own in _ERRORS if isinstance(error, theirs))
 
 
-def _told(error: httpx.RequestError, base_url: httpx.URL) -> str:
-    server = str(base_url.copy_with(userinfo=b"")).rstrip("/")  # a password is not to be told
+def _told(error: httpx.RequestError, server: str) -> str:
     if not isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
         return f"{server}: {type(error).__name__}: {error}"
     if _IN_TLS.match(str(error)):
@@ -73,6 +92,20 @@ def _told(error: httpx.RequestError, base_url: httpx.URL) -> str:
         )
     cause = re.sub(r"^\[Errno -?\d+\] ", "", str(error)) or type(error).__name__
     return f"cannot reach {server}: {cause[:1].lower()}{cause[1:]}; is the server running?"
+
+
+def _server(base_url: httpx.URL, *, direct: bool) -> str:
+    """Return what errors call the server: its address, and unless ``direct`` the proxy that the environment names."""
+    server = _without_password(base_url)
+    proxies = urllib.request.getproxies()
+    proxy = proxies.get(base_url.scheme) or proxies.get("all")
+    if direct or not proxy or urllib.request.proxy_bypass(base_url.netloc.decode()):
+        return server
+    return f"{server} through the proxy {_without_password(httpx.URL(proxy if '://' in proxy else f'http://{proxy}'))}"
+
+
+def _without_password(url: httpx.URL) -> str:
+    return str(url.copy_with(userinfo=b"")).rstrip("/")
 
 
 class _HttpOptions(TypedDict):
@@ -86,7 +119,7 @@ def _http_options(base_url: str | None, api_key: str | None, timeout_s: float | 
     try:
         url = httpx.URL(given)
         url.host.encode("idna")  # which the system does when it looks the name up
-    except (httpx.InvalidURL, UnicodeError) as error:
+    except (httpx.InvalidURL, UnicodeError, TypeError) as error:
         raise InputError(f"base_url {given!r} is not a URL: {error}") from error
     if url.scheme not in ("http", "https") or not url.host:
         raise InputError(f"base_url {given!r} must start with http:// or https:// and name a host")
@@ -94,8 +127,18 @@ def _http_options(base_url: str | None, api_key: str | None, timeout_s: float | 
     api_key = api_key or os.environ.get("BITGEAR_API_KEY")
     if api_key:
         headers["X-Api-Key"] = protocol.header_value("api_key", api_key)
-    timeout = httpx.Timeout(timeout_s, pool=None)  # calls that wait for a connection were not sent yet
+    bound_s = None if timeout_s is None else _seconds("timeout_s", timeout_s)
+    if bound_s == 0:
+        raise InputError("timeout_s is 0, in which nothing can arrive; None means no bound")
+    timeout = httpx.Timeout(bound_s, pool=None)  # calls that wait for a connection were not sent yet
     return {"base_url": url, "timeout": timeout, "headers": headers}
+
+
+def _seconds(name: str, value: float) -> float:
+    seconds = protocol.number(name, value)
+    if not 0 <= seconds <= MAX_S:
+        raise InputError(f"{name}: {value!r} is not between 0 and {MAX_S} seconds")
+    return seconds
 
 
 class _RequestOptions(TypedDict):
@@ -127,11 +170,14 @@ class Client:
     servers that take requests with a key only, to ``BITGEAR_API_KEY``. ``timeout_s`` bounds each connect, write and
     read of one attempt, but not the wait for one of its 100 connections; ``None`` means no bound. ``retry_budget_s``:
     refusals for now (429, 503) and failed connections are tried again until this many seconds after the call began; 0
-    turns that off. ``transport`` replaces the network; ``clock``, ``sleep`` and ``random`` replace time and chance, for
-    tests.
+    turns that off. Both go up to 1,000,000. ``transport`` replaces the network; ``clock``, ``sleep`` and ``random``
+    replace time and chance, for tests.
 
-    Raises ``InputError`` for a ``base_url`` that is not an http or https URL, and for a key that cannot be a header.
-    Every call raises a ``BitgearClientError``; see ``bitgear_client.errors``.
+    Proxies and certificates are those that the environment names (``HTTP_PROXY``, ``NO_PROXY``, ``SSL_CERT_FILE`` ...).
+
+    Raises ``InputError`` for a ``base_url`` that is not an http or https URL, a key that cannot be a header, a number
+    out of range, and proxies or certificates that cannot be used. Every call raises a ``BitgearClientError``; see
+    ``bitgear_client.errors``.
     """
 
     def __init__(
@@ -146,8 +192,11 @@ class Client:
         sleep: Callable[[float], None] = time.sleep,
         random: Callable[[], float] = random.random,
     ) -> None:
-        self._http = httpx.Client(**_http_options(base_url, api_key, timeout_s), transport=transport)
-        self._retry_budget_s = retry_budget_s
+        options = _http_options(base_url, api_key, timeout_s)
+        self._retry_budget_s = _seconds("retry_budget_s", retry_budget_s)
+        with _errors_of_environment():
+            self._http = httpx.Client(**options, transport=transport)
+        self._server = _server(self._http.base_url, direct=transport is not None)
         self._clock = clock
         self._sleep = sleep
         self._random = random
@@ -321,7 +370,9 @@ class Client:
             self._sleep(wait_s)
 
     def _send(self, request: Request) -> Answer:
-        with _own_errors(self._http.base_url):
+        if self._http.is_closed:
+            raise ClientUnusable("the client was closed")
+        with _own_errors(self._server):
             return _answer(self._http.request(**_request_options(request)))
 
 
@@ -343,8 +394,12 @@ class AsyncClient:
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         random: Callable[[], float] = random.random,
     ) -> None:
-        self._http = httpx.AsyncClient(**_http_options(base_url, api_key, timeout_s), transport=transport)
-        self._retry_budget_s = retry_budget_s
+        options = _http_options(base_url, api_key, timeout_s)
+        self._retry_budget_s = _seconds("retry_budget_s", retry_budget_s)
+        with _errors_of_environment():
+            self._http = httpx.AsyncClient(**options, transport=transport)
+        self._server = _server(self._http.base_url, direct=transport is not None)
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._clock = clock
         self._sleep = sleep
         self._random = random
@@ -470,7 +525,9 @@ class AsyncClient:
 
     async def aclose(self) -> None:
         """Close the connections; the client cannot be used afterwards."""
-        await self._http.aclose()
+        if not self._http.is_closed:
+            self._check_loop()
+            await self._http.aclose()
 
     async def __aenter__(self) -> Self:
         return self
@@ -492,5 +549,14 @@ class AsyncClient:
             await self._sleep(wait_s)
 
     async def _send(self, request: Request) -> Answer:
-        with _own_errors(self._http.base_url):
+        if self._http.is_closed:
+            raise ClientUnusable("the client was closed")
+        self._check_loop()
+        with _own_errors(self._server):
             return _answer(await self._http.request(**_request_options(request)))
+
+    def _check_loop(self) -> None:
+        running = asyncio.get_running_loop()
+        self._loop = self._loop or running
+        if self._loop is not running:  # the open connections are that loop's
+            raise ClientUnusable("the client was used in another event loop; make one for each")

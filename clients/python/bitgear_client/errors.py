@@ -5,6 +5,7 @@
     BitgearClientError
     ├── InputError                  an argument that cannot be sent (also a ValueError)
     │   └── ImageInputError         a missing file, a wrong dtype or shape, Pillow not installed
+    ├── ClientUnusable              closed, or of another event loop (also a RuntimeError)
     ├── TransportError              no answer arrived
     │   ├── Timeout
     │   └── ConnectionFailed        refused, reset, or closed before the answer was complete
@@ -46,11 +47,15 @@ class BitgearClientError(Exception):
 
 
 class InputError(BitgearClientError, ValueError):
-    """An argument that cannot be sent; nothing was sent."""
+    """An argument, or what the environment says of proxies and certificates, that cannot be used; nothing was sent."""
 
 
 class ImageInputError(InputError):
     """An image that cannot be read or encoded here; nothing was sent."""
+
+
+class ClientUnusable(BitgearClientError, RuntimeError):
+    """The client was closed, or its first call was made in another event loop; nothing was sent."""
 
 
 class TransportError(BitgearClientError):

@@ -135,8 +135,8 @@ def detect_call(
     headers = _headers(precision, precision_min, precision_max, device_profile, lenient, deadline_ms, request_id)
     controls = {
         "priority": priority,
-        "confidence": None if confidence is None else _decimal(confidence),
-        "iou": None if iou is None else _decimal(iou),
+        "confidence": None if confidence is None else _decimal(number("confidence", confidence)),
+        "iou": None if iou is None else _decimal(number("iou", iou)),
         "max_detections": max_detections,
         "classes": None if classes is None else _class_filter(classes),
     }
@@ -431,9 +431,17 @@ def _latency(fields: Fields) -> Latency:
 
 
 def _model_path(name: str) -> str:
-    if name in ("", ".", ".."):  # a URL would lose these
+    if not isinstance(name, str) or name in ("", ".", ".."):  # a URL would lose these
         raise InputError(f"{name!r} is not a model's name")
-    return f"/v1/models/{quote(name, safe='')}"
+    return f"/v1/models/{quote(_encodable('model', name), safe='')}"
+
+
+def number(name: str, value: float) -> float:
+    """Return a value as a float; raise ``InputError`` for one that is none."""
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise InputError(f"{name}: {value!r} is not a number") from error
 
 
 def header_value(name: str, value: object) -> str:
@@ -468,24 +476,35 @@ def _headers(
 
 
 def _query(controls: Mapping[str, object]) -> dict[str, str]:
-    return {name: str(value) for name, value in controls.items() if value is not None}
+    return {name: _encodable(name, str(value)) for name, value in controls.items() if value is not None}
+
+
+def _encodable(name: str, text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:  # half of a surrogate pair
+        raise InputError(f"{name}: {text!r} cannot be part of a URL: {error}") from error
+    return text
 
 
 def _milliseconds(value: float) -> str:
     """Return a time as the server takes it: with three decimals at most, and not rounded to nothing."""
-    rounded = round(float(value), 3)
+    rounded = round(number("deadline_ms", value), 3)
     return _decimal(rounded) if rounded > 0 and math.isfinite(rounded) else str(value)
 
 
 def _decimal(value: float) -> str:
     """Return a number without an exponent, which the server does not take."""
-    return format(Decimal(repr(float(value))), "f")
+    return format(Decimal(repr(value)), "f")
 
 
 def _class_filter(classes: ClassFilter) -> str:
     if isinstance(classes, str):
         return classes
-    names = [str(name) for name in classes]
+    try:
+        names = [str(name) for name in classes]
+    except TypeError as error:
+        raise InputError(f"classes: {classes!r} is neither a string nor a sequence of names and ids") from error
     for name in names:
         if "," in name:
             raise InputError(f"classes: {name!r} has a comma in it, which separates classes; give its id")

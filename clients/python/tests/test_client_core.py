@@ -172,6 +172,30 @@ def test_names_that_a_url_would_lose_are_refused(name):
             make(name)
 
 
+HALF = "\ud800"  # of a surrogate pair, which no encoding of characters has
+
+
+@pytest.mark.parametrize(
+    ("make", "argument"),
+    [
+        (lambda: model_call(None), "None"),
+        (lambda: classify_call(b"", HALF), "model"),
+        (lambda: classify_call(b"", top_k=HALF), "top_k"),
+        (lambda: classify_call(b"", precision=HALF), "Precision"),
+        (lambda: classify_call(b"", deadline_ms="soon"), "deadline_ms"),
+        (lambda: detect_call(b"", "m", deadline_ms=[]), "deadline_ms"),
+        (lambda: detect_call(b"", "m", confidence="much"), "confidence"),
+        (lambda: detect_call(b"", "m", iou=10**400), "iou"),
+        (lambda: detect_call(b"", "m", classes=1), "classes"),
+        (lambda: detect_call(b"", "m", classes=[HALF]), "classes"),
+        (lambda: segment_call(b"", "m", mask_format=HALF), "mask_format"),
+    ],
+)
+def test_an_argument_that_cannot_be_sent_is_named(make, argument):
+    with pytest.raises(InputError, match=argument):
+        make()
+
+
 def test_the_other_paths():
     calls = [models_call(), model_call("m"), ladder_call("m"), live_call(), ready_call()]
     assert [(call.request.method, call.request.path, call.retry) for call in calls] == [

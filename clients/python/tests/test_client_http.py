@@ -3,6 +3,7 @@
 import asyncio
 import inspect
 import io
+import sys
 
 import bitgear_client
 import httpx
@@ -12,6 +13,7 @@ from bitgear_client import (
     AsyncClient,
     BitgearClientError,
     Client,
+    ClientUnusable,
     ConnectionFailed,
     ImageInputError,
     InputError,
@@ -21,6 +23,7 @@ from bitgear_client import (
     Timeout,
     TransportError,
 )
+from bitgear_client.client import CERTIFICATE_VARIABLES, PROXY_VARIABLES
 from bitgear_client.protocol import classify_call, detect_call, segment_call
 from PIL import Image
 
@@ -323,6 +326,107 @@ def test_base_url(call, monkeypatch, argument, variable, expected):
 def test_a_base_url_that_cannot_work_is_refused_at_once(kind, base_url):
     with pytest.raises(InputError, match="base_url"):
         kind(base_url)
+
+
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+@pytest.mark.parametrize("value", [-1, "a", [], float("nan"), float("inf"), 1e10, 10**400])
+@pytest.mark.parametrize("name", ["timeout_s", "retry_budget_s"])
+def test_times_that_cannot_work_are_refused_at_once(kind, name, value):
+    with pytest.raises(InputError, match=name):
+        kind(**{name: value})
+
+
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+@pytest.mark.parametrize("wrong", [{"timeout_s": 0}, {"retry_budget_s": None}, {"base_url": b"http://x"}])
+def test_what_is_no_value_of_an_argument_is_refused_at_once(kind, wrong):
+    (name,) = wrong
+    with pytest.raises(InputError, match=name):
+        kind(**wrong)
+
+
+@pytest.fixture
+def environment(monkeypatch):
+    """``environment(NAME=value)`` sets variables; none of those that name proxies or certificates is set otherwise."""
+    for name in (*PROXY_VARIABLES, *CERTIFICATE_VARIABLES):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
+
+    def set_variables(**variables):
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+
+    return set_variables
+
+
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("ALL_PROXY", "socks5://127.0.0.1:1"),
+        ("http_proxy", "ftp://x"),
+        ("HTTPS_PROXY", "http://x:y"),
+        ("SSL_CERT_FILE", "/no/such/file"),
+        ("SSL_CERT_FILE", __file__),
+    ],
+)
+def test_what_the_environment_says_and_cannot_be_used_is_named(kind, environment, monkeypatch, name, value):
+    monkeypatch.setitem(sys.modules, "socksio", None)  # not installed
+    environment(**{"NO_PROXY": "x", "SSL_CERT_DIR": "/", name: value})
+    others = "NO_PROXY" if name.startswith("SSL") else "SSL"
+    with pytest.raises(InputError, match=rf"^(?!.*{others}).*{name}"):
+        kind()
+
+
+@pytest.mark.parametrize(
+    ("variables", "told"),
+    [
+        ({"HTTP_PROXY": "http://me:secret@127.0.0.1:1"}, " through the proxy http://127.0.0.1:1"),
+        ({"all_proxy": "127.0.0.1:1"}, " through the proxy http://127.0.0.1:1"),
+        ({"HTTP_PROXY": "http://127.0.0.1:1", "NO_PROXY": "127.0.0.1"}, ""),
+        ({"HTTPS_PROXY": "http://127.0.0.1:1"}, ""),
+    ],
+)
+def test_a_proxy_that_is_not_there_is_told(environment, variables, told):
+    environment(**variables)
+    with Client("http://127.0.0.1:2") as client, pytest.raises(ConnectionFailed) as caught:
+        client.live()
+    assert str(caught.value) == f"cannot reach http://127.0.0.1:2{told}: connection refused; is the server running?"
+
+
+def test_what_does_not_fit_into_a_url_is_refused(call):
+    server = Server({})
+    with pytest.raises(InputError, match="URL"):
+        call(server, "model", "a" * 70_000)
+    with pytest.raises(InputError, match="URL"):
+        call(server, "detect", b"", "m", classes=["red"] * 20_000)
+    assert server.requests == []
+
+
+def test_a_closed_client_says_so(fake_time):
+    server = Server({})
+    client = Client(transport=httpx.MockTransport(server))
+    client.close()
+    client.close()
+    with pytest.raises(ClientUnusable, match="closed"):
+        client.live()
+
+    async def main():
+        async with AsyncClient(transport=httpx.MockTransport(server)) as client:
+            pass
+        await client.aclose()
+        with pytest.raises(ClientUnusable, match="closed"):
+            await client.classify(b"")
+
+    asyncio.run(main())
+    assert server.requests == []
+
+
+def test_an_async_client_is_of_one_event_loop():
+    client = AsyncClient(transport=httpx.MockTransport(Server({})))
+    assert asyncio.run(client.live())
+    for call in (client.live, client.aclose):
+        with pytest.raises(ClientUnusable, match="loop"):
+            asyncio.run(call())
 
 
 @pytest.mark.parametrize(("timeout_s", "expected"), [(2.5, 2.5), (None, None)])
