@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-DOCUMENTS = [ROOT / "README.md", ROOT / "clients/python/README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+FIRST = [ROOT / "README.md", ROOT / "clients/python/README.md", ROOT / "benchmarks/README.md"]
+DOCUMENTS = [*FIRST, *sorted((ROOT / "docs").rglob("*.md"))]
 LINK = re.compile(r"\]\((?!https?:)([^)#\s]*)(?:#([^)\s]+))?\)")
 PATH = re.compile(r"`([a-z_]+(?:/[\w.-]+)*/?)`")
 
