@@ -54,6 +54,7 @@ def blocks() -> dict[str, str]:
         "soak": _soak(_report("soak")),
         "switching": _switching(_report("switching")),
         "calibration": _calibration(_report("calibration")),
+        "in_short": engine_tables.in_short(_engine("engine"), SHIPPED, ("8", "4", "2")),
         "engine": engine_tables.overview(_engine("engine")),
         "engine_details": engine_tables.details(_report("engine")),
         "engine_ready": engine_tables.ready(_report("engine")),
