@@ -163,6 +163,26 @@ def overview(report: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def in_short(report: Mapping[str, Any], models: Mapping[str, str], precisions: Sequence[str]) -> str:
+    """Return a Markdown table of time and accuracy at some precisions, one picture at a time, a line for each master.
+
+    ``models``: the networks that have one, and its name.
+    """
+    head = ["", *(f"{precision} bit" for precision in precisions)]
+    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    contests = [rows for rows in first_contests(report) if rows[0]["network"] in models]
+    for rows in contests:
+        of_precision = {entry["precision"]: entry for entry in rows if entry["engine"] == NATIVE}
+        cells = [models[rows[0]["network"]]]
+        for entry in (of_precision[precision] for precision in precisions):
+            accuracy = next(f"{100 * entry[name]:.1f} % {said}" for name, said in METRICS.items() if name in entry)
+            cells.append(f"{_ms(entry['median_ms'])} ms, {accuracy}")
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(
+        [*lines, "", f"{_machine(report)}, {contests[0][0]['threads']} threads; medians, one picture a call."]
+    )
+
+
 def details(report: Mapping[str, Any]) -> str:
     """Return every contest as a Markdown table, with spread, targets and the peers' settings."""
     lines = _warning(report)

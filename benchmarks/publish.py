@@ -3,7 +3,8 @@
     python -m benchmarks.publish          # writes
     python -m benchmarks.publish --check  # exits 1 if a document differs from the reports
 
-No number in a document is typed by hand.
+What stands between these marks is made from reports and typed by nobody; benchmarks/README.md says which command makes
+which report.
 """
 
 import argparse
@@ -50,8 +51,10 @@ def blocks() -> dict[str, str]:
         "overhead": _overhead(_report("overhead")),
         "start": _start(_report("start")),
         "answer": _answer(_report("start")),
+        "soak": _soak(_report("soak")),
         "switching": _switching(_report("switching")),
         "calibration": _calibration(_report("calibration")),
+        "in_short": engine_tables.in_short(_engine("engine"), SHIPPED, ("8", "4", "2")),
         "engine": engine_tables.overview(_engine("engine")),
         "engine_details": engine_tables.details(_report("engine")),
         "engine_ready": engine_tables.ready(_report("engine")),
@@ -192,6 +195,15 @@ def _start(report: dict[str, Any]) -> str:
     ]
     rounds = next(iter(report["precisions"].values()))["first_answer"]["count"]
     return f"{report['machine']['cpu']}; medians of {rounds} starts: {', '.join(answers)}."
+
+
+def _soak(report: dict[str, Any]) -> str:
+    growth = report["growth"]
+    return (
+        f"{report['machine']['cpu']}: {report['sent']:,} requests in {report['minutes']:g} minutes. In the last third "
+        f"of the time there were {growth['resident_kb']:.4f} times as many bytes resident as in the second, and "
+        f"{growth['threads']:.4f} times as many threads; in the end {report['descriptors_leaked']:+d} descriptors."
+    )
 
 
 def _phases(report: dict[str, Any]) -> str:
@@ -436,7 +448,8 @@ def _policies(report: dict[str, Any]) -> str:
             "|---|---|---|---|---|---|",
         ]
         rows = [row for row in report["rows"] if row["ladder"] == name and row["slo_factor"] == 5]
-        for scene in dict.fromkeys((row["arrivals"], row["cv2"], row["load"]) for row in rows):
+        scenes = {(row["arrivals"], row["cv2"], row["load"]) for row in rows}
+        for scene in sorted(scenes, key=lambda scene: (scene[0] != "gamma", scene)):
             of = {row["policy"]: row for row in rows if (row["arrivals"], row["cv2"], row["load"]) == scene}
             best = max((row for policy, row in of.items() if policy.startswith("fixed-")), key=_effective)
             arrivals, cv2, load = scene

@@ -194,7 +194,7 @@ def measure_detector(
         from pycocotools.cocoeval import COCOeval
     except ImportError as error:
         raise EngineUnavailable(
-            f"measuring a detector needs the extra 'train': pip install -e '.[train]' ({error})"
+            f"measuring a detector needs the extra 'evaluate': pip install -e '.[evaluate]' ({error})"
         ) from error
     told: list[dict[str, Any]] = []
     for begin in range(0, len(data.items), BATCH_IMAGES):

@@ -1,4 +1,8 @@
-"""The ASGI application: everything it needs hangs on the object that :func:`create_app` returns."""
+"""The ASGI application: everything it needs hangs on the object that :func:`create_app` returns.
+
+FastAPI is here for the OpenAPI document: it describes all paths. Of its routing only requests that are not inference
+make use (:class:`~server.middleware.Shortcut`), and bodies, parameters, errors and answers are this package's own.
+"""
 
 import asyncio
 import contextlib

@@ -71,6 +71,16 @@ def test_the_overview_has_one_line_for_each_network() -> None:
     assert lines[5] == "| top-1 in % |  |  | 92.00 |  |"
 
 
+def test_in_short_there_are_time_and_accuracy_of_masters_alone() -> None:
+    assert engine_tables.in_short(report(), {"resnet20-32": "resnet20-cifar10"}, ["8"]).splitlines() == [
+        "|  | 8 bit |",
+        "|---|---|",
+        "| resnet20-cifar10 | 0.400 ms, 92.0 % top-1 |",
+        "",
+        "Some Processor, 2 cores, kernels avx2, 2 threads; medians, one picture a call.",
+    ]
+
+
 def test_the_overview_says_what_the_peers_were_held_to() -> None:
     held = report()
     held["conditions"]["peers_held_to"] = "avx2"

@@ -1,10 +1,14 @@
 """Who may import whom, read from the source; and what an import must not load."""
 
 import ast
+import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
+from importlib.metadata import packages_distributions
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -93,6 +97,32 @@ def test_the_core_needs_no_library_of_training_or_serving() -> None:
     for path in sources("bitgear"):
         needed = imports(path, inside_functions=path != PLOTS)
         assert not {name.split(".")[0] for name in needed} & light, path
+
+
+def distribution(requirement: str) -> str:
+    """Name of the distribution that a requirement is for, as PyPI compares names."""
+    return re.sub("[-_.]+", "-", re.split(r"[\[<>=]", requirement)[0]).lower()
+
+
+def project() -> dict[str, Any]:
+    data: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    return data
+
+
+def test_what_everybody_installs_is_what_serving_imports() -> None:
+    known = packages_distributions()
+    files = [path for package in ("bitgear", "server") for path in sources(package)]
+    imported = {name.split(".")[0] for path in files for name in imports(path)}
+    used = {distribution(each) for name in imported for each in known.get(name, [])}
+    assert {distribution(each) for each in project()["dependencies"]} <= used
+
+
+def test_extras_bring_what_their_verbs_import() -> None:
+    extras = project()["optional-dependencies"]
+    assert [distribution(each) for each in extras["evaluate"]] == ["pycocotools"]
+    assert {"bitgear[evaluate]"} <= set(extras["train"]) & set(extras["search"])
+    assert {"scipy", "matplotlib"} <= {distribution(each) for each in extras["search"]}
+    assert {"torch", "matplotlib"} <= {distribution(each) for each in extras["train"]}
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """A master is measured on data whose classes are its own, by name."""
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from PIL import Image
 
 from bitgear.checkpoint import read_master, write_master
 from bitgear.engines import create_engine
-from bitgear.errors import DataError, MetadataInvalid
+from bitgear.errors import DataError, EngineUnavailable, MetadataInvalid
 from bitgear.evaluate import MEASURED, evaluate_classifier, measure_detector, read_data
 from bitgear.inputs import InputRecord
 from bitgear.tasks.annotations import BoxedPictures
@@ -51,6 +52,13 @@ def test_a_class_that_a_master_does_not_have_once_is_refused(
     master = replace(tiny_master(), labels=tuple(labels))
     with pytest.raises(DataError, match=told):
         read_data(master, write_folders(tmp_path, ["b", name]), "test")
+
+
+def test_a_detector_is_not_measured_without_the_evaluator_of_coco(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pycocotools.coco", None)
+    data = BoxedPictures([], BOX_LABELS, lambda item: pytest.fail("read before it is known that it can be measured"))
+    with pytest.raises(EngineUnavailable, match=r"needs the extra 'evaluate': pip install -e '\.\[evaluate\]'"):
+        measure_detector(np.float32, boxes_master().input, BOX_LABELS, data)
 
 
 def test_images_of_other_classes_are_not_measured() -> None:

@@ -1,11 +1,16 @@
 """The numbers in the documents are those of the reports."""
 
+import importlib.util
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+from typer.main import get_command
+
 from benchmarks.publish import DOCUMENTS, MODEL, ROOT, blocks
 from bitgear.checkpoint import read_master
+from bitgear.cli import app
 from bitgear.models import find_master
 
 
@@ -20,6 +25,26 @@ def test_every_block_is_shown_somewhere() -> None:
     text = "".join(Path(ROOT / name).read_text(encoding="utf-8") for name in DOCUMENTS)
     for name in blocks():
         assert f"<!-- begin {name} -->\n" in text, name
+
+
+def test_simulated_rows_are_in_the_order_of_bursts_and_loads() -> None:
+    for table in blocks()["policies"].split("\n\n"):
+        rows = [tuple(map(float, row)) for row in re.findall(r"^\| ([\d.]+) \| ([\d.]+) \|", table, re.MULTILINE)]
+        assert rows == sorted(rows)
+
+
+def test_every_report_has_a_command_that_is_there() -> None:
+    rows = re.findall(r"^\| (`.+`) \| (.+?) \| .+ \| .+ \|$", (ROOT / "benchmarks/README.md").read_text(), re.MULTILINE)
+    listed = [name for reports, _ in rows for name in re.findall(r"`([\w-]+)`", reports)]
+    assert sorted(listed) == sorted(path.stem for path in (ROOT / "benchmarks/results").glob("*.json"))
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    verbs = vars(get_command(app))["commands"].keys()
+    for _, commands in rows:
+        assert re.match(r"`(\w+=\S+ )?(make|bitgear|python -m) ", commands), commands
+        for module in re.findall(r"-m (benchmarks\.\w+)", commands):
+            assert importlib.util.find_spec(module) is not None, module
+        assert set(re.findall(r"make ([\w-]+)", commands)) <= targets
+        assert set(re.findall(r"`bitgear (\w+)", commands)) <= verbs
 
 
 def test_the_evaluation_report_is_of_the_shipped_master() -> None:
