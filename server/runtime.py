@@ -417,7 +417,7 @@ class Runtime:
         try:
             began_s, computed_s = time.monotonic(), time.thread_time()
             work = request.prepare(lambda whole: self._check_hope(request, whole))
-            exchange.asked = work.wish.asked
+            exchange.asked, exchange.target_s = work.wish.asked, self._target_s(model, work.wish)
             admission = self._admission(request, work.wish)
             expires_s = self._expires_s(work.wish, exchange)
             if work.wish.deadline_ms != wish.deadline_ms:  # it stood in the body
@@ -449,18 +449,19 @@ class Runtime:
         return admit(wish, request.model.ladder, self.profile_of(wish))
 
     def _waiting(self, request: "_Request[T]", wish: Wish, admission: Admission, images: int = 1) -> Waiting:
-        profile = self.profile_of(wish)
-        within_s = self.slo_s(request.model, profile) if wish.deadline_ms is None else wish.deadline_ms / 1000
-        within_s = min(within_s, self.conduct.max_deadline_s)  # one that nobody waits for would stand behind all others
-        request.exchange.target_s = within_s
         return Waiting(
-            deadline_s=request.exchange.started_s + within_s,
+            deadline_s=request.exchange.started_s + self._target_s(request.model, wish),
             allowed=admission.allowed,
             hard=wish.deadline_ms is not None,
             priority=wish.priority,
             images=images,
             pinned=admission.pinned,
         )
+
+    def _target_s(self, model: ServedModel, wish: Wish) -> float:
+        """Return in what time after receipt a request should be answered."""
+        within_s = self.slo_s(model, self.profile_of(wish)) if wish.deadline_ms is None else wish.deadline_ms / 1000
+        return min(within_s, self.conduct.max_deadline_s)  # one that nobody waits for would stand behind all others
 
     def _expires_s(self, wish: Wish, exchange: Exchange) -> float:
         longest_s = self.conduct.max_deadline_s
