@@ -36,6 +36,9 @@ from bitgear.errors import BitgearError
 
 SHOWN_CHARACTERS = 40
 
+RETRY_AFTER_S = 1
+"""When to ask again a server that starts or stops, or another in its place."""
+
 
 class RequestError(BitgearError):
     """Base of the refusals. ``str(error)`` says what was given, what was expected and what to do."""
@@ -243,8 +246,8 @@ class NotReady(RequestError):
 
     code = "not-ready"
 
-    def __init__(self, retry_after_s: int) -> None:
-        super().__init__("the server is starting; try again", retry_after_s=retry_after_s)
+    def __init__(self) -> None:
+        super().__init__("the server is starting; try again", retry_after_s=RETRY_AFTER_S)
 
 
 class Draining(RequestError):
@@ -252,8 +255,8 @@ class Draining(RequestError):
 
     code = "draining"
 
-    def __init__(self, retry_after_s: int) -> None:
-        super().__init__("the server is stopping; try another", retry_after_s=retry_after_s)
+    def __init__(self) -> None:
+        super().__init__("the server is stopping; try another", retry_after_s=RETRY_AFTER_S)
 
 
 def listed(precisions: Iterable[int | str]) -> list[int | str]:

@@ -15,7 +15,6 @@ from server.answers import PrecisionName
 
 MEDIA_TYPE = "application/problem+json"
 URN = "urn:bitgear:problem:"
-RETRY_AFTER_S = 1
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,6 @@ from server.policies import create_policy
 from server.policies.fixed import Fixed
 from server.policy import Admission, Policy, Waiting, admit, explain
 from server.precision import Wish
-from server.problems import RETRY_AFTER_S
 from server.profiles import LEAST_SLO_MS, SLO_FACTOR, Profile
 from server.refresh import Refresh
 from server.registry import Registry, ServedModel
@@ -197,13 +196,13 @@ class Runtime:
     def check_ready(self) -> None:
         """Raise :class:`~server.errors.NotReady` or :class:`~server.errors.Draining` unless the server is ready."""
         if self.draining:
-            raise Draining(RETRY_AFTER_S)
+            raise Draining()
         self.check_warm()
 
     def check_warm(self) -> None:
         """Raise :class:`~server.errors.NotReady` while the models are not warm. A draining server still serves."""
         if not self._warm:
-            raise NotReady(RETRY_AFTER_S)
+            raise NotReady()
 
     async def warm(self, learn: Learn | None = None) -> None:
         """Make every model ready, one after the other; ready afterwards. A failure is kept in ``failure``.
@@ -607,7 +606,7 @@ class Runtime:
         while self.scheduler.busy and time.monotonic() < until_s:
             self._closed.wait(ASIDE_STEP_S)
         if self.draining or self._closed.is_set():
-            raise Draining(RETRY_AFTER_S)
+            raise Draining()
         with self._crew.hold(self.layout.threads):
             yield
 

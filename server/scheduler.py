@@ -31,10 +31,8 @@ from server.crew import Crew
 from server.errands import LATE_TURN
 from server.errors import DeadlineExceeded, Draining
 from server.ladder import Ladder, Rung, positions
-from server.policies.batches import hopeless
-from server.policies.lookahead import LOOKED_AT
+from server.policies.batches import LOOKED_AT, hopeless
 from server.policy import Dispatch, Load, Policy, Reason, Waiting
-from server.problems import RETRY_AFTER_S
 from server.registry import ServedModel
 
 ARRIVALS = 64
@@ -253,7 +251,7 @@ class Scheduler:
                 bisect.insort(lane.jobs, job, key=_order)
                 self._crew.want(self._is_due())
                 return
-        job.settle(Draining(RETRY_AFTER_S))
+        job.settle(Draining())
 
     def close(self) -> None:
         """Refuse what waits, and what is submitted from now on; batches that run are finished by the crew."""
@@ -262,7 +260,7 @@ class Scheduler:
             waiting = [job for lane in self._lanes.values() for job in lane.jobs]
             self._lanes.clear()
         for job in waiting:
-            job.settle(Draining(RETRY_AFTER_S))
+            job.settle(Draining())
 
     def _is_due(self) -> bool:
         """Return whether engine calls should not wait for what is still to be made ready."""

@@ -25,6 +25,10 @@ def nearest(mask: int, rung: int) -> int:
     return rung + (rest & -rest).bit_length() - 1 if rest else mask.bit_length() - 1
 
 
+LOOKED_AT = 50
+"""Of a queue of twice this or more, every second request is looked at, every third of three times this, and so on: each
+stands for those behind it."""
+
 CROWD = 4
 """Images of a batch, at least, when the queue is long."""
 
