@@ -7,11 +7,12 @@ from operator import attrgetter, itemgetter
 from server.ladder import Ladder
 from server.policy import Dispatch, Load, Reason, Waiting
 
-deadline_of = itemgetter(0)
-allowed_of = itemgetter(1)
-images_of = itemgetter(4)
-work_of = itemgetter(1, 4)
-"""Columns of :class:`~server.policy.Waiting`: with ``map`` the fastest way to read them of a long queue."""
+_column = Waiting._fields.index
+deadline_of = itemgetter(_column("deadline_s"))
+allowed_of = itemgetter(_column("allowed"))
+images_of = itemgetter(_column("images"))
+work_of = itemgetter(_column("allowed"), _column("images"))
+"""With ``map`` the fastest way to read a long queue."""
 
 
 def fastest_of(ladder: Ladder) -> Callable[[Waiting], int]:
