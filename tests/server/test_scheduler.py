@@ -20,7 +20,8 @@ from server.policies.batches import LOOKED_AT
 from server.policies.fixed import Fixed
 from server.policy import Dispatch, Load, Policy, Waiting
 from server.registry import ServedModel
-from server.scheduler import LATE_TURN, ODDLY_LONG, BatchReport, Job, Scheduler, Served
+from server.scheduler import ODDLY_LONG, BatchReport, Job, Scheduler, Served
+from server.turns import LATE_TURN
 from tests.masters import random_codes, tiny_master
 from tests.serving import DEADLINE_S, wait_until
 
