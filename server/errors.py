@@ -27,7 +27,8 @@
     │   ├── DeadlineExceeded
     │   ├── NotReady              starting
     │   └── Draining              stopping
-    └── SettingsError             a setting, profile or model path that cannot be used (server.settings)
+    ├── SettingsError             a setting, profile or model path that cannot be used (server.settings)
+    └── LadderError               a ladder that cannot be (server.ladder)
 """
 
 from collections.abc import Iterable, Sequence
