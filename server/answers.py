@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal
 import pydantic_core
 from pydantic import BaseModel, ConfigDict, Field
 
+from bitgear.bits import PLAN_NAME_PATTERN
+
 _encoder = json.JSONEncoder(separators=(",", ":"))
 
 
@@ -21,7 +23,7 @@ class _Answer(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-PrecisionName = Annotated[int, Field(ge=2, le=8)] | Annotated[str, Field(pattern="^[a-z][a-z0-9.-]{0,31}$")]
+PrecisionName = Annotated[int, Field(ge=2, le=8)] | Annotated[str, Field(pattern=f"^{PLAN_NAME_PATTERN}$")]
 """A width in bits, or the name of a plan."""
 
 

@@ -58,7 +58,7 @@ class LookAhead:
     what they take, one with more time would not get.
     """
 
-    margin: float = 0.1
+    margin: float
 
     @property
     def name(self) -> str:
