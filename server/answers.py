@@ -5,8 +5,10 @@ from typing import Annotated, Any, Literal
 
 import pydantic_core
 from pydantic import BaseModel, ConfigDict, Field
+from starlette.responses import Response
 
 from bitgear.bits import PLAN_NAME_PATTERN
+from server.body import JSON
 
 _encoder = json.JSONEncoder(separators=(",", ":"))
 
@@ -17,6 +19,11 @@ def to_json(content: object) -> bytes:
         return pydantic_core.to_json(content)
     except pydantic_core.PydanticSerializationError:  # half of a surrogate pair, which a client may send as an id
         return _encoder.encode(content).encode("ascii")
+
+
+def json_response(content: object) -> Response:
+    """Return an answer in JSON."""
+    return Response(to_json(content), media_type=JSON)
 
 
 class _Answer(BaseModel):

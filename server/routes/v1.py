@@ -40,7 +40,7 @@ def v1_routes(runtime: Runtime, endpoints: Mapping[tuple[str, str], Endpoint]) -
     @router.get("/v1/models", response_model=answers.ModelList, responses=documented())
     async def list_models() -> Response:
         """List the served models."""
-        return _json({"models": [_summary(model) for model in runtime.models]})
+        return answers.json_response({"models": [_summary(model) for model in runtime.models]})
 
     @router.get(
         "/v1/models/{model}",
@@ -52,7 +52,7 @@ def v1_routes(runtime: Runtime, endpoints: Mapping[tuple[str, str], Endpoint]) -
         """Describe one model."""
         model = runtime.models.get(request.path_params["model"])
         master = model.master
-        return _json(
+        return answers.json_response(
             {
                 **_summary(model),
                 "labels": list(master.labels),
@@ -69,7 +69,7 @@ def v1_routes(runtime: Runtime, endpoints: Mapping[tuple[str, str], Endpoint]) -
     )
     async def describe_ladder(request: Request) -> Response:
         """Describe the precisions of one model on this device: accuracy, memory and latency as measured."""
-        return _json(_ladder(runtime, runtime.models.get(request.path_params["model"])))
+        return answers.json_response(_ladder(runtime, runtime.models.get(request.path_params["model"])))
 
     return router
 
@@ -218,7 +218,3 @@ def _rung(runtime: Runtime, model: ServedModel, rung: Rung, resident_bytes: int 
         if latency is None
         else {"p50": round(latency.p50_ms, 3), "p99": round(latency.p99_ms, 3), "count": latency.count},
     }
-
-
-def _json(content: object) -> Response:
-    return Response(answers.to_json(content), media_type=JSON)
