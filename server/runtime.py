@@ -39,7 +39,7 @@ from server.errors import (
 from server.exchange import Exchange, ServedAt, Step
 from server.ladder import positions
 from server.latencies import Latencies
-from server.layout import Layout
+from server.layout import Layout, Learn
 from server.measurement import Times, assumed_ladder, measure, measured_ladder, unmeasured_ladder
 from server.metrics import Metrics
 from server.pixels import Pixels
@@ -68,9 +68,6 @@ _ONE_PIXEL_PNG = bytes.fromhex(
 )
 
 T = TypeVar("T")
-
-Learn = Callable[[Callable[[], bool]], None]
-"""Measures something of the device, and keeps it if what it is given says that nothing has disturbed it."""
 
 _logger = logging.getLogger(__name__)
 
