@@ -12,6 +12,7 @@ from starlette.routing import Match
 from bitgear import __version__
 from bitgear.engines import Engine, create_engine
 from bitgear.errors import BitgearError
+from server.conduct import first_conduct
 from server.exchange import exchange_of
 from server.layout import plan_layout
 from server.metrics import Metrics
@@ -25,6 +26,7 @@ from server.routes.policy import policy_routes
 from server.routes.repository import repository_routes
 from server.routes.v1 import inference_endpoints, v1_routes
 from server.routes.v2 import INFER_ENDS, infer_endpoint, v2_routes
+from server.rules import Rules
 from server.runtime import Runtime
 from server.settings import Settings
 from server.traces import Traces
@@ -44,7 +46,8 @@ def create_app(settings: Settings, *, engine: Engine | None = None, traces: Trac
     layout, learn_layout = plan_layout(settings, profile, masters, measure=engine is None)
     engine = engine or create_engine(settings.engine, layout.threads)
     metrics = Metrics(engine.name)
-    runtime = Runtime(settings, repository, masters, profiles, profile, engine, layout, metrics)
+    rules = Rules(first_conduct(settings, profile), profiles)
+    runtime = Runtime(settings, repository, masters, rules, engine, layout, metrics)
     if settings.traces and traces is None:
         traces = Traces()
 

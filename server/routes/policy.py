@@ -25,7 +25,7 @@ def policy_routes(runtime: Runtime) -> APIRouter:
     async def get_policy(request: Request) -> Response:
         """Tell the policy, the active profile and the limits. Takes the admin key."""
         check_key(request, runtime)
-        return json_response(runtime.conduct.model_dump())
+        return json_response(runtime.rules.conduct.model_dump())
 
     @router.put(
         "/v1/policy",
@@ -36,7 +36,7 @@ def policy_routes(runtime: Runtime) -> APIRouter:
     async def put_policy(request: Request) -> Response:
         """Change what is given, for all requests from now on, and tell the result. Takes the admin key."""
         document = parse_json(await read_body(request, runtime))
-        conduct = runtime.conduct.changed(document)
+        conduct = runtime.rules.conduct.changed(document)
         await runtime.adopt(conduct)
         return json_response(conduct.model_dump())  # whatever another one has changed meanwhile
 

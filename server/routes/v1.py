@@ -23,8 +23,9 @@ from server.pixels import Pixels
 from server.precision import Wish, to_wish
 from server.problems import documented
 from server.registry import ServedModel
+from server.requests import Inference, Work
 from server.routes.inference import REFUSALS, answer_headers, begin, serve, timing_ms
-from server.runtime import Inference, Runtime, Work
+from server.runtime import Runtime
 from server.tasks import TASKS, Task
 
 _PATH = "/v1/models/{model}/{task}"
@@ -193,7 +194,7 @@ def _ladder(runtime: Runtime, model: ServedModel) -> dict[str, Any]:
     return {
         "model": model.name,
         "engine": runtime.cache.engine.name,
-        "profile": runtime.profile.name,
+        "profile": runtime.rules.profile.name,
         "times": model.times,
         "rungs": [_rung(runtime, model, rung, resident_bytes.get(rung.plan)) for rung in model.ladder.rungs],
     }
@@ -202,7 +203,7 @@ def _ladder(runtime: Runtime, model: ServedModel) -> dict[str, Any]:
 def _rung(runtime: Runtime, model: ServedModel, rung: Rung, resident_bytes: int | None) -> dict[str, Any]:
     measured = model.master.metrics(rung.precision)
     latency = runtime.latencies.of(model.name, rung.precision)
-    reason = runtime.profile.of(model.name).excludes(rung.mean_bits)
+    reason = runtime.rules.profile.of(model.name).excludes(rung.mean_bits)
     return {
         "precision": rung.said,
         "mean_bits": round(rung.mean_bits, 4),

@@ -22,8 +22,9 @@ from server.pixels import Pixels
 from server.precision import MAX_DEADLINE_MS, Wish, to_wish
 from server.problems import documented
 from server.registry import ServedModel
+from server.requests import Inference, Work
 from server.routes.inference import REFUSALS, answer_headers, begin, serve, timing_ms
-from server.runtime import Inference, Runtime, Work
+from server.runtime import Runtime
 from server.signature import INPUT, describe_tensors, make_outputs, resolve_outputs, to_network
 from server.tasks import TASKS
 from server.tensors import HEADER_LENGTH, header_length, open_request, word_outputs
