@@ -2,21 +2,18 @@
 
 import asyncio
 import logging
-import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 
 from bitgear.bits import Plan
 from bitgear.checkpoint import Master
 from bitgear.engines import Engine, ModelCache
-from bitgear.kept import Key
-from bitgear.machine import available_cores, cache_folder
+from bitgear.machine import available_cores
 from bitgear.tasks.pictures import decode_picture
-from server import ladder_cache
 from server.admission import Keys, Permits, load_keys
+from server.aside import Aside
 from server.conduct import Conduct
 from server.crew import Crew
 from server.errors import (
@@ -30,7 +27,7 @@ from server.errors import (
 from server.ladder import positions
 from server.latencies import Latencies
 from server.layout import Layout, Learn
-from server.measurement import Times, assumed_ladder, measure, measured_ladder, unmeasured_ladder
+from server.measurement import Times, assumed_ladder, measured_ladder, unmeasured_ladder
 from server.metrics import Metrics
 from server.pixels import Pixels
 from server.policies import create_policy
@@ -48,9 +45,6 @@ from server.settings import Settings, SettingsError
 from server.tasks import TASKS
 
 CLOSE_TIMEOUT_S = 5.0
-
-ASIDE_S, ASIDE_STEP_S = 0.05, 0.002
-"""How long a call that only measures waits for others to be done, and how often it looks."""
 
 DEFAULT_CACHE_BYTES = 256 << 20
 
@@ -83,7 +77,6 @@ class Runtime:
     ) -> None:
         self.settings = settings
         self.rules = rules
-        self.layout = layout
         self.metrics = metrics
         self.cache = ModelCache(engine, _cache_bytes(settings, rules.profile))
         self.models = Registry()
@@ -93,9 +86,6 @@ class Runtime:
         self.measuring = True
         """Whether something of this device is not known yet."""
         self._warm = False
-        self._closed = threading.Event()
-        self._batches = 0
-        self._taking_times = threading.Lock()
         self._changing = asyncio.Lock()
         self._repository = repository
         for master in masters:
@@ -107,6 +97,7 @@ class Runtime:
         self.scheduler = Scheduler(
             self.cache, policy, self._crew, self._note_batch, self._note_occupied, metrics.note_decision
         )
+        self._aside = Aside(settings, engine, self.scheduler, self._crew, layout.threads)
         self.requests = Requests(self._crew, self.scheduler, rules)
         self.pixels = Pixels(settings.max_pixels)
         self.permits = Permits(
@@ -176,16 +167,13 @@ class Runtime:
         self._warm = True
         for model in self.models:
             await self._learn(model)
-        if learn is not None and not self._closed.is_set():
+        if learn is not None:
             await asyncio.to_thread(self._learn_aside, learn)
         self.measuring = False
 
     def _learn_aside(self, learn: Learn) -> None:
         try:
-            with self._taking_times:
-                with self._aside():
-                    before = self._batches
-                learn(lambda: self._batches == before)
+            self._aside.learn(learn)
         except Draining:
             return
         except BaseException:  # nothing that an engine raises beside the traffic may end the server
@@ -195,7 +183,7 @@ class Runtime:
         """Measure a model whose times are not known, beside what it serves, and derive what a policy may choose."""
         try:
             if model.times == "measuring":
-                times = await asyncio.to_thread(self._take_times, model.master)
+                times = await asyncio.to_thread(self._aside.take_times, model.master)
                 async with self._changing:
                     if not self.models.holds(model):
                         return  # it was loaded anew, or unloaded
@@ -212,10 +200,11 @@ class Runtime:
     def drain(self) -> None:
         """Declare the server not ready for good; it goes on serving. Does not block: signal handlers may call it."""
         self.draining = True
+        self._aside.stop()
 
     def close(self) -> None:
         """Take no more work; a batch that runs is finished by its worker."""
-        self._closed.set()
+        self._aside.stop()
         self.scheduler.close()
         self._crew.close(CLOSE_TIMEOUT_S)
 
@@ -302,7 +291,7 @@ class Runtime:
         try:
             self._warm_model(model)
             if model.times == "measuring":
-                model = self._measured(master, self._take_times(master))
+                model = self._measured(master, self._aside.take_times(master))
             self._derive(model)
         except Draining:
             self.cache.discard(master)
@@ -327,7 +316,7 @@ class Runtime:
 
     def _note_batch(self, report: BatchReport) -> None:
         """Record an engine call. Runs on the thread of its worker, before anybody has an answer of it."""
-        self._batches += 1
+        self._aside.note_call()
         if self.models.holds(report.model):
             self.latencies.note(report.model.name, report.rung.precision, report.images, report.infer_ms)
         self.metrics.finish_batch(report)
@@ -372,8 +361,8 @@ class Runtime:
         output = derived.run(q_image)
         task.postprocess(output[0], place, master.labels, master.input, task.options({}, master.labels))
         if self.settings.measure_s > 0:
-            times = ladder_cache.read(self._kept, self._ladder_key(master))
-            if times is not None and times.lines.keys() == master.precisions.keys():
+            times = self._aside.kept_times(master)
+            if times is not None:
                 self._give(model, times)
                 return
             began_s = time.perf_counter()
@@ -395,39 +384,6 @@ class Runtime:
             except Exception:
                 _logger.exception("the precisions of %s that may be chosen now cannot all be derived", model.name)
 
-    def _take_times(self, master: Master) -> Times:
-        """Measure what the precisions of a master take, and keep it unless other work disturbed it.
-
-        Measurements, of whatever, come one after the other: they would disturb one another, and not know.
-        """
-        settings, engine = self.settings, self.cache.engine
-        with self._taking_times:
-            before = self._batches
-            times = measure(
-                master,
-                lambda plan: engine.derive(master, plan),
-                settings.max_batch,
-                settings.measure_s,
-                turn=self._aside,
-            )
-            if self._batches == before:
-                ladder_cache.write(self._kept, self._ladder_key(master), times)
-        return times
-
-    @contextmanager
-    def _aside(self) -> Iterator[None]:
-        """Hold cores for a call that nobody waits for, when nothing else wants them, or after a moment all the same.
-
-        Raises :class:`~server.errors.Draining` once the server ends.
-        """
-        until_s = time.monotonic() + ASIDE_S
-        while self.scheduler.busy and time.monotonic() < until_s:
-            self._closed.wait(ASIDE_STEP_S)
-        if self.draining or self._closed.is_set():
-            raise Draining()
-        with self._crew.hold(self.layout.threads):
-            yield
-
     def _measured(self, master: Master, times: Times) -> ServedModel:
         model = ServedModel(master, measured_ladder(master, times, self.settings.max_batch))
         self._give(model, times)
@@ -440,15 +396,6 @@ class Runtime:
         for rung in model.ladder.rungs:
             said = f"pruned, for {rung.reason}" if rung.pruned else f"{rung.latency_ms(1):.2f} ms"
             _logger.info("%s at precision %s: %s", model.name, rung.precision, said)
-
-    @property
-    def _kept(self) -> Path:
-        return self.settings.ladders or cache_folder()
-
-    def _ladder_key(self, master: Master) -> Key:
-        return ladder_cache.device_key(
-            master, self.cache.engine, self.layout.threads, self.settings.max_batch, available_cores()
-        )
 
 
 def _call_soon(loop: asyncio.AbstractEventLoop, call: Callable[..., object], *arguments: object) -> None:
