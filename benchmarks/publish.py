@@ -24,11 +24,13 @@ from bitgear.bits import MASTER_BITS, WIDTHS
 from bitgear.checkpoint import Master, read_master
 from bitgear.files import write_atomically
 from bitgear.models import find_master
+from server.metrics import TABLE
 from server.settings import Settings
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = (
     "README.md",
+    "docs/http.md",
     "docs/training.md",
     "docs/importing.md",
     "docs/performance.md",
@@ -48,6 +50,7 @@ def blocks() -> dict[str, str]:
     return {
         "accuracy": _accuracy(_report("evaluate")),
         "settings": _settings(),
+        "metrics": _metrics(),
         "overhead": _overhead(_report("overhead")),
         "start": _start(_report("start")),
         "answer": _answer(_report("start")),
@@ -501,6 +504,14 @@ def _settings() -> str:
     for name, field in Settings.model_fields.items():
         default = "as many as cores" if field.default_factory is not None else _said_default(field.default)
         lines.append(f"| `{name}` | {default} | {field.description} |")
+    return "\n".join(lines)
+
+
+def _metrics() -> str:
+    lines = ["| Metric | Kind | |", "|---|---|---|"]
+    for each in TABLE:
+        labels = f"{{{','.join(each.labels)}}}" if each.labels else ""
+        lines.append(f"| `{each.name}{labels}` | {each.kind.__name__.lower()} | {each.help} |")
     return "\n".join(lines)
 
 

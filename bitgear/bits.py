@@ -136,7 +136,10 @@ class Plan:
 
 
 _PLAN = re.compile(r"[2-8]|w([2-8])a([2-8])", re.ASCII)
-_NAME = re.compile(r"[a-z][a-z0-9.-]{0,31}", re.ASCII)
+PLAN_NAME_PATTERN = "[a-z][a-z0-9.-]{0,31}"
+"""Of all names of plans, and some that none may have: see :func:`is_plan_name`."""
+
+_NAME = re.compile(PLAN_NAME_PATTERN, re.ASCII)
 
 RESERVED_NAMES = ("auto", "none")
 """What is said where a precision is not asked for, or was not served."""

@@ -5,6 +5,10 @@ from typing import Annotated, Any, Literal
 
 import pydantic_core
 from pydantic import BaseModel, ConfigDict, Field
+from starlette.responses import Response
+
+from bitgear.bits import PLAN_NAME_PATTERN
+from server.body import JSON
 
 _encoder = json.JSONEncoder(separators=(",", ":"))
 
@@ -17,11 +21,16 @@ def to_json(content: object) -> bytes:
         return _encoder.encode(content).encode("ascii")
 
 
+def json_response(content: object) -> Response:
+    """Return an answer in JSON."""
+    return Response(to_json(content), media_type=JSON)
+
+
 class _Answer(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-PrecisionName = Annotated[int, Field(ge=2, le=8)] | Annotated[str, Field(pattern="^[a-z][a-z0-9.-]{0,31}$")]
+PrecisionName = Annotated[int, Field(ge=2, le=8)] | Annotated[str, Field(pattern=f"^{PLAN_NAME_PATTERN}$")]
 """A width in bits, or the name of a plan."""
 
 

@@ -6,8 +6,7 @@ make use (:class:`~server.middleware.Shortcut`), and bodies, parameters, errors 
 
 import asyncio
 import contextlib
-import logging
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -15,31 +14,26 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
 from bitgear import __version__
-from bitgear.checkpoint import Master
 from bitgear.engines import Engine, create_engine
 from bitgear.errors import BitgearError
-from bitgear.machine import available_cores, cache_folder
-from server import ladder_cache
+from server.conduct import first_conduct
 from server.exchange import exchange_of
-from server.layout import Figures, Layout, choose_layout, first_layout, layouts, measure_layout
+from server.layout import plan_layout
 from server.metrics import Metrics
 from server.middleware import Shortcut, Surround
 from server.openapi import SECURITY_SCHEMES, WITH_KEY
 from server.problems import problem_of, respond, translate
-from server.profiles import Profile, active_profile, load_profiles
+from server.profiles import active_profile, load_profiles
 from server.repository import Repository
 from server.routes.operations import operations_routes
 from server.routes.policy import policy_routes
 from server.routes.repository import repository_routes
 from server.routes.v1 import inference_endpoints, v1_routes
 from server.routes.v2 import INFER_ENDS, infer_endpoint, v2_routes
-from server.runtime import Learn, Runtime
+from server.rules import Rules
+from server.runtime import Runtime
 from server.settings import Settings
 from server.traces import Traces
-
-LAYOUT_BUDGET_S = 0.2
-
-_logger = logging.getLogger(__name__)
 
 
 def create_app(settings: Settings, *, engine: Engine | None = None, traces: Traces | None = None) -> FastAPI:
@@ -53,10 +47,11 @@ def create_app(settings: Settings, *, engine: Engine | None = None, traces: Trac
     profile = active_profile(profiles, settings.profile)
     repository = Repository(settings.models)
     masters = repository.read_all()
-    layout, learn_layout = _layout(settings, profile, masters, measure=engine is None)
+    layout, learn_layout = plan_layout(settings, profile, masters, measure=engine is None)
     engine = engine or create_engine(settings.engine, layout.threads)
     metrics = Metrics(engine.name)
-    runtime = Runtime(settings, repository, masters, profiles, profile, engine, layout, metrics)
+    rules = Rules(first_conduct(settings, profile), profiles)
+    runtime = Runtime(settings, repository, masters, rules, engine, layout, metrics)
     if settings.traces and traces is None:
         traces = Traces()
 
@@ -119,43 +114,6 @@ class _App(FastAPI):
         document.setdefault("components", {})["securitySchemes"] = SECURITY_SCHEMES
         document["security"] = [*WITH_KEY, {}]
         return document
-
-
-def _layout(
-    settings: Settings, profile: Profile, masters: Sequence[Master], measure: bool
-) -> tuple[Layout, Learn | None]:
-    """Return the layout that settings or the profile give, or the one that was found best on this device.
-
-    Where that is not known yet, a likely one, and what finds the best one for the largest model, for later starts.
-    """
-    cores = available_cores()
-    threads = profile.threads if settings.threads is None else settings.threads
-    if settings.engine_workers is not None:
-        return Layout(settings.engine_workers, threads or max(1, cores // settings.engine_workers)), None
-    if threads is not None or not measure:
-        return Layout(max(1, cores // (threads or 1)), threads or 1), None
-    largest = max(masters, key=lambda master: master.nbytes * master.input.height_px * master.input.width_px)
-    folder = settings.ladders or cache_folder()
-    engine = create_engine(settings.engine, 1)
-    key = {**ladder_cache.device_key(largest, engine, 0, 0, cores), "aim": settings.layout}
-    first = first_layout(cores, settings.layout)
-    kept = ladder_cache.read_layout(folder, key)
-    if kept is not None or cores == 1 or settings.measure_s == 0:
-        return kept or first, None
-
-    def figures(layout: Layout) -> Figures:
-        derived = create_engine(settings.engine, layout.threads).derive(largest, max(largest.widths))
-        return measure_layout(derived, largest, layout, LAYOUT_BUDGET_S)
-
-    def learn(undisturbed: Callable[[], bool]) -> None:
-        best = choose_layout(layouts(cores), figures, settings.layout)
-        if not undisturbed():
-            return
-        ladder_cache.write_layout(folder, key, best)
-        if best != first:
-            _logger.info("%d workers of %d threads are best here: from the next start on", best.workers, best.threads)
-
-    return first, learn
 
 
 async def _answer_error(request: Request, error: Exception) -> Response:

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from server.errors import BadParameter, BadRequest
 from server.profiles import Profile
-from server.settings import PolicyName, Settings
+from server.settings import Margin, PolicyName, Settings, SloMs
 
 
 class Conduct(BaseModel):
@@ -19,9 +19,9 @@ class Conduct(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     policy: PolicyName
-    margin: Annotated[float, Field(ge=0, le=1)]
+    margin: Margin
     profile: str
-    slo_ms: Annotated[float, Field(gt=0, le=3_600_000)] | None
+    slo_ms: SloMs | None
     max_requests: Annotated[int, Field(ge=1, le=1_000_000)]
     max_deadline_s: Annotated[float, Field(gt=0, le=3600)]
 

@@ -19,7 +19,6 @@ from typing import Literal
 from server.errands import Errand, Errands
 from server.errors import Draining
 from server.policy import Waiting
-from server.problems import RETRY_AFTER_S
 from server.settings import SettingsError
 
 GIVES_WAY = 32
@@ -82,7 +81,7 @@ class Crew:
         """Have something short done for a request. Raises :class:`~server.errors.Draining` once the crew is closed."""
         with self._lock:
             if self._closed:
-                raise Draining(RETRY_AFTER_S)
+                raise Draining()
             self._errands.put(errand, request)
             self._rouse()
 
@@ -119,7 +118,7 @@ class Crew:
             self._holders.wait_for(lambda: self._closed or (self._free >= cores and not self._errands_wait_for_cores()))
             self._holds_waiting -= 1
             if self._closed:
-                raise Draining(RETRY_AFTER_S)
+                raise Draining()
             self._begin_call(cores)
             self._rouse()
         try:

@@ -6,9 +6,7 @@ from collections.abc import Callable
 from operator import itemgetter
 
 from server.policy import Waiting
-
-LATE_TURN = 4
-"""While requests without a deadline are late, one turn in so many is theirs."""
+from server.turns import Turns
 
 Errand = Callable[[], None]
 
@@ -21,15 +19,15 @@ _Queue = list[tuple[float, int, Waiting, Errand]]
 class Errands:
     """Errands that wait, each for a request. Not for several threads at once.
 
-    The least ``order_s`` goes first. While those that are not hard are late, hard ones go before them, but for every
-    :data:`LATE_TURN`-th turn: the rule of :mod:`server.scheduler`, for what is not in its lanes yet.
+    The least ``order_s`` goes first. While those that are not hard are late, hard ones go before them, in most turns
+    (:mod:`server.turns`): the rule of :mod:`server.scheduler`, for what is not in its lanes yet.
     """
 
     def __init__(self) -> None:
         self._hard: _Queue = []
         self._others: _Queue = []
         self._numbers = itertools.count()
-        self._gave_way = 0
+        self._turns = Turns()
 
     def __len__(self) -> int:
         return len(self._hard) + len(self._others)
@@ -44,9 +42,7 @@ class Errands:
         if not self._hard or not self._others:
             queue = self._hard or self._others
         elif self._others[0] < self._hard[0]:
-            gives_way = self._others[0][2].is_late(now_s) and self._gave_way < LATE_TURN - 1
-            self._gave_way = self._gave_way + 1 if gives_way else 0
-            queue = self._hard if gives_way else self._others
+            queue = self._hard if self._turns.gives_way(self._others[0][2].is_late(now_s)) else self._others
         else:
             queue = self._hard
         return queue.pop(0)[3]

@@ -27,7 +27,8 @@
     │   ├── DeadlineExceeded
     │   ├── NotReady              starting
     │   └── Draining              stopping
-    └── SettingsError             a setting, profile or model path that cannot be used (server.settings)
+    ├── SettingsError             a setting, profile or model path that cannot be used (server.settings)
+    └── LadderError               a ladder that cannot be (server.ladder)
 """
 
 from collections.abc import Iterable, Sequence
@@ -35,6 +36,9 @@ from collections.abc import Iterable, Sequence
 from bitgear.errors import BitgearError
 
 SHOWN_CHARACTERS = 40
+
+RETRY_AFTER_S = 1
+"""When to ask again a server that starts or stops, or another in its place."""
 
 
 class RequestError(BitgearError):
@@ -243,8 +247,8 @@ class NotReady(RequestError):
 
     code = "not-ready"
 
-    def __init__(self, retry_after_s: int) -> None:
-        super().__init__("the server is starting; try again", retry_after_s=retry_after_s)
+    def __init__(self) -> None:
+        super().__init__("the server is starting; try again", retry_after_s=RETRY_AFTER_S)
 
 
 class Draining(RequestError):
@@ -252,8 +256,8 @@ class Draining(RequestError):
 
     code = "draining"
 
-    def __init__(self, retry_after_s: int) -> None:
-        super().__init__("the server is stopping; try another", retry_after_s=retry_after_s)
+    def __init__(self) -> None:
+        super().__init__("the server is stopping; try another", retry_after_s=RETRY_AFTER_S)
 
 
 def listed(precisions: Iterable[int | str]) -> list[int | str]:

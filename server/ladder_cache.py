@@ -1,4 +1,4 @@
-"""What was measured of a device, ladders and layouts, kept on disk."""
+"""The ladders that were measured of a device, kept on disk."""
 
 import platform
 from dataclasses import asdict
@@ -12,11 +12,9 @@ from bitgear.checkpoint import Master
 from bitgear.engines.base import Engine
 from bitgear.kept import Key, keep, kept_file, recall
 from bitgear.machine import processor
-from server.layout import Layout
 from server.measurement import MAX_NOISE, Line, Times
 
 FORMAT = "bitgear-ladder"
-LAYOUT_FORMAT = "bitgear-layout"
 
 LEAST_MS, MOST_MS = 1e-6, 1e6
 """What an image may take: less or more is no measurement."""
@@ -54,24 +52,6 @@ def write(folder: Path, key: Key, times: Times) -> None:
     keep(kept_file(folder / "ladders", key), content, WHAT)
 
 
-def read_layout(folder: Path, key: Key) -> Layout | None:
-    """Return the layout kept under a key; None if there is none, or none that can be used, which is logged."""
-    return recall(kept_file(folder / "layouts", key), lambda content: _layout(content, key))
-
-
-def write_layout(folder: Path, key: Key, layout: Layout) -> None:
-    """Keep a layout under a key. That it cannot be written is logged, and no error."""
-    content = {"format": LAYOUT_FORMAT, "key": dict(key), **asdict(layout)}
-    keep(kept_file(folder / "layouts", key), content, WHAT)
-
-
-def _layout(content: object, key: Key) -> Layout:
-    kept = _LayoutContent.model_validate(content)
-    if kept.key != dict(key) or kept.workers * kept.threads > int(key["cores"]):
-        raise ValueError("it is of another device")
-    return Layout(kept.workers, kept.threads)
-
-
 def _times(content: object, key: Key) -> Times:
     """Return the times in a file; raise ``ValueError`` if they are not what :func:`write` writes under the key."""
     kept = _Content.model_validate(content)
@@ -89,15 +69,6 @@ class _Line(BaseModel):
 
     fixed_ms: _Time
     per_image_ms: _Time
-
-
-class _LayoutContent(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-    format: Literal["bitgear-layout"]
-    key: dict[str, str | int]
-    workers: Annotated[int, Field(ge=1)]
-    threads: Annotated[int, Field(ge=1)]
 
 
 class _Content(BaseModel):

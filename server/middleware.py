@@ -13,7 +13,7 @@ from server.body import ClientGone
 from server.errors import Draining
 from server.exchange import REQUEST_ID_HEADER, Exchange, begin, exchange_of
 from server.metrics import Metrics
-from server.problems import INTERNAL, RETRY_AFTER_S, problem_of, respond
+from server.problems import INTERNAL, problem_of, respond
 from server.traces import Traces
 
 LINGER_S = 2.0
@@ -54,7 +54,7 @@ class Surround:
             pass
         except asyncio.CancelledError:
             # The server stops, and the time for what is in flight is over.
-            await self._refuse(Draining(RETRY_AFTER_S), scope, wire)
+            await self._refuse(Draining(), scope, wire)
         except Exception as error:
             _logger.exception("request failed", extra={"request_id": exchange.request_id})
             await self._refuse(error, scope, wire)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from bitgear.bits import is_plan_name, parse_bits
+from bitgear.bits import PLAN_NAME_PATTERN, is_plan_name, parse_bits
 from bitgear.errors import PrecisionError
 from server.controls import Control, Controls, by_name, milliseconds, whole, whole_or_text, yes_or_no
 from server.errors import BadParameter
@@ -72,7 +72,7 @@ PRECISION_CONTROLS = by_name(
         "precision",
         PRECISION_HEADER,
         _precision,
-        {"type": "string", "pattern": "^([2-8]|(?!(none|w[2-8]a[2-8])$)[a-z][a-z0-9.-]{0,31})$", "default": AUTO},
+        {"type": "string", "pattern": f"^([2-8]|(?!(none|w[2-8]a[2-8])$){PLAN_NAME_PATTERN})$", "default": AUTO},
         "Width in bits, name of a plan, or auto. All but auto are a contract: served exactly or refused.",
     ),
     Control("precision_min", "Precision-Min", _width, _WIDTH_SCHEMA, "Least mean width for auto."),

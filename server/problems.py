@@ -15,7 +15,6 @@ from server.answers import PrecisionName
 
 MEDIA_TYPE = "application/problem+json"
 URN = "urn:bitgear:problem:"
-RETRY_AFTER_S = 1
 
 
 @dataclass(frozen=True)
@@ -28,35 +27,43 @@ class Problem:
     extra: tuple[str, ...] = ()
 
 
-_MALFORMED = Problem(400, "bad-request", "The request is malformed")
 INTERNAL = Problem(500, "internal", "The server failed")
 
+_REFUSALS: Mapping[type[errors.RequestError], tuple[int, str, *tuple[str, ...]]] = {
+    errors.BadRequest: (400, "The request is malformed"),
+    errors.BadParameter: (400, "A parameter is unknown or out of range", "parameter"),
+    errors.ConflictingControls: (400, "A control was given two values", "parameter"),
+    errors.BadTensor: (400, "A tensor does not agree with itself or with the model", "tensor"),
+    errors.UnknownModel: (404, "No such model", "models"),
+    errors.UnknownPath: (404, "Nothing at this path"),
+    errors.MethodNotAllowed: (405, "Method not allowed", "allowed"),
+    errors.NotAcceptable: (406, "No answer of the kind that is accepted", "allowed"),
+    errors.BodyTimeout: (408, "The body did not end in time", "timeout_s"),
+    errors.BodyTooLarge: (413, "The body is too large", "limit_bytes"),
+    errors.MediaTypeNotAccepted: (415, "Content type or encoding not accepted", "allowed"),
+    errors.HeadTooLarge: (431, "The head of the request is too large", "limit_bytes"),
+    errors.WidthNotOffered: (422, "The precision is not offered", "offered_precisions"),
+    errors.ModelUnusable: (422, "The model cannot be loaded", "reason"),
+    errors.TaskMismatch: (422, "The model does another task", "task", "route"),
+    errors.Unauthorised: (401, "A key is needed"),
+    errors.Forbidden: (403, "The key may not do this"),
+    errors.Overloaded: (429, "The server is at its limit", "retry_after_s", "queue_depth"),
+    errors.RateLimited: (429, "The key is at its limit", "retry_after_s"),
+    errors.NotReady: (503, "The server is starting", "retry_after_s"),
+    errors.Draining: (503, "The server is stopping", "retry_after_s"),
+    errors.DeadlineExceeded: (504, "The deadline passed", "stage"),
+}
+"""Status, title and further members; the name is the error's code."""
+
+_OWN: Mapping[type[Exception], Problem] = {
+    cls: Problem(status, cls.code, title, tuple(extra)) for cls, (status, title, *extra) in _REFUSALS.items()
+}
+
 TABLE: Mapping[type[Exception], Problem] = {
-    errors.BadRequest: _MALFORMED,
-    ImageEmpty: _MALFORMED,
-    errors.BadParameter: Problem(400, "bad-parameter", "A parameter is unknown or out of range", ("parameter",)),
-    errors.ConflictingControls: Problem(400, "conflicting-controls", "A control was given two values", ("parameter",)),
-    errors.BadTensor: Problem(400, "bad-tensor", "A tensor does not agree with itself or with the model", ("tensor",)),
-    errors.UnknownModel: Problem(404, "model-not-found", "No such model", ("models",)),
-    errors.UnknownPath: Problem(404, "not-found", "Nothing at this path"),
-    errors.MethodNotAllowed: Problem(405, "method", "Method not allowed", ("allowed",)),
-    errors.NotAcceptable: Problem(406, "not-acceptable", "No answer of the kind that is accepted", ("allowed",)),
-    errors.BodyTimeout: Problem(408, "body-timeout", "The body did not end in time", ("timeout_s",)),
-    errors.BodyTooLarge: Problem(413, "too-large", "The body is too large", ("limit_bytes",)),
-    ImageTooLarge: Problem(413, "too-large", "The image is too large", ("limit_pixels",)),
-    errors.MediaTypeNotAccepted: Problem(415, "media-type", "Content type or encoding not accepted", ("allowed",)),
-    errors.HeadTooLarge: Problem(431, "head-too-large", "The head of the request is too large", ("limit_bytes",)),
+    **_OWN,
+    ImageEmpty: _OWN[errors.BadRequest],
+    ImageTooLarge: Problem(413, errors.BodyTooLarge.code, "The image is too large", ("limit_pixels",)),
     ImageError: Problem(422, "undecodable-image", "The image cannot be decoded", ("reason",)),
-    errors.WidthNotOffered: Problem(422, "width-not-offered", "The precision is not offered", ("offered_precisions",)),
-    errors.ModelUnusable: Problem(422, "model-unusable", "The model cannot be loaded", ("reason",)),
-    errors.TaskMismatch: Problem(422, "task-mismatch", "The model does another task", ("task", "route")),
-    errors.Unauthorised: Problem(401, "unauthorised", "A key is needed"),
-    errors.Forbidden: Problem(403, "forbidden", "The key may not do this"),
-    errors.Overloaded: Problem(429, "overloaded", "The server is at its limit", ("retry_after_s", "queue_depth")),
-    errors.RateLimited: Problem(429, "rate-limited", "The key is at its limit", ("retry_after_s",)),
-    errors.NotReady: Problem(503, "not-ready", "The server is starting", ("retry_after_s",)),
-    errors.Draining: Problem(503, "draining", "The server is stopping", ("retry_after_s",)),
-    errors.DeadlineExceeded: Problem(504, "deadline-exceeded", "The deadline passed", ("stage",)),
     Exception: INTERNAL,
 }
 

@@ -6,11 +6,11 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, StrictInt, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, Strict, StrictInt, ValidationError, model_validator
 
 from bitgear.bits import MASTER_BITS, MIN_BITS
 from bitgear.checkpoint import is_model_name
-from server.settings import PolicyName, SettingsError
+from server.settings import DEFAULT_MARGIN, Margin, PolicyName, SettingsError, SloMs
 
 SLO_FACTOR = 5
 LEAST_SLO_MS = 20
@@ -48,9 +48,9 @@ class Profile(BaseModel):
     ceiling: Width = MASTER_BITS
     threads: Annotated[StrictInt, Field(ge=1, le=1024)] | None = None
     memory_bytes: Annotated[StrictInt, Field(ge=0)] | None = None
-    slo_ms: Annotated[float, Field(gt=0, le=3_600_000, strict=True)] | None = None
+    slo_ms: Annotated[SloMs, Strict()] | None = None
     policy: PolicyName = "look-ahead"
-    margin: Annotated[float, Field(ge=0, le=1, strict=True)] = 0.1
+    margin: Annotated[Margin, Strict()] = DEFAULT_MARGIN
     models: dict[str, ModelRule] = {}
     _of: dict[str, "Profile"] = PrivateAttr(default_factory=dict)
 

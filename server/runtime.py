@@ -1,65 +1,50 @@
-"""What serves: models, the threads that prepare and finish requests, the scheduler between them, and who gets in."""
+"""What serves: models, from their files until they are served no more, and all that requests share."""
 
 import asyncio
 import logging
-import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Generic, TypeVar
-
-import numpy as np
-from numpy.typing import NDArray
-from starlette.types import Receive
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 
 from bitgear.bits import Plan
 from bitgear.checkpoint import Master
 from bitgear.engines import Engine, ModelCache
-from bitgear.kept import Key
-from bitgear.machine import available_cores, cache_folder
+from bitgear.machine import available_cores
 from bitgear.tasks.pictures import decode_picture
-from server import ladder_cache
 from server.admission import Keys, Permits, load_keys
-from server.calls import Pending
-from server.conduct import Conduct, first_conduct
+from server.aside import Aside
+from server.conduct import Conduct
 from server.crew import Crew
 from server.errors import (
     BadParameter,
-    DeadlineExceeded,
     Draining,
     ModelUnusable,
     NotReady,
     RequestError,
     WidthNotOffered,
-    shown,
 )
-from server.exchange import Exchange, ServedAt, Step
 from server.ladder import positions
 from server.latencies import Latencies
-from server.layout import Layout
-from server.measurement import Times, assumed_ladder, measure, measured_ladder, unmeasured_ladder
+from server.layout import Layout, Learn
+from server.measurement import Times, assumed_ladder, measured_ladder, unmeasured_ladder
 from server.metrics import Metrics
 from server.pixels import Pixels
 from server.policies import create_policy
 from server.policies.fixed import Fixed
-from server.policy import Admission, Policy, Waiting, admit, explain
+from server.policy import Policy, admit
 from server.precision import Wish
-from server.problems import RETRY_AFTER_S
-from server.profiles import LEAST_SLO_MS, SLO_FACTOR, Profile
+from server.profiles import Profile
 from server.refresh import Refresh
 from server.registry import Registry, ServedModel
 from server.repository import Entry, Repository, Seen
-from server.scheduler import BatchReport, Job, Scheduler, Served
+from server.requests import Requests
+from server.rules import Rules
+from server.scheduler import BatchReport, Scheduler
 from server.settings import Settings, SettingsError
 from server.tasks import TASKS
 
 CLOSE_TIMEOUT_S = 5.0
-
-ASIDE_S, ASIDE_STEP_S = 0.05, 0.002
-"""How long a call that only measures waits for others to be done, and how often it looks."""
 
 DEFAULT_CACHE_BYTES = 256 << 20
 
@@ -68,44 +53,13 @@ _ONE_PIXEL_PNG = bytes.fromhex(
     "01e527defc0000000049454e44ae426082"
 )
 
-T = TypeVar("T")
-
-Learn = Callable[[Callable[[], bool]], None]
-"""Measures something of the device, and keeps it if what it is given says that nothing has disturbed it."""
-
 _logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Work(Generic[T]):
-    """A request made ready for an engine: what it asks for, its codes, and how an answer is made of the output.
-
-    ``q_image``: int8 (n, 3, H, W); ``finish`` takes the network's output, float32 (n, ...). Both are a worker's work.
-    """
-
-    wish: Wish
-    q_image: NDArray[np.int8]
-    finish: Callable[[NDArray[np.float32]], T]
-
-
-Prepare = Callable[[Callable[[Wish], None]], Work[T]]
-"""Makes a request ready; tells its argument what it asks for as soon as that is known."""
-
-
-@dataclass(frozen=True)
-class Inference(Generic[T]):
-    """The answer to a request, what it was asked at, and the rung that served it."""
-
-    answer: T
-    asked: str
-    served: ServedAt
 
 
 class Runtime:
     """Serves models: made ready by :meth:`warm`, taken out of service by :meth:`drain`, ended by :meth:`close`.
 
-    Requests are prepared, run and finished by the threads of a crew; the event loop does none of that. They compute on
-    no more cores than there are, or than the layout asks for.
+    Its threads compute on no more cores than there are, or than the layout asks for.
 
     Construction raises what is wrong with the settings, and
     :class:`~server.errors.WidthNotOffered` for a profile that leaves a master no width.
@@ -116,18 +70,15 @@ class Runtime:
         settings: Settings,
         repository: Repository,
         masters: Iterable[Master],
-        profiles: Mapping[str, Profile],
-        profile: Profile,
+        rules: Rules,
         engine: Engine,
         layout: Layout,
         metrics: Metrics,
     ) -> None:
         self.settings = settings
-        self.profiles = profiles
-        self.conduct = first_conduct(settings, profile)
-        self.layout = layout
+        self.rules = rules
         self.metrics = metrics
-        self.cache = ModelCache(engine, _cache_bytes(settings, profile))
+        self.cache = ModelCache(engine, _cache_bytes(settings, rules.profile))
         self.models = Registry()
         self.latencies = Latencies()
         self.failure: Exception | None = None
@@ -135,28 +86,24 @@ class Runtime:
         self.measuring = True
         """Whether something of this device is not known yet."""
         self._warm = False
-        self._closed = threading.Event()
-        self._batches = 0
-        self._taking_times = threading.Lock()
         self._changing = asyncio.Lock()
         self._repository = repository
         for master in masters:
             self._serve(self._model_of(master))
-        policy = create_policy(self.conduct.policy, self.conduct.margin)
+        policy = create_policy(rules.conduct.policy, rules.conduct.margin)
         self._check_offered(policy)
         cores = max(available_cores(), layout.workers * layout.threads)
         self._crew = Crew(cores, layout.workers, layout.threads, spare=settings.workers)
         self.scheduler = Scheduler(
             self.cache, policy, self._crew, self._note_batch, self._note_occupied, metrics.note_decision
         )
+        self._aside = Aside(settings, engine, self.scheduler, self._crew, layout.threads)
+        self.requests = Requests(self._crew, self.scheduler, rules)
         self.pixels = Pixels(settings.max_pixels)
-        self.permits = Permits(self.conduct.max_requests, settings.max_bodies_bytes, lambda: self.scheduler.drain_per_s)
+        self.permits = Permits(
+            rules.conduct.max_requests, settings.max_bodies_bytes, lambda: self.scheduler.drain_per_s
+        )
         self.keys = Keys(load_keys(settings.keys))
-
-    @property
-    def profile(self) -> Profile:
-        """The active profile."""
-        return self.profiles[self.conduct.profile]
 
     async def adopt(self, conduct: Conduct) -> None:
         """Behave differently from now on; requests that are queued are served under the new policy.
@@ -166,17 +113,17 @@ class Runtime:
         Raises :class:`~server.errors.BadParameter` for an unknown profile or a policy that no model can follow, and
         :class:`~server.errors.WidthNotOffered` for a profile that leaves a model no width.
         """
-        profile = self._profile_named(conduct.profile, "profile")
+        profile = self.rules.profile_named(conduct.profile, "profile")
         for model in self.models:
             admit(Wish(), model.ladder, profile)
         try:
             policy = create_policy(conduct.policy, conduct.margin)
-            if conduct.policy != self.conduct.policy:  # what was accepted stays so, whichever models have gone since
+            if conduct.policy != self.rules.conduct.policy:  # else it stays accepted, whichever models have gone since
                 self._check_offered(policy)
         except SettingsError as error:
             raise BadParameter(str(error), "policy") from error
         self.scheduler.policy = policy
-        self.conduct = conduct
+        self.rules.conduct = conduct
         self.permits.limit = conduct.max_requests
         if self.settings.cache_bytes is None:
             self.cache.resize(_cache_bytes(self.settings, profile))
@@ -197,13 +144,13 @@ class Runtime:
     def check_ready(self) -> None:
         """Raise :class:`~server.errors.NotReady` or :class:`~server.errors.Draining` unless the server is ready."""
         if self.draining:
-            raise Draining(RETRY_AFTER_S)
+            raise Draining()
         self.check_warm()
 
     def check_warm(self) -> None:
         """Raise :class:`~server.errors.NotReady` while the models are not warm. A draining server still serves."""
         if not self._warm:
-            raise NotReady(RETRY_AFTER_S)
+            raise NotReady()
 
     async def warm(self, learn: Learn | None = None) -> None:
         """Make every model ready, one after the other; ready afterwards. A failure is kept in ``failure``.
@@ -220,16 +167,13 @@ class Runtime:
         self._warm = True
         for model in self.models:
             await self._learn(model)
-        if learn is not None and not self._closed.is_set():
+        if learn is not None:
             await asyncio.to_thread(self._learn_aside, learn)
         self.measuring = False
 
     def _learn_aside(self, learn: Learn) -> None:
         try:
-            with self._taking_times:
-                with self._aside():
-                    before = self._batches
-                learn(lambda: self._batches == before)
+            self._aside.learn(learn)
         except Draining:
             return
         except BaseException:  # nothing that an engine raises beside the traffic may end the server
@@ -239,7 +183,7 @@ class Runtime:
         """Measure a model whose times are not known, beside what it serves, and derive what a policy may choose."""
         try:
             if model.times == "measuring":
-                times = await asyncio.to_thread(self._take_times, model.master)
+                times = await asyncio.to_thread(self._aside.take_times, model.master)
                 async with self._changing:
                     if not self.models.holds(model):
                         return  # it was loaded anew, or unloaded
@@ -256,10 +200,11 @@ class Runtime:
     def drain(self) -> None:
         """Declare the server not ready for good; it goes on serving. Does not block: signal handlers may call it."""
         self.draining = True
+        self._aside.stop()
 
     def close(self) -> None:
         """Take no more work; a batch that runs is finished by its worker."""
-        self._closed.set()
+        self._aside.stop()
         self.scheduler.close()
         self._crew.close(CLOSE_TIMEOUT_S)
 
@@ -277,21 +222,21 @@ class Runtime:
 
     async def _load(self, name: str) -> ServedModel:
         before = self.models.get(name) if name in self.models else None
-        conduct = self.conduct
+        conduct = self.rules.conduct
         model = await asyncio.to_thread(self._open, name, before)
         if model is not before:
             self._check_width(model)  # the profile may be another one by now
             if before is not None:
                 self._retire(before)
             self._serve(model)
-            if self.conduct is not conduct:
+            if self.rules.conduct is not conduct:
                 await asyncio.to_thread(self._derive_all)
         return model
 
     def _check_width(self, model: ServedModel) -> None:
         """Forget a model that the profile leaves no width, and raise :class:`~server.errors.WidthNotOffered`."""
         try:
-            admit(Wish(), model.ladder, self.profile)
+            admit(Wish(), model.ladder, self.rules.profile)
         except WidthNotOffered:
             self.cache.discard(model.master)
             raise
@@ -346,7 +291,7 @@ class Runtime:
         try:
             self._warm_model(model)
             if model.times == "measuring":
-                model = self._measured(master, self._take_times(master))
+                model = self._measured(master, self._aside.take_times(master))
             self._derive(model)
         except Draining:
             self.cache.discard(master)
@@ -365,151 +310,13 @@ class Runtime:
         self.latencies.forget(model.name)
         self.metrics.remove_model(model.name, model.version, model.master.task)
 
-    def profile_of(self, wish: Wish) -> Profile:
-        """Return the profile that a wish names, or the active one; raise :class:`~server.errors.BadParameter`."""
-        return self.profile if wish.profile is None else self._profile_named(wish.profile, "device_profile")
-
-    def _profile_named(self, name: str, parameter: str) -> Profile:
-        profile = self.profiles.get(name)
-        if profile is None:
-            known = ", ".join(sorted(self.profiles))
-            raise BadParameter(f"{parameter} {shown(name)} is unknown; known are {known}", parameter)
-        return profile
-
     def resident_bytes(self, model: ServedModel) -> Mapping[Plan, int]:
         """Return the bytes of derived weights in memory, by plan."""
         return self.cache.resident(model.master)
 
-    async def infer(
-        self, model: ServedModel, wish: Wish, prepare: Prepare[T], exchange: Exchange, receive: Receive
-    ) -> Inference[T]:
-        """Return the answer to a request whose body has ended.
-
-        ``wish``: what is known of it so far, for its deadline; that of the prepared work counts. ``prepare`` runs in a
-        thread; it passes the whole wish to its argument before it decodes, and lets through what that raises. The time
-        each phase took, and which rung served, goes to ``exchange``. ``receive`` tells whether the client is still
-        there.
-
-        Raises what ``prepare`` and the engine raise, :class:`~server.errors.WidthNotOffered`,
-        :class:`~server.errors.DeadlineExceeded`, :class:`~server.errors.Draining`, and
-        :class:`~server.body.ClientGone`.
-        """
-        pending: Pending[_Done[T]] = Pending(self._expires_s(wish, exchange))
-        request = _Request(pending, model, exchange, prepare, time.monotonic())
-        known = self._waiting(request, wish, _anything(model))
-        if model.refresh is not None and self.scheduler.crowded_out(model, known, self.conduct.margin):
-            raise DeadlineExceeded("queue")
-        done = await pending.wait(receive, lambda: self._crew.errand(lambda: self._prepare(request, wish), known))
-        exchange.steps = done.steps
-        exchange.served = done.inference.served
-        return done.inference
-
-    def _prepare(self, request: "_Request[T]", wish: Wish) -> None:
-        """Make a request ready and queue it. An errand of the crew."""
-        job = None if request.pending.gone else self._job(request, wish)
-        if job is not None:
-            request.pending.attach(job)
-            self.scheduler.submit(job)
-
-    def _job(self, request: "_Request[T]", wish: Wish) -> Job | None:
-        """Return what a request is to the scheduler; None, and the request has failed, if it cannot be made ready."""
-        pending, model, exchange = request.pending, request.model, request.exchange
-        try:
-            began_s, computed_s = time.monotonic(), time.thread_time()
-            work = request.prepare(lambda whole: self._check_hope(request, whole))
-            exchange.asked = work.wish.asked
-            admission = self._admission(request, work.wish)
-            expires_s = self._expires_s(work.wish, exchange)
-            if work.wish.deadline_ms != wish.deadline_ms:  # it stood in the body
-                pending.expire_at(expires_s)
-            ended_s = time.monotonic()
-            prepared = _Prepared(work, admission, began_s, ended_s)
-            return Job(
-                model=model,
-                q_image=work.q_image,
-                waiting=self._waiting(request, work.wish, admission, len(work.q_image)),
-                expires_s=expires_s,
-                ready_s=time.thread_time() - computed_s,  # without what it waited for others
-                deliver=lambda outcome: self._deliver(request, prepared, outcome),
-            )
-        except Exception as error:
-            pending.fail(error)
-            return None
-
-    def _check_hope(self, request: "_Request[T]", wish: Wish) -> None:
-        """Raise :class:`~server.errors.DeadlineExceeded` if it is known before a picture is decoded that it is late."""
-        model = request.model
-        if wish.deadline_ms is None or model.refresh is None:
-            return  # nothing is promised, or times are assumed
-        newcomer = self._waiting(request, wish, self._admission(request, wish))
-        if self.scheduler.hopeless(model, newcomer, self.conduct.margin):
-            raise DeadlineExceeded("queue")
-
-    def _admission(self, request: "_Request[T]", wish: Wish) -> Admission:
-        return admit(wish, request.model.ladder, self.profile_of(wish))
-
-    def _waiting(self, request: "_Request[T]", wish: Wish, admission: Admission, images: int = 1) -> Waiting:
-        profile = self.profile_of(wish)
-        within_s = self.slo_s(request.model, profile) if wish.deadline_ms is None else wish.deadline_ms / 1000
-        within_s = min(within_s, self.conduct.max_deadline_s)  # one that nobody waits for would stand behind all others
-        request.exchange.target_s = within_s
-        return Waiting(
-            deadline_s=request.exchange.started_s + within_s,
-            allowed=admission.allowed,
-            hard=wish.deadline_ms is not None,
-            priority=wish.priority,
-            images=images,
-            pinned=admission.pinned,
-        )
-
-    def _expires_s(self, wish: Wish, exchange: Exchange) -> float:
-        longest_s = self.conduct.max_deadline_s
-        within_s = longest_s if wish.deadline_ms is None else min(wish.deadline_ms / 1000, longest_s)
-        return exchange.started_s + within_s
-
-    def slo_s(self, model: ServedModel, profile: Profile) -> float:
-        """Return the time in which a request without a deadline should be answered."""
-        slo_ms = profile.slo_ms if self.conduct.slo_ms is None else self.conduct.slo_ms
-        if slo_ms is None:
-            slo_ms = max(SLO_FACTOR * model.ladder.rungs[0].latency_ms(1), LEAST_SLO_MS)
-        return slo_ms / 1000
-
-    def _deliver(self, request: "_Request[T]", prepared: "_Prepared[T]", outcome: Served | Exception) -> None:
-        """Pass on what became of a job. Runs on an engine worker's thread."""
-        if isinstance(outcome, Exception):
-            request.pending.fail(outcome)
-            return
-        self._finish(request, prepared, outcome)
-
-    def _finish(self, request: "_Request[T]", prepared: "_Prepared[T]", served: Served) -> None:
-        """Make the answer of what the network gave."""
-        if request.pending.gone:
-            return
-        delivered_s = time.monotonic()
-        try:
-            answer = prepared.work.finish(served.output)
-        except Exception as error:
-            request.pending.fail(error)
-            return
-        post_s = time.monotonic() - delivered_s
-        choice = explain(prepared.admission, served.position, served.reason)
-        at = ServedAt(served.rung, choice.source, choice.reason, served.batch_images)
-        began_s, queued_s = prepared.began_s, prepared.ended_s
-        taken_s = queued_s + served.queue_ms / 1000
-        derived_s = taken_s + served.switch_ms / 1000
-        steps = (
-            Step("queue", request.made_s, began_s - request.made_s),
-            Step("decode", began_s, queued_s - began_s),
-            Step("queue", queued_s, taken_s - queued_s),
-            Step("switch", taken_s, derived_s - taken_s),
-            Step("infer", derived_s, served.infer_ms / 1000),
-            Step("post", delivered_s, post_s),
-        )
-        request.pending.resolve(_Done(Inference(answer, prepared.work.wish.asked, at), steps))
-
     def _note_batch(self, report: BatchReport) -> None:
         """Record an engine call. Runs on the thread of its worker, before anybody has an answer of it."""
-        self._batches += 1
+        self._aside.note_call()
         if self.models.holds(report.model):
             self.latencies.note(report.model.name, report.rung.precision, report.images, report.infer_ms)
         self.metrics.finish_batch(report)
@@ -522,7 +329,7 @@ class Runtime:
 
     def _model_of(self, master: Master) -> ServedModel:
         model = ServedModel(master, assumed_ladder(master, self.settings.max_batch))
-        admit(Wish(), model.ladder, self.profile)  # refuses what the profile leaves no width
+        admit(Wish(), model.ladder, self.rules.profile)  # refuses what the profile leaves no width
         return model
 
     def _serve(self, model: ServedModel) -> None:
@@ -547,15 +354,15 @@ class Runtime:
         faster, so that nothing is degraded for times that nobody knows, until they are measured.
         """
         master, task = model.master, TASKS[model.master.task]
-        rung = model.ladder.rungs[admit(Wish(), model.ladder, self.profile).preferred]
+        rung = model.ladder.rungs[admit(Wish(), model.ladder, self.rules.profile).preferred]
         picture = decode_picture(_ONE_PIXEL_PNG)  # loads the codecs too
         q_image, place = task.preprocess(picture, master.input)
         derived = self.cache.get(master, rung.plan)
         output = derived.run(q_image)
         task.postprocess(output[0], place, master.labels, master.input, task.options({}, master.labels))
         if self.settings.measure_s > 0:
-            times = ladder_cache.read(self._kept, self._ladder_key(master))
-            if times is not None and times.lines.keys() == master.precisions.keys():
+            times = self._aside.kept_times(master)
+            if times is not None:
                 self._give(model, times)
                 return
             began_s = time.perf_counter()
@@ -566,8 +373,8 @@ class Runtime:
 
     def _derive(self, model: ServedModel) -> None:
         """Have resident what a policy may choose: a change of precision must not wait for a derivation."""
-        if not self.conduct.policy.startswith("fixed"):
-            for index in positions(admit(Wish(), model.ladder, self.profile).allowed):
+        if not self.rules.conduct.policy.startswith("fixed"):
+            for index in positions(admit(Wish(), model.ladder, self.rules.profile).allowed):
                 self.cache.get(model.master, model.ladder.rungs[index].plan)
 
     def _derive_all(self) -> None:
@@ -576,39 +383,6 @@ class Runtime:
                 self._derive(model)
             except Exception:
                 _logger.exception("the precisions of %s that may be chosen now cannot all be derived", model.name)
-
-    def _take_times(self, master: Master) -> Times:
-        """Measure what the precisions of a master take, and keep it unless other work disturbed it.
-
-        Measurements, of whatever, come one after the other: they would disturb one another, and not know.
-        """
-        settings, engine = self.settings, self.cache.engine
-        with self._taking_times:
-            before = self._batches
-            times = measure(
-                master,
-                lambda plan: engine.derive(master, plan),
-                settings.max_batch,
-                settings.measure_s,
-                turn=self._aside,
-            )
-            if self._batches == before:
-                ladder_cache.write(self._kept, self._ladder_key(master), times)
-        return times
-
-    @contextmanager
-    def _aside(self) -> Iterator[None]:
-        """Hold cores for a call that nobody waits for, when nothing else wants them, or after a moment all the same.
-
-        Raises :class:`~server.errors.Draining` once the server ends.
-        """
-        until_s = time.monotonic() + ASIDE_S
-        while self.scheduler.busy and time.monotonic() < until_s:
-            self._closed.wait(ASIDE_STEP_S)
-        if self.draining or self._closed.is_set():
-            raise Draining(RETRY_AFTER_S)
-        with self._crew.hold(self.layout.threads):
-            yield
 
     def _measured(self, master: Master, times: Times) -> ServedModel:
         model = ServedModel(master, measured_ladder(master, times, self.settings.max_batch))
@@ -622,45 +396,6 @@ class Runtime:
         for rung in model.ladder.rungs:
             said = f"pruned, for {rung.reason}" if rung.pruned else f"{rung.latency_ms(1):.2f} ms"
             _logger.info("%s at precision %s: %s", model.name, rung.precision, said)
-
-    @property
-    def _kept(self) -> Path:
-        return self.settings.ladders or cache_folder()
-
-    def _ladder_key(self, master: Master) -> Key:
-        return ladder_cache.device_key(
-            master, self.cache.engine, self.layout.threads, self.settings.max_batch, available_cores()
-        )
-
-
-@dataclass(eq=False, slots=True)
-class _Request(Generic[T]):
-    """One request on its way through the threads."""
-
-    pending: "Pending[_Done[T]]"
-    model: ServedModel
-    exchange: Exchange
-    prepare: Prepare[T]
-    made_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class _Prepared(Generic[T]):
-    work: Work[T]
-    admission: Admission
-    began_s: float
-    ended_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class _Done(Generic[T]):
-    inference: Inference[T]
-    steps: Sequence[Step]
-
-
-def _anything(model: ServedModel) -> Admission:
-    """Return the admission of a request that has yet to say what it wants."""
-    return Admission(model.ladder.all_rungs, 0, "default", "default", pinned=False)
 
 
 def _call_soon(loop: asyncio.AbstractEventLoop, call: Callable[..., object], *arguments: object) -> None:

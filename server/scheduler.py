@@ -10,7 +10,8 @@ what it held, and goes on.
 **Order.** That of :attr:`~server.policy.Waiting.order_s`: the earliest deadline first, priority being a head start. The
 order of two requests never changes, and whoever waits gets ahead of all newcomers in the end. One exception: while
 requests that set no deadline are late, those that set one, or have priority and are not late, are served first, for an
-aim that is missed is no reason to miss a promise; but for every :data:`LATE_TURN`-th batch. So nobody starves.
+aim that is missed is no reason to miss a promise; but for every
+:data:`~server.turns.LATE_TURN`-th batch. So nobody starves.
 """
 
 import bisect
@@ -28,14 +29,12 @@ from numpy.typing import NDArray
 
 from bitgear.engines import DerivedModel, ModelCache
 from server.crew import Crew
-from server.errands import LATE_TURN
 from server.errors import DeadlineExceeded, Draining
 from server.ladder import Ladder, Rung, positions
-from server.policies.batches import hopeless
-from server.policies.lookahead import LOOKED_AT
+from server.policies.batches import LOOKED_AT, hopeless
 from server.policy import Dispatch, Load, Policy, Reason, Waiting
-from server.problems import RETRY_AFTER_S
 from server.registry import ServedModel
+from server.turns import Turns
 
 ARRIVALS = 64
 """How many recent arrivals tell their rate."""
@@ -187,7 +186,7 @@ class Scheduler:
         self._lanes: weakref.WeakKeyDictionary[ServedModel, _Lane] = weakref.WeakKeyDictionary()
         self._running: list[_Batch | None] = [None] * crew.workers
         self._job_s = 0.0
-        self._gave_way = 0
+        self._turns = Turns()
         self._closing = False
         crew.calls(self._work)
 
@@ -253,7 +252,7 @@ class Scheduler:
                 bisect.insort(lane.jobs, job, key=_order)
                 self._crew.want(self._is_due())
                 return
-        job.settle(Draining(RETRY_AFTER_S))
+        job.settle(Draining())
 
     def close(self) -> None:
         """Refuse what waits, and what is submitted from now on; batches that run are finished by the crew."""
@@ -262,7 +261,7 @@ class Scheduler:
             waiting = [job for lane in self._lanes.values() for job in lane.jobs]
             self._lanes.clear()
         for job in waiting:
-            job.settle(Draining(RETRY_AFTER_S))
+            job.settle(Draining())
 
     def _is_due(self) -> bool:
         """Return whether engine calls should not wait for what is still to be made ready."""
@@ -347,11 +346,7 @@ class Scheduler:
             for model, lane, jobs in waiting
             if any(job.waiting.goes_first(now_s) for job in jobs)
         ]
-        if not first or self._gave_way == LATE_TURN - 1:
-            self._gave_way = 0
-            return waiting
-        self._gave_way += 1
-        return first
+        return first if self._turns.gives_way(bool(first)) else waiting
 
     def _decide(
         self, slot: int, ladder: Ladder, lane: _Lane, queue: Sequence[Job], now_s: float

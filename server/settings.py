@@ -18,6 +18,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from bitgear.bits import PLAN_NAME_PATTERN
 from bitgear.engines.registry import KERNEL_VARIABLE
 from bitgear.errors import BitgearError
 from bitgear.machine import available_cores
@@ -35,23 +36,28 @@ _SECRET = ("admin_key",)
 _SERVICE_LINK = re.compile(r"BITGEAR_(SERVICE_(HOST|PORT(_\w+)?)|PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?)")
 """What Kubernetes, and Docker's links, put into the environment of whoever runs beside a service named ``bitgear``."""
 
-
-_POLICY = re.compile(r"(look-ahead|slackfit|fixed(-([2-8]|[a-z][a-z0-9.-]{0,31}))?)")
+POLICY = re.compile(rf"(look-ahead|slackfit|fixed(-([2-8]|{PLAN_NAME_PATTERN}))?)")
+KNOWN_POLICIES = "known are look-ahead, slackfit, fixed, and fixed-PRECISION such as fixed-4"
 
 
 def _known_policy(name: object) -> object:
-    if isinstance(name, str) and not _POLICY.fullmatch(name):
-        raise PydanticCustomError(
-            "policy", "known are look-ahead, slackfit, fixed, and fixed-PRECISION such as fixed-4"
-        )
+    if isinstance(name, str) and not POLICY.fullmatch(name):
+        raise PydanticCustomError("policy", KNOWN_POLICIES)
     return name
 
 
 PolicyName = Annotated[
-    str, BeforeValidator(_known_policy), WithJsonSchema({"type": "string", "pattern": f"^{_POLICY.pattern}$"})
+    str, BeforeValidator(_known_policy), WithJsonSchema({"type": "string", "pattern": f"^{POLICY.pattern}$"})
 ]
 """The name of a policy; see :func:`server.policies.create_policy`."""
 
+Margin = Annotated[float, Field(ge=0, le=1)]
+"""By what share a policy takes latencies to be longer than they were measured."""
+
+DEFAULT_MARGIN = 0.1
+
+SloMs = Annotated[float, Field(gt=0, le=3_600_000)]
+"""In what time a request without a deadline of its own should be answered."""
 
 _KEY = re.compile(r"[!-~]([ -~]*[!-~])?")
 
@@ -99,12 +105,10 @@ class Settings(BaseSettings):
     policy: PolicyName | None = Field(
         None, description="who chooses the precision of a batch: look-ahead, slackfit, fixed; none: the profile"
     )
-    margin: float | None = Field(
-        None, ge=0, le=1, description="share by which times are taken to be longer than measured; none: the profile"
+    margin: Margin | None = Field(
+        None, description="share by which times are taken to be longer than measured; none: the profile"
     )
-    slo_ms: float | None = Field(
-        None, gt=0, le=3_600_000, description="in what time a request should be answered; none: the profile"
-    )
+    slo_ms: SloMs | None = Field(None, description="in what time a request should be answered; none: the profile")
     measure_s: float = Field(
         2.0, ge=0, le=600, description="time to measure the precisions of a model; 0: times are assumed, not measured"
     )

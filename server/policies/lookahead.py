@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from server.ladder import Ladder
 from server.policies.batches import (
+    LOOKED_AT,
     allowed_of,
     crowd,
     deadline_of,
@@ -30,10 +31,6 @@ BURSTINESS = 8.0
 
 PIECES = 10
 """A long queue is looked at in about so many pieces."""
-
-LOOKED_AT = 50
-"""Of a queue of twice this or more, every second request is looked at, every third of three times this, and so on: each
-stands for those behind it."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +58,7 @@ class LookAhead:
     what they take, one with more time would not get.
     """
 
-    margin: float = 0.1
+    margin: float
 
     @property
     def name(self) -> str:

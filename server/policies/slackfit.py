@@ -23,7 +23,7 @@ class SlackFit:
     what it names if its own slack bears that, whatever else is late.
     """
 
-    margin: float = 0.1
+    margin: float
 
     @property
     def name(self) -> str:

@@ -12,7 +12,8 @@ from server.exchange import Exchange, ServedAt, exchange_of
 from server.metrics import Metrics
 from server.precision import PRECISION_HEADER, SOURCE_HEADER, VARY, Wish, to_wish
 from server.registry import ServedModel
-from server.runtime import Inference, Runtime, Work
+from server.requests import Inference, Work
+from server.runtime import Runtime
 from server.tasks import Task
 
 Body = TypeVar("Body")
@@ -65,15 +66,17 @@ async def serve(
     wish to its last argument before it decodes.
     """
     exchange = exchange_of(request.scope)
-    exchange.target_s = runtime.slo_s(model, runtime.profile)
+    exchange.target_s = runtime.rules.slo_s(model, runtime.rules.profile)
     with runtime.permits.one() as permit:
         controls = read_controls(task.controls, request.scope["headers"], request.scope["query_string"])
         wish = to_wish(controls)
         exchange.asked = wish.asked
-        runtime.profile_of(wish)
+        runtime.rules.profile_of(wish)
         task.options(controls, model.master.labels)
         body = await receive(permit.add)
-        return await runtime.infer(model, wish, lambda known: prepare(body, controls, known), exchange, request.receive)
+        return await runtime.requests.infer(
+            model, wish, lambda known: prepare(body, controls, known), exchange, request.receive
+        )
 
 
 def timing_ms(exchange: Exchange) -> Mapping[str, float]:

@@ -1,7 +1,6 @@
 """Health probes and metrics."""
 
 from fastapi import APIRouter, Response
-from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from server import answers, errors
@@ -17,7 +16,7 @@ def operations_routes(runtime: Runtime, metrics: Metrics) -> APIRouter:
     @router.get("/v2/health/live", response_model=answers.Health, responses=documented())
     async def live() -> Response:
         """Answer as long as the process can."""
-        return JSONResponse({"status": "live", "live": True})
+        return answers.json_response({"status": "live", "live": True})
 
     @router.get(
         "/v2/health/ready",
@@ -27,7 +26,7 @@ def operations_routes(runtime: Runtime, metrics: Metrics) -> APIRouter:
     async def ready() -> Response:
         """Answer 200 once all models are loaded and warm, until the server begins to stop."""
         runtime.check_ready()
-        return JSONResponse({"status": "ready", "live": True, "ready": True, "measuring": runtime.measuring})
+        return answers.json_response({"status": "ready", "live": True, "ready": True, "measuring": runtime.measuring})
 
     @router.get(
         "/metrics",

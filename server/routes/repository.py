@@ -6,42 +6,26 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from server import answers, errors
-from server.admission import check_admin
-from server.answers import to_json
-from server.body import JSON, receive_body
+from server.answers import json_response
 from server.errors import BadParameter, BadRequest, shown
 from server.openapi import WITH_KEY, json_request, model_request, object_schema
 from server.problems import documented
 from server.registry import ServedModel
 from server.repository import Entry
+from server.routes.admin import BODY_ERRORS, read_body
 from server.runtime import Runtime
 from server.strict_json import parse_json
 
-LIMIT_BYTES = 65_536
-
-_ERRORS = (
-    errors.BadRequest,
-    errors.BadParameter,
-    errors.Unauthorised,
-    errors.Forbidden,
-    errors.BodyTimeout,
-    errors.BodyTooLarge,
-    errors.MediaTypeNotAccepted,
-)
-_MODEL_ERRORS = (*_ERRORS, errors.UnknownModel, errors.NotReady, errors.Draining)
+_MODEL_ERRORS = (*BODY_ERRORS, errors.UnknownModel, errors.NotReady, errors.Draining)
 
 
 def repository_routes(runtime: Runtime) -> APIRouter:
     """Return the routes under ``/v2/repository``."""
     router = APIRouter(prefix="/v2/repository")
-    secret = runtime.settings.admin_key
-    admin_key = None if secret is None else secret.get_secret_value()
 
     async def read(request: Request) -> dict[str, Any]:
         """Return the JSON object in the body of a request of whoever may do this; nothing counts as an empty one."""
-        headers = request.scope["headers"]
-        check_admin(admin_key, headers)
-        body = await receive_body(headers, request.receive, LIMIT_BYTES, runtime.settings.body_timeout_s)
+        body = await read_body(request, runtime)
         document = parse_json(body) if body.strip() else {}
         if not isinstance(document, dict):
             raise BadRequest("the body must be a JSON object, or nothing")
@@ -50,7 +34,7 @@ def repository_routes(runtime: Runtime) -> APIRouter:
     @router.post(
         "/index",
         response_model=list[answers.RepositoryEntry],
-        responses=documented(*_ERRORS),
+        responses=documented(*BODY_ERRORS),
         openapi_extra={
             **json_request(object_schema({"ready": {"type": "boolean"}}), required=False),
             "security": WITH_KEY,
@@ -64,7 +48,7 @@ def repository_routes(runtime: Runtime) -> APIRouter:
         if not isinstance(ready, bool):
             raise BadRequest(f"ready is {shown(ready)}; expected true or false")
         entries = [] if ready else await runtime.repository_entries()
-        return Response(to_json(_listed(list(runtime.models), entries)), media_type=JSON)
+        return json_response(_listed(list(runtime.models), entries))
 
     @router.post(
         "/models/{model}/load",
@@ -76,7 +60,7 @@ def repository_routes(runtime: Runtime) -> APIRouter:
         """Serve a model as its file is now, in place of the one of its name; that one serves until then."""
         _take_parameters(await read(request), ())
         model = await runtime.load(request.path_params["model"])
-        return Response(to_json({"name": model.name, "version": model.version}), media_type=JSON)
+        return json_response({"name": model.name, "version": model.version})
 
     @router.post(
         "/models/{model}/unload",
@@ -95,7 +79,7 @@ def repository_routes(runtime: Runtime) -> APIRouter:
             raise BadParameter("unload_dependents must be true or false", "unload_dependents")
         name = request.path_params["model"]
         await runtime.unload(name)
-        return Response(to_json({"name": name}), media_type=JSON)
+        return json_response({"name": name})
 
     return router
 

@@ -23,8 +23,9 @@ from server.pixels import Pixels
 from server.precision import Wish, to_wish
 from server.problems import documented
 from server.registry import ServedModel
+from server.requests import Inference, Work
 from server.routes.inference import REFUSALS, answer_headers, begin, serve, timing_ms
-from server.runtime import Inference, Runtime, Work
+from server.runtime import Runtime
 from server.tasks import TASKS, Task
 
 _PATH = "/v1/models/{model}/{task}"
@@ -40,7 +41,7 @@ def v1_routes(runtime: Runtime, endpoints: Mapping[tuple[str, str], Endpoint]) -
     @router.get("/v1/models", response_model=answers.ModelList, responses=documented())
     async def list_models() -> Response:
         """List the served models."""
-        return _json({"models": [_summary(model) for model in runtime.models]})
+        return answers.json_response({"models": [_summary(model) for model in runtime.models]})
 
     @router.get(
         "/v1/models/{model}",
@@ -52,7 +53,7 @@ def v1_routes(runtime: Runtime, endpoints: Mapping[tuple[str, str], Endpoint]) -
         """Describe one model."""
         model = runtime.models.get(request.path_params["model"])
         master = model.master
-        return _json(
+        return answers.json_response(
             {
                 **_summary(model),
                 "labels": list(master.labels),
@@ -69,7 +70,7 @@ def v1_routes(runtime: Runtime, endpoints: Mapping[tuple[str, str], Endpoint]) -
     )
     async def describe_ladder(request: Request) -> Response:
         """Describe the precisions of one model on this device: accuracy, memory and latency as measured."""
-        return _json(_ladder(runtime, runtime.models.get(request.path_params["model"])))
+        return answers.json_response(_ladder(runtime, runtime.models.get(request.path_params["model"])))
 
     return router
 
@@ -193,7 +194,7 @@ def _ladder(runtime: Runtime, model: ServedModel) -> dict[str, Any]:
     return {
         "model": model.name,
         "engine": runtime.cache.engine.name,
-        "profile": runtime.profile.name,
+        "profile": runtime.rules.profile.name,
         "times": model.times,
         "rungs": [_rung(runtime, model, rung, resident_bytes.get(rung.plan)) for rung in model.ladder.rungs],
     }
@@ -202,7 +203,7 @@ def _ladder(runtime: Runtime, model: ServedModel) -> dict[str, Any]:
 def _rung(runtime: Runtime, model: ServedModel, rung: Rung, resident_bytes: int | None) -> dict[str, Any]:
     measured = model.master.metrics(rung.precision)
     latency = runtime.latencies.of(model.name, rung.precision)
-    reason = runtime.profile.of(model.name).excludes(rung.mean_bits)
+    reason = runtime.rules.profile.of(model.name).excludes(rung.mean_bits)
     return {
         "precision": rung.said,
         "mean_bits": round(rung.mean_bits, 4),
@@ -218,7 +219,3 @@ def _rung(runtime: Runtime, model: ServedModel, rung: Rung, resident_bytes: int 
         if latency is None
         else {"p50": round(latency.p50_ms, 3), "p99": round(latency.p99_ms, 3), "count": latency.count},
     }
-
-
-def _json(content: object) -> Response:
-    return Response(answers.to_json(content), media_type=JSON)

@@ -22,8 +22,9 @@ from server.pixels import Pixels
 from server.precision import MAX_DEADLINE_MS, Wish, to_wish
 from server.problems import documented
 from server.registry import ServedModel
+from server.requests import Inference, Work
 from server.routes.inference import REFUSALS, answer_headers, begin, serve, timing_ms
-from server.runtime import Inference, Runtime, Work
+from server.runtime import Runtime
 from server.signature import INPUT, describe_tensors, make_outputs, resolve_outputs, to_network
 from server.tasks import TASKS
 from server.tensors import HEADER_LENGTH, header_length, open_request, word_outputs
@@ -45,12 +46,12 @@ def v2_routes(runtime: Runtime, infer: Endpoint) -> APIRouter:
     @router.get("/v2", response_model=answers.ServerMetadata, responses=documented())
     async def describe_server() -> Response:
         """Describe the server: its name, its version and the protocol's extensions that it has."""
-        return _json({"name": "bitgear", "version": __version__, "extensions": EXTENSIONS})
+        return answers.json_response({"name": "bitgear", "version": __version__, "extensions": EXTENSIONS})
 
     @router.get("/v2/models", response_model=answers.ModelNames, responses=documented())
     async def list_names() -> Response:
         """List the names of the served models."""
-        return _json({"models": runtime.models.names})
+        return answers.json_response({"models": runtime.models.names})
 
     for suffix in ("", VERSION_PATH):
         _add_model_routes(router, "/v2/models/{model}" + suffix, runtime, infer)
@@ -70,7 +71,7 @@ def _add_model_routes(router: APIRouter, path: str, runtime: Runtime, infer: End
     )
     async def describe_model(request: Request) -> Response:
         """Describe the tensors of a model."""
-        return _json(_metadata(_served(runtime, request)))
+        return answers.json_response(_metadata(_served(runtime, request)))
 
     @router.get(
         path + "/ready",
@@ -83,7 +84,7 @@ def _add_model_routes(router: APIRouter, path: str, runtime: Runtime, infer: End
         """Answer 200 while a model can be asked."""
         model = _served(runtime, request)
         runtime.check_ready()
-        return _json({"name": model.name, "ready": True})
+        return answers.json_response({"name": model.name, "ready": True})
 
     router.add_api_route(
         path + "/infer",
@@ -224,7 +225,3 @@ def _answer(model: ServedModel, inference: Inference[_Answer], exchange: Exchang
         return Response(document, 200, headers, JSON)
     headers[HEADER_LENGTH] = str(len(document))
     return Response(document + answer.binary, 200, headers, OCTETS)
-
-
-def _json(content: object) -> Response:
-    return Response(answers.to_json(content), media_type=JSON)

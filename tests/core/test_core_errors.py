@@ -6,6 +6,7 @@ import re
 import pytest
 
 from bitgear import errors
+from tests.drawn import drawn_tree
 
 CLASSES = [cls for _, cls in inspect.getmembers(errors, inspect.isclass) if cls.__module__ == errors.__name__]
 
@@ -29,19 +30,6 @@ def test_every_class_states_its_code_and_is_drawn(cls: type[errors.BitgearError]
 
 
 def test_the_drawn_tree_has_the_real_parents() -> None:
-    stack: list[tuple[int, str]] = []
-    drawn: dict[str, str] = {}
-    for line in (errors.__doc__ or "").splitlines():
-        names = re.match(r"^(\s*[│├└─ ]*)([A-Z]\w+(?: / [A-Z]\w+)*)", line)
-        if names is None or "──" not in line:
-            if line.strip() == "BitgearError":
-                stack = [(line.index("B"), "BitgearError")]
-            continue
-        depth = len(names.group(1))
-        while stack[-1][0] >= depth:
-            stack.pop()
-        for name in names.group(2).split(" / "):
-            drawn[name] = stack[-1][1]
-        stack.append((depth, names.group(2).split(" / ")[0]))
-    real = {cls.__name__: cls.__base__.__name__ for cls in CLASSES if cls is not errors.BitgearError}
-    assert drawn == real
+    assert drawn_tree(errors.__doc__) == {
+        cls.__name__: cls.__base__.__name__ for cls in CLASSES if cls is not errors.BitgearError
+    }

@@ -1,7 +1,8 @@
 """Errands: whose turn it is."""
 
-from server.errands import LATE_TURN, Errands
+from server.errands import Errands
 from server.policy import Waiting
+from server.turns import LATE_TURN
 
 
 def other(order_s: float) -> Waiting:

@@ -7,7 +7,6 @@ import pytest
 from bitgear.engines.numpy import NumpyEngine
 from bitgear.machine import cache_folder
 from server import ladder_cache
-from server.layout import Layout
 from server.measurement import Line, Times
 from tests.masters import tiny_master
 
@@ -89,14 +88,3 @@ def test_the_default_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     monkeypatch.setattr("sys.platform", "win32")
     monkeypatch.setenv("LOCALAPPDATA", "/local")
     assert cache_folder() == Path("/local/bitgear/Cache")
-
-
-def test_a_layout_is_kept_like_a_ladder(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    assert ladder_cache.read_layout(tmp_path, KEY) is None
-    ladder_cache.write_layout(tmp_path, KEY, Layout(2, 1))
-    assert ladder_cache.read_layout(tmp_path, KEY) == Layout(2, 1)
-    assert ladder_cache.read_layout(tmp_path, {**KEY, "cores": 8}) is None
-    (path,) = tmp_path.glob("layouts/*.json")
-    path.write_text(path.read_text().replace('"threads": 1', '"threads": 0'))
-    assert ladder_cache.read_layout(tmp_path, KEY) is None
-    assert "measured anew" in caplog.text

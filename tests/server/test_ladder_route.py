@@ -20,7 +20,7 @@ def test_an_active_profile_bounds_every_request(tmp_path: Path) -> None:
         server.refused(answer, 422, "width-not-offered", offered_precisions=[4, 3, 2])
 
 
-def testpercentiles_are_of_the_nearest_rank() -> None:
+def test_percentiles_are_of_the_nearest_rank() -> None:
     hundred = [float(n) for n in range(1, 101)]
     assert (percentile(hundred, 50), percentile(hundred, 99)) == (50, 99)
     assert (percentile([7.0], 50), percentile([7.0], 99)) == (7, 7)

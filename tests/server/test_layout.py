@@ -1,7 +1,18 @@
+from pathlib import Path
+
 import pytest
 
 from bitgear.engines import create_engine
-from server.layout import Figures, Layout, choose_layout, first_layout, layouts, measure_layout
+from server.layout import (
+    Figures,
+    Layout,
+    choose_layout,
+    first_layout,
+    layouts,
+    measure_layout,
+    read_layout,
+    write_layout,
+)
 from tests.masters import tiny_master
 from tests.serving import limit_threads, wait_until
 
@@ -61,3 +72,15 @@ def test_where_a_thread_cannot_start_the_others_end(monkeypatch: pytest.MonkeyPa
 def test_what_a_device_begins_with() -> None:
     assert first_layout(4, "throughput") == Layout(4, 1)
     assert first_layout(4, "latency") == Layout(1, 4)
+
+
+def test_a_layout_is_kept_like_a_ladder(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    key = {"master": "digest", "cores": 4}
+    assert read_layout(tmp_path, key) is None
+    write_layout(tmp_path, key, Layout(2, 1))
+    assert read_layout(tmp_path, key) == Layout(2, 1)
+    assert read_layout(tmp_path, {**key, "cores": 8}) is None
+    (path,) = tmp_path.glob("layouts/*.json")
+    path.write_text(path.read_text().replace('"threads": 1', '"threads": 0'))
+    assert read_layout(tmp_path, key) is None
+    assert "measured anew" in caplog.text

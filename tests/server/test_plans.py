@@ -29,6 +29,7 @@ from server.policy import Choice, Load, Waiting, admit, explain
 from server.precision import Wish
 from server.profiles import Profile
 from server.refresh import Refresh
+from server.settings import DEFAULT_MARGIN
 from tests.masters import named_plan, tiny_master
 from tests.server.ladders import ladder_of, plan_rung, with_plans
 from tests.server.test_metrics import families, total
@@ -352,7 +353,7 @@ def test_a_server_at_rest_serves_what_bounds_give_even_if_a_plan_further_down_is
     )
     admission = admit(Wish(ceiling=4), ladder, PLAIN)
     assert allowed(Wish(ceiling=4), ladder=ladder) == ["4", "mixed-3.5", "2"]
-    dispatch = LookAhead().dispatch(ladder, Load(100.0, (Waiting(100.1, admission.allowed),)))
+    dispatch = LookAhead(DEFAULT_MARGIN).dispatch(ladder, Load(100.0, (Waiting(100.1, admission.allowed),)))
     assert explain(admission, dispatch.rung, dispatch.reason) == Choice(1, "request", "ceiling")
 
 

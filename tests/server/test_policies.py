@@ -15,7 +15,7 @@ from server.policies.slackfit import SlackFit
 from server.policy import PRIORITY_HEAD_START_S, Choice, Dispatch, Load, Policy, Waiting, admit, explain
 from server.precision import Wish
 from server.profiles import Profile
-from server.settings import SettingsError
+from server.settings import DEFAULT_MARGIN, SettingsError
 from tests.server.ladders import FAST, flat, ladder_of, plan_rung, with_plans
 
 NAMES = ["look-ahead", "slackfit", "fixed", "fixed-8", "fixed-4", "fixed-2"]
@@ -220,39 +220,41 @@ def test_slackfit_takes_what_the_slack_of_the_first_can_bear() -> None:
 
 def test_look_ahead_is_wide_while_nothing_presses() -> None:
     for slack_ms in (11.5, 50, 1000):
-        assert LookAhead().dispatch(THREE, load_of(queue_of(slack_ms))) == Dispatch(0, (0,), (), "slack")
+        assert LookAhead(DEFAULT_MARGIN).dispatch(THREE, load_of(queue_of(slack_ms))) == Dispatch(0, (0,), (), "slack")
 
 
 def test_look_ahead_narrows_for_the_first_request() -> None:
-    assert LookAhead().dispatch(THREE, load_of(queue_of(8))) == Dispatch(1, (0,), (), "slack")
-    assert LookAhead().dispatch(THREE, load_of(queue_of(5))) == Dispatch(2, (0,), (), "slack")
-    assert LookAhead().dispatch(THREE, load_of(queue_of(3, 50))) == Dispatch(0, (1,), (0,), "slack")
+    assert LookAhead(DEFAULT_MARGIN).dispatch(THREE, load_of(queue_of(8))) == Dispatch(1, (0,), (), "slack")
+    assert LookAhead(DEFAULT_MARGIN).dispatch(THREE, load_of(queue_of(5))) == Dispatch(2, (0,), (), "slack")
+    assert LookAhead(DEFAULT_MARGIN).dispatch(THREE, load_of(queue_of(3, 50))) == Dispatch(0, (1,), (0,), "slack")
 
 
 def test_look_ahead_narrows_for_those_behind() -> None:
     # the first alone has all the time in the world
     queue = queue_of(*[67] * 16)
-    dispatch = LookAhead().dispatch(THREE, load_of(queue))
+    dispatch = LookAhead(DEFAULT_MARGIN).dispatch(THREE, load_of(queue))
     assert (dispatch.rung, dispatch.reason) == (1, "backlog")
-    assert LookAhead().dispatch(THREE, load_of(queue_of(*[45] * 16))).rung == 2
+    assert LookAhead(DEFAULT_MARGIN).dispatch(THREE, load_of(queue_of(*[45] * 16))).rung == 2
     # two workers have the time
-    assert LookAhead().dispatch(THREE, load_of(queue, workers=2)).rung == 0
+    assert LookAhead(DEFAULT_MARGIN).dispatch(THREE, load_of(queue, workers=2)).rung == 0
     # if the other one works
     busy = Load(100.0, queue, workers=2, busy_until_s=(100.0, 100.06))
-    assert LookAhead().dispatch(THREE, busy).rung == 1
+    assert LookAhead(DEFAULT_MARGIN).dispatch(THREE, busy).rung == 1
 
 
 def test_look_ahead_narrows_for_those_to_come() -> None:
     queue = queue_of(*[60] * 5)
-    rungs = [LookAhead().dispatch(THREE, load_of(queue, rate)).rung for rate in (0, 50, 100, 200, 400, 800)]
+    rungs = [
+        LookAhead(DEFAULT_MARGIN).dispatch(THREE, load_of(queue, rate)).rung for rate in (0, 50, 100, 200, 400, 800)
+    ]
     assert rungs == sorted(rungs)
     assert rungs[0] == 0
     assert rungs[-1] > 0
 
 
 def test_look_ahead_leaves_work_for_idle_workers() -> None:
-    assert LookAhead().dispatch(THREE, load_of(queue_of(*[1000] * 4))).members == (0, 1, 2, 3)
-    assert LookAhead().dispatch(THREE, load_of(queue_of(*[1000] * 4), workers=2)).members == (0, 1)
+    assert LookAhead(DEFAULT_MARGIN).dispatch(THREE, load_of(queue_of(*[1000] * 4))).members == (0, 1, 2, 3)
+    assert LookAhead(DEFAULT_MARGIN).dispatch(THREE, load_of(queue_of(*[1000] * 4), workers=2)).members == (0, 1)
 
 
 def test_who_would_be_in_time_with_luck_gives_way_where_some_must() -> None:
@@ -315,10 +317,10 @@ def test_what_other_models_wait_for() -> None:
 
 def test_look_ahead_narrows_for_other_models() -> None:
     queue = queue_of(*[67] * 8)
-    assert LookAhead().dispatch(THREE, load_of(queue)).rung == 0
+    assert LookAhead(DEFAULT_MARGIN).dispatch(THREE, load_of(queue)).rung == 0
 
     def rung(due_s: float, work_s: float) -> int:
-        return LookAhead().dispatch(THREE, replace(load_of(queue), elsewhere=((due_s, work_s),))).rung
+        return LookAhead(DEFAULT_MARGIN).dispatch(THREE, replace(load_of(queue), elsewhere=((due_s, work_s),))).rung
 
     assert [rung(100.06, work_s) for work_s in (0.005, 0.03, 0.04)] == [0, 1, 2]
     assert rung(99.9, 0.04) == 0  # lost
@@ -336,20 +338,22 @@ def test_who_is_dropped_is_not_searched_for_one_by_one(monkeypatch: pytest.Monke
 
     monkeypatch.setattr(lookahead, "lost", lambda *given, **named: Unsearched(lost(*given, **named)))
     queue = tuple(one._replace(priority=1) for one in queue_of(-1, *[5] * 4, *[6] * 20))
-    assert LookAhead().dispatch(THREE, load_of(queue)).drop == (0,)
+    assert LookAhead(DEFAULT_MARGIN).dispatch(THREE, load_of(queue)).drop == (0,)
 
 
 def test_aims_that_are_missed_bind_nobody() -> None:
     late = queue_of(-50, hard=False)
-    assert LookAhead().dispatch(THREE, load_of(late)).rung == 0
+    assert LookAhead(DEFAULT_MARGIN).dispatch(THREE, load_of(late)).rung == 0
     rest = queue_of(*[500] * 3)
-    assert LookAhead().dispatch(THREE, load_of(late + rest)) == Dispatch(0, (0, 1, 2, 3), (), "slack")
+    assert LookAhead(DEFAULT_MARGIN).dispatch(THREE, load_of(late + rest)) == Dispatch(0, (0, 1, 2, 3), (), "slack")
 
 
 @given(st.lists(st.floats(5, 500), min_size=1, max_size=1), st.floats(0, 400), st.floats(0, 500))
 def test_more_slack_is_never_narrower(slacks_ms: list[float], arrivals_per_s: float, more_ms: float) -> None:
-    before = LookAhead().dispatch(THREE, load_of(queue_of(*slacks_ms, hard=False), arrivals_per_s))
-    after = LookAhead().dispatch(THREE, load_of(queue_of(slacks_ms[0] + more_ms, hard=False), arrivals_per_s))
+    before = LookAhead(DEFAULT_MARGIN).dispatch(THREE, load_of(queue_of(*slacks_ms, hard=False), arrivals_per_s))
+    after = LookAhead(DEFAULT_MARGIN).dispatch(
+        THREE, load_of(queue_of(slacks_ms[0] + more_ms, hard=False), arrivals_per_s)
+    )
     assert after.rung <= before.rung
 
 
@@ -370,7 +374,7 @@ def test_the_chance_without_drift_is_linear() -> None:
 
 def test_accuracy_that_is_unknown_leaves_what_is_feasible() -> None:
     blind = replace(THREE, rungs=tuple(replace(rung, accuracy=0.0) for rung in THREE.rungs))
-    rungs = [LookAhead().dispatch(blind, load_of(queue_of(*[ms] * 16))).rung for ms in (1000, 65, 45)]
+    rungs = [LookAhead(DEFAULT_MARGIN).dispatch(blind, load_of(queue_of(*[ms] * 16))).rung for ms in (1000, 65, 45)]
     assert rungs == [0, 1, 2]
 
 
@@ -387,13 +391,14 @@ def test_names() -> None:
         policy: Policy = create_policy(name)
         assert policy.name == name
     assert create_policy("slackfit", 0.25) == SlackFit(0.25)
-    for name, margin in (("look", 0.1), ("fixed-", 0.1), ("", 0.1), ("look-ahead", -0.1), ("fixed", math.nan)):
-        with pytest.raises(SettingsError):
-            create_policy(name, margin)
+    assert (create_policy("fixed"), create_policy("fixed-mixed-3.2")) == (Fixed(), Fixed("mixed-3.2"))
+    for name in ("look", "fixed-", "fixed-9", ""):
+        with pytest.raises(SettingsError, match="known are"):
+            create_policy(name)
 
 
 def test_a_server_at_rest_takes_the_widest_whatever_noise_says_of_narrower_ones() -> None:
     ladder = ladder_of({8: (0.14, 0.9216), 7: (0.14, 0.922), 6: (0.13, 0.9219), 4: (0.11, 0.9169), 2: (0.1, 0.8902)})
     queue = (Waiting(100.02, ladder.all_rungs),)
-    dispatch = LookAhead().dispatch(ladder, load_of(queue, 5.0))
+    dispatch = LookAhead(DEFAULT_MARGIN).dispatch(ladder, load_of(queue, 5.0))
     assert (dispatch.rung, dispatch.members) == (0, (0,))

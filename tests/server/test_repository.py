@@ -4,8 +4,7 @@ import dataclasses
 import os
 import socket
 import threading
-import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from bitgear.engines import create_engine
 from bitgear.errors import CheckpointTruncated
 from server.errors import ModelUnusable, UnknownModel
 from server.registry import ServedModel
-from server.repository import Repository
+from server.repository import Repository, Seen
 from server.settings import SettingsError
 from tests.masters import tiny_master
 from tests.serving import DEADLINE_S, PATH, Running, pixels, png, read_answer, running, wait_until
@@ -262,8 +261,15 @@ def test_a_failed_load_leaves_the_old_model_serving(server: Running, folder: Pat
 
 
 def test_a_changed_file_of_a_served_model_is_loaded_by_itself(
-    tmp_path: Path, folder: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, folder: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    looks, look = list[None](), Repository.changes
+
+    def count(repository: Repository, names: Iterable[str]) -> dict[str, Seen]:
+        looks.append(None)
+        return look(repository, names)
+
+    monkeypatch.setattr(Repository, "changes", count)
     old, new, path = tiny_master(1, name="other"), tiny_master(5, name="other"), folder / "other.safetensors"
     with running(tmp_path, files=(folder,), watch_s=0.02) as server:
         version = check_answers(server, old)
@@ -274,7 +280,8 @@ def test_a_changed_file_of_a_served_model_is_loaded_by_itself(
         write_master(tiny_master(3, name="stranger"), path)
         wait_until(lambda: "no model is named" in caplog.text, "another warning")
         path.unlink()
-        time.sleep(0.1)
+        before = len(looks)
+        wait_until(lambda: len(looks) >= before + 3, "two looks from beginning to end")
         assert check_answers(server, old) == version
         write_master(new, path)
         wait_until(lambda: server.client.get("/v2/models/other").json()["versions"] != [version], "the new version")

@@ -16,11 +16,12 @@ from server.errors import DeadlineExceeded, Draining
 from server.ladder import Ladder, Rung
 from server.measurement import assumed_ladder
 from server.policies import create_policy
+from server.policies.batches import LOOKED_AT
 from server.policies.fixed import Fixed
-from server.policies.lookahead import LOOKED_AT
 from server.policy import Dispatch, Load, Policy, Waiting
 from server.registry import ServedModel
-from server.scheduler import LATE_TURN, ODDLY_LONG, BatchReport, Job, Scheduler, Served
+from server.scheduler import ODDLY_LONG, BatchReport, Job, Scheduler, Served
+from server.turns import LATE_TURN
 from tests.masters import random_codes, tiny_master
 from tests.serving import DEADLINE_S, wait_until
 

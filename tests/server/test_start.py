@@ -239,10 +239,10 @@ def test_measurements_do_not_run_at_the_same_time(
             self._lock.release()
 
     async def scenario() -> None:
-        monkeypatch.setattr("server.runtime.measure", measure)
+        monkeypatch.setattr("server.aside.measure", measure)
         app = create_app(Settings(models=(master_path.parent,), ladders=tmp_path / "kept", measure_s=1))
         runtime = app.state.runtime
-        runtime._taking_times = Told()
+        runtime._aside._measuring = Told()
         async with serving(app) as client:
             await asyncio.to_thread(begun.acquire, timeout=DEADLINE_S)
             write_master(tiny_master(seed=1, name="other"), master_path.with_name("other.safetensors"))

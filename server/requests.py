@@ -1,0 +1,194 @@
+"""The way of a request through the threads: prepared, run by the scheduler, finished."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from starlette.types import Receive
+
+from server.calls import Pending
+from server.crew import Crew
+from server.errors import DeadlineExceeded
+from server.exchange import Exchange, ServedAt, Step
+from server.policy import Admission, Waiting, admit, explain
+from server.precision import Wish
+from server.registry import ServedModel
+from server.rules import Rules
+from server.scheduler import Job, Scheduler, Served
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Work(Generic[T]):
+    """A request made ready for an engine: what it asks for, its codes, and how an answer is made of the output.
+
+    ``q_image``: int8 (n, 3, H, W); ``finish`` takes the network's output, float32 (n, ...). Both are a worker's work.
+    """
+
+    wish: Wish
+    q_image: NDArray[np.int8]
+    finish: Callable[[NDArray[np.float32]], T]
+
+
+Prepare = Callable[[Callable[[Wish], None]], Work[T]]
+"""Makes a request ready; tells its argument what it asks for as soon as that is known."""
+
+
+@dataclass(frozen=True)
+class Inference(Generic[T]):
+    """The answer to a request, what it was asked at, and the rung that served it."""
+
+    answer: T
+    asked: str
+    served: ServedAt
+
+
+class Requests:
+    """Serves requests: threads of a crew prepare, run and finish them; the event loop does none of that."""
+
+    def __init__(self, crew: Crew, scheduler: Scheduler, rules: Rules) -> None:
+        self._crew = crew
+        self._scheduler = scheduler
+        self._rules = rules
+
+    async def infer(
+        self, model: ServedModel, wish: Wish, prepare: Prepare[T], exchange: Exchange, receive: Receive
+    ) -> Inference[T]:
+        """Return the answer to a request whose body has ended.
+
+        ``wish``: what is known of it so far, for its deadline; that of the prepared work counts. ``prepare`` runs in a
+        thread; it passes the whole wish to its argument before it decodes, and lets through what that raises. The time
+        each phase took, and which rung served, goes to ``exchange``. ``receive`` tells whether the client is still
+        there.
+
+        Raises what ``prepare`` and the engine raise, :class:`~server.errors.WidthNotOffered`,
+        :class:`~server.errors.DeadlineExceeded`, :class:`~server.errors.Draining`, and
+        :class:`~server.body.ClientGone`.
+        """
+        pending: Pending[_Done[T]] = Pending(exchange.started_s + self._rules.longest_s(wish))
+        request = _Request(pending, model, exchange, prepare, time.monotonic())
+        known = self._waiting(request, wish, _anything(model))
+        if model.refresh is not None and self._scheduler.crowded_out(model, known, self._rules.conduct.margin):
+            raise DeadlineExceeded("queue")
+        done = await pending.wait(receive, lambda: self._crew.errand(lambda: self._prepare(request, wish), known))
+        exchange.steps = done.steps
+        exchange.served = done.inference.served
+        return done.inference
+
+    def _prepare(self, request: "_Request[T]", wish: Wish) -> None:
+        """Make a request ready and queue it. An errand of the crew."""
+        job = None if request.pending.gone else self._job(request, wish)
+        if job is not None:
+            request.pending.attach(job)
+            self._scheduler.submit(job)
+
+    def _job(self, request: "_Request[T]", wish: Wish) -> Job | None:
+        """Return what a request is to the scheduler; None, and the request has failed, if it cannot be made ready."""
+        pending, model, exchange = request.pending, request.model, request.exchange
+        try:
+            began_s, computed_s = time.monotonic(), time.thread_time()
+            work = request.prepare(lambda whole: self._check_hope(request, whole))
+            exchange.asked = work.wish.asked
+            admission = self._admission(request, work.wish)
+            exchange.target_s = self._rules.target_s(model, work.wish)
+            expires_s = exchange.started_s + self._rules.longest_s(work.wish)
+            if work.wish.deadline_ms != wish.deadline_ms:  # it stood in the body
+                pending.expire_at(expires_s)
+            ended_s = time.monotonic()
+            prepared = _Prepared(work, admission, began_s, ended_s)
+            return Job(
+                model=model,
+                q_image=work.q_image,
+                waiting=self._waiting(request, work.wish, admission, len(work.q_image)),
+                expires_s=expires_s,
+                ready_s=time.thread_time() - computed_s,  # without what it waited for others
+                deliver=lambda outcome: self._finish(request, prepared, outcome),
+            )
+        except Exception as error:
+            pending.fail(error)
+            return None
+
+    def _check_hope(self, request: "_Request[T]", wish: Wish) -> None:
+        """Raise :class:`~server.errors.DeadlineExceeded` if it is known before a picture is decoded that it is late."""
+        model = request.model
+        if wish.deadline_ms is None or model.refresh is None:
+            return  # nothing is promised, or times are assumed
+        newcomer = self._waiting(request, wish, self._admission(request, wish))
+        if self._scheduler.hopeless(model, newcomer, self._rules.conduct.margin):
+            raise DeadlineExceeded("queue")
+
+    def _admission(self, request: "_Request[T]", wish: Wish) -> Admission:
+        return admit(wish, request.model.ladder, self._rules.profile_of(wish))
+
+    def _waiting(self, request: "_Request[T]", wish: Wish, admission: Admission, images: int = 1) -> Waiting:
+        return Waiting(
+            deadline_s=request.exchange.started_s + self._rules.target_s(request.model, wish),
+            allowed=admission.allowed,
+            hard=wish.deadline_ms is not None,
+            priority=wish.priority,
+            images=images,
+            pinned=admission.pinned,
+        )
+
+    def _finish(self, request: "_Request[T]", prepared: "_Prepared[T]", served: Served | Exception) -> None:
+        """Make the answer of what the network gave, or pass on what went wrong. Runs on an engine worker's thread."""
+        if isinstance(served, Exception):
+            request.pending.fail(served)
+            return
+        if request.pending.gone:
+            return
+        delivered_s = time.monotonic()
+        try:
+            answer = prepared.work.finish(served.output)
+        except Exception as error:
+            request.pending.fail(error)
+            return
+        post_s = time.monotonic() - delivered_s
+        choice = explain(prepared.admission, served.position, served.reason)
+        at = ServedAt(served.rung, choice.source, choice.reason, served.batch_images)
+        began_s, queued_s = prepared.began_s, prepared.ended_s
+        taken_s = queued_s + served.queue_ms / 1000
+        derived_s = taken_s + served.switch_ms / 1000
+        steps = (
+            Step("queue", request.made_s, began_s - request.made_s),
+            Step("decode", began_s, queued_s - began_s),
+            Step("queue", queued_s, taken_s - queued_s),
+            Step("switch", taken_s, derived_s - taken_s),
+            Step("infer", derived_s, served.infer_ms / 1000),
+            Step("post", delivered_s, post_s),
+        )
+        request.pending.resolve(_Done(Inference(answer, prepared.work.wish.asked, at), steps))
+
+
+@dataclass(eq=False, slots=True)
+class _Request(Generic[T]):
+    """One request on its way through the threads."""
+
+    pending: "Pending[_Done[T]]"
+    model: ServedModel
+    exchange: Exchange
+    prepare: Prepare[T]
+    made_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared(Generic[T]):
+    work: Work[T]
+    admission: Admission
+    began_s: float
+    ended_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Done(Generic[T]):
+    inference: Inference[T]
+    steps: Sequence[Step]
+
+
+def _anything(model: ServedModel) -> Admission:
+    """Return the admission of a request that has yet to say what it wants."""
+    return Admission(model.ladder.all_rungs, 0, "default", "default", pinned=False)
