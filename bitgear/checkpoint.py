@@ -9,7 +9,6 @@ import hashlib
 import json
 import math
 import os
-import stat
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -45,7 +44,7 @@ from bitgear.errors import (
     VersionUnsupported,
     quoted,
 )
-from bitgear.files import locked, write_atomically
+from bitgear.files import locked, open_regular, write_atomically
 from bitgear.graph import Conv, Graph, Linear, Shape
 from bitgear.inputs import MAX_SCALE, MIN_SCALE, InputRecord
 from bitgear.plans import (
@@ -264,26 +263,17 @@ def _shown(path: Path) -> str:
     return str(path).encode(errors="backslashreplace").decode()
 
 
-def open_regular(path: Path) -> BufferedReader:
-    """Open a regular file; raise :class:`CheckpointNotFound` for anything else, and wait for no writer of a pipe."""
-
-    def without_waiting(name: str, flags: int) -> int:
-        return os.open(name, flags | getattr(os, "O_NONBLOCK", 0))
-
+def _open(path: Path) -> BufferedReader:
     try:
-        file = open(path, "rb", opener=without_waiting)  # noqa: SIM115 - returned open
+        return open_regular(path)
     except (OSError, ValueError) as error:  # a ValueError says that no path is written like this
         reason = error.strerror if isinstance(error, OSError) else error
         raise CheckpointNotFound(f"cannot be opened: {reason}; give the path of a .safetensors file") from error
-    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        file.close()
-        raise CheckpointNotFound("cannot be opened: it is no regular file; give the path of a .safetensors file")
-    return file
 
 
 def _read(path: Path) -> Master:
     try:
-        with open_regular(path) as file:
+        with _open(path) as file:
             before = os.fstat(file.fileno())
             size = before.st_size
             header = _read_header(file.read(8), file, size)
@@ -333,7 +323,7 @@ def read_name(path: str | os.PathLike[str]) -> str:
     path = Path(path)
     with _named(path):
         try:
-            with open_regular(path) as file:
+            with _open(path) as file:
                 header = _read_header(file.read(8), file, os.fstat(file.fileno()).st_size)
         except OSError as error:
             raise CheckpointNotFound(f"cannot be read: {error.strerror}") from error
@@ -619,7 +609,7 @@ def rewrite_master(
     :class:`~bitgear.errors.MasterChanged` if the file holds another network or other weights by now, and what
     :func:`read_master`, ``change`` and :func:`write_master` raise, and the file is as it was then.
     """
-    path = Path(path)
+    path = Path(os.path.realpath(path))  # the file itself, whatever a link to it leads to a moment later
     with locked(path.parent):
         held = read_master(path)
         if of is not None and not _same_weights(held, of):

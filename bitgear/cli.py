@@ -48,9 +48,12 @@ WEBP_SIDE_PX = 16383
 
 def _in_a_folder(file: Path | None) -> Path | None:
     """Return a file to be written; refuse one that cannot be before anything is computed for it."""
-    if file is not None and not file.parent.is_dir():
-        raise typer.BadParameter(f"{file}: the folder {file.parent} does not exist")
-    if file is not None and (file.is_dir() or not os.access(file.parent, os.W_OK)):
+    if file is None:
+        return None
+    folder = Path(os.path.realpath(file)).parent if file.is_symlink() else file.parent
+    if not folder.is_dir():
+        raise typer.BadParameter(f"{file}: the folder {folder} does not exist")
+    if (file.exists() and not file.is_file()) or not os.access(folder, os.W_OK):
         raise typer.BadParameter(f"{file} cannot be written")
     return file
 

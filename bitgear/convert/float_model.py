@@ -15,7 +15,6 @@ from onnx import TensorProto, helper, numpy_helper
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from bitgear.checkpoint import open_regular
 from bitgear.convert.architectures import (
     Architecture,
     ArchitectureUnknown,
@@ -30,6 +29,7 @@ from bitgear.errors import (
     TensorUnexpected,
     ValueInvalid,
 )
+from bitgear.files import open_regular
 from bitgear.graph import IMAGE, AvgPool, Concat, Conv, Graph, Linear, MaxPool, Node, Pool, Resize, Shortcut, borders
 from bitgear.inputs import MAX_SCALE, InputRecord
 from bitgear.reference import nearest
@@ -123,10 +123,9 @@ def read_state(path: Path) -> dict[str, NDArray[Any]]:
     try:
         open_regular(path).close()  # a pipe would be waited for
         tensors = load_file(path)
-    except CheckpointNotFound as error:
-        raise CheckpointNotFound(f"{path}: {error}") from error
-    except OSError as error:
-        raise CheckpointNotFound(f"{path}: cannot be opened: {error.strerror or error}") from error
+    except (OSError, ValueError) as error:  # a ValueError says that no path is written like this
+        reason = getattr(error, "strerror", None) or error
+        raise CheckpointNotFound(f"{path}: cannot be opened: {reason}") from error
     except (SafetensorError, KeyError, TypeError) as error:
         raise HeaderInvalid(f"{path}: is not a safetensors file of plain floats: {error}") from error
     state: dict[str, NDArray[Any]] = {}
