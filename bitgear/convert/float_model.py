@@ -1,7 +1,5 @@
 """A float32 network with batch norm folded into its convolutions: what calibration starts from and compares with."""
 
-import json
-import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +10,7 @@ import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file
 
 from bitgear.convert.architectures import (
@@ -138,11 +136,9 @@ def read_state(path: Path) -> dict[str, NDArray[Any]]:
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """Return the metadata of a safetensors file: customarily where its tensors come from."""
-    with path.open("rb") as file:
-        (length,) = struct.unpack("<Q", file.read(8))
-        metadata: dict[str, str] = json.loads(file.read(length)).get("__metadata__") or {}  # null says nothing either
-    return metadata
+    """Return the metadata of a safetensors file, by name in order: customarily where its tensors come from."""
+    with safe_open(path, "numpy") as file:
+        return dict(sorted((file.metadata() or {}).items()))
 
 
 def fold_batch_norm(architecture: Architecture, state: Mapping[str, NDArray[Any]]) -> FloatModel:

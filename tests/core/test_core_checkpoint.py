@@ -381,7 +381,7 @@ def test_every_truncation_is_called_a_truncation(tmp_path: Path, content: bytes)
         (join(b"\xff\xfe{}", b""), errors.HeaderInvalid),
         (join(b"[" * 200_000, b""), errors.HeaderInvalid),
         (join(b"9" * 10_000, b""), errors.HeaderInvalid),
-        (join(b'{"__length__": 3}', b""), errors.HeaderInvalid),
+        (join(b'{"__length__": 3}', b""), errors.NotAMaster),
         (join(b" {}", b""), errors.HeaderInvalid),
         (join(b'{"\xed\xa0\x80": 3}', b""), errors.HeaderInvalid),
         (join(b"{}", b""), errors.NotAMaster),
