@@ -287,6 +287,8 @@ def _read(path: Path) -> Master:
             after = os.fstat(file.fileno())
     except OSError as error:
         raise CheckpointNotFound(f"cannot be read: {error.strerror}; give the path of a .safetensors master") from error
+    except MemoryError as error:
+        raise CheckpointError(f"finds no memory for its {size} bytes; give more, or a smaller master") from error
     if read_bytes < size or (after.st_size, after.st_mtime_ns) != (size, before.st_mtime_ns):
         raise CheckpointTruncated("was written to while it was read; rename a whole file to this name instead")
     view = memoryview(content).toreadonly()
@@ -298,7 +300,11 @@ def _read(path: Path) -> Master:
     _check_values(tensors, specs)
     graph = described.master.graph
     plans = tuple(_with_own(plan, own, tensors, graph) for plan, own in described.plans)
-    return replace(described.master, tensors=tensors, plans=plans, digest=hashlib.sha256(view).hexdigest())
+    master = replace(described.master, tensors=tensors, plans=plans, digest=hashlib.sha256(view).hexdigest())
+    version = header.metadata["version"]
+    if int(version) < int(_version(master)):
+        raise MetadataInvalid(f"metadata entry 'version' is {version}; what the file holds is of {_version(master)}")
+    return master
 
 
 def _with_own(plan: NamedPlan, own: Own, tensors: dict[str, NDArray[Any]], graph: Graph) -> NamedPlan:
@@ -428,8 +434,8 @@ def _specs(described: _Described) -> dict[str, TensorSpec]:
 
 
 def _check_version(version: str) -> None:
-    if not (version.isascii() and version.isdecimal() and len(version) <= 9):
-        raise MetadataInvalid(f"metadata entry 'version' is {quoted(version)}; expected a whole number")
+    if not (version.isascii() and version.isdecimal() and len(version) <= 9 and version[0] != "0"):
+        raise MetadataInvalid(f"metadata entry 'version' is {quoted(version)}; expected a whole number from 1")
     if int(version) > VERSION:
         raise VersionUnsupported(f"has format version {version}; this bitgear reads up to {VERSION}; upgrade bitgear")
 

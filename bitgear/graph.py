@@ -372,7 +372,7 @@ _MINIMUM = {
     "channels": 1, "kernel": 1, "stride": 1, "padding": 0, "padding_end": 0, "groups": 1, "dilation": 1, "height": 1,
     "width": 1,
 }  # fmt: skip
-_LARGEST_FLOAT32 = (2 - 2.0**-23) * 2.0**127
+LARGEST_FLOAT32 = (2 - 2.0**-23) * 2.0**127
 
 
 def _node_from_json(item: Any) -> Node:
@@ -409,6 +409,6 @@ def _valid(field: str, value: Any) -> bool:
         case "bits":
             return type(value) is int and 2 <= value <= 8
         case "clip":
-            return type(value) in (int, float) and 2.0**-126 <= value <= _LARGEST_FLOAT32
+            return type(value) in (int, float) and 2.0**-126 <= value <= LARGEST_FLOAT32
         case _:
             return type(value) is int and _MINIMUM[field] <= value <= MAX_SIDE
