@@ -124,7 +124,7 @@ def read_state(path: Path) -> dict[str, NDArray[Any]]:
     except (OSError, ValueError) as error:  # a ValueError says that no path is written like this
         reason = getattr(error, "strerror", None) or error
         raise CheckpointNotFound(f"{path}: cannot be opened: {reason}") from error
-    except (SafetensorError, KeyError, TypeError) as error:
+    except (SafetensorError, KeyError, TypeError, AttributeError) as error:  # the last two of what numpy lacks
         raise HeaderInvalid(f"{path}: is not a safetensors file of plain floats: {error}") from error
     state: dict[str, NDArray[Any]] = {}
     for name, tensor in tensors.items():

@@ -1,6 +1,7 @@
 """From a state dict and pictures to a measured master: what ``bitgear import`` does."""
 
 import hashlib
+import json
 import platform
 import re
 import time
@@ -15,14 +16,17 @@ from tqdm import tqdm
 
 import bitgear
 from bitgear.bits import MASTER_BITS, WIDTHS, descending
-from bitgear.checkpoint import is_model_name, write_master
+from bitgear.checkpoint import MAX_HEADER_BYTES, is_model_name, write_master
 from bitgear.convert.calibrate import calibrate
 from bitgear.convert.float_model import FloatModel, read_float_model, read_metadata
 from bitgear.engines import create_engine
-from bitgear.errors import DataError, MetadataInvalid, PrecisionMissing
+from bitgear.errors import DataError, HeaderTooLarge, MetadataInvalid, PrecisionMissing
 from bitgear.graph import IMAGE
 from bitgear.tasks.classify import measure
 from bitgear.tasks.datasets import LabelledImages, read_class_names, read_pictures, subset
+
+MAX_METADATA_BYTES = MAX_HEADER_BYTES // 4
+"""Of the weights, as JSON: the rest of a master's header is for the graph, the tensors and plans that come later."""
 
 
 @dataclass(frozen=True)
@@ -68,9 +72,7 @@ def import_model(options: ImportOptions, out: Path, *, progress: bool = True) ->
     engine = create_engine(options.engine, options.threads)
     model = read_float_model(options.weights, options.architecture, options.side_px)
     # What the file says of itself comes first: it may be copied from another file, whose name and digest it then says.
-    weights = {
-        **read_metadata(options.weights), "file": options.weights.name, "sha256": _sha256(options.weights),
-    }  # fmt: skip
+    weights = {**_metadata(options.weights), "file": options.weights.name, "sha256": _sha256(options.weights)}
     chosen, others = split(_read(options, model, progress), options.calibrate, options.seed)
 
     started = time.perf_counter()
@@ -156,6 +158,18 @@ def _read(options: ImportOptions, model: FloatModel, progress: bool) -> Labelled
             "give a file with the name of every class, in the order of the network's outputs"
         )
     return data
+
+
+def _metadata(weights: Path) -> dict[str, str]:
+    """Return what a file of weights says of itself; refuse more than a master's header has room for."""
+    metadata = read_metadata(weights)
+    size = len(json.dumps(metadata))
+    if size > MAX_METADATA_BYTES:
+        raise HeaderTooLarge(
+            f"{weights}: has metadata of {size} bytes, which a master would keep; save the weights with at most "
+            f"{MAX_METADATA_BYTES}"
+        )
+    return metadata
 
 
 def _bar(what: str, total: int | None, unit: str, progress: bool) -> Any:
