@@ -238,6 +238,7 @@ class Graph:
         shapes: dict[str, Shape] = {IMAGE: image}
         total = 0
         for node in self.nodes:
+            _check_numbers(node)
             sources = [shapes[value] for value in self.inputs(node)]
             shape = _output_shape(node, sources)
             if _terms(node, sources[0]) > MAX_TERMS.get(node.op, 0):
@@ -295,6 +296,13 @@ def _terms(node: Node, source: Shape) -> int:
             return source[1] * source[2]
         case _:
             return 0
+
+
+def _check_numbers(node: Node) -> None:
+    for name, least in _MINIMUM.items():
+        value = getattr(node, name, None)
+        if value is not None and value < least:
+            raise GraphError(f"node {node.name!r} has {name} {value}; the least is {least}")
 
 
 def _output_shape(node: Node, sources: list[Shape]) -> Shape:
