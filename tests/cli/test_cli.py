@@ -1,5 +1,6 @@
 """The command line: what it prints, what it writes, and how it fails."""
 
+import dataclasses
 import errno
 import json
 import subprocess
@@ -191,6 +192,44 @@ def test_a_mistake_is_one_line_with_a_stable_code(
     assert code in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["import", "A", "--images", "I", "--out", "A"], "is what WEIGHTS names"),
+        (["import", "A", "--images", "I", "--out", "B", "--json", "LINK"], "is what WEIGHTS names"),
+        (["import", "A", "--images", "I", "--out", "B", "--json", "B"], "is what --out names"),
+        (["import", "A", "--images", "I", "--labels", "B", "--out", "B"], "is what --labels names"),
+        (["evaluate", "A", "--data", "I", "--json", "LINK"], "is what MODEL names"),
+        (["profile", "A", "--json", "A"], "is what MODEL names"),
+        (["search", "A", "--data", "I", "--timings", "B", "--out", "B"], "is what --timings names"),
+    ],
+)
+def test_no_file_is_written_over_another_that_is_named(
+    arguments: list[str], said: str, master: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "link").symlink_to(master)
+    places = {"A": master, "B": tmp_path / "new", "LINK": tmp_path / "link", "I": tmp_path}
+    before = master.read_bytes()
+    result = CliRunner().invoke(cli.app, [str(places.get(word, word)) for word in arguments])
+    assert result.exit_code == 2
+    assert said in " ".join(result.stderr.replace("│", " ").split())
+    assert master.read_bytes() == before
+
+
+def test_no_name_that_a_file_holds_steers_the_terminal(data: Path, tmp_path: Path) -> None:
+    path = tmp_path / "m.safetensors"
+    labels = ("\x1b[31mred\n\rnext", *LABELS[1:])
+    write_master(dataclasses.replace(tiny_master(), labels=labels, provenance={"data": "\x1b[2J"}), path)
+    picture = data / "test" / LABELS[0] / "0.png"
+    shown = bitgear("predict", picture, "--model", path, "--top-k", "10").stdout
+    assert "\\x1b[31mred\\n\\rnext" in shown
+    assert len(shown.splitlines()) == 11
+    shown += bitgear("inspect", path).stdout
+    shown += bitgear("predict", picture, "--model", "\x1b[2J").stderr
+    assert shown.count(r"\x1b[2J") == 2
+    assert "\x1b" not in shown
 
 
 def test_what_the_system_refuses_is_one_line_that_names_the_file(tmp_path: Path) -> None:
