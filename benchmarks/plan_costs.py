@@ -82,8 +82,8 @@ def measured(space: Space, engine: Engine, pictures: Pictures, drawn: list[Choic
     for choice in tqdm(drawn, desc="plans", leave=False):
         plan = space.plan(choice)
         master = alone(space.master, plan, statistics.fit(plan))
-        metrics = evaluate_master(master, engine, pictures.validation, [plan])[plan]
-        scores.append(metrics[MAIN_METRIC[master.task]])
+        reached = evaluate_master(master, engine, pictures.validation, [plan])[plan]
+        scores.append(reached.metrics[MAIN_METRIC[master.task]])
     return scores
 
 

@@ -40,9 +40,6 @@ DEFAULT_CONFIDENCE = 0.25
 DRAWN_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 """Of pictures that are written, by suffix."""
 
-NO_METRICS = ("images", "seconds")
-"""What a measurement tells beside metrics."""
-
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 WEBP_SIDE_PX = 16383
@@ -445,15 +442,14 @@ def evaluate(
     with tqdm(total=len(plans) * len(images), unit="image", leave=False) as bar:
         measured = evaluate_master(master, runner, images, tuple(plans.values()), bar.update)
     results = {name: measured[plan] for name, plan in plans.items()}
-    metrics = [name for name in next(iter(results.values())) if name not in NO_METRICS]
+    metrics = next(iter(results.values())).metrics
     widest = max(4, *map(len, results))
     typer.echo(f"{'bits':<{widest}}" + "".join(f"{name:>16}" for name in metrics) + "    images/s")
     for name, row in results.items():
-        values = "".join(f"{row[metric]:16.2%}" for metric in metrics)
-        typer.echo(f"{name:<{widest}}{values}  {row['images'] / row['seconds']:10.1f}")
+        values = "".join(f"{value:16.2%}" for value in row.metrics.values())
+        typer.echo(f"{name:<{widest}}{values}  {row.images / row.seconds:10.1f}")
     if store:
-        known = {name: row for name, row in results.items() if name in master.precisions}
-        kept = {name: {key: row[key] for key in row if key != "seconds"} for name, row in known.items()}
+        kept = {name: row.stored for name, row in results.items() if name in master.precisions}
         rewrite_master(path, lambda stored: stored.with_accuracy(kept), of=master)
     if json_file is not None:
         report = {
@@ -461,7 +457,7 @@ def evaluate(
             "engine": runner.name,
             "threads": threads,
             "split": split,
-            "precisions": results,
+            "precisions": {name: row.to_json() for name, row in results.items()},
         }
         write_atomically(json_file, (json.dumps(report, indent=2) + "\n").encode())
 
@@ -634,14 +630,14 @@ def search(
         for line in result.told:
             write(f"{line}\n")
         for each in result.found:
-            write(f"{each.name:16}{each.trial.use:9.4g} ms  {_shares(each.test)}  ({each.reason})\n")
+            write(f"{each.name:16}{each.trial.use:9.4g} ms  {_shares(each.test.metrics)}  ({each.reason})\n")
         if not result.found:
             write("no plan was added\n" if result.told else "nothing dominates the widths here; no plan was added\n")
 
 
 def _shares(metrics: Mapping[str, float]) -> str:
     """Return the metrics of a measurement in per cent."""
-    return ", ".join(f"{name} {value:.2%}" for name, value in metrics.items() if name not in NO_METRICS)
+    return ", ".join(f"{name} {value:.2%}" for name, value in metrics.items())
 
 
 @app.command()
@@ -676,10 +672,10 @@ def refine(
     if found.refined.trials == 0:
         typer.echo(f"no bits can move from {start} at the same mean width; nothing was written")
         return
-    if found.plan is None:
+    if found.plan is None or found.test is None:
         typer.echo(f"nothing is nearer to 8 bits than {start}: {moved}; nothing was written")
         return
-    test = _shares(found.plan.accuracy)
+    test = _shares(found.test.metrics)
     typer.echo(f"{found.plan.name:16} mean {found.mean_bits:.2f} bits  {test}  (from 8 bits: {moved})")
 
 

@@ -21,6 +21,7 @@ from bitgear.convert.calibrate import calibrate
 from bitgear.convert.float_model import FloatModel, read_float_model, read_metadata
 from bitgear.engines import create_engine
 from bitgear.errors import DataError, HeaderTooLarge, MetadataInvalid, PrecisionMissing
+from bitgear.evaluate import Measured
 from bitgear.graph import IMAGE
 from bitgear.tasks.classify import measure
 from bitgear.tasks.datasets import LabelledImages, read_class_names, read_pictures, subset
@@ -86,13 +87,14 @@ def import_model(options: ImportOptions, out: Path, *, progress: bool = True) ->
     with _bar("measuring", len(others.labels) * (1 + len(widths)), "image", progress) as bar:
         session = model.session(options.threads)
         fp32 = measure(lambda pixels: session.run(None, {IMAGE: model.normalise(pixels)})[0], others, bar.update)
-        measured: dict[int, dict[str, Any]] = {}
+        measured: dict[int, Measured] = {}
         for bits in widths:
             started = time.perf_counter()
             derived = engine.derive(calibrated.master, bits)
             encode = calibrated.master.input.encode
             accuracy = measure(lambda pixels: derived.run(encode(pixels)), others, bar.update)  # noqa: B023
-            measured[bits] = {**asdict(accuracy), "seconds": time.perf_counter() - started}
+            metrics = {"top1": accuracy.top1, "top5": accuracy.top5}
+            measured[bits] = Measured(metrics, accuracy.images, time.perf_counter() - started)
 
     provenance = {
         "method": "post-training calibration",
@@ -109,9 +111,13 @@ def import_model(options: ImportOptions, out: Path, *, progress: bool = True) ->
             "python": platform.python_version(),
         },
     }
-    metrics = {bits: {k: v for k, v in row.items() if k != "seconds"} for bits, row in measured.items()}
     seen = replace(calibrated.master.input, central_fraction=options.central_fraction)
-    master = replace(calibrated.master, input=seen, accuracy=metrics, provenance=provenance)
+    master = replace(
+        calibrated.master,
+        input=seen,
+        accuracy={bits: row.stored for bits, row in measured.items()},
+        provenance=provenance,
+    )
     write_master(master, out)
     return {
         "model": name,
@@ -130,7 +136,7 @@ def import_model(options: ImportOptions, out: Path, *, progress: bool = True) ->
         "threads": options.threads,
         "calibration_seconds": calibration_seconds,
         "fp32": asdict(fp32),
-        "precisions": {str(bits): row for bits, row in measured.items()},
+        "precisions": {str(bits): row.to_json() for bits, row in measured.items()},
     }
 
 

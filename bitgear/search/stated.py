@@ -51,7 +51,7 @@ def apart(
     if stated is None:
         return None
     plan = Plan.uniform(widest)
-    measured = evaluate_master(master, engine, test, [plan], progress)[plan][metric]
+    measured = evaluate_master(master, engine, test, [plan], progress)[plan].metrics[metric]
     if math.isclose(measured, stated, rel_tol=0, abs_tol=SAME):
         return None
     command = shlex.join(["bitgear", "evaluate", str(written), "--data", str(data), "--store"])

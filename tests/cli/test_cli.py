@@ -323,11 +323,6 @@ def test_a_search_says_that_it_found_nothing_and_keeps_the_solver_from_its_outpu
     assert not read_master(master).plans
 
 
-def test_neither_one_picture_nor_less_than_a_second_is_told_as_a_metric() -> None:
-    measured = {"miou": 0.8818, "pixel_accuracy": 1.0, "images": 1, "seconds": 0.0116}
-    assert cli._shares(measured) == "miou 88.18%, pixel_accuracy 100.00%"
-
-
 def test_profile_shows_every_layer_and_writes_json(master: Path, tmp_path: Path) -> None:
     pytest.importorskip("bitgear._native")
     file = tmp_path / "timings.json"
@@ -335,10 +330,6 @@ def test_profile_shows_every_layer_and_writes_json(master: Path, tmp_path: Path)
     assert result.returncode == 0, result.stderr
     assert "a.conv2" in result.stdout
     assert set(json.loads(file.read_text())["layers"]) == {"a.conv1", "a.conv2", "b.conv1", "b.conv2"}
-
-
-def test_of_one_picture_its_number_is_no_share() -> None:
-    assert cli._shares({"top1": 1.0, "images": 1}) == "top1 100.00%"
 
 
 def test_search_adds_a_plan_and_prints_json(master: Path, data: Path, tmp_path: Path) -> None:

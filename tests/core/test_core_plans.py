@@ -20,7 +20,7 @@ from bitgear.describe import as_text, describe
 from bitgear.engines import ENGINE_NAMES, create_engine
 from bitgear.engines.registry import native_failure
 from bitgear.errors import BitgearError, CheckpointError, GraphError, MasterChanged
-from bitgear.evaluate import evaluate_classifier
+from bitgear.evaluate import evaluate_master
 from bitgear.fold import fold
 from bitgear.graph import IMAGE, Conv, Graph, Linear, Pool, sums
 from bitgear.inputs import InputRecord
@@ -152,9 +152,9 @@ def test_a_plan_is_evaluated_with_its_batch_norm() -> None:
     master = bare.with_plans([named])
     rng = np.random.default_rng(0)
     images = LabelledImages(rng.integers(0, 256, (40, 8, 8, 3)).astype(np.uint8), rng.integers(0, 10, 40), bare.labels)
-    found = evaluate_classifier(master, create_engine("reference"), images, [named.plan, Plan.uniform(8)])
-    expected = evaluate_classifier(with_rows(bare, named), create_engine("reference"), images, [named.plan])
-    assert found[named.plan]["top1"] == expected[named.plan]["top1"]
+    found = evaluate_master(master, create_engine("reference"), images, [named.plan, Plan.uniform(8)])
+    expected = evaluate_master(with_rows(bare, named), create_engine("reference"), images, [named.plan])
+    assert found[named.plan].metrics == expected[named.plan].metrics
     assert list(found) == [named.plan, Plan.uniform(8)]
 
 

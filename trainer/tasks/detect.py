@@ -83,8 +83,7 @@ class Detect(FromScratch):
         return predictions(output, self.record.height_px, self.record.width_px)
 
     def evaluate(self, run: Forward) -> Metrics:
-        measured = measure_detector(on_device(run, self.device), self.record, self.labels, self.validation)
-        return {name: measured[name] for name in ("map50_95", "map50")}
+        return measure_detector(on_device(run, self.device), self.record, self.labels, self.validation)
 
     def examine(self) -> "ExaminedBoxes":
         return ExaminedBoxes(self.test, self.record, self.config.data.contact_images)
@@ -104,7 +103,7 @@ class ExaminedBoxes:
 
     def measure(self, run: Engine, progress: Callable[[int], object]) -> Metrics:
         measured = measure_detector(run, self.record, self.data.classes, self.data, progress)
-        return {name: measured[name] for name in ("map50_95", "map50", "images")}
+        return {**measured, "images": self.images}
 
     def sheet(self, columns: Mapping[str, Engine]) -> list[list[NDArray[np.uint8]]]:
         rows = []

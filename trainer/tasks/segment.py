@@ -72,7 +72,8 @@ class Segment(FromScratch):
         return t * t * divergence.sum(1).mean()
 
     def evaluate(self, run: Forward) -> Metrics:
-        return measure_segmenter(on_device(run, self.device), self.record, self.labels, self.validation)
+        measured = measure_segmenter(on_device(run, self.device), self.record, self.labels, self.validation)
+        return {**measured, "images": len(self.validation)}
 
     def examine(self) -> "ExaminedMaps":
         return ExaminedMaps(self._read("test"), self.record, self.config.data.contact_images)
@@ -92,7 +93,7 @@ class ExaminedMaps:
 
     def measure(self, run: Engine, progress: Callable[[int], object]) -> Metrics:
         measured = measure_segmenter(run, self.record, self.data.classes, self.data, progress)
-        return {name: measured[name] for name in ("miou", "pixel_accuracy", "images")}
+        return {**measured, "images": self.images}
 
     def sheet(self, columns: Mapping[str, Engine]) -> list[list[NDArray[np.uint8]]]:
         letterbox = Letterbox.of(self.record.width_px, self.record.height_px, self.record)
