@@ -6,13 +6,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from bitgear.describe import METRICS
 from bitgear.errors import EngineUnavailable
 from bitgear.evaluate import Measured
 from bitgear.files import write_atomically
 from bitgear.search.run import Found, Result
 from bitgear.search.space import Choice
-from bitgear.search.trials import MAIN_METRIC, Trial
+from bitgear.search.trials import Trial
+from bitgear.tasks.metrics import MAIN_METRIC, SHOWN
 
 _WIDTHS, _TRIALS, _PLANS = "#1b3a6b", "#b9c4d0", "#b8323c"
 
@@ -114,7 +114,7 @@ def write_report(result: Result, folder: Path) -> None:
 
 def _page(result: Result) -> str:
     metric = MAIN_METRIC[result.master.task]
-    shown = METRICS[metric]
+    shown = SHOWN[metric]
     validation, options = result.pictures, result.options
     lines = [
         f"# Plans of {result.master.name}",
@@ -207,7 +207,7 @@ def _scatter(result: Result, axes: Any, x: Callable[[Trial], float], label: str)
     margin = 8 * (best - worst) + 1
     axes.set_ylim(100 * worst - margin, 100 * best + margin)
     axes.set_xlabel(label)
-    axes.set_ylabel(f"{METRICS[MAIN_METRIC[result.master.task]]} (%), choosing")
+    axes.set_ylabel(f"{SHOWN[MAIN_METRIC[result.master.task]]} (%), choosing")
     axes.legend(frameon=False)
     axes.grid(alpha=0.3)
 

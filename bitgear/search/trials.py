@@ -11,9 +11,7 @@ from bitgear.plans import BatchNorm, NamedPlan
 from bitgear.search.space import Choice, Space
 from bitgear.search.statistics import Statistics
 from bitgear.search.timings import Timings
-
-MAIN_METRIC = {"classify": "top1", "detect": "map50_95", "segment": "miou"}
-"""What plans are compared by, 0..1, by task."""
+from bitgear.tasks.metrics import MAIN_METRIC
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,6 +17,7 @@ from bitgear.tasks.annotations import BoxedPicture, BoxedPictures, read_boxed_pi
 from bitgear.tasks.detect import Detection, DetectOptions, detections, preprocess
 from bitgear.tasks.drawing import draw_boxes
 from bitgear.tasks.letterbox import Letterbox
+from bitgear.tasks.metrics import MAIN_METRIC
 from trainer.config import DetectConfig
 from trainer.data import Boxes, BoxSet, BoxViews, Order
 from trainer.data.boxes import SIDES
@@ -40,7 +41,7 @@ class Detect(FromScratch):
     """The task of a :class:`~trainer.config.DetectConfig`; curves are measured on the split ``val``."""
 
     name = "detect"
-    metric = "map50_95"
+    metric = MAIN_METRIC["detect"]
     compared_images = 2
     watches_test = False
 

@@ -17,6 +17,7 @@ from bitgear.inputs import InputRecord
 from bitgear.tasks.annotations import LabelledMaps, check_label_maps, read_label_maps
 from bitgear.tasks.drawing import draw_mask
 from bitgear.tasks.letterbox import Letterbox
+from bitgear.tasks.metrics import MAIN_METRIC
 from bitgear.tasks.segment import segmentation
 from trainer.config import SegmentConfig
 from trainer.data.maps import IGNORE, MapSet, MapViews
@@ -29,7 +30,7 @@ class Segment(FromScratch):
     """The task of a :class:`~trainer.config.SegmentConfig`; curves are measured on the split ``val``."""
 
     name = "segment"
-    metric = "miou"
+    metric = MAIN_METRIC["segment"]
     compared_images = 2
     watches_test = False
 
