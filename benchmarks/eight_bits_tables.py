@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.eight_bits import CHOICES, SHIPPED
-from benchmarks.plan_tables import SHOWN
+from bitgear.tasks.metrics import SHOWN
 
 Row = dict[str, Any]
 

@@ -37,7 +37,7 @@ from tqdm import tqdm
 
 from benchmarks import engine_figure
 from benchmarks.contest import FP32, INT8, NATIVE, Contender, Times, hold, ratio
-from benchmarks.engine_tables import METRICS, Row, busy_note, layer_table, ready_table, table
+from benchmarks.engine_tables import Row, busy_note, layer_table, ready_table, table
 from benchmarks.measure import write_report
 from benchmarks.networks import ALL, NETWORKS, Network, network
 from benchmarks.peers import Peers, hold_to, missing
@@ -46,6 +46,7 @@ from bitgear.engines.cache import ModelCache
 from bitgear.engines.native import NativeEngine, NativeModel
 from bitgear.engines.registry import KERNEL_VARIABLE
 from bitgear.machine import available_cores
+from bitgear.tasks.metrics import SHOWN
 
 PRECISIONS = ("8", "w8a7", "6", "4", "2")
 TARGETS = {
@@ -167,7 +168,7 @@ def _contest(
         bits = model.plan.default.weight_bits
         accuracy = subject.master.accuracy.get(bits, {})
         if model.plan == Plan.uniform(bits):
-            entry |= {name: accuracy[name] for name in METRICS if name in accuracy}
+            entry |= {name: accuracy[name] for name in SHOWN if name in accuracy}
     return rows, ratios(setting, contenders, times), ladder(setting, contenders, times)
 
 

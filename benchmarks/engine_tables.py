@@ -4,11 +4,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks.contest import FP32, INT8, NATIVE
+from bitgear.tasks.metrics import SHOWN
 
 PEERS = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO", "pytorch": "PyTorch"}
-
-METRICS = {"top1": "top-1", "map50_95": "mAP50-95", "miou": "mIoU"}
-"""What a master's accuracy is called in a report, and to readers."""
 
 BUSY = 0.25
 """Load average for each core before a measurement, above which the machine counts as busy."""
@@ -32,7 +30,7 @@ def table(rows: Sequence[Row], ratios: Sequence[Row], ladder: Row) -> str:
         if native:
             of_row = {r["against"]: r for r in ratios if r["precision"] == entry["precision"]}
             cells.append(f"   {_ratio_text(of_row.get(INT8)):<31}{_ratio_text(of_row.get(FP32), short=True):<12}")
-            cells += [f"{entry[name]:.2%} {said}" for name, said in METRICS.items() if name in entry]
+            cells += [f"{entry[name]:.2%} {said}" for name, said in SHOWN.items() if name in entry]
         else:
             cells.append(f"   {entry['settings']}")
         lines.append("".join(cells).rstrip())
@@ -154,7 +152,7 @@ def overview(report: Mapping[str, Any]) -> str:
             text = "" if entry is None else f"**{_ms(entry['median_ms'])}**"
             cells.append(text + (f" {ratios[precision]['ratio']:.2f}x" if precision in ratios else ""))
         lines.append("| " + " | ".join(cells) + " |")
-        for name, said in METRICS.items():
+        for name, said in SHOWN.items():
             if not any(name in entry for entry in of_precision.values()):
                 continue
             accuracies = [of_precision[p].get(name) if p in of_precision else None for p in precisions]
@@ -175,7 +173,7 @@ def in_short(report: Mapping[str, Any], models: Mapping[str, str], precisions: S
         of_precision = {entry["precision"]: entry for entry in rows if entry["engine"] == NATIVE}
         cells = [models[rows[0]["network"]]]
         for entry in (of_precision[precision] for precision in precisions):
-            accuracy = next(f"{100 * entry[name]:.1f} % {said}" for name, said in METRICS.items() if name in entry)
+            accuracy = next(f"{100 * entry[name]:.1f} % {said}" for name, said in SHOWN.items() if name in entry)
             cells.append(f"{_ms(entry['median_ms'])} ms, {accuracy}")
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(

@@ -22,7 +22,8 @@ from bitgear.search.costs import hessian_costs, measured_costs, weight_costs
 from bitgear.search.pictures import Pictures, read_pictures
 from bitgear.search.space import Choice, Space
 from bitgear.search.statistics import Statistics
-from bitgear.search.trials import MAIN_METRIC, alone
+from bitgear.search.trials import alone
+from bitgear.tasks.metrics import MAIN_METRIC
 
 WIDTHS = {"8,6,4,2": (8, 6, 4, 2), "4,2": (4, 2), "all": (8, 7, 6, 5, 4, 3, 2)}
 
@@ -82,8 +83,8 @@ def measured(space: Space, engine: Engine, pictures: Pictures, drawn: list[Choic
     for choice in tqdm(drawn, desc="plans", leave=False):
         plan = space.plan(choice)
         master = alone(space.master, plan, statistics.fit(plan))
-        metrics = evaluate_master(master, engine, pictures.validation, [plan])[plan]
-        scores.append(metrics[MAIN_METRIC[master.task]])
+        reached = evaluate_master(master, engine, pictures.validation, [plan])[plan]
+        scores.append(reached.metrics[MAIN_METRIC[master.task]])
     return scores
 
 

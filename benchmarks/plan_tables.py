@@ -5,8 +5,7 @@ from typing import Any
 
 from bitgear.checkpoint import Master
 from bitgear.plans import mean_bits
-
-SHOWN = {"top1": "top-1", "miou": "mIoU", "map50_95": "mAP50-95"}
+from bitgear.tasks.metrics import SHOWN
 
 
 def table(masters: Sequence[Master], times: Sequence[Mapping[str, float]], searches: Sequence[dict[str, Any]]) -> str:

@@ -17,13 +17,13 @@ from typing import Any
 
 from benchmarks import eight_bits_tables, engine_tables, plan_tables, serving_tables, slo_tables
 from benchmarks.contest import NATIVE
-from benchmarks.engine_tables import METRICS
 from benchmarks.measure import RESULTS
 from benchmarks.networks import SHIPPED
 from bitgear.bits import MASTER_BITS, WIDTHS
 from bitgear.checkpoint import Master, read_master
 from bitgear.files import write_atomically
 from bitgear.models import find_master
+from bitgear.tasks.metrics import SHOWN
 from server.metrics import TABLE
 from server.settings import Settings
 
@@ -223,7 +223,7 @@ def _phases(report: dict[str, Any]) -> str:
             times = [f"{row['phases'][phase]['p50_ms']:.2f}" for phase in ("total", "decode", "infer", "post")]
             share = row["around_share"]
             spread = f"{100 * share['p50']:.0f} % ({100 * share['p10']:.0f}-{100 * share['p90']:.0f})"
-            found = [f"{100 * row['accuracy'][m]:.1f} % {said}" for m, said in METRICS.items() if m in row["accuracy"]]
+            found = [f"{100 * row['accuracy'][m]:.1f} % {said}" for m, said in SHOWN.items() if m in row["accuracy"]]
             lines.append(f"| {name} | {bits} | {' | '.join(times)} | {spread} | {', '.join(found)} |")
     return "\n".join(lines)
 

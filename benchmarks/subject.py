@@ -15,9 +15,8 @@ from benchmarks.pictures import Pictures, message
 from benchmarks.servers import Server
 from bitgear.bits import MASTER_BITS
 from bitgear.checkpoint import Master, read_master
+from bitgear.tasks.metrics import MAIN_METRIC
 
-ROUTES = {"classify": "classify", "detect": "detect", "segment": "segment"}
-ACCURACIES = {"classify": "top1", "detect": "map50_95", "segment": "miou"}
 WARM_REQUESTS, REST_REQUESTS = 5, 100
 CAPACITY_SECONDS, CAPACITY_ROUNDS, CAPACITY_CALLERS = 5.0, 3, 12
 
@@ -39,7 +38,7 @@ class Subject:
 
     def accuracy(self) -> dict[str, float]:
         """Return what each precision has by its profile, 0..1: the main metric of the task; 0 where none is known."""
-        metric = ACCURACIES[self.master.task]
+        metric = MAIN_METRIC[self.master.task]
         return {str(rung["precision"]): rung["accuracy"].get(metric) or 0.0 for rung in self.ladder()["rungs"]}
 
     def set_policy(self, name: str) -> None:
@@ -53,7 +52,7 @@ class Subject:
 
     def messages(self, headers: Mapping[str, str]) -> list[bytes]:
         """Return one request about each picture."""
-        path = f"{self._path}/{ROUTES[self.master.task]}"
+        path = f"{self._path}/{self.master.task}"
         return [message(path, body, "image/jpeg", headers) for body in self.pictures.bodies]
 
     def warm(self) -> None:

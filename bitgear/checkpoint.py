@@ -9,15 +9,14 @@ import hashlib
 import json
 import math
 import os
-import stat
 import struct
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from io import BufferedReader
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,7 +44,7 @@ from bitgear.errors import (
     VersionUnsupported,
     quoted,
 )
-from bitgear.files import locked, write_atomically
+from bitgear.files import locked, open_regular, write_atomically
 from bitgear.graph import Conv, Graph, Linear, Shape
 from bitgear.inputs import MAX_SCALE, MIN_SCALE, InputRecord
 from bitgear.plans import (
@@ -264,33 +263,23 @@ def _shown(path: Path) -> str:
     return str(path).encode(errors="backslashreplace").decode()
 
 
-def open_regular(path: Path) -> BufferedReader:
-    """Open a regular file; raise :class:`CheckpointNotFound` for anything else, and wait for no writer of a pipe."""
-
-    def without_waiting(name: str, flags: int) -> int:
-        return os.open(name, flags | getattr(os, "O_NONBLOCK", 0))
-
+def _open(path: Path) -> BufferedReader:
     try:
-        file = open(path, "rb", opener=without_waiting)  # noqa: SIM115 - returned open
+        return open_regular(path)
     except (OSError, ValueError) as error:  # a ValueError says that no path is written like this
         reason = error.strerror if isinstance(error, OSError) else error
         raise CheckpointNotFound(f"cannot be opened: {reason}; give the path of a .safetensors file") from error
-    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        file.close()
-        raise CheckpointNotFound("cannot be opened: it is no regular file; give the path of a .safetensors file")
-    return file
 
 
 def _read(path: Path) -> Master:
     try:
-        with open_regular(path) as file:
+        with _open(path) as file:
             before = os.fstat(file.fileno())
             size = before.st_size
-            header = _read_header(file.read(8), file, size)
-            metadata, entries = _split_header(header)
-            data_start = 8 + int(header["__length__"])
-            master, specs = _describe(metadata)
-            _check_entries(entries, specs, len(master["widths"]), size - data_start)
+            header = _read_header(file, size)
+            described = _describe(header.metadata)
+            specs = _specs(described)
+            _check_entries(header.entries, specs, len(described.master.widths), size - header.data_start)
             # Not mapped: whoever writes over the file in place would change or end a server that has it open.
             content = bytearray(size)
             file.seek(0)
@@ -298,17 +287,24 @@ def _read(path: Path) -> Master:
             after = os.fstat(file.fileno())
     except OSError as error:
         raise CheckpointNotFound(f"cannot be read: {error.strerror}; give the path of a .safetensors master") from error
+    except MemoryError as error:
+        raise CheckpointError(f"finds no memory for its {size} bytes; give more, or a smaller master") from error
     if read_bytes < size or (after.st_size, after.st_mtime_ns) != (size, before.st_mtime_ns):
         raise CheckpointTruncated("was written to while it was read; rename a whole file to this name instead")
     view = memoryview(content).toreadonly()
     tensors: dict[str, NDArray[Any]] = {}
-    for name, entry in entries.items():
+    data = view[header.data_start :]
+    for name, entry in header.entries.items():
         begin, end = entry["data_offsets"]
-        flat = np.frombuffer(view[data_start + begin : data_start + end], _DTYPES[entry["dtype"]])
-        tensors[name] = flat.reshape(entry["shape"])
+        tensors[name] = np.frombuffer(data[begin:end], _DTYPES[entry["dtype"]]).reshape(entry["shape"])
     _check_values(tensors, specs)
-    plans = tuple(_with_own(plan, own, tensors, master["graph"]) for plan, own in master.pop("plans"))
-    return Master(tensors=tensors, plans=plans, digest=hashlib.sha256(view).hexdigest(), **master)
+    graph = described.master.graph
+    plans = tuple(_with_own(plan, own, tensors, graph) for plan, own in described.plans)
+    master = replace(described.master, tensors=tensors, plans=plans, digest=hashlib.sha256(view).hexdigest())
+    version = header.metadata["version"]
+    if int(version) < int(_version(master)):
+        raise MetadataInvalid(f"metadata entry 'version' is {version}; what the file holds is of {_version(master)}")
+    return master
 
 
 def _with_own(plan: NamedPlan, own: Own, tensors: dict[str, NDArray[Any]], graph: Graph) -> NamedPlan:
@@ -333,15 +329,23 @@ def read_name(path: str | os.PathLike[str]) -> str:
     path = Path(path)
     with _named(path):
         try:
-            with open_regular(path) as file:
-                header = _read_header(file.read(8), file, os.fstat(file.fileno()).st_size)
+            with _open(path) as file:
+                header = _read_header(file, os.fstat(file.fileno()).st_size)
         except OSError as error:
             raise CheckpointNotFound(f"cannot be read: {error.strerror}") from error
-        metadata, _ = _split_header(header)
-        return _name(metadata)
+        return _name(header.metadata)
 
 
-def _read_header(prefix: bytes, file: BufferedReader, size: int) -> dict[str, Any]:
+class _Header(NamedTuple):
+    """What stands before the tensors: ours to read, where each tensor lies, and the byte from which that counts."""
+
+    metadata: dict[str, str]
+    entries: dict[str, dict[str, Any]]
+    data_start: int
+
+
+def _read_header(file: BufferedReader, size: int) -> _Header:
+    prefix = file.read(8)
     if len(prefix) < 8:
         raise CheckpointTruncated(f"has {size} bytes; a safetensors file begins with 8 bytes of header length")
     (length,) = struct.unpack("<Q", prefix)
@@ -357,10 +361,7 @@ def _read_header(prefix: bytes, file: BufferedReader, size: int) -> dict[str, An
         header = json.loads(text.decode("utf-8"), object_pairs_hook=_no_duplicates)
     except (ValueError, RecursionError) as error:
         raise HeaderInvalid(f"the header is not JSON in UTF-8: {error}") from error
-    if not isinstance(header, dict) or "__length__" in header:
-        raise HeaderInvalid("the header is not an object of tensors")
-    header["__length__"] = length
-    return header
+    return _Header(*_split_header(header), 8 + length)
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -376,7 +377,7 @@ def _split_header(header: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, 
         raise NotAMaster("is a safetensors file, but its metadata do not say that it is a bitgear master")
     if not all(isinstance(value, str) for value in metadata.values()):
         raise HeaderInvalid("a metadata value is not a string")
-    entries = {name: value for name, value in header.items() if name not in ("__metadata__", "__length__")}
+    entries = {name: value for name, value in header.items() if name != "__metadata__"}
     for name, entry in entries.items():
         valid = (
             isinstance(entry, dict)
@@ -394,17 +395,52 @@ def _whole_numbers(value: Any) -> bool:
     return isinstance(value, list) and all(type(n) is int and 0 <= n < 1 << 48 for n in value)
 
 
-def _describe(metadata: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, TensorSpec]]:
-    version = metadata.get("version", "")
-    if not (version.isascii() and version.isdecimal() and len(version) <= 9):
-        raise MetadataInvalid(f"metadata entry 'version' is {quoted(version)}; expected a whole number")
-    if int(version) > VERSION:
-        raise VersionUnsupported(f"has format version {version}; this bitgear reads up to {VERSION}; upgrade bitgear")
+class _Described(NamedTuple):
+    """What metadata say: a master without tensors, and its plans without what they have of their own, and what."""
+
+    master: Master
+    plans: list[tuple[NamedPlan, Own]]
+
+
+def _describe(metadata: Mapping[str, str]) -> _Described:
+    _check_version(metadata.get("version", ""))
     name = _name(metadata)
     task = metadata.get("task")
     if task not in TASKS:
         raise MetadataInvalid(f"metadata entry 'task' is {quoted(task)}; this version knows {', '.join(TASKS)}")
     graph = Graph.from_json(_json(metadata, "graph"))
+    record = _input(metadata, task)
+    labels = _labels(metadata, task, graph.shapes((3, record.height_px, record.width_px))[graph.nodes[-1].name])
+    widths = _widths(metadata)
+    plans = _plans(metadata, graph, widths)
+    accuracy = _accuracy(_json(metadata, "accuracy"), widths)
+    provenance = _object(_json(metadata, "provenance"), "provenance")
+    sensitivities = _sensitivities(metadata, graph)
+    return _Described(
+        Master(name, task, graph, record, labels, widths, {}, accuracy, provenance, sensitivities=sensitivities), plans
+    )
+
+
+def _specs(described: _Described) -> dict[str, TensorSpec]:
+    """Return all tensors that a file holds, those of its plans included, by name."""
+    graph = described.master.graph
+    specs = tensor_specs(graph, described.master.input, len(described.master.widths))
+    for plan, own in described.plans:
+        if own.batch_norm:
+            specs |= {name: TensorSpec("F16", shape) for name, shape in tensor_shapes(plan.name, graph).items()}
+        if own.scales:
+            specs[scales_name(plan.name)] = TensorSpec("F32", (len(scale_names(graph)),), positive=True)
+    return specs
+
+
+def _check_version(version: str) -> None:
+    if not (version.isascii() and version.isdecimal() and len(version) <= 9 and version[0] != "0"):
+        raise MetadataInvalid(f"metadata entry 'version' is {quoted(version)}; expected a whole number from 1")
+    if int(version) > VERSION:
+        raise VersionUnsupported(f"has format version {version}; this bitgear reads up to {VERSION}; upgrade bitgear")
+
+
+def _input(metadata: Mapping[str, str], task: str) -> InputRecord:
     try:
         record = InputRecord.from_json(_json(metadata, "input"))
     except ValueError as error:
@@ -415,8 +451,11 @@ def _describe(metadata: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, Te
         )
     if task != "classify" and record.central_fraction != 1:
         raise MetadataInvalid("metadata entry 'input': central_fraction is for classification; leave it out")
+    return record
+
+
+def _labels(metadata: Mapping[str, str], task: str, output: Shape) -> tuple[str, ...]:
     labels = _json(metadata, "labels")
-    output = graph.shapes((3, record.height_px, record.width_px))[graph.nodes[-1].name]
     if len(output) != (1 if task == "classify" else 3):
         expected = "(C,)" if task == "classify" else "(C, H, W)"
         raise MetadataInvalid(
@@ -428,6 +467,10 @@ def _describe(metadata: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, Te
             f"metadata entry 'labels' must be a list of {names} strings: a master to {task} makes an output of "
             f"shape {output}"
         )
+    return tuple(labels)
+
+
+def _widths(metadata: Mapping[str, str]) -> tuple[int, ...]:
     widths = _json(metadata, "widths")
     if not isinstance(widths, list) or any(width not in WIDTHS or type(width) is not int for width in widths):
         raise MetadataInvalid("metadata entry 'widths' must be a list of numbers from 2 to 8")
@@ -435,29 +478,10 @@ def _describe(metadata: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, Te
         raise PrecisionMissing(
             f"metadata entry 'widths' is {quoted(widths)}; expected 8 and lower widths once each, highest first"
         )
-    plans = _plans(metadata, graph, widths)
-    described = {
-        "name": name,
-        "task": task,
-        "graph": graph,
-        "input": record,
-        "labels": tuple(labels),
-        "widths": tuple(widths),
-        "accuracy": _accuracy(_json(metadata, "accuracy"), widths),
-        "provenance": _object(_json(metadata, "provenance"), "provenance"),
-        "plans": plans,
-        "sensitivities": _sensitivities(metadata, graph),
-    }
-    specs = tensor_specs(graph, record, len(widths))
-    for plan, own in plans:
-        if own.batch_norm:
-            specs |= {name: TensorSpec("F16", shape) for name, shape in tensor_shapes(plan.name, graph).items()}
-        if own.scales:
-            specs[scales_name(plan.name)] = TensorSpec("F32", (len(scale_names(graph)),), positive=True)
-    return described, specs
+    return tuple(widths)
 
 
-def _plans(metadata: Mapping[str, str], graph: Graph, widths: list[int]) -> list[tuple[NamedPlan, Own]]:
+def _plans(metadata: Mapping[str, str], graph: Graph, widths: Sequence[int]) -> list[tuple[NamedPlan, Own]]:
     """Return the plans without what they have of their own, and what that is."""
     if "plans" not in metadata:
         return []
@@ -509,7 +533,7 @@ def _object(value: Any, name: str) -> dict[str, Any]:
     return value
 
 
-def _accuracy(value: Any, widths: list[int]) -> dict[int, dict[str, float]]:
+def _accuracy(value: Any, widths: Sequence[int]) -> dict[int, dict[str, float]]:
     table = _object(value, "accuracy")
     for width, metrics in table.items():
         if width not in map(str, widths) or not finite_metrics(metrics):
@@ -619,7 +643,7 @@ def rewrite_master(
     :class:`~bitgear.errors.MasterChanged` if the file holds another network or other weights by now, and what
     :func:`read_master`, ``change`` and :func:`write_master` raise, and the file is as it was then.
     """
-    path = Path(path)
+    path = Path(os.path.realpath(path))  # the file itself, whatever a link to it leads to a moment later
     with locked(path.parent):
         held = read_master(path)
         if of is not None and not _same_weights(held, of):

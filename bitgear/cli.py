@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -39,8 +40,7 @@ DEFAULT_CONFIDENCE = 0.25
 DRAWN_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 """Of pictures that are written, by suffix."""
 
-NO_METRICS = ("images", "seconds")
-"""What a measurement tells beside metrics."""
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 WEBP_SIDE_PX = 16383
 """The longest that WebP holds; the others hold any side of a picture that can be read."""
@@ -48,9 +48,12 @@ WEBP_SIDE_PX = 16383
 
 def _in_a_folder(file: Path | None) -> Path | None:
     """Return a file to be written; refuse one that cannot be before anything is computed for it."""
-    if file is not None and not file.parent.is_dir():
-        raise typer.BadParameter(f"{file}: the folder {file.parent} does not exist")
-    if file is not None and (file.is_dir() or not os.access(file.parent, os.W_OK)):
+    if file is None:
+        return None
+    folder = Path(os.path.realpath(file)).parent if file.is_symlink() else file.parent
+    if not folder.is_dir():
+        raise typer.BadParameter(f"{file}: the folder {folder} does not exist")
+    if (file.exists() and not file.is_file()) or not os.access(folder, os.W_OK):
         raise typer.BadParameter(f"{file} cannot be written")
     return file
 
@@ -75,6 +78,17 @@ def _limits(values: list[float] | None) -> list[float] | None:
         if not (math.isfinite(value) and value > 0):
             raise typer.BadParameter(f"{value:g} is no limit; give a finite number above 0")
     return values
+
+
+def _keep_apart(written: Mapping[str, Path | None], read: Mapping[str, Path | None]) -> None:
+    """Refuse a file to be written that is another one to be written, or one that is read."""
+    taken = {os.path.realpath(file): name for name, file in read.items() if file is not None}
+    for option, file in written.items():
+        if file is None:
+            continue
+        other = taken.setdefault(os.path.realpath(file), option)
+        if other != option:
+            raise typer.BadParameter(f"{file} is what {other} names; give another file", param_hint=option)
 
 
 ModelArgument = Annotated[str, typer.Argument(help="A shipped master's name or the path of a master.", metavar="MODEL")]
@@ -114,8 +128,17 @@ def main() -> NoReturn:
 
 
 def _fail(error: BitgearError) -> NoReturn:
-    typer.echo(f"error: {error} [{error.code}]", err=True)
+    typer.echo(_printable(f"error: {error} [{error.code}]"), err=True)
     sys.exit(1)
+
+
+def _printable(text: str) -> str:
+    """Return one line for a terminal: what would steer it, in a name that a file holds, is shown by its number."""
+    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def _say(line: str) -> None:
+    typer.echo(_printable(line))
 
 
 def _version(wanted: bool) -> None:
@@ -212,7 +235,7 @@ def predict(
     _check_options(master.task, top_k, confidence, draw)
     picture = decode_picture(image.read_bytes())
     derived = create_engine(engine or "auto").derive(master, master.plan(precision))
-    typer.echo(f"{image.name}  {picture.width_px}x{picture.height_px}  {master.name} at {_spoken(precision.strip())}")
+    _say(f"{image.name}  {picture.width_px}x{picture.height_px}  {master.name} at {_spoken(precision.strip())}")
     match master.task:
         case "detect":
             painted = _detect(picture, master, derived, DEFAULT_CONFIDENCE if confidence is None else confidence)
@@ -223,7 +246,7 @@ def predict(
 
             logits = derived.run(preprocess(picture, master.input))
             for prediction in predictions(logits[0], master.labels, top_k or DEFAULT_TOP_K):
-                typer.echo(f"{prediction.confidence:7.2%}  {prediction.class_name}")
+                _say(f"{prediction.confidence:7.2%}  {prediction.class_name}")
             return
     if draw is not None:
         _write_picture(painted(), draw)
@@ -255,7 +278,7 @@ def _detect(
     options = DetectOptions(confidence=confidence)
     found = detections(derived.run(codes)[0], letterbox, master.labels, master.input, options)
     for line in _box_lines([(each.confidence, each.class_name, each.box_xyxy) for each in found], confidence):
-        typer.echo(line)
+        _say(line)
 
     def painted() -> "NDArray[np.uint8]":
         from bitgear.tasks.drawing import draw_boxes
@@ -271,7 +294,7 @@ def _segment(picture: "Picture", master: "Master", derived: "DerivedModel") -> "
     codes, letterbox = preprocess(picture, master.input)
     found = segmentation(derived.run(codes)[0], letterbox, master.labels)
     for line in _share_lines([(name, pixels / found.mask.size) for _, name, pixels in found.present]):
-        typer.echo(line)
+        _say(line)
 
     def painted() -> "NDArray[np.uint8]":
         from bitgear.tasks.drawing import draw_mask
@@ -294,7 +317,7 @@ def _write_picture(pixels: "NDArray[np.uint8]", file: Path) -> None:
     stream = io.BytesIO()
     Image.fromarray(pixels).save(stream, drawn_format)
     write_atomically(file, stream.getvalue())
-    typer.echo(f"drawn: {file}")
+    _say(f"drawn: {file}")
 
 
 def _predict_remotely(
@@ -336,12 +359,12 @@ def _predict_remotely(
     except BitgearClientError as error:
         raise BitgearError(str(error)) from error
     served = answer.precision
-    typer.echo(
+    _say(
         f"{image.name}  {answer.image_width_px}x{answer.image_height_px}  {answer.model} at {_spoken(served.served)} "
         f"({served.source}: {served.reason}), {answer.timing.total_ms:.1f} ms"
     )
     for line in lines:
-        typer.echo(line)
+        _say(line)
     if draw is not None and painted is not None:
         _write_picture(painted(), draw)
 
@@ -410,6 +433,7 @@ def evaluate(
     if store and split != "test":
         raise typer.BadParameter(f"a master states what the split 'test' gives, not {split!r}", param_hint="--store")
     path = find_master(model)
+    _keep_apart({"--json": json_file}, {"MODEL": path})
     master = read_master(path)
     names = list(master.precisions) if precision is None else [name.strip() for name in precision.split(",")]
     plans = {name: master.plan(name) for name in names}
@@ -418,15 +442,14 @@ def evaluate(
     with tqdm(total=len(plans) * len(images), unit="image", leave=False) as bar:
         measured = evaluate_master(master, runner, images, tuple(plans.values()), bar.update)
     results = {name: measured[plan] for name, plan in plans.items()}
-    metrics = [name for name in next(iter(results.values())) if name not in NO_METRICS]
+    metrics = next(iter(results.values())).metrics
     widest = max(4, *map(len, results))
     typer.echo(f"{'bits':<{widest}}" + "".join(f"{name:>16}" for name in metrics) + "    images/s")
     for name, row in results.items():
-        values = "".join(f"{row[metric]:16.2%}" for metric in metrics)
-        typer.echo(f"{name:<{widest}}{values}  {row['images'] / row['seconds']:10.1f}")
+        values = "".join(f"{value:16.2%}" for value in row.metrics.values())
+        typer.echo(f"{name:<{widest}}{values}  {row.images / row.seconds:10.1f}")
     if store:
-        known = {name: row for name, row in results.items() if name in master.precisions}
-        kept = {name: {key: row[key] for key in row if key != "seconds"} for name, row in known.items()}
+        kept = {name: row.stored for name, row in results.items() if name in master.precisions}
         rewrite_master(path, lambda stored: stored.with_accuracy(kept), of=master)
     if json_file is not None:
         report = {
@@ -434,7 +457,7 @@ def evaluate(
             "engine": runner.name,
             "threads": threads,
             "split": split,
-            "precisions": results,
+            "precisions": {name: row.to_json() for name, row in results.items()},
         }
         write_atomically(json_file, (json.dumps(report, indent=2) + "\n").encode())
 
@@ -464,7 +487,11 @@ def inspect(
     path = Path(file)
     path = path if path.exists() else find_master(file)
     description: dict[str, Any] = describe(read_master(path), path.stat().st_size)
-    typer.echo(json.dumps(description, indent=2) if as_json else as_text(description))
+    if as_json:
+        typer.echo(json.dumps(description, indent=2))
+        return
+    for line in as_text(description).split("\n"):
+        _say(line)
 
 
 @app.command()
@@ -484,7 +511,9 @@ def profile(
     from bitgear.models import find_master
     from bitgear.search.timings import measure_timings
 
-    master = read_master(find_master(model))
+    path = find_master(model)
+    _keep_apart({"--json": json_file}, {"MODEL": path})
+    master = read_master(path)
     with tqdm(unit="pass", leave=False) as bar:
         timings = measure_timings(master, create_native(threads), seconds, bar.update)
     typer.echo(f"{timings.model}, {timings.instruction_set}, threads {timings.threads}; milliseconds by bits")
@@ -581,6 +610,7 @@ def search(
         Quantity.LATENCY_MS: latency_ms, Quantity.MEAN_WIDTH: mean_width, Quantity.BYTES: weight_bytes,
         Quantity.BIT_OPERATIONS: bit_operations,
     }  # fmt: skip
+    _keep_apart({"--out": out}, {"--data": data, "--timings": timings})
     goals = tuple(Goal(quantity, most) for quantity, values in limits.items() for most in values or ())
     options = SearchOptions(
         goals=goals, front=(0 if goals else 4) if front is None else front,
@@ -600,14 +630,14 @@ def search(
         for line in result.told:
             write(f"{line}\n")
         for each in result.found:
-            write(f"{each.name:16}{each.trial.use:9.4g} ms  {_shares(each.test)}  ({each.reason})\n")
+            write(f"{each.name:16}{each.trial.use:9.4g} ms  {_shares(each.test.metrics)}  ({each.reason})\n")
         if not result.found:
             write("no plan was added\n" if result.told else "nothing dominates the widths here; no plan was added\n")
 
 
 def _shares(metrics: Mapping[str, float]) -> str:
     """Return the metrics of a measurement in per cent."""
-    return ", ".join(f"{name} {value:.2%}" for name, value in metrics.items() if name not in NO_METRICS)
+    return ", ".join(f"{name} {value:.2%}" for name, value in metrics.items())
 
 
 @app.command()
@@ -642,10 +672,10 @@ def refine(
     if found.refined.trials == 0:
         typer.echo(f"no bits can move from {start} at the same mean width; nothing was written")
         return
-    if found.plan is None:
+    if found.plan is None or found.test is None:
         typer.echo(f"nothing is nearer to 8 bits than {start}: {moved}; nothing was written")
         return
-    test = _shares(found.plan.accuracy)
+    test = _shares(found.test.metrics)
     typer.echo(f"{found.plan.name:16} mean {found.mean_bits:.2f} bits  {test}  (from 8 bits: {moved})")
 
 
@@ -682,6 +712,8 @@ def import_(
     from bitgear.convert.importer import ImportOptions, import_model
     from bitgear.files import write_atomically
 
+    read = {"WEIGHTS": weights, "--images": images, "--labels": labels}
+    _keep_apart({"--out": out, "--json": json_file}, read)
     options = ImportOptions(
         weights=weights, images=images, architecture=architecture, labels=labels, calibrate=calibrate, name=name,
         widths=parse_widths(widths), limit=limit, central_fraction=central_fraction, side_px=side_px, seed=seed,

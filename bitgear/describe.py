@@ -9,9 +9,7 @@ from bitgear.checkpoint import Master
 from bitgear.graph import Conv, Linear
 from bitgear.plans import NamedPlan, mean_bits
 from bitgear.rounding import derive
-
-METRICS = {"top1": "top-1", "map50_95": "mAP50-95", "miou": "mIoU"}
-"""What a task is measured by, and what it is called on a page."""
+from bitgear.tasks.metrics import SHOWN
 
 WIDEST = 12
 """Characters of a column of precisions; a longer name moves its row."""
@@ -112,8 +110,8 @@ def as_text(description: dict[str, Any]) -> str:
 def precision_lines(description: dict[str, Any]) -> list[str]:
     """Return a table of what each precision reaches and how many bytes its weights take, with a line of heads."""
     rows = description["precisions"]
-    metric = next((name for name in METRICS if any(name in row for row in rows.values())), "top1")
-    lines = [f"{'bits':<{WIDEST}} {METRICS[metric]:<9}  images   packed weights"]
+    metric = next((name for name in SHOWN if any(name in row for row in rows.values())), "top1")
+    lines = [f"{'bits':<{WIDEST}} {SHOWN[metric]:<9}  images   packed weights"]
     for precision, row in rows.items():
         value = f"{100 * row[metric]:.2f} %" if metric in row else "unknown"
         images = f"{int(row['images']):,}" if "images" in row else ""

@@ -5,7 +5,7 @@ import io
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -42,51 +42,22 @@ def _silent(_: int) -> None:
     pass
 
 
-def evaluate_classifier(
-    master: Master, engine: Engine, data: LabelledImages, precisions: Sequence[P], progress: Progress = _silent
-) -> dict[P, Metrics]:
-    """Return ``top1`` (0..1), ``images`` and ``seconds`` for every width or plan.
+@dataclass(frozen=True)
+class Measured:
+    """What a precision reaches: ``metrics``, 0..1, of so many ``images``, and the ``seconds`` that measuring took."""
 
-    Raises :class:`~bitgear.errors.DataError` if the data's classes are not the master's.
-    """
-    _check_classes(master, data.classes)
+    metrics: Metrics
+    images: int
+    seconds: float
 
-    def measure(run: Any) -> Metrics:
-        return {"top1": top1(run, master.input, data, progress=progress), "images": len(data.labels)}
+    @property
+    def stored(self) -> Metrics:
+        """What a master holds of it: metrics and images."""
+        return {**self.metrics, "images": self.images}
 
-    return _by_precision(master, engine, precisions, measure)
-
-
-def evaluate_detector(
-    master: Master, engine: Engine, data: BoxedPictures, precisions: Sequence[P], progress: Progress = _silent
-) -> dict[P, Metrics]:
-    """Return what :func:`measure_detector` does, and ``seconds``, for every width or plan.
-
-    Raises :class:`~bitgear.errors.DataError` if the data's classes are not the master's.
-    """
-    _check_classes(master, data.classes)
-    return _by_precision(
-        master,
-        engine,
-        precisions,
-        lambda model: measure_detector(model.run, master.input, master.labels, data, progress),
-    )
-
-
-def evaluate_segmenter(
-    master: Master, engine: Engine, data: LabelledMaps, precisions: Sequence[P], progress: Progress = _silent
-) -> dict[P, Metrics]:
-    """Return what :func:`measure_segmenter` does, and ``seconds``, for every width or plan.
-
-    Raises :class:`~bitgear.errors.DataError` if the data's classes are not the master's.
-    """
-    _check_classes(master, data.classes)
-    return _by_precision(
-        master,
-        engine,
-        precisions,
-        lambda model: measure_segmenter(model.run, master.input, master.labels, data, progress),
-    )
+    def to_json(self) -> Metrics:
+        """Return all of it as a JSON object."""
+        return {**self.stored, "seconds": self.seconds}
 
 
 Data = LabelledImages | BoxedPictures | LabelledMaps
@@ -146,25 +117,26 @@ def _numbers(master: Master, classes: Sequence[str]) -> NDArray[np.int64]:
 
 def evaluate_master(
     master: Master, engine: Engine, data: Data, precisions: Sequence[P], progress: Progress = _silent
-) -> dict[P, Metrics]:
-    """Return the metrics of a master's task on its form of data (:func:`read_data`) for every width or plan."""
-    match data:
-        case BoxedPictures():
-            return evaluate_detector(master, engine, data, precisions, progress)
-        case LabelledMaps():
-            return evaluate_segmenter(master, engine, data, precisions, progress)
-        case _:
-            return evaluate_classifier(master, engine, data, precisions, progress)
+) -> dict[P, Measured]:
+    """Return what a master's task is measured by, on its form of data (:func:`read_data`), for every width or plan.
 
+    ``top1`` of a classifier, else what :func:`measure_detector` or :func:`measure_segmenter` returns.
 
-def _by_precision(
-    master: Master, engine: Engine, precisions: Sequence[P], measure: Callable[[Any], Metrics]
-) -> dict[P, Metrics]:
+    Raises :class:`~bitgear.errors.DataError` if the data's classes are not the master's.
+    """
+    _check_classes(master, data.classes)
     results = {}
     for precision in precisions:
         model = engine.derive(master, precision)
         started = time.perf_counter()
-        results[precision] = {**measure(model), "seconds": time.perf_counter() - started}
+        match data:
+            case BoxedPictures():
+                metrics = measure_detector(model.run, master.input, master.labels, data, progress)
+            case LabelledMaps():
+                metrics = measure_segmenter(model.run, master.input, master.labels, data, progress)
+            case _:
+                metrics = {"top1": top1(model, master.input, data, progress=progress)}
+        results[precision] = Measured(metrics, len(data), time.perf_counter() - started)
     return results
 
 
@@ -183,7 +155,7 @@ def _other_classes(master: Master, classes: Sequence[str]) -> DataError:
 def measure_detector(
     run: Run, record: InputRecord, labels: Sequence[str], data: BoxedPictures, progress: Progress = _silent
 ) -> Metrics:
-    """Return ``map50_95`` and ``map50`` (0..1) and ``images``: COCO's average precision, by its own evaluator.
+    """Return ``map50_95`` and ``map50`` (0..1): COCO's average precision, by its own evaluator.
 
     Objects that are ignored count neither for nor against it.
 
@@ -214,7 +186,7 @@ def measure_detector(
                 )
         progress(len(items))
     if not told:
-        return {"map50_95": 0.0, "map50": 0.0, "images": len(data.items)}
+        return {"map50_95": 0.0, "map50": 0.0}
     with contextlib.redirect_stdout(io.StringIO()):  # the evaluator prints
         truth = COCO()
         truth.dataset = _as_coco(data)
@@ -224,11 +196,7 @@ def measure_detector(
         evaluator.evaluate()
         evaluator.accumulate()
         evaluator.summarize()
-    return {
-        "map50_95": max(float(evaluator.stats[0]), 0.0),
-        "map50": max(float(evaluator.stats[1]), 0.0),
-        "images": len(data.items),
-    }
+    return {"map50_95": max(float(evaluator.stats[0]), 0.0), "map50": max(float(evaluator.stats[1]), 0.0)}
 
 
 def _as_coco(data: BoxedPictures) -> dict[str, Any]:
@@ -261,7 +229,7 @@ def _as_coco(data: BoxedPictures) -> dict[str, Any]:
 def measure_segmenter(
     run: Run, record: InputRecord, labels: Sequence[str], data: LabelledMaps, progress: Progress = _silent
 ) -> Metrics:
-    """Return ``miou`` and ``pixel_accuracy`` (0..1) and ``images``, over the pixels of the network's input.
+    """Return ``miou`` and ``pixel_accuracy`` (0..1), over the pixels of the network's input.
 
     Those in the bars around a picture are not labelled and do not count. Both count all pixels of all images together;
     the mean is over the classes that occur.
@@ -273,4 +241,4 @@ def measure_segmenter(
         for logits, truth in zip(run(record.encode(images)), data.maps[begin:], strict=False):
             confusion.add(segmentation(logits, letterbox, labels).mask, truth, IGNORE)
         progress(len(images))
-    return {"miou": confusion.miou(), "pixel_accuracy": confusion.pixel_accuracy(), "images": len(data.images)}
+    return {"miou": confusion.miou(), "pixel_accuracy": confusion.pixel_accuracy()}

@@ -1,35 +1,71 @@
-"""Files that appear complete or not at all, and changes of them one after the other."""
+"""Files that appear complete or not at all, changes of them one after the other, and none that is waited for."""
 
+import errno
 import os
 import secrets
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from io import BufferedReader
 from pathlib import Path
+
+
+def open_regular(path: Path) -> BufferedReader:
+    """Open a regular file to read; raise :class:`OSError` for anything else, and wait for no writer of a pipe."""
+
+    def without_waiting(name: str, flags: int) -> int:
+        return os.open(name, flags | getattr(os, "O_NONBLOCK", 0))
+
+    file = open(path, "rb", opener=without_waiting)  # noqa: SIM115 - returned open
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise _not_regular(path)
+    return file
+
+
+def _not_regular(path: Path) -> OSError:
+    return OSError(errno.EINVAL, "it is no regular file", str(path))
 
 
 def write_atomically(path: Path, content: bytes, check: Callable[[Path], object] | None = None) -> None:
     """Write ``content`` to a temporary sibling, flush it to disk, ``check`` it there, and let it replace ``path``.
 
     Readers see the old file or the new one; of writers at the same time, the last one's stays. If anything fails, the
-    old file stays and the sibling is removed. An :class:`OSError` names ``path``.
+    old file stays and the sibling is removed. A link stays: the file that it leads to is replaced. Who may read a file
+    that is replaced stays too. An :class:`OSError` names ``path``; what is there and no regular file is refused.
     """
+    target = Path(os.path.realpath(path))
     # Random, for threads of one process and containers that share a folder have the same process ID; and short, for
     # the target's name may be as long as names can be. Not of ``tempfile``, whose files only their owner may read.
-    temporary = path.with_name(f".{secrets.token_hex(8)}.partial")
+    temporary = target.with_name(f".{secrets.token_hex(8)}.partial")
     try:
+        mode = _mode(target)
         with temporary.open("xb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
+        if mode is not None:
+            temporary.chmod(mode)
         if check is not None:
             check(temporary)
-        temporary.replace(path)
+        temporary.replace(target)
     except OSError as error:
         if error.errno is not None:
             error.filename = str(path)  # a full disk names no file, and nobody asked for the sibling
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _mode(path: Path) -> int | None:
+    """Return the permissions of a file that is there."""
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        return None
+    if not stat.S_ISREG(mode):
+        raise _not_regular(path)
+    return stat.S_IMODE(mode)
 
 
 @contextmanager

@@ -238,6 +238,7 @@ class Graph:
         shapes: dict[str, Shape] = {IMAGE: image}
         total = 0
         for node in self.nodes:
+            _check_numbers(node)
             sources = [shapes[value] for value in self.inputs(node)]
             shape = _output_shape(node, sources)
             if _terms(node, sources[0]) > MAX_TERMS.get(node.op, 0):
@@ -295,6 +296,13 @@ def _terms(node: Node, source: Shape) -> int:
             return source[1] * source[2]
         case _:
             return 0
+
+
+def _check_numbers(node: Node) -> None:
+    for name, least in _MINIMUM.items():
+        value = getattr(node, name, None)
+        if value is not None and value < least:
+            raise GraphError(f"node {node.name!r} has {name} {value}; the least is {least}")
 
 
 def _output_shape(node: Node, sources: list[Shape]) -> Shape:
@@ -372,7 +380,7 @@ _MINIMUM = {
     "channels": 1, "kernel": 1, "stride": 1, "padding": 0, "padding_end": 0, "groups": 1, "dilation": 1, "height": 1,
     "width": 1,
 }  # fmt: skip
-_LARGEST_FLOAT32 = (2 - 2.0**-23) * 2.0**127
+LARGEST_FLOAT32 = (2 - 2.0**-23) * 2.0**127
 
 
 def _node_from_json(item: Any) -> Node:
@@ -409,6 +417,6 @@ def _valid(field: str, value: Any) -> bool:
         case "bits":
             return type(value) is int and 2 <= value <= 8
         case "clip":
-            return type(value) in (int, float) and 2.0**-126 <= value <= _LARGEST_FLOAT32
+            return type(value) in (int, float) and 2.0**-126 <= value <= LARGEST_FLOAT32
         case _:
             return type(value) is int and _MINIMUM[field] <= value <= MAX_SIDE

@@ -4,7 +4,6 @@ The statistics behind a batch norm depend on the widths of all layers before it,
 uniform width, are an approximation for a plan of many. ``docs/format.md`` says how plans are stored.
 """
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 
 from bitgear.bits import LayerBits, Plan, is_plan_name
 from bitgear.errors import PlanInvalid, PrecisionError, TensorDtype, TensorMissing, TensorShape, ValueInvalid
-from bitgear.graph import IMAGE, Graph, sums
+from bitgear.graph import IMAGE, LARGEST_FLOAT32, Graph, sums
 from bitgear.inputs import MAX_SCALE, MIN_SCALE
 
 MAX_PLANS = 32
@@ -93,9 +92,9 @@ def mean_bits(graph: Graph, plan: Plan) -> float:
 
 
 def finite_metrics(value: Any) -> bool:
-    """Return whether a JSON value is an object of finite numbers."""
+    """Return whether a JSON value is an object of numbers that float32 can hold: a hundred times one is one still."""
     return isinstance(value, Mapping) and all(
-        type(number) in (int, float) and abs(number) <= sys.float_info.max for number in value.values()
+        type(number) in (int, float) and abs(number) <= LARGEST_FLOAT32 for number in value.values()
     )
 
 

@@ -52,6 +52,8 @@ def run(
 def check_image(master: Master, q_image: NDArray[np.int8]) -> None:
     """Raise :class:`InputError` unless ``q_image`` is int8 (N, 3, H, W) of the master's input size, N at least 1."""
     expected = (3, master.input.height_px, master.input.width_px)
+    if not isinstance(q_image, np.ndarray):
+        raise InputError(f"expected a numpy array of int8 codes, got {type(q_image).__name__}")
     if q_image.dtype != _CODES or q_image.shape[1:] != expected or q_image.shape[0] < 1:
         raise InputError(
             f"expected int8 codes of shape (N, {', '.join(map(str, expected))}), got {q_image.dtype} {q_image.shape}"

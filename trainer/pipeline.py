@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import safe_open
 from tqdm import tqdm
 
 from bitgear.bits import WIDTHS
@@ -393,7 +394,5 @@ def _provenance(weights: Path | None) -> Any:
         return None
     if weights.suffix != ".safetensors":
         return {"file": weights.name, "sha256": hashlib.sha256(weights.read_bytes()).hexdigest()}
-    with weights.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        metadata = json.loads(file.read(length)).get("__metadata__", {})
-    return {"file": weights.name, **metadata}
+    with safe_open(weights, "numpy") as file:
+        return {"file": weights.name, **(file.metadata() or {})}

@@ -1,7 +1,5 @@
 """A float32 network with batch norm folded into its convolutions: what calibration starts from and compares with."""
 
-import json
-import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +10,9 @@ import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file
 
-from bitgear.checkpoint import open_regular
 from bitgear.convert.architectures import (
     Architecture,
     ArchitectureUnknown,
@@ -30,6 +27,7 @@ from bitgear.errors import (
     TensorUnexpected,
     ValueInvalid,
 )
+from bitgear.files import open_regular
 from bitgear.graph import IMAGE, AvgPool, Concat, Conv, Graph, Linear, MaxPool, Node, Pool, Resize, Shortcut, borders
 from bitgear.inputs import MAX_SCALE, InputRecord
 from bitgear.reference import nearest
@@ -123,11 +121,10 @@ def read_state(path: Path) -> dict[str, NDArray[Any]]:
     try:
         open_regular(path).close()  # a pipe would be waited for
         tensors = load_file(path)
-    except CheckpointNotFound as error:
-        raise CheckpointNotFound(f"{path}: {error}") from error
-    except OSError as error:
-        raise CheckpointNotFound(f"{path}: cannot be opened: {error.strerror or error}") from error
-    except (SafetensorError, KeyError, TypeError) as error:
+    except (OSError, ValueError) as error:  # a ValueError says that no path is written like this
+        reason = getattr(error, "strerror", None) or error
+        raise CheckpointNotFound(f"{path}: cannot be opened: {reason}") from error
+    except (SafetensorError, KeyError, TypeError, AttributeError) as error:  # the last two of what numpy lacks
         raise HeaderInvalid(f"{path}: is not a safetensors file of plain floats: {error}") from error
     state: dict[str, NDArray[Any]] = {}
     for name, tensor in tensors.items():
@@ -139,11 +136,9 @@ def read_state(path: Path) -> dict[str, NDArray[Any]]:
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """Return the metadata of a safetensors file: customarily where its tensors come from."""
-    with path.open("rb") as file:
-        (length,) = struct.unpack("<Q", file.read(8))
-        metadata: dict[str, str] = json.loads(file.read(length)).get("__metadata__") or {}  # null says nothing either
-    return metadata
+    """Return the metadata of a safetensors file, by name in order: customarily where its tensors come from."""
+    with safe_open(path, "numpy") as file:
+        return dict(sorted((file.metadata() or {}).items()))
 
 
 def fold_batch_norm(architecture: Architecture, state: Mapping[str, NDArray[Any]]) -> FloatModel:

@@ -1,6 +1,7 @@
 """From a state dict and pictures to a measured master: what ``bitgear import`` does."""
 
 import hashlib
+import json
 import platform
 import re
 import time
@@ -15,14 +16,18 @@ from tqdm import tqdm
 
 import bitgear
 from bitgear.bits import MASTER_BITS, WIDTHS, descending
-from bitgear.checkpoint import is_model_name, write_master
+from bitgear.checkpoint import MAX_HEADER_BYTES, is_model_name, write_master
 from bitgear.convert.calibrate import calibrate
 from bitgear.convert.float_model import FloatModel, read_float_model, read_metadata
 from bitgear.engines import create_engine
-from bitgear.errors import DataError, MetadataInvalid, PrecisionMissing
+from bitgear.errors import DataError, HeaderTooLarge, MetadataInvalid, PrecisionMissing
+from bitgear.evaluate import Measured
 from bitgear.graph import IMAGE
 from bitgear.tasks.classify import measure
 from bitgear.tasks.datasets import LabelledImages, read_class_names, read_pictures, subset
+
+MAX_METADATA_BYTES = MAX_HEADER_BYTES // 4
+"""Of the weights, as JSON: the rest of a master's header is for the graph, the tensors and plans that come later."""
 
 
 @dataclass(frozen=True)
@@ -68,9 +73,7 @@ def import_model(options: ImportOptions, out: Path, *, progress: bool = True) ->
     engine = create_engine(options.engine, options.threads)
     model = read_float_model(options.weights, options.architecture, options.side_px)
     # What the file says of itself comes first: it may be copied from another file, whose name and digest it then says.
-    weights = {
-        **read_metadata(options.weights), "file": options.weights.name, "sha256": _sha256(options.weights),
-    }  # fmt: skip
+    weights = {**_metadata(options.weights), "file": options.weights.name, "sha256": _sha256(options.weights)}
     chosen, others = split(_read(options, model, progress), options.calibrate, options.seed)
 
     started = time.perf_counter()
@@ -84,13 +87,14 @@ def import_model(options: ImportOptions, out: Path, *, progress: bool = True) ->
     with _bar("measuring", len(others.labels) * (1 + len(widths)), "image", progress) as bar:
         session = model.session(options.threads)
         fp32 = measure(lambda pixels: session.run(None, {IMAGE: model.normalise(pixels)})[0], others, bar.update)
-        measured: dict[int, dict[str, Any]] = {}
+        measured: dict[int, Measured] = {}
         for bits in widths:
             started = time.perf_counter()
             derived = engine.derive(calibrated.master, bits)
             encode = calibrated.master.input.encode
             accuracy = measure(lambda pixels: derived.run(encode(pixels)), others, bar.update)  # noqa: B023
-            measured[bits] = {**asdict(accuracy), "seconds": time.perf_counter() - started}
+            metrics = {"top1": accuracy.top1, "top5": accuracy.top5}
+            measured[bits] = Measured(metrics, accuracy.images, time.perf_counter() - started)
 
     provenance = {
         "method": "post-training calibration",
@@ -107,9 +111,13 @@ def import_model(options: ImportOptions, out: Path, *, progress: bool = True) ->
             "python": platform.python_version(),
         },
     }
-    metrics = {bits: {k: v for k, v in row.items() if k != "seconds"} for bits, row in measured.items()}
     seen = replace(calibrated.master.input, central_fraction=options.central_fraction)
-    master = replace(calibrated.master, input=seen, accuracy=metrics, provenance=provenance)
+    master = replace(
+        calibrated.master,
+        input=seen,
+        accuracy={bits: row.stored for bits, row in measured.items()},
+        provenance=provenance,
+    )
     write_master(master, out)
     return {
         "model": name,
@@ -128,7 +136,7 @@ def import_model(options: ImportOptions, out: Path, *, progress: bool = True) ->
         "threads": options.threads,
         "calibration_seconds": calibration_seconds,
         "fp32": asdict(fp32),
-        "precisions": {str(bits): row for bits, row in measured.items()},
+        "precisions": {str(bits): row.to_json() for bits, row in measured.items()},
     }
 
 
@@ -156,6 +164,18 @@ def _read(options: ImportOptions, model: FloatModel, progress: bool) -> Labelled
             "give a file with the name of every class, in the order of the network's outputs"
         )
     return data
+
+
+def _metadata(weights: Path) -> dict[str, str]:
+    """Return what a file of weights says of itself; refuse more than a master's header has room for."""
+    metadata = read_metadata(weights)
+    size = len(json.dumps(metadata))
+    if size > MAX_METADATA_BYTES:
+        raise HeaderTooLarge(
+            f"{weights}: has metadata of {size} bytes, which a master would keep; save the weights with at most "
+            f"{MAX_METADATA_BYTES}"
+        )
+    return metadata
 
 
 def _bar(what: str, total: int | None, unit: str, progress: bool) -> Any:

@@ -64,7 +64,8 @@ class OnnxRuntimeModel:
     def run(self, q_image: NDArray[np.int8]) -> NDArray[np.float32]:
         check_image(self.master, q_image)
         try:
-            output: NDArray[np.float32] = self.session.run(None, {IMAGE: q_image})[0]
+            # Of another array it makes a copy itself, and says that it is not contiguous where no memory is left.
+            output: NDArray[np.float32] = self.session.run(None, {IMAGE: np.ascontiguousarray(q_image)})[0]
         except Exception as error:
             if isinstance(error, MemoryError) or "allocate memory" in str(error):  # one class for all that fails there
                 raise out_of_memory(OnnxRuntimeEngine.name, self.master, self.plan) from error

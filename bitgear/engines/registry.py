@@ -5,7 +5,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from bitgear.engines.base import Engine
-from bitgear.errors import EngineUnavailable
+from bitgear.errors import EngineUnavailable, quoted
 
 if TYPE_CHECKING:
     from bitgear.engines.native import NativeEngine
@@ -24,9 +24,10 @@ def create_engine(name: str = AUTO, threads: int = 1) -> Engine:
 
     ``auto`` is the native engine where its extension was built, else ONNX Runtime.
 
-    Raises :class:`~bitgear.errors.EngineUnavailable` if the name is unknown or the library cannot be loaded; the
-    original failure is in the message and the cause.
+    Raises :class:`~bitgear.errors.EngineUnavailable` if the name is unknown or the library cannot be loaded, with the
+    original failure in the message and the cause, and for no threads or more than are of use (:func:`most_threads`).
     """
+    _check_threads(threads)
     if name == AUTO:
         name = "onnxruntime" if native_failure() is not None else "native"
     if name == "reference":
@@ -48,6 +49,7 @@ def create_engine(name: str = AUTO, threads: int = 1) -> Engine:
 
 def create_native(threads: int = 1) -> "NativeEngine":
     """Return the native engine, whose layers alone can be timed; raise what :func:`create_engine` does."""
+    _check_threads(threads)
     failure = native_failure()
     if failure is not None:
         raise EngineUnavailable(
@@ -57,6 +59,16 @@ def create_native(threads: int = 1) -> "NativeEngine":
     from bitgear.engines.native import NativeEngine
 
     return NativeEngine(threads, os.environ.get(KERNEL_VARIABLE, ""))
+
+
+def most_threads() -> int:
+    """Return the most threads that an engine takes for one call: some times the cores, for those may become more."""
+    return max(64, 4 * (os.cpu_count() or 1))
+
+
+def _check_threads(threads: int) -> None:
+    if not (isinstance(threads, int) and 1 <= threads <= most_threads()):
+        raise EngineUnavailable(f"an engine here takes 1 to {most_threads()} threads, not {quoted(threads)}")
 
 
 def native_failure() -> Exception | None:

@@ -14,7 +14,7 @@ from bitgear.bits import Plan, is_plan_name, plan_name
 from bitgear.checkpoint import Master, read_master, rewrite_master, write_master
 from bitgear.engines.registry import create_native
 from bitgear.errors import MasterChanged, PlanInvalid
-from bitgear.evaluate import evaluate_master, read_data
+from bitgear.evaluate import Measured, evaluate_master, read_data
 from bitgear.graph import IMAGE
 from bitgear.machine import available_cores
 from bitgear.models import find_master
@@ -23,7 +23,7 @@ from bitgear.search.distance import BETWEEN, Distance
 from bitgear.search.moves import Refined, refine
 from bitgear.search.pictures import codes_of, read_pictures
 from bitgear.search.report import check_plots, write_report
-from bitgear.search.run import Result, SearchOptions, added, search, stored
+from bitgear.search.run import Result, SearchOptions, added, search
 from bitgear.search.stated import apart
 from bitgear.search.statistics import Statistics
 from bitgear.search.timings import measure_timings, read_timings
@@ -165,7 +165,7 @@ class RefineRequest:
 
 @dataclass(frozen=True, eq=False)
 class Refinement:
-    """What moves led to, the plan as it was written, with its accuracy, and the master's mean width of it.
+    """What moves led to, the plan as it was written, what it reaches in ``test``, and the master's mean width of it.
 
     ``plan`` None: nothing was written, since nothing was nearer to 8 bits than the start, or the master has a plan of
     the widths that are, or they are one width everywhere: ``held``, which stays as it is.
@@ -175,6 +175,7 @@ class Refinement:
     mean_bits: float
     plan: NamedPlan | None
     held: str | None = None
+    test: Measured | None = None
 
 
 def refine_and_write(request: RefineRequest) -> Refinement:
@@ -228,7 +229,7 @@ def refine_and_write(request: RefineRequest) -> Refinement:
     norms = statistics.fit(plan)
     measured = evaluate_master(alone(master, plan, norms), engine, test, [plan])[plan]
     other = apart(master, engine, test, written=request.out or request.model, data=request.data)
-    named = NamedPlan("", plan, stored(measured), norms)
+    named = NamedPlan("", plan, measured.stored, norms)
 
     def change(now: Master) -> Master:
         nonlocal named
@@ -243,7 +244,7 @@ def refine_and_write(request: RefineRequest) -> Refinement:
         tqdm.write(f"warning: {other}", file=sys.stderr)
     if named.name in master.provenance.get("tuned", {}):
         tqdm.write(f"{named.name} was tuned; as it is now it is not: bitgear tune trains it again", file=sys.stderr)
-    return Refinement(refined, mean, named)
+    return Refinement(refined, mean, named, test=measured)
 
 
 def _wanted_name(master: Master, request: RefineRequest) -> str | None:

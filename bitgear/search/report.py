@@ -6,13 +6,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from bitgear.describe import METRICS
 from bitgear.errors import EngineUnavailable
-from bitgear.evaluate import Metrics
+from bitgear.evaluate import Measured
 from bitgear.files import write_atomically
 from bitgear.search.run import Found, Result
 from bitgear.search.space import Choice
-from bitgear.search.trials import MAIN_METRIC, Trial
+from bitgear.search.trials import Trial
+from bitgear.tasks.metrics import MAIN_METRIC, SHOWN
 
 _WIDTHS, _TRIALS, _PLANS = "#1b3a6b", "#b9c4d0", "#b8323c"
 
@@ -81,9 +81,9 @@ def _plan(result: Result, found: Found) -> dict[str, Any]:
         "mean_width_of_weights": sum(n * bits for n, bits in zip(weights, trial.choice, strict=True)) / sum(weights),
         "bytes": space.fixed_bytes + space.total(space.weight_bytes, trial.choice),
         "bit_operations": space.fixed_bit_operations + space.total(space.bit_operations, trial.choice),
-        "validation": trial.metrics,
-        "validation_with_rows_of_widths": found.rows,
-        "test": found.test,
+        "validation": trial.measured.to_json(),
+        "validation_with_rows_of_widths": found.rows.to_json(),
+        "test": found.test.to_json(),
     }
 
 
@@ -114,7 +114,7 @@ def write_report(result: Result, folder: Path) -> None:
 
 def _page(result: Result) -> str:
     metric = MAIN_METRIC[result.master.task]
-    shown = METRICS[metric]
+    shown = SHOWN[metric]
     validation, options = result.pictures, result.options
     lines = [
         f"# Plans of {result.master.name}",
@@ -133,7 +133,7 @@ def _page(result: Result) -> str:
         rows.append((trial.use, _row(result, f"{trial.plan} bit", trial, None, test.get(metric))))
     for each in result.found:
         name = f"**{each.name}**"
-        rows.append((each.trial.use, _row(result, name, each.trial, each.rows, each.test[metric])))
+        rows.append((each.trial.use, _row(result, name, each.trial, each.rows, each.test.metrics[metric])))
     lines += [text for _, text in sorted(rows, reverse=True)]
     lines += ["", *(f"{text}." for text in result.told), ""]
     if result.apart is not None:
@@ -162,7 +162,7 @@ def _batch_norm(result: Result) -> str:
     return f"Batch norm of the widths (random plans: {rows}, fitted {fitted})"
 
 
-def _row(result: Result, name: str, trial: Trial, rows: Metrics | None, test: float | None) -> str:
+def _row(result: Result, name: str, trial: Trial, rows: Measured | None, test: float | None) -> str:
     metric = MAIN_METRIC[result.master.task]
     cells = [
         name,
@@ -170,7 +170,7 @@ def _row(result: Result, name: str, trial: Trial, rows: Metrics | None, test: fl
         f"{trial.use:.4g}",
         f"{result.timings.predict_ms(trial.plan):.4g}",
         f"{trial.score:.2%}",
-        "" if rows is None else f"{rows[metric]:.2%}",
+        "" if rows is None else f"{rows.metrics[metric]:.2%}",
         "" if test is None else f"{test:.2%}",
     ]
     return "| " + " | ".join(cells) + " |"
@@ -207,7 +207,7 @@ def _scatter(result: Result, axes: Any, x: Callable[[Trial], float], label: str)
     margin = 8 * (best - worst) + 1
     axes.set_ylim(100 * worst - margin, 100 * best + margin)
     axes.set_xlabel(label)
-    axes.set_ylabel(f"{METRICS[MAIN_METRIC[result.master.task]]} (%), choosing")
+    axes.set_ylabel(f"{SHOWN[MAIN_METRIC[result.master.task]]} (%), choosing")
     axes.legend(frameon=False)
     axes.grid(alpha=0.3)
 

@@ -4,7 +4,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Any
 
 import numpy as np
 
@@ -13,7 +12,7 @@ from bitgear.checkpoint import Master
 from bitgear.engines.base import Engine
 from bitgear.engines.native import NativeEngine
 from bitgear.errors import SearchError
-from bitgear.evaluate import Data, Metrics, evaluate_master
+from bitgear.evaluate import Data, Measured, evaluate_master
 from bitgear.plans import NamedPlan
 from bitgear.search.costs import Cost, hessian_costs, measured_costs, weight_costs
 from bitgear.search.evolution import best, evolve, undominated
@@ -80,7 +79,7 @@ class SearchOptions:
 
 @dataclass(frozen=True, eq=False)
 class Found:
-    """A plan that was chosen, under its name, and why. ``rows``: its metrics with the rows of the widths instead.
+    """A plan that was chosen, under its name, and why. ``rows``: what it reaches with the rows of the widths instead.
 
     ``name`` is empty until the plan is added to a master.
     """
@@ -88,13 +87,13 @@ class Found:
     name: str
     reason: str
     trial: Trial
-    rows: Metrics
-    test: Metrics
+    rows: Measured
+    test: Measured
 
     @property
     def plan(self) -> NamedPlan:
         """The plan as a master holds it."""
-        return replace(self.trial.named(self.name), accuracy=stored(self.test))
+        return replace(self.trial.named(self.name), accuracy=self.test.stored)
 
 
 @dataclass(frozen=True, eq=False)
@@ -339,8 +338,3 @@ def added(result: Result, master: Master) -> Result:
 def _within(total: float, most: float) -> bool:
     """Return whether a sum of shares is at most so much: their rounding is no reason to say no."""
     return total <= most * (1 + 1e-9)
-
-
-def stored(metrics: Metrics) -> dict[str, Any]:
-    """Return what a master holds of metrics: how long it took to measure them is not part of it."""
-    return {name: value for name, value in metrics.items() if name != "seconds"}

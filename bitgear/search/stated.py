@@ -7,10 +7,9 @@ from pathlib import Path
 
 from bitgear.bits import Plan
 from bitgear.checkpoint import Master
-from bitgear.describe import METRICS
 from bitgear.engines.base import Engine
 from bitgear.evaluate import Data, Progress, evaluate_master
-from bitgear.search.trials import MAIN_METRIC
+from bitgear.tasks.metrics import MAIN_METRIC, SHOWN
 
 SAME = 5e-5
 """Shares that differ by no more are equal as they are shown: less than one picture of 10,000."""
@@ -30,7 +29,7 @@ class Apart:
     command: str
 
     def __str__(self) -> str:
-        shown = METRICS[self.metric]
+        shown = SHOWN[self.metric]
         return (
             f"on these test pictures {self.precision} bits reach {shown} {self.measured:.2%}, while the master states "
             f"{self.stated:.2%}: its widths were measured on other pictures than the plan or plans that are new, so do "
@@ -51,7 +50,7 @@ def apart(
     if stated is None:
         return None
     plan = Plan.uniform(widest)
-    measured = evaluate_master(master, engine, test, [plan], progress)[plan][metric]
+    measured = evaluate_master(master, engine, test, [plan], progress)[plan].metrics[metric]
     if math.isclose(measured, stated, rel_tol=0, abs_tol=SAME):
         return None
     command = shlex.join(["bitgear", "evaluate", str(written), "--data", str(data), "--store"])

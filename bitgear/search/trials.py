@@ -6,14 +6,12 @@ from dataclasses import dataclass, field, replace
 from bitgear.bits import Plan
 from bitgear.checkpoint import Master
 from bitgear.engines.base import Engine
-from bitgear.evaluate import Data, Metrics, evaluate_master
+from bitgear.evaluate import Data, Measured, evaluate_master
 from bitgear.plans import BatchNorm, NamedPlan
 from bitgear.search.space import Choice, Space
 from bitgear.search.statistics import Statistics
 from bitgear.search.timings import Timings
-
-MAIN_METRIC = {"classify": "top1", "detect": "map50_95", "segment": "miou"}
-"""What plans are compared by, 0..1, by task."""
+from bitgear.tasks.metrics import MAIN_METRIC
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,7 +22,7 @@ class Trial:
     plan: Plan
     batch_norm: dict[str, BatchNorm] | None
     use: float
-    metrics: Metrics
+    measured: Measured
     score: float
 
     def named(self, name: str) -> NamedPlan:
@@ -53,18 +51,18 @@ class Trials:
         if choice not in self.done:
             plan = self.space.plan(choice)
             norms = self.statistics.fit(plan) if plan.layers and self.fitting else None
-            metrics = self.measure(plan, norms)
-            score = metrics[MAIN_METRIC[self.space.master.task]]
-            self.done[choice] = Trial(choice, plan, norms, self.timings.predict_ms(plan), metrics, score)
+            measured = self.measure(plan, norms)
+            score = measured.metrics[MAIN_METRIC[self.space.master.task]]
+            self.done[choice] = Trial(choice, plan, norms, self.timings.predict_ms(plan), measured, score)
             self.progress(1)
         return self.done[choice]
 
     def score(self, plan: Plan, norms: dict[str, BatchNorm] | None) -> float:
         """Return the main metric of a plan."""
-        return self.measure(plan, norms)[MAIN_METRIC[self.space.master.task]]
+        return self.measure(plan, norms).metrics[MAIN_METRIC[self.space.master.task]]
 
-    def measure(self, plan: Plan, norms: dict[str, BatchNorm] | None) -> Metrics:
-        """Return the metrics of a plan with a batch norm; None: with the rows of the widths."""
+    def measure(self, plan: Plan, norms: dict[str, BatchNorm] | None) -> Measured:
+        """Return what a plan reaches with a batch norm; None: with the rows of the widths."""
         return evaluate_master(alone(self.space.master, plan, norms), self.engine, self.data, [plan])[plan]
 
     def chosen(self) -> list[Trial]:

@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from bitgear.errors import DataError, ImageError
+from bitgear.files import open_regular
 from bitgear.tasks.pictures import decode_picture
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -111,18 +112,27 @@ def _cifar10_sheets(folder: Path, split: str) -> LabelledImages:
 
 
 def _class_folders(folder: Path, side_px: int, central_fraction: float) -> LabelledImages:
-    classes = tuple(sorted(path.name for path in folder.iterdir() if path.is_dir()))
+    classes = tuple(sorted(path.name for path in folder.iterdir() if path.is_dir() and not _is_hidden(path)))
     if not classes:
         raise DataError(f"{folder} holds no class folders")
     _check_class_names(folder, classes)
     images, labels = [], []
     for label, name in enumerate(classes):
-        paths = sorted(path for path in (folder / name).iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+        paths = sorted(path for path in (folder / name).iterdir() if _is_picture(path))
         if not paths:
             raise DataError(f"class folder {folder / name} holds no JPEG, PNG or WebP image")
         images += [resize_crop(_open_rgb(path), side_px, central_fraction) for path in paths]
         labels += [label] * len(paths)
     return LabelledImages(np.stack(images), np.asarray(labels, np.int64), classes)
+
+
+def _is_hidden(path: PurePath) -> bool:
+    """Return whether a name begins with a dot, as those of what macOS and desktops lay beside pictures do."""
+    return path.name.startswith(".")
+
+
+def _is_picture(path: PurePath) -> bool:
+    return path.suffix.lower() in IMAGE_SUFFIXES and not _is_hidden(path)
 
 
 def _check_class_names(source: Path, classes: Sequence[str]) -> None:
@@ -181,7 +191,8 @@ def read_class_names(file: Path) -> tuple[str, ...]:
     Raises :class:`~bitgear.errors.DataError` if it is neither.
     """
     try:
-        text = file.read_text(encoding="utf-8-sig")
+        with open_regular(file) as stream:
+            text = stream.read().decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"class names {file} cannot be read: {error}") from error
     if file.suffix.lower() != ".json":
@@ -212,7 +223,7 @@ def open_files(source: Path) -> Iterator[_Files]:
         raise DataError(f"pictures {source} do not exist; give a folder or a tar archive")
     with ExitStack() as opened:
         try:
-            archive = opened.enter_context(tarfile.open(source))
+            archive = opened.enter_context(tarfile.open(fileobj=opened.enter_context(open_regular(source))))
             members = _members(archive)
         except _TAR_ERRORS as error:
             raise DataError(f"{source} is neither a folder nor a tar archive: {error}") from error
@@ -291,7 +302,8 @@ def picture_reader(source: Path, names: Sequence[str]) -> Callable[[str], bytes]
 
 def _read_file(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        with open_regular(path) as file:
+            return file.read()
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error}") from error
 
@@ -354,9 +366,9 @@ def _foldered(
 ) -> tuple[list[str], list[int], Sequence[str]]:
     by_class = defaultdict(list)
     for name in sorted(names):
-        parts = PurePosixPath(name)
-        if len(parts.parts) == 2 and parts.suffix.lower() in IMAGE_SUFFIXES:
-            by_class[parts.parts[0]].append(name)
+        path = PurePosixPath(name)
+        if len(path.parts) == 2 and _is_picture(path) and not _is_hidden(path.parent):
+            by_class[path.parent.name].append(name)
     if not by_class:
         raise DataError(f"{source} holds neither {CLASSES_FILE} nor folders of JPEG, PNG or WebP pictures")
     classes = sorted(by_class) if classes is None else classes
@@ -370,10 +382,7 @@ def _foldered(
 
 
 def _open_rgb(path: Path) -> NDArray[np.uint8]:
-    try:
-        return _decode(path.read_bytes(), str(path))
-    except OSError as error:
-        raise DataError(f"{path} cannot be read as an image: {error}") from error
+    return _decode(_read_file(path), str(path))
 
 
 def _decode(data: bytes, name: str) -> NDArray[np.uint8]:

@@ -1,5 +1,6 @@
 """The command line: what it prints, what it writes, and how it fails."""
 
+import dataclasses
 import errno
 import json
 import subprocess
@@ -193,6 +194,44 @@ def test_a_mistake_is_one_line_with_a_stable_code(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["import", "A", "--images", "I", "--out", "A"], "is what WEIGHTS names"),
+        (["import", "A", "--images", "I", "--out", "B", "--json", "LINK"], "is what WEIGHTS names"),
+        (["import", "A", "--images", "I", "--out", "B", "--json", "B"], "is what --out names"),
+        (["import", "A", "--images", "I", "--labels", "B", "--out", "B"], "is what --labels names"),
+        (["evaluate", "A", "--data", "I", "--json", "LINK"], "is what MODEL names"),
+        (["profile", "A", "--json", "A"], "is what MODEL names"),
+        (["search", "A", "--data", "I", "--timings", "B", "--out", "B"], "is what --timings names"),
+    ],
+)
+def test_no_file_is_written_over_another_that_is_named(
+    arguments: list[str], said: str, master: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "link").symlink_to(master)
+    places = {"A": master, "B": tmp_path / "new", "LINK": tmp_path / "link", "I": tmp_path}
+    before = master.read_bytes()
+    result = CliRunner().invoke(cli.app, [str(places.get(word, word)) for word in arguments])
+    assert result.exit_code == 2
+    assert said in " ".join(result.stderr.replace("│", " ").split())
+    assert master.read_bytes() == before
+
+
+def test_no_name_that_a_file_holds_steers_the_terminal(data: Path, tmp_path: Path) -> None:
+    path = tmp_path / "m.safetensors"
+    labels = ("\x1b[31mred\n\rnext", *LABELS[1:])
+    write_master(dataclasses.replace(tiny_master(), labels=labels, provenance={"data": "\x1b[2J"}), path)
+    picture = data / "test" / LABELS[0] / "0.png"
+    shown = bitgear("predict", picture, "--model", path, "--top-k", "10").stdout
+    assert "\\x1b[31mred\\n\\rnext" in shown
+    assert len(shown.splitlines()) == 11
+    shown += bitgear("inspect", path).stdout
+    shown += bitgear("predict", picture, "--model", "\x1b[2J").stderr
+    assert shown.count(r"\x1b[2J") == 2
+    assert "\x1b" not in shown
+
+
 def test_what_the_system_refuses_is_one_line_that_names_the_file(tmp_path: Path) -> None:
     file = tmp_path / "found.json"
     code = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0)); from bitgear.cli import main; main()"
@@ -284,11 +323,6 @@ def test_a_search_says_that_it_found_nothing_and_keeps_the_solver_from_its_outpu
     assert not read_master(master).plans
 
 
-def test_neither_one_picture_nor_less_than_a_second_is_told_as_a_metric() -> None:
-    measured = {"miou": 0.8818, "pixel_accuracy": 1.0, "images": 1, "seconds": 0.0116}
-    assert cli._shares(measured) == "miou 88.18%, pixel_accuracy 100.00%"
-
-
 def test_profile_shows_every_layer_and_writes_json(master: Path, tmp_path: Path) -> None:
     pytest.importorskip("bitgear._native")
     file = tmp_path / "timings.json"
@@ -296,10 +330,6 @@ def test_profile_shows_every_layer_and_writes_json(master: Path, tmp_path: Path)
     assert result.returncode == 0, result.stderr
     assert "a.conv2" in result.stdout
     assert set(json.loads(file.read_text())["layers"]) == {"a.conv1", "a.conv2", "b.conv1", "b.conv2"}
-
-
-def test_of_one_picture_its_number_is_no_share() -> None:
-    assert cli._shares({"top1": 1.0, "images": 1}) == "top1 100.00%"
 
 
 def test_search_adds_a_plan_and_prints_json(master: Path, data: Path, tmp_path: Path) -> None:

@@ -118,8 +118,8 @@ def test_evaluate_measures_what_the_task_is_measured_by(
     for bits in (8, 2):
         assert rows[str(bits)]["images"] == 1
         for metric in metrics:
-            assert rows[str(bits)][metric] == expected[bits][metric]
-            assert f"{expected[bits][metric]:.2%}" in done.stdout
+            assert rows[str(bits)][metric] == expected[bits].metrics[metric]
+            assert f"{expected[bits].metrics[metric]:.2%}" in done.stdout
 
 
 def test_inspect_names_the_metric(boxes: Path, areas: Path) -> None:

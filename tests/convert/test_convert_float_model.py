@@ -245,6 +245,14 @@ def test_files_that_hold_no_weights(tmp_path: Path) -> None:
             read_state(path)
 
 
+def test_a_type_that_numpy_lacks_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "net.safetensors"
+    header = json.dumps({"a": {"dtype": "F8_E4M3", "shape": [8], "data_offsets": [0, 8]}}).encode()
+    path.write_bytes(struct.pack("<Q", len(header)) + header + bytes(8))
+    with pytest.raises(HeaderInvalid, match=r"net\.safetensors: is not a safetensors file of plain floats"):
+        read_state(path)
+
+
 def test_metadata_of_null_are_none(tmp_path: Path) -> None:
     path = tmp_path / "net.safetensors"
     save_file({"a": np.zeros(1, np.float32)}, path)

@@ -16,7 +16,7 @@ from safetensors.numpy import save_file
 from bitgear.checkpoint import read_master
 from bitgear.convert.importer import ImportOptions, import_model, split
 from bitgear.engines import create_engine
-from bitgear.errors import BitgearError, DataError, MetadataInvalid, PrecisionMissing, TensorMissing
+from bitgear.errors import BitgearError, DataError, HeaderTooLarge, MetadataInvalid, PrecisionMissing, TensorMissing
 from bitgear.tasks.classify import measure
 from bitgear.tasks.datasets import LabelledImages, read_pictures
 from tests.convert.networks import CLASSES, pictures, tiny_model, tiny_state
@@ -144,6 +144,13 @@ def test_class_names_must_be_as_many_as_outputs(weights: Path, images: Path, tmp
 def test_the_folder_must_exist_before_the_work(weights: Path, images: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="absent does not exist"):
         import_model(options(weights, images), tmp_path / "absent" / "m.safetensors", progress=False)
+
+
+def test_weights_that_say_more_than_a_master_holds_are_refused_first(tmp_path: Path) -> None:
+    weights = tmp_path / "wordy.safetensors"
+    save_file(tiny_state("resnet20"), weights, {"log": "x" * (1 << 20)})
+    with pytest.raises(HeaderTooLarge, match=r"wordy\.safetensors: has metadata of"):
+        import_model(options(weights, tmp_path / "not looked for"), tmp_path / "m.safetensors", progress=False)
 
 
 def data(count: int) -> LabelledImages:

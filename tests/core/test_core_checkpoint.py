@@ -306,6 +306,17 @@ def test_what_is_not_written_is_told_under_the_name_that_was_asked_for(tmp_path:
     assert str(caught.value).startswith(f"{path}: metadata entry 'labels'")
 
 
+def test_a_file_that_fits_no_memory_is_named(tmp_path: Path, content: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    def nothing_left(_: int) -> bytearray:
+        raise MemoryError
+
+    path = tmp_path / "m.safetensors"
+    path.write_bytes(content)
+    monkeypatch.setattr("bitgear.checkpoint.bytearray", nothing_left, raising=False)
+    with pytest.raises(errors.CheckpointError, match=f"m.safetensors: finds no memory for its {len(content)} bytes"):
+        read_master(path)
+
+
 # -- files that are not there, or not files ---------------------------------------------------------------------------
 
 
@@ -381,7 +392,7 @@ def test_every_truncation_is_called_a_truncation(tmp_path: Path, content: bytes)
         (join(b"\xff\xfe{}", b""), errors.HeaderInvalid),
         (join(b"[" * 200_000, b""), errors.HeaderInvalid),
         (join(b"9" * 10_000, b""), errors.HeaderInvalid),
-        (join(b'{"__length__": 3}', b""), errors.HeaderInvalid),
+        (join(b'{"__length__": 3}', b""), errors.NotAMaster),
         (join(b" {}", b""), errors.HeaderInvalid),
         (join(b'{"\xed\xa0\x80": 3}', b""), errors.HeaderInvalid),
         (join(b"{}", b""), errors.NotAMaster),
@@ -604,6 +615,8 @@ def test_entries_of_another_kind_are_named(tmp_path: Path, content: bytes, entry
         ({"version": None}, errors.MetadataInvalid),
         ({"version": ""}, errors.MetadataInvalid),
         ({"version": "one"}, errors.MetadataInvalid),
+        ({"version": "0"}, errors.MetadataInvalid),
+        ({"version": "01"}, errors.MetadataInvalid),
         ({"version": "-1"}, errors.MetadataInvalid),
         ({"version": "1.0"}, errors.MetadataInvalid),
         ({"version": "١"}, errors.MetadataInvalid),
@@ -641,7 +654,7 @@ def test_entries_of_another_kind_are_named(tmp_path: Path, content: bytes, entry
         ({"version": 1}, errors.HeaderInvalid),
         ({"extra": {}}, errors.HeaderInvalid),
     ],
-    ids=range(39),
+    ids=range(41),
 )
 def test_each_metadata_entry_is_checked(
     tmp_path: Path, content: bytes, entries: dict[str, Any], error: type[BitgearError]

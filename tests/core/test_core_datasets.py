@@ -383,6 +383,30 @@ def test_a_picture_that_is_none_is_named(tmp_path: Path) -> None:
         read_pictures(tmp_path / "folders", 8)
 
 
+def test_what_lies_hidden_beside_pictures_is_none_of_them(tmp_path: Path) -> None:
+    folders = {"ant": ["._x.png", "x.png"], ".trash": ["x.png"]}
+    write_folders(tmp_path / "test", folders)
+    for name in ("ant/._x.png", ".trash/x.png"):
+        (tmp_path / "test" / name).write_bytes(b"Mac OS X")
+    for found in (read_pictures(tmp_path / "test", 8), read_labelled_images(tmp_path, "test", 8)):
+        assert found.classes == ("ant",)
+        assert len(found) == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names here")
+def test_pipes_are_refused_and_not_waited_for(tmp_path: Path) -> None:
+    pipe = tmp_path / "test" / "ant" / "pipe.png"
+    pipe.parent.mkdir(parents=True)
+    os.mkfifo(pipe)
+    for read in (
+        lambda: read_class_names(pipe),
+        lambda: read_pictures(pipe, 8),
+        lambda: read_labelled_images(tmp_path, "test", 8),
+    ):
+        with pytest.raises(DataError, match=r"pipe\.png.*no regular file"):
+            read()
+
+
 def test_class_names_in_a_file(tmp_path: Path) -> None:
     file = tmp_path / "names.txt"
     file.write_text("tench\n great white shark \n")

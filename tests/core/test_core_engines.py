@@ -18,7 +18,7 @@ from bitgear.bits import WIDTHS, LayerBits, Plan, Precision
 from bitgear.checkpoint import Master
 from bitgear.engines import ENGINE_NAMES, create_engine
 from bitgear.engines.onnxruntime import EXACT_FLOAT_LIMIT, OnnxRuntimeEngine, build_onnx, float_convolution_is_exact
-from bitgear.engines.registry import native_failure
+from bitgear.engines.registry import most_threads, native_failure
 from bitgear.errors import EngineUnavailable, GraphError, InputError, PrecisionError, PrecisionNotOffered
 from bitgear.graph import IMAGE, MAX_WINDOW, AvgPool, Concat, Conv, Graph, Linear, MaxPool, Pool, Shortcut, sums
 from tests.graphs import NODES, random_graph, random_plan
@@ -311,6 +311,27 @@ def test_a_call_without_memory_is_an_error_of_the_engine(name: str, monkeypatch:
         monkeypatch.setattr(reference, "run", exhausted)
     with pytest.raises(EngineUnavailable, match=f"'{name}' finds no memory for model 'tiny' at precision 4"):
         model.run(random_codes(lively_master(), 1))
+
+
+def test_a_copy_of_pictures_without_memory_is_an_error_of_onnx_runtime() -> None:
+    one = random_codes(lively_master(), 1)
+    with pytest.raises(EngineUnavailable, match="finds no memory"):
+        ENGINE.derive(lively_master(), 4).run(np.broadcast_to(one, (1 << 44, *one.shape[1:])))
+
+
+@pytest.mark.parametrize("name", USABLE)
+@pytest.mark.parametrize("threads", [0, -1, most_threads() + 1, 2**31, 1.5, "2"])
+def test_threads_that_no_engine_takes_are_refused(name: str, threads: Any) -> None:
+    with pytest.raises(EngineUnavailable, match=f"takes 1 to {most_threads()} threads, not {threads!r}"):
+        create_engine(name, threads)
+
+
+@pytest.mark.parametrize("name", USABLE)
+def test_what_is_no_array_is_refused(name: str) -> None:
+    model = create_engine(name).derive(lively_master(), 4)
+    for codes in (None, random_codes(lively_master(), 1).tolist()):
+        with pytest.raises(InputError, match="expected a numpy array"):
+            model.run(codes)
 
 
 def test_onnx_runtime_has_words_of_its_own_for_it() -> None:

@@ -12,7 +12,7 @@ from PIL import Image
 from bitgear.checkpoint import read_master, write_master
 from bitgear.engines import create_engine
 from bitgear.errors import DataError, EngineUnavailable, MetadataInvalid
-from bitgear.evaluate import MEASURED, evaluate_classifier, measure_detector, read_data
+from bitgear.evaluate import MEASURED, evaluate_master, measure_detector, read_data
 from bitgear.inputs import InputRecord
 from bitgear.tasks.annotations import BoxedPictures
 from bitgear.tasks.classify import preprocess
@@ -64,7 +64,7 @@ def test_a_detector_is_not_measured_without_the_evaluator_of_coco(monkeypatch: p
 def test_images_of_other_classes_are_not_measured() -> None:
     images = LabelledImages(np.zeros((2, 16, 16, 3), np.uint8), np.zeros(2, np.int64), ("a", "b"))
     with pytest.raises(DataError, match="has the classes a, b"):
-        evaluate_classifier(tiny_master(), create_engine("reference"), images, [8])
+        evaluate_master(tiny_master(), create_engine("reference"), images, [8])
 
 
 def test_a_limit_spreads_over_the_classes(tmp_path: Path) -> None:

@@ -55,6 +55,34 @@ def test_what_fails_its_check_leaves_the_old_file_alone(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.skipif(os.name != "posix", reason="links and modes are those of POSIX")
+@pytest.mark.parametrize("there", [True, False])
+def test_a_link_stays_and_its_file_is_written(tmp_path: Path, there: bool) -> None:
+    file, link = tmp_path / "store" / "v1", tmp_path / "models" / "m"
+    file.parent.mkdir()
+    link.parent.mkdir()
+    link.symlink_to("../store/v1")
+    if there:
+        file.write_bytes(b"old")
+        file.chmod(0o640)
+    write_atomically(link, b"new")
+    assert link.is_symlink()
+    assert file.read_bytes() == b"new"
+    assert not there or stat.S_IMODE(file.stat().st_mode) == 0o640
+    assert [*file.parent.iterdir(), *link.parent.iterdir()] == [file, link]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names here")
+def test_what_is_no_file_is_not_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    with pytest.raises(OSError, match="no regular file") as caught:
+        write_atomically(path, b"content")
+    assert caught.value.filename == str(path)
+    assert path.is_fifo()
+    assert list(tmp_path.iterdir()) == [path]
+
+
 @pytest.mark.skipif(os.name != "posix", reason="Windows has no locks of folders")
 def test_of_two_that_lock_a_folder_the_second_waits(tmp_path: Path) -> None:
     order: list[str] = []

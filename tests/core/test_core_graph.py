@@ -229,6 +229,10 @@ STEM = Conv("c", IMAGE, 4, 3, padding=1)
         ((STEM, Resize("r", "c", 8, 7), Concat("k", ("c", "r"))), "'k' joins values of shapes"),
         ((STEM, Resize("r", "c", 9, 8), Concat("k", ("c", "c", "r"))), "'k' joins values of shapes"),
         ((STEM, Conv("d", "c", 4, 1, stride=2, residual="c")), "'d' adds 'c'"),
+        ((STEM, Conv("d", "c", 4, 1, stride=0)), "'d' has stride 0; the least is 1"),
+        ((STEM, Conv("d", "c", 4, 1, groups=0)), "'d' has groups 0"),
+        ((STEM, Conv("d", "c", 4, 3, padding=1, padding_end=-1)), "'d' has padding_end -1; the least is 0"),
+        ((STEM, Shortcut("s", "c", 4, stride=0)), "'s' has stride 0"),
     ],
 )
 def test_geometry_names_the_node_that_does_not_fit(nodes: tuple[Any, ...], complaint: str) -> None:

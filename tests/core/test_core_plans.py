@@ -20,7 +20,7 @@ from bitgear.describe import as_text, describe
 from bitgear.engines import ENGINE_NAMES, create_engine
 from bitgear.engines.registry import native_failure
 from bitgear.errors import BitgearError, CheckpointError, GraphError, MasterChanged
-from bitgear.evaluate import evaluate_classifier
+from bitgear.evaluate import evaluate_master
 from bitgear.fold import fold
 from bitgear.graph import IMAGE, Conv, Graph, Linear, Pool, sums
 from bitgear.inputs import InputRecord
@@ -152,9 +152,9 @@ def test_a_plan_is_evaluated_with_its_batch_norm() -> None:
     master = bare.with_plans([named])
     rng = np.random.default_rng(0)
     images = LabelledImages(rng.integers(0, 256, (40, 8, 8, 3)).astype(np.uint8), rng.integers(0, 10, 40), bare.labels)
-    found = evaluate_classifier(master, create_engine("reference"), images, [named.plan, Plan.uniform(8)])
-    expected = evaluate_classifier(with_rows(bare, named), create_engine("reference"), images, [named.plan])
-    assert found[named.plan]["top1"] == expected[named.plan]["top1"]
+    found = evaluate_master(master, create_engine("reference"), images, [named.plan, Plan.uniform(8)])
+    expected = evaluate_master(with_rows(bare, named), create_engine("reference"), images, [named.plan])
+    assert found[named.plan].metrics == expected[named.plan].metrics
     assert list(found) == [named.plan, Plan.uniform(8)]
 
 
@@ -300,6 +300,24 @@ def test_a_file_without_plans_is_one_that_older_versions_read(tmp_path: Path, co
     assert split(content)[0]["__metadata__"]["version"] == "2"
 
 
+def test_a_version_that_cannot_hold_what_the_file_holds_is_refused(tmp_path: Path, content: bytes) -> None:
+    bare = small_master()
+    write_master(bare.with_plans([with_own_scales(bare, bare.plans[0])]), tmp_path / "scales.safetensors")
+    for written, version in ((content, "1"), ((tmp_path / "scales.safetensors").read_bytes(), "2")):
+        error = rejected(tmp_path, with_metadata(written, version=version))
+        assert type(error) is errors.MetadataInvalid
+        assert f"'version' is {version}" in str(error)
+
+
+def test_a_link_to_a_master_stays_and_the_master_is_rewritten(tmp_path: Path, content: bytes) -> None:
+    file, link = tmp_path / "m.safetensors", tmp_path / "link"
+    file.write_bytes(content)
+    link.symlink_to(file)
+    rewrite_master(link, lambda master: master.with_accuracy({"8": {"top1": 0.5}}))
+    assert link.is_symlink()
+    assert read_master(file).accuracy[8] == {"top1": 0.5}
+
+
 def test_a_plan_takes_the_place_of_one_of_its_name() -> None:
     master = small_master()
     other = named_plan(master, "mixed-3.2", seed=9)
@@ -443,6 +461,7 @@ def test_the_entry_is_an_object(tmp_path: Path, content: bytes, text: str) -> No
         ({"accuracy": {"top1": "0.9"}}, "accuracy"),
         ({"accuracy": {"top1": True}}, "accuracy"),
         ({"accuracy": {"top1": 10**400}}, "accuracy"),
+        ({"accuracy": {"top1": 10**308}}, "accuracy"),
         ({"own_batch_norm": 0}, "'own_batch_norm'"),
         ({"own_batch_norm": "false"}, "'own_batch_norm'"),
         ({"own_batch_norm": None}, "'own_batch_norm'"),

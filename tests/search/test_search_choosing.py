@@ -9,6 +9,7 @@ from bitgear import reference
 from bitgear.bits import LayerBits, Plan
 from bitgear.engines import create_engine
 from bitgear.errors import SearchError
+from bitgear.evaluate import Measured
 from bitgear.search.costs import hessian_costs, measured_costs, weight_costs, weight_error
 from bitgear.search.distance import moved
 from bitgear.search.evolution import best, evolve, undominated
@@ -102,7 +103,7 @@ def test_evolution_ends_where_there_is_nothing_new() -> None:
 
 def trial(use: float, score: float, *choice: int) -> Trial:
     plan = Plan.uniform(choice[0]) if len(set(choice)) == 1 else Space(tiny_master(), (8, 4, 2)).plan(choice)
-    return Trial(choice, plan, None, use, {"top1": score}, score)
+    return Trial(choice, plan, None, use, Measured({"top1": score}, 1, 1.0), score)
 
 
 def test_plans_that_a_width_dominates_are_not_kept() -> None:

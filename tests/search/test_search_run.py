@@ -18,7 +18,7 @@ from bitgear.checkpoint import Master, read_master, rewrite_master, write_master
 from bitgear.engines import create_engine
 from bitgear.engines.native import NativeEngine
 from bitgear.errors import DataError, EngineUnavailable, PlanInvalid, SearchError
-from bitgear.evaluate import evaluate_master, read_data
+from bitgear.evaluate import Measured, evaluate_master, read_data
 from bitgear.fold import batch_norm
 from bitgear.graph import IMAGE, Conv, Graph, Linear, Pool
 from bitgear.plans import MAX_PLANS, BatchNorm, NamedPlan
@@ -64,9 +64,10 @@ def steady(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     layers = {name: {bits: 0.01 * bits for bits in WIDTHS} for name in names}
     timings = Timings("tiny", NativeEngine().instruction_set, 1, 0.1, layers)
 
-    def measure(_: Trials, plan: Plan, norms: object) -> dict[str, float]:
+    def measure(_: Trials, plan: Plan, norms: object) -> Measured:
         bits = sum(plan.of(name).weight_bits for name in names)
-        return {"top1": bits / 40 + 0.05 * bool(plan.layers) + 0.05 * (norms is not None)}
+        top1 = bits / 40 + 0.05 * bool(plan.layers) + 0.05 * (norms is not None)
+        return Measured({"top1": top1}, 20, 0.1)
 
     monkeypatch.setattr(run, "least_ms", lambda models, *_: [timings.predict_ms(model.plan) for model in models])
     monkeypatch.setattr(Trials, "measure", measure)
@@ -87,7 +88,7 @@ def test_a_search_adds_plans_and_keeps_all_else(
     assert {plan.name for plan in after.plans} == {each.name for each in result.found}
     assert len(result.trials) <= 2 * OPTIONS.trials
     for each in result.found:
-        assert after.metrics(each.name) == {"top1": each.test["top1"], "images": 30}
+        assert after.metrics(each.name) == {"top1": each.test.metrics["top1"], "images": 30}
         assert {layer.weight_bits for layer in (each.trial.plan.of(name) for name in result.space.names)} <= {
             8,
             6,
@@ -283,7 +284,7 @@ def test_plans_of_other_test_pictures_than_the_widths_are_told_of(
     result = search_and_write(request(file, data, options, out=out, report=tmp_path / "report"))
     master = read_master(file)
     test = read_data(master, data, "test")
-    measured = evaluate_master(master, create_engine("native"), test, [Plan.uniform(8)])[Plan.uniform(8)]["top1"]
+    measured = evaluate_master(master, create_engine("native"), test, [8])[8].metrics["top1"]
     command = f"bitgear evaluate '{out}' --data {data} --store"
     assert as_json(result)["not_comparable"] == {
         "precision": "8", "metric": "top1", "stated": 0.58, "measured": measured, "command": command,

@@ -17,6 +17,7 @@ from bitgear.graph import Graph
 from bitgear.inputs import InputRecord
 from bitgear.tasks.classify import measure
 from bitgear.tasks.datasets import LabelledImages, read_labelled_images, spread, subset
+from bitgear.tasks.metrics import MAIN_METRIC
 from trainer.config import Config, ConfigError, NetworkConfig
 from trainer.data import SAMPLE_EPOCH, Batches, ImageSet, read_images, watched_views
 from trainer.model import QuantNet
@@ -75,7 +76,7 @@ class Classify:
     """
 
     name = "classify"
-    metric = "top1"
+    metric = MAIN_METRIC["classify"]
     compared_images = 64
 
     def __init__(self, config: Config, folder: Path, device: torch.device) -> None:

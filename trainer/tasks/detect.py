@@ -17,6 +17,7 @@ from bitgear.tasks.annotations import BoxedPicture, BoxedPictures, read_boxed_pi
 from bitgear.tasks.detect import Detection, DetectOptions, detections, preprocess
 from bitgear.tasks.drawing import draw_boxes
 from bitgear.tasks.letterbox import Letterbox
+from bitgear.tasks.metrics import MAIN_METRIC
 from trainer.config import DetectConfig
 from trainer.data import Boxes, BoxSet, BoxViews, Order
 from trainer.data.boxes import SIDES
@@ -40,7 +41,7 @@ class Detect(FromScratch):
     """The task of a :class:`~trainer.config.DetectConfig`; curves are measured on the split ``val``."""
 
     name = "detect"
-    metric = "map50_95"
+    metric = MAIN_METRIC["detect"]
     compared_images = 2
     watches_test = False
 
@@ -83,8 +84,7 @@ class Detect(FromScratch):
         return predictions(output, self.record.height_px, self.record.width_px)
 
     def evaluate(self, run: Forward) -> Metrics:
-        measured = measure_detector(on_device(run, self.device), self.record, self.labels, self.validation)
-        return {name: measured[name] for name in ("map50_95", "map50")}
+        return measure_detector(on_device(run, self.device), self.record, self.labels, self.validation)
 
     def examine(self) -> "ExaminedBoxes":
         return ExaminedBoxes(self.test, self.record, self.config.data.contact_images)
@@ -104,7 +104,7 @@ class ExaminedBoxes:
 
     def measure(self, run: Engine, progress: Callable[[int], object]) -> Metrics:
         measured = measure_detector(run, self.record, self.data.classes, self.data, progress)
-        return {name: measured[name] for name in ("map50_95", "map50", "images")}
+        return {**measured, "images": self.images}
 
     def sheet(self, columns: Mapping[str, Engine]) -> list[list[NDArray[np.uint8]]]:
         rows = []

@@ -17,6 +17,7 @@ from bitgear.inputs import InputRecord
 from bitgear.tasks.annotations import LabelledMaps, check_label_maps, read_label_maps
 from bitgear.tasks.drawing import draw_mask
 from bitgear.tasks.letterbox import Letterbox
+from bitgear.tasks.metrics import MAIN_METRIC
 from bitgear.tasks.segment import segmentation
 from trainer.config import SegmentConfig
 from trainer.data.maps import IGNORE, MapSet, MapViews
@@ -29,7 +30,7 @@ class Segment(FromScratch):
     """The task of a :class:`~trainer.config.SegmentConfig`; curves are measured on the split ``val``."""
 
     name = "segment"
-    metric = "miou"
+    metric = MAIN_METRIC["segment"]
     compared_images = 2
     watches_test = False
 
@@ -72,7 +73,8 @@ class Segment(FromScratch):
         return t * t * divergence.sum(1).mean()
 
     def evaluate(self, run: Forward) -> Metrics:
-        return measure_segmenter(on_device(run, self.device), self.record, self.labels, self.validation)
+        measured = measure_segmenter(on_device(run, self.device), self.record, self.labels, self.validation)
+        return {**measured, "images": len(self.validation)}
 
     def examine(self) -> "ExaminedMaps":
         return ExaminedMaps(self._read("test"), self.record, self.config.data.contact_images)
@@ -92,7 +94,7 @@ class ExaminedMaps:
 
     def measure(self, run: Engine, progress: Callable[[int], object]) -> Metrics:
         measured = measure_segmenter(run, self.record, self.data.classes, self.data, progress)
-        return {name: measured[name] for name in ("miou", "pixel_accuracy", "images")}
+        return {**measured, "images": self.images}
 
     def sheet(self, columns: Mapping[str, Engine]) -> list[list[NDArray[np.uint8]]]:
         letterbox = Letterbox.of(self.record.width_px, self.record.height_px, self.record)
