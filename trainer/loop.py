@@ -1,12 +1,10 @@
 """A training run: FP32 start, joint training over widths, calibration of the rest. Resumable after every epoch."""
 
-import io
-import json
 import math
 import os
 import time
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -27,7 +25,8 @@ from trainer.freezing import Freezing
 from trainer.model import Norms, Pass, QuantNet, key, require
 from trainer.quantizers import Kernels, code_dtype, distance_from_codes
 from trainer.restore import check_data, load_floats, load_masters
-from trainer.subject import Subject, check_subject, subject_of
+from trainer.state import History, read_state, save_state, save_tensors
+from trainer.subject import subject_of
 from trainer.tasks import create_task
 from trainer.tasks.base import EpochBatches, Task
 
@@ -89,22 +88,6 @@ def join_processes(device: str) -> Process:
     # The others wait while the first process measures traces or evaluates, which may take hours.
     dist.init_process_group("nccl" if device == "cuda" else "gloo", timeout=timedelta(days=1))
     return Process(dist.get_rank(), count)
-
-
-@dataclass
-class History:
-    """What a run records: a row for each epoch of its stages, seconds spent, metrics of the FP32 start and teacher.
-
-    ``seconds`` are those of joint training and of the stage after it.
-    """
-
-    fp32_epochs: list[dict[str, Any]] = field(default_factory=list)
-    epochs: list[dict[str, Any]] = field(default_factory=list)
-    hasb_epochs: list[dict[str, Any]] = field(default_factory=list)
-    plan_epochs: list[dict[str, Any]] = field(default_factory=list)
-    seconds: float = 0.0
-    fp32: dict[str, float] | None = None
-    teacher: dict[str, float] | None = None
 
 
 def create_network(graph: Graph, task: Task, config: RunConfig, kernels: Kernels) -> QuantNet:
@@ -217,7 +200,7 @@ class Run:
             weight_optimizer.load_state_dict(state["weight_optimizer"])
             for bits, optimizer in scale_optimizers.items():
                 optimizer.load_state_dict(state["scale_optimizers"][bits])
-            self.history, self.next_epoch = History(**json.loads(state["history"])), state["epoch"]
+            self.history, self.next_epoch = History.parse(state["history"]), state["epoch"]
         if self.config.train.freeze:
             self.freezing = Freezing(self.model, min(self.config.train.widths), self.config.train.freeze)
             if state is not None and state["joint"]:
@@ -301,7 +284,7 @@ class Run:
         if state is not None:
             self.model.load_state_dict(state["model"])
             optimizer.load_state_dict(state["weight_optimizer"])
-            self.history, self.fp32_next_epoch = History(**json.loads(state["history"])), state["epoch"]
+            self.history, self.fp32_next_epoch = History.parse(state["history"]), state["epoch"]
         for epoch in range(self.fp32_next_epoch, settings.epochs):
             started, total = time.perf_counter(), 0.0
             batches = self.batches(epoch)
@@ -478,9 +461,7 @@ class Run:
 
     def _save_fp32(self) -> None:
         if self.process.first:
-            buffer = io.BytesIO()
-            torch.save(self.model.state_dict(), buffer)
-            write_atomically(self.out / "fp32.pt", buffer.getvalue())
+            save_tensors(self.out / "fp32.pt", self.model.state_dict())
 
     def _epoch_path(self, epoch: int) -> Path:
         return self.out / "epochs" / f"{epoch:04d}.pt"
@@ -499,37 +480,14 @@ class Run:
     def _save(self, **state: Any) -> None:
         if not self.process.first:
             return
-        buffer = io.BytesIO()
-        history = json.dumps(vars(self.history))
-        subject = json.dumps(self.subject)
-        torch.save({"model": self.model.state_dict(), "history": history, "subject": subject, **state}, buffer)
         paths = [self.out / "state.pt"]
         if state["joint"] and state["epoch"] % self.config.train.keep_every == 0:
             paths.append(self._epoch_path(state["epoch"]))
             paths[-1].parent.mkdir(exist_ok=True)
+        whole = {"model": self.model.state_dict(), "history": self.history.text(), **state}
         for path in paths:
-            write_atomically(path, buffer.getvalue())
-        write_atomically(self.out / "history.json", json.dumps(vars(self.history), indent=1).encode())
-
-
-def read_state(
-    path: Path, subject: Subject, device: torch.device, keys: Collection[str]
-) -> dict[str, Any] | None:  # fmt: skip
-    """Return the state in a file, None if there is none. ``keys``: what every such state has.
-
-    Raises :class:`~trainer.config.ConfigError` if it cannot be read, lacks any of them, or is of another subject.
-    """
-    if not path.is_file():
-        return None
-    try:
-        state: dict[str, Any] = torch.load(path, weights_only=True, map_location=device)
-        stored = state.get("subject")
-        if missing := set(keys) - state.keys():
-            raise KeyError(*missing)
-    except Exception as error:  # of bytes that are no state, torch lets through whatever they make it stumble over
-        raise ConfigError(f"{path} is no state of a run; delete it or choose another --out") from error
-    check_subject(path, stored, subject)
-    return state
+            save_state(path, self.subject, whole)
+        self.history.save(self.out / "history.json")
 
 
 def mixed_loss(task: Task, output: Tensor, targets: Any, taught: Tensor | None, share: float) -> Tensor:

@@ -1,6 +1,5 @@
 """Batch norm and scales of a plan, trained: they are its own, so other precisions stay as they are. Resumable."""
 
-import io
 import json
 import math
 import time
@@ -15,12 +14,12 @@ from tqdm import tqdm
 
 from bitgear.bits import MASTER_BITS
 from bitgear.checkpoint import Master
-from bitgear.files import write_atomically
 from bitgear.plans import NamedPlan, to_json
 from trainer.config import RunConfig
-from trainer.loop import check_finite, mixed_loss, read_state
+from trainer.loop import check_finite, mixed_loss
 from trainer.model import OWN, Pass, QuantNet
 from trainer.restore import load_plan, restore_statistics
+from trainer.state import read_state, save_state
 from trainer.subject import fingerprint, of_sections
 from trainer.tasks.base import Metrics, Task
 
@@ -156,8 +155,6 @@ class Tuning:
             tensor.copy_(held[name])
 
     def _save(self) -> None:
-        buffer = io.BytesIO()
         state = {"own": self.last, "best": self.best, "optimizer": self.optimizer.state_dict()}
-        told = {"rows": self.rows, "before": self.before, "subject": self.subject}
-        torch.save({**state, **{name: json.dumps(value) for name, value in told.items()}}, buffer)
-        write_atomically(self.path, buffer.getvalue())
+        told = {"rows": json.dumps(self.rows), "before": json.dumps(self.before)}
+        save_state(self.path, self.subject, {**state, **told})
