@@ -20,7 +20,7 @@ from bitgear.errors import BitgearError
 from bitgear.files import write_atomically
 from bitgear.graph import Graph, Linear
 from trainer.alrs import mean_clipped_gradient, scale_lr
-from trainer.config import ConfigError, Fp32Config, RunConfig
+from trainer.config import ConfigError, Fp32Config, RunConfig, TrainConfig
 from trainer.freezing import Freezing
 from trainer.model import Norms, Pass, QuantNet, key, require
 from trainer.quantizers import Kernels, code_dtype, distance_from_codes
@@ -72,6 +72,21 @@ def usable_device(name: str) -> torch.device:
     if name == "cuda" and not torch.cuda.is_available():
         raise ConfigError("train.device is 'cuda', but torch finds no CUDA device; use 'cpu'")
     return torch.device(name)
+
+
+def prepare(train: TrainConfig) -> torch.device:
+    """Return the device that trains, with torch's threads and seed as configured; raises :func:`usable_device`'s."""
+    device = usable_device(train.device)
+    if train.threads is not None:
+        torch.set_num_threads(train.threads)
+    torch.manual_seed(train.seed)
+    return device
+
+
+def kernels_of(train: TrainConfig, device: torch.device) -> Kernels:
+    """Return the functions that train on a device, compiled if configured."""
+    dtype = code_dtype(device)
+    return Kernels.compiled(dtype) if train.compile else Kernels(dtype)
 
 
 def join_processes(device: str) -> Process:
@@ -127,14 +142,10 @@ class Run:
         self.process = process or Process()
         self.progress = progress and self.process.first
         train = config.train
-        if train.threads is not None:
-            torch.set_num_threads(train.threads)
-        self.device = usable_device(train.device)
-        torch.manual_seed(train.seed)
+        self.device = prepare(train)
         self.task = create_task(config, data_folder, self.device)
         self.record = self.task.record
-        dtype = code_dtype(self.device)
-        self.kernels = Kernels.compiled(dtype) if train.compile else Kernels(dtype)
+        self.kernels = kernels_of(train, self.device)
         self.model = self._network(self.task.graph)
         self.history = History()
         self.masters = [read_master(path) for path in masters]
@@ -291,11 +302,10 @@ class Run:
             bar = tqdm(batches, desc=f"fp32 {epoch + 1}/{settings.epochs}", disable=not self.progress, leave=False)
             for step, (codes, targets) in enumerate(bar):
                 passed = epoch + step / len(batches)
-                lr = 0.5 * settings.lr * (1 + math.cos(math.pi * passed / settings.epochs))
+                lr = settings.lr * cosine(math.pi * passed / settings.epochs)
                 if passed < settings.warmup:
                     lr *= (passed + 1 / len(batches)) / settings.warmup
-                for group in optimizer.param_groups:
-                    group["lr"] = lr
+                set_rate(optimizer, lr)
                 output = self.model(codes, Pass(None, training=True, momentum=0.1, fast=True))
                 loss = self.task.loss(output, targets)
                 self.check_finite(loss, f"FP32 epoch {epoch + 1}, step {step + 1}", "fp32.lr")
@@ -354,7 +364,7 @@ class Run:
         bar = tqdm(batches, desc=f"epoch {epoch + 1}/{train.epochs}", disable=not self.progress, leave=False)
         for step, (codes, targets) in enumerate(bar):
             done = (epoch + step / len(batches)) / train.epochs
-            lr = 0.5 * train.lr * (1 + math.cos(math.pi * done))
+            lr = train.lr * cosine(math.pi * done)
             taught = self.teacher_output(codes)
             for bits in train.widths:  # the highest first: each width teaches the next lower one
                 output = self.model(codes, Pass(bits, training=True, momentum=train.bn_momentum))
@@ -364,8 +374,7 @@ class Run:
                 taught = output.detach()
                 weight_scales, act_scales = self._scales(bits)
                 self.process.average([p.grad for p in (*weights, *weight_scales, *act_scales) if p.grad is not None])
-                for group in weight_optimizer.param_groups:
-                    group["lr"] = lr
+                set_rate(weight_optimizer, lr)
                 weight_optimizer.step()
                 measured = (_raw_gradient(weight_scales), _raw_gradient(act_scales))
                 optimizer = scale_optimizers[bits]
@@ -503,6 +512,17 @@ def check_finite(loss: Tensor, where: str, state: Path, rate: str) -> None:
     if not math.isfinite(loss.item()):
         kept = f"the last good state is in {state}; " if state.is_file() else ""
         raise NonFiniteLoss(f"loss is {loss.item()} at {where}; {kept}lower {rate}")
+
+
+def cosine(angle: float) -> float:
+    """Return the share of its first learning rate that a schedule has reached: 1 at angle 0, 0 at pi."""
+    return 0.5 * (1 + math.cos(angle))
+
+
+def set_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Give all parameters of an optimiser one learning rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr
 
 
 def _raw_gradient(log_scales: list[nn.Parameter]) -> float:

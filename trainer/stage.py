@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from trainer.loop import Run
+from trainer.loop import Run, cosine, set_rate
 from trainer.model import QuantNet
 from trainer.state import History, read_state, save_state
 from trainer.subject import Subject
@@ -76,8 +76,7 @@ class Stage(ABC):
 
     def _set_rate(self, done: float) -> None:
         """Set the learning rate of a moment, 0..1 of the stage."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = 0.5 * self.lr * (1 + math.cos(math.pi * done))
+        set_rate(self.optimizer, self.lr * cosine(math.pi * done))
 
     def _step(self) -> None:
         """Step by the gradients, averaged over processes."""

@@ -16,7 +16,7 @@ from bitgear.bits import MASTER_BITS
 from bitgear.checkpoint import Master
 from bitgear.plans import NamedPlan, to_json
 from trainer.config import RunConfig
-from trainer.loop import check_finite, mixed_loss
+from trainer.loop import check_finite, cosine, mixed_loss, set_rate
 from trainer.model import OWN, Pass, QuantNet
 from trainer.restore import load_plan, restore_statistics
 from trainer.state import read_state, save_state
@@ -116,7 +116,7 @@ class Tuning:
         bar = tqdm(batches, desc=name, disable=not self.progress, leave=False)
         for step, (codes, targets) in enumerate(bar):
             done = (epoch + step / len(batches)) / settings.epochs
-            self.optimizer.param_groups[0]["lr"] = 0.5 * settings.lr * (1 + math.cos(math.pi * done))
+            set_rate(self.optimizer, settings.lr * cosine(math.pi * done))
             output = self.model(codes, self.how)
             loss = mixed_loss(self.task, output, targets, self._taught(codes), self.config.train.distill)
             check_finite(loss, f"tuning of {self.plan.name}, epoch {epoch + 1}, step {step + 1}", self.path, "tune.lr")
