@@ -21,7 +21,7 @@ from trainer.config import Config, ConfigError, NetworkConfig
 from trainer.data import SAMPLE_EPOCH, Batches, ImageSet, read_images, watched_views
 from trainer.model import QuantNet
 from trainer.networks import encoder_classifier, mobilenet_cifar, resnet_cifar
-from trainer.restore import load_trained
+from trainer.restore import import_resnet, load_trained
 from trainer.tasks.base import Engine, Forward, Metrics
 
 EVALUATED_IMAGES = 500
@@ -100,7 +100,7 @@ class Classify:
                     f"only weights of ResNets are imported; {weights} cannot be used; give the fp32.pt of another run"
                 )
             start = self.config.start
-            model.import_resnet(str(weights), start.mean, start.std, self.config.data.offset)
+            import_resnet(model, weights, start.mean, start.std, self.config.data.offset)
         elif not self.config.fp32.epochs:
             raise ConfigError("no start: give FP32 weights, or set fp32.epochs to train them")
         return weights is not None
@@ -108,7 +108,7 @@ class Classify:
     def teacher(self, weights: Path, network: Callable[[Graph], QuantNet]) -> QuantNet:
         settings = self.config.teacher
         teacher = network(resnet_cifar(settings.depth, len(self.labels)))
-        teacher.import_resnet(str(weights), settings.mean, settings.std, self.config.data.offset)
+        import_resnet(teacher, weights, settings.mean, settings.std, self.config.data.offset)
         return teacher
 
     def batches(self, epoch: int, rank: int = 0, processes: int = 1, limit: int | None = None) -> Batches:
