@@ -151,15 +151,7 @@ class Run:
         self.masters = [read_master(path) for path in masters]
         for each in self.masters:
             check_data(each, self.task.labels, self.record)
-        if weights is not None or not self.masters:
-            whole = self.task.start(self.model, weights)
-            if self.masters and not whole:
-                raise ConfigError(
-                    f"{weights} is of the encoder alone, and with --master nothing trains the rest; give the fp32.pt "
-                    "of a whole run, or none"
-                )
-        else:
-            load_floats(self.model, self.masters[0])
+        self._start(weights)
         self.freezing: Freezing | None = None
         self.teacher: QuantNet | None = None
         if teacher is not None:
@@ -169,6 +161,18 @@ class Run:
         self.subject = subject_of(config, self.task, weights, teacher, self.masters)
         self.next_epoch = 0
         self.fp32_next_epoch = 0
+
+    def _start(self, weights: Path | None) -> None:
+        """Give the float network its first parameters: those of a file, of the first master, or the task's."""
+        if weights is None and self.masters:
+            load_floats(self.model, self.masters[0])
+            return
+        whole = self.task.start(self.model, weights)
+        if self.masters and not whole:
+            raise ConfigError(
+                f"{weights} is of the encoder alone, and with --master nothing trains the rest; give the fp32.pt "
+                "of a whole run, or none"
+            )
 
     def _network(self, graph: Graph) -> QuantNet:
         return create_network(graph, self.task, self.config, self.kernels).to(self.device)
@@ -182,44 +186,67 @@ class Run:
         Raises :class:`~trainer.config.ConfigError` if there is no state of that epoch, what the folder holds is of
         another subject, or the stage was begun and joint training would go on before it.
         """
-        state_path = self.out / "state.pt" if from_epoch is None else self._epoch_path(from_epoch)
-        if from_epoch is not None and not state_path.is_file():
-            raise ConfigError(f"{state_path} does not exist; this run has no state after epoch {from_epoch}")
-        state = read_state(state_path, self.subject, self.device, KEYS)
+        state = self._stored(from_epoch, stage)
+        self.out.mkdir(parents=True, exist_ok=True)
+        if self.process.first:
+            write_atomically(self.out / "config.json", self.config.model_dump_json(indent=2).encode())
+        joint = state if state is not None and state["joint"] else None
+        if joint is None:
+            self._begin(state)
+        else:
+            for bits in self.config.train.widths:
+                self.model.add_width(bits, None)
+        optimizers = self._optimizers()
+        if self.config.train.freeze:
+            self.freezing = Freezing(self.model, min(self.config.train.widths), self.config.train.freeze)
+        if joint is not None:
+            self._restore(joint, *optimizers)
+        if self.teacher is not None and self.history.teacher is None:
+            self.history.teacher = self.evaluate(self.teacher, None)
+        if self.config.train.start_teaches:
+            self.teacher = self.fp32_network().requires_grad_(False)
+        self._fit_joint(*optimizers, overtaken=None if from_epoch is None else stage)
+
+    def _stored(self, from_epoch: int | None, stage: Path | None) -> dict[str, Any] | None:
+        """Return the state that :meth:`fit` goes on from, None if there is none; raise what it raises."""
+        path = self.out / "state.pt" if from_epoch is None else self._epoch_path(from_epoch)
+        if from_epoch is not None and not path.is_file():
+            raise ConfigError(f"{path} does not exist; this run has no state after epoch {from_epoch}")
+        state = read_state(path, self.subject, self.device, KEYS)
         done = state["epoch"] if state is not None and state["joint"] else 0
         if from_epoch is None and stage is not None and stage.is_file() and done < self.config.train.epochs:
             raise ConfigError(
                 f"{stage} was begun when joint training had ended, which now has {done} of {self.config.train.epochs} "
                 "epochs; give it as many as it had, delete the file to begin that stage anew, or choose another --out"
             )
-        self.out.mkdir(parents=True, exist_ok=True)
+        return state
+
+    def _begin(self, state: dict[str, Any] | None) -> None:
+        """Train the FP32 start, from ``state`` if there is one, and give the network its widths."""
+        if not self.masters:
+            self._fit_fp32(state)
+        self.history.fp32 = self.evaluate(self.model, None)
         if self.process.first:
-            write_atomically(self.out / "config.json", self.config.model_dump_json(indent=2).encode())
-        if state is None or not state["joint"]:
-            if not self.masters:
-                self._fit_fp32(state)
-            self.history.fp32 = self.evaluate(self.model, None)
-            self._save_fp32()
-            self.process.wait()  # all may read it as their teacher
-            self._start_widths()
-        else:
-            for bits in self.config.train.widths:
-                self.model.add_width(bits, None)
-        weight_optimizer, scale_optimizers = self._optimizers()
-        if state is not None and state["joint"]:
-            self.model.load_state_dict(state["model"])
-            weight_optimizer.load_state_dict(state["weight_optimizer"])
-            for bits, optimizer in scale_optimizers.items():
-                optimizer.load_state_dict(state["scale_optimizers"][bits])
-            self.history, self.next_epoch = History.parse(state["history"]), state["epoch"]
-        if self.config.train.freeze:
-            self.freezing = Freezing(self.model, min(self.config.train.widths), self.config.train.freeze)
-            if state is not None and state["joint"]:
-                self.freezing.load_state_dict(state["freezing"])
-        if self.teacher is not None and self.history.teacher is None:
-            self.history.teacher = self.evaluate(self.teacher, None)
-        if self.config.train.start_teaches:
-            self.teacher = self.fp32_network().requires_grad_(False)
+            save_tensors(self.out / "fp32.pt", self.model.state_dict())
+        self.process.wait()  # all may read it as their teacher
+        self._start_widths()
+
+    def _restore(
+        self, state: dict[str, Any], weight_optimizer: torch.optim.Adam, scale_optimizers: dict[int, torch.optim.Adam]
+    ) -> None:
+        """Make everything what it was after an epoch of joint training."""
+        self.model.load_state_dict(state["model"])
+        weight_optimizer.load_state_dict(state["weight_optimizer"])
+        for bits, optimizer in scale_optimizers.items():
+            optimizer.load_state_dict(state["scale_optimizers"][bits])
+        if self.freezing is not None:
+            self.freezing.load_state_dict(state["freezing"])
+        self.history, self.next_epoch = History.parse(state["history"]), state["epoch"]
+
+    def _fit_joint(
+        self, weight_optimizer: torch.optim.Adam, scale_optimizers: dict[int, torch.optim.Adam], overtaken: Path | None
+    ) -> None:
+        """Train the epochs of joint training that are left. ``overtaken``: the state of a stage that they undo."""
         for epoch in range(self.next_epoch, self.config.train.epochs):
             started = time.perf_counter()
             row = self._epoch(epoch, weight_optimizer, scale_optimizers)
@@ -230,8 +257,8 @@ class Run:
             self.history.epochs.append(row)
             self.history.seconds += row["seconds"]
             self.next_epoch = epoch + 1
-            if from_epoch is not None and stage is not None and self.process.first:
-                stage.unlink(missing_ok=True)  # before the state: stopped in between, the stage alone is repeated
+            if overtaken is not None and self.process.first:
+                overtaken.unlink(missing_ok=True)  # before the state: stopped in between, the stage alone is repeated
             self._save_joint(weight_optimizer, scale_optimizers)
         if self.history.epochs and self.task.metric not in self.history.epochs[-1]:  # epochs were fewer in the end
             self.history.epochs[-1][self.task.metric] = self.evaluate_widths()
@@ -467,10 +494,6 @@ class Run:
         model = self._network(self.task.graph)
         model.load_state_dict(torch.load(path, weights_only=True, map_location=self.device))
         return model
-
-    def _save_fp32(self) -> None:
-        if self.process.first:
-            save_tensors(self.out / "fp32.pt", self.model.state_dict())
 
     def _epoch_path(self, epoch: int) -> Path:
         return self.out / "epochs" / f"{epoch:04d}.pt"
