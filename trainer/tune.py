@@ -75,7 +75,7 @@ class Tuning:
         settings = self.config.tune
         state = read_state(self.path, self.subject, next(self.model.parameters()).device, KEYS)
         if state is None:
-            self.rows.append({"epoch": 0, **self._evaluate()})
+            self.rows.append({"epoch": 0, **self.evaluate()})
         else:
             self._load(state["own"])
             self.optimizer.load_state_dict(state["optimizer"])
@@ -84,7 +84,7 @@ class Tuning:
         for epoch in range(len(self.rows) - 1, settings.epochs):
             started = time.perf_counter()
             loss = self._epoch(epoch)
-            reached = self._evaluate()
+            reached = self.evaluate()
             if reached["distance"] < min(row["distance"] for row in self.rows):
                 self.best = self._copy()
             seconds = time.perf_counter() - started
@@ -97,6 +97,20 @@ class Tuning:
     def improved(self) -> bool:
         """Whether an epoch is nearer to 8 bits than the start."""
         return min(row["distance"] for row in self.rows) < self.rows[0]["distance"]
+
+    @torch.no_grad()
+    def evaluate(self) -> dict[str, float]:
+        """Return ``distance`` and the task's metric, as rows have them, of what the network is now."""
+        distances: list[tuple[float, int]] = []
+
+        def run(codes: Tensor) -> Tensor:
+            output = self.model(codes, self.how)
+            distances.append((self.task.distillation(output, self._taught(codes)).item(), len(codes)))
+            return output
+
+        reached = self.task.evaluate(run)[self.task.metric]
+        distance = sum(each * count for each, count in distances) / sum(count for _, count in distances)
+        return {"distance": distance, self.task.metric: reached}
 
     def keep_before(self, metrics: Metrics) -> None:
         """Keep what the plan reached when tuning began: given again, tuning finds it as it left it."""
@@ -127,19 +141,6 @@ class Tuning:
             if self.progress and step % 20 == 0:
                 bar.set_postfix(loss=f"{np.mean(losses):.3f}")
         return float(np.mean(losses))
-
-    @torch.no_grad()
-    def _evaluate(self) -> dict[str, float]:
-        distances: list[tuple[float, int]] = []
-
-        def run(codes: Tensor) -> Tensor:
-            output = self.model(codes, self.how)
-            distances.append((self.task.distillation(output, self._taught(codes)).item(), len(codes)))
-            return output
-
-        reached = self.task.evaluate(run)[self.task.metric]
-        distance = sum(each * count for each, count in distances) / sum(count for _, count in distances)
-        return {"distance": distance, self.task.metric: reached}
 
     def _taught(self, codes: Tensor) -> Tensor:
         with torch.no_grad():
