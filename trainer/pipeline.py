@@ -24,7 +24,7 @@ from trainer import configs
 from trainer.config import ConfigError, HasbConfig, RunConfig, read_config
 from trainer.export import build_master, export, export_own, export_plan, replacing, versions, with_own
 from trainer.hasb import sensitive_layers
-from trainer.hessian import FLOATS, Traces, TracesInvalid, fingerprint, measure_traces
+from trainer.hessian import FLOATS, Traces, TracesInvalid, measure_traces, network_fingerprint
 from trainer.loop import Run, create_network, join_processes, kernels_of, prepare
 from trainer.model import Pass, QuantNet
 from trainer.quantizers import Kernels
@@ -278,7 +278,7 @@ def _traces(run: Run, floats: QuantNet) -> Traces | None:
         return None
     if traces is None or not traces.rounds:
         return None
-    if traces.subject.get(FLOATS) != fingerprint(floats):
+    if traces.subject.get(FLOATS) != network_fingerprint(floats):
         tqdm.write(f"warning: {path} is of another float network; the master goes without it", file=sys.stderr)
         return None
     return traces

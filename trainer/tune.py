@@ -20,7 +20,7 @@ from trainer.loop import check_finite, cosine, mixed_loss, set_rate
 from trainer.model import OWN, Pass, QuantNet
 from trainer.restore import load_plan, restore_statistics
 from trainer.state import read_state, save_state
-from trainer.subject import fingerprint, of_sections
+from trainer.subject import master_fingerprint, of_sections
 from trainer.tasks.base import Metrics, Task
 
 KEYS = ("own", "best", "optimizer", "rows")
@@ -66,7 +66,7 @@ class Tuning:
         self.before: Metrics | None = None
         self.subject = {
             **of_sections(config, task, ("task", "data", "train", "tune")),
-            "tune.lr": config.tune.lr, "weights": fingerprint(master),
+            "tune.lr": config.tune.lr, "weights": master_fingerprint(master),
             "plan": to_json(plan)["layers"], "default": str(plan.plan),
         }  # fmt: skip
 

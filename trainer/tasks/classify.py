@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bitgear.errors import DataError
+from bitgear.evaluate import Progress, Run
 from bitgear.graph import Graph
 from bitgear.inputs import InputRecord
 from bitgear.tasks.classify import measure
@@ -22,7 +23,7 @@ from trainer.data import SAMPLE_EPOCH, Batches, ImageSet, read_images, watched_v
 from trainer.model import QuantNet
 from trainer.networks import encoder_classifier, mobilenet_cifar, resnet_cifar
 from trainer.restore import import_resnet, load_trained
-from trainer.tasks.base import Engine, Forward, Metrics
+from trainer.tasks.base import Forward, Metrics
 
 EVALUATED_IMAGES = 500
 """Images in one pass of an evaluation during training."""
@@ -170,9 +171,9 @@ class ExaminedImages:
     def codes(self, count: int) -> NDArray[np.int8]:
         return self.record.encode(self.data.images[:count])
 
-    def measure(self, run: Engine, progress: Callable[[int], object]) -> Metrics:
+    def measure(self, run: Run, progress: Progress) -> Metrics:
         accuracy = measure(lambda pixels: run(self.record.encode(pixels)), self.data, progress, batch_size=100)
         return {"top1": accuracy.top1, "images": accuracy.images}
 
-    def sheet(self, columns: Mapping[str, Engine]) -> list[list[NDArray[np.uint8]]]:  # noqa: ARG002
+    def sheet(self, columns: Mapping[str, Run]) -> list[list[NDArray[np.uint8]]]:  # noqa: ARG002
         return []
