@@ -35,10 +35,11 @@ from bitgear.files import write_atomically
 from bitgear.models import find_master
 from bitgear.search.timings import least_ms
 from trainer.config import CONFIGS, DetectConfig, PyramidConfig, RunConfig, SegmentConfig, read_config
-from trainer.loop import History, Run
+from trainer.loop import Run
 from trainer.model import slug
 from trainer.networks.pyramid import Part
 from trainer.pipeline import shipped_config
+from trainer.state import History, save_state
 from trainer.tasks.scratch import pyramid
 
 CALIBRATION_BATCHES = 8
@@ -96,12 +97,11 @@ def begin(run: Run, trained: Path, network: PyramidConfig) -> dict[str, float]:
     model.load_state_dict({**state["model"], **{name: tensor.clone() for name, tensor in scales.items()}})
     for bits in widths:
         model.calibrate_width(bits, batches, scales=False)
-    finished = History(**json.loads(state["history"]))
-    history = json.dumps(vars(History(fp32=finished.fp32)))
+    history = History(fp32=History.parse(state["history"]).fp32)
     run.out.mkdir(parents=True, exist_ok=True)
     shutil.copy(trained / "fp32.pt", run.out / "fp32.pt")
-    begun = {"model": model.state_dict(), "history": history, "epoch": 0, "subject": json.dumps(run.subject)}
-    torch.save({**state, **begun}, run.out / "state.pt")
+    begun = {"model": model.state_dict(), "history": history.text(), "epoch": 0}
+    save_state(run.out / "state.pt", run.subject, {**state, **begun})
     return {str(bits): run.evaluate(model, bits)[run.task.metric] for bits in widths}
 
 

@@ -45,7 +45,7 @@ class Traces:
     """Estimates of every layer's trace, one from each batch seen, and the number of its weights.
 
     ``network`` says in words which network they are of, ``subject`` what they are of to the bit: the network's
-    :func:`fingerprint`, seed and data. A round is ``batches`` batches of ``images`` training images together.
+    :func:`network_fingerprint`, seed and data. A round is ``batches`` batches of ``images`` training images together.
     """
 
     network: str
@@ -159,7 +159,7 @@ def measure_traces(
     """
     settings = config.hessian
     subject = {
-        FLOATS: fingerprint(model),
+        FLOATS: network_fingerprint(model),
         **of_sections(config, task, ("task", "data")),
         "train.seed": config.train.seed,
         "hessian.images": settings.images,
@@ -180,7 +180,7 @@ def measure_traces(
     )  # fmt: skip
 
 
-def fingerprint(model: QuantNet) -> str:
+def network_fingerprint(model: QuantNet) -> str:
     """Return a hash of the float network: of its weights, biases and batch norms."""
     digest = hashlib.sha256()
     for node, layer in model.quantised():

@@ -1,12 +1,10 @@
 """A training run: FP32 start, joint training over widths, calibration of the rest. Resumable after every epoch."""
 
-import io
-import json
 import math
 import os
 import time
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -22,12 +20,13 @@ from bitgear.errors import BitgearError
 from bitgear.files import write_atomically
 from bitgear.graph import Graph, Linear
 from trainer.alrs import mean_clipped_gradient, scale_lr
-from trainer.config import ConfigError, Fp32Config, RunConfig
+from trainer.config import ConfigError, Fp32Config, RunConfig, TrainConfig
 from trainer.freezing import Freezing
 from trainer.model import Norms, Pass, QuantNet, key, require
 from trainer.quantizers import Kernels, code_dtype, distance_from_codes
 from trainer.restore import check_data, load_floats, load_masters
-from trainer.subject import Subject, check_subject, subject_of
+from trainer.state import History, read_state, save_state, save_tensors
+from trainer.subject import subject_of
 from trainer.tasks import create_task
 from trainer.tasks.base import EpochBatches, Task
 
@@ -75,6 +74,21 @@ def usable_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def prepare(train: TrainConfig) -> torch.device:
+    """Return the device that trains, with torch's threads and seed as configured; raises :func:`usable_device`'s."""
+    device = usable_device(train.device)
+    if train.threads is not None:
+        torch.set_num_threads(train.threads)
+    torch.manual_seed(train.seed)
+    return device
+
+
+def kernels_of(train: TrainConfig, device: torch.device) -> Kernels:
+    """Return the functions that train on a device, compiled if configured."""
+    dtype = code_dtype(device)
+    return Kernels.compiled(dtype) if train.compile else Kernels(dtype)
+
+
 def join_processes(device: str) -> Process:
     """Return this process's place, joining the group if ``torchrun`` started it; on ``cuda`` each takes its own GPU.
 
@@ -89,22 +103,6 @@ def join_processes(device: str) -> Process:
     # The others wait while the first process measures traces or evaluates, which may take hours.
     dist.init_process_group("nccl" if device == "cuda" else "gloo", timeout=timedelta(days=1))
     return Process(dist.get_rank(), count)
-
-
-@dataclass
-class History:
-    """What a run records: a row for each epoch of its stages, seconds spent, metrics of the FP32 start and teacher.
-
-    ``seconds`` are those of joint training and of the stage after it.
-    """
-
-    fp32_epochs: list[dict[str, Any]] = field(default_factory=list)
-    epochs: list[dict[str, Any]] = field(default_factory=list)
-    hasb_epochs: list[dict[str, Any]] = field(default_factory=list)
-    plan_epochs: list[dict[str, Any]] = field(default_factory=list)
-    seconds: float = 0.0
-    fp32: dict[str, float] | None = None
-    teacher: dict[str, float] | None = None
 
 
 def create_network(graph: Graph, task: Task, config: RunConfig, kernels: Kernels) -> QuantNet:
@@ -144,28 +142,16 @@ class Run:
         self.process = process or Process()
         self.progress = progress and self.process.first
         train = config.train
-        if train.threads is not None:
-            torch.set_num_threads(train.threads)
-        self.device = usable_device(train.device)
-        torch.manual_seed(train.seed)
+        self.device = prepare(train)
         self.task = create_task(config, data_folder, self.device)
         self.record = self.task.record
-        dtype = code_dtype(self.device)
-        self.kernels = Kernels.compiled(dtype) if train.compile else Kernels(dtype)
+        self.kernels = kernels_of(train, self.device)
         self.model = self._network(self.task.graph)
         self.history = History()
         self.masters = [read_master(path) for path in masters]
         for each in self.masters:
             check_data(each, self.task.labels, self.record)
-        if weights is not None or not self.masters:
-            whole = self.task.start(self.model, weights)
-            if self.masters and not whole:
-                raise ConfigError(
-                    f"{weights} is of the encoder alone, and with --master nothing trains the rest; give the fp32.pt "
-                    "of a whole run, or none"
-                )
-        else:
-            load_floats(self.model, self.masters[0])
+        self._start(weights)
         self.freezing: Freezing | None = None
         self.teacher: QuantNet | None = None
         if teacher is not None:
@@ -175,6 +161,18 @@ class Run:
         self.subject = subject_of(config, self.task, weights, teacher, self.masters)
         self.next_epoch = 0
         self.fp32_next_epoch = 0
+
+    def _start(self, weights: Path | None) -> None:
+        """Give the float network its first parameters: those of a file, of the first master, or the task's."""
+        if weights is None and self.masters:
+            load_floats(self.model, self.masters[0])
+            return
+        whole = self.task.start(self.model, weights)
+        if self.masters and not whole:
+            raise ConfigError(
+                f"{weights} is of the encoder alone, and with --master nothing trains the rest; give the fp32.pt "
+                "of a whole run, or none"
+            )
 
     def _network(self, graph: Graph) -> QuantNet:
         return create_network(graph, self.task, self.config, self.kernels).to(self.device)
@@ -188,44 +186,67 @@ class Run:
         Raises :class:`~trainer.config.ConfigError` if there is no state of that epoch, what the folder holds is of
         another subject, or the stage was begun and joint training would go on before it.
         """
-        state_path = self.out / "state.pt" if from_epoch is None else self._epoch_path(from_epoch)
-        if from_epoch is not None and not state_path.is_file():
-            raise ConfigError(f"{state_path} does not exist; this run has no state after epoch {from_epoch}")
-        state = read_state(state_path, self.subject, self.device, KEYS)
+        state = self._stored(from_epoch, stage)
+        self.out.mkdir(parents=True, exist_ok=True)
+        if self.process.first:
+            write_atomically(self.out / "config.json", self.config.model_dump_json(indent=2).encode())
+        joint = state if state is not None and state["joint"] else None
+        if joint is None:
+            self._begin(state)
+        else:
+            for bits in self.config.train.widths:
+                self.model.add_width(bits, None)
+        optimizers = self._optimizers()
+        if self.config.train.freeze:
+            self.freezing = Freezing(self.model, min(self.config.train.widths), self.config.train.freeze)
+        if joint is not None:
+            self._restore(joint, *optimizers)
+        if self.teacher is not None and self.history.teacher is None:
+            self.history.teacher = self.evaluate(self.teacher, None)
+        if self.config.train.start_teaches:
+            self.teacher = self.fp32_network().requires_grad_(False)
+        self._fit_joint(*optimizers, overtaken=None if from_epoch is None else stage)
+
+    def _stored(self, from_epoch: int | None, stage: Path | None) -> dict[str, Any] | None:
+        """Return the state that :meth:`fit` goes on from, None if there is none; raise what it raises."""
+        path = self.out / "state.pt" if from_epoch is None else self._epoch_path(from_epoch)
+        if from_epoch is not None and not path.is_file():
+            raise ConfigError(f"{path} does not exist; this run has no state after epoch {from_epoch}")
+        state = read_state(path, self.subject, self.device, KEYS)
         done = state["epoch"] if state is not None and state["joint"] else 0
         if from_epoch is None and stage is not None and stage.is_file() and done < self.config.train.epochs:
             raise ConfigError(
                 f"{stage} was begun when joint training had ended, which now has {done} of {self.config.train.epochs} "
                 "epochs; give it as many as it had, delete the file to begin that stage anew, or choose another --out"
             )
-        self.out.mkdir(parents=True, exist_ok=True)
+        return state
+
+    def _begin(self, state: dict[str, Any] | None) -> None:
+        """Train the FP32 start, from ``state`` if there is one, and give the network its widths."""
+        if not self.masters:
+            self._fit_fp32(state)
+        self.history.fp32 = self.evaluate(self.model, None)
         if self.process.first:
-            write_atomically(self.out / "config.json", self.config.model_dump_json(indent=2).encode())
-        if state is None or not state["joint"]:
-            if not self.masters:
-                self._fit_fp32(state)
-            self.history.fp32 = self.evaluate(self.model, None)
-            self._save_fp32()
-            self.process.wait()  # all may read it as their teacher
-            self._start_widths()
-        else:
-            for bits in self.config.train.widths:
-                self.model.add_width(bits, None)
-        weight_optimizer, scale_optimizers = self._optimizers()
-        if state is not None and state["joint"]:
-            self.model.load_state_dict(state["model"])
-            weight_optimizer.load_state_dict(state["weight_optimizer"])
-            for bits, optimizer in scale_optimizers.items():
-                optimizer.load_state_dict(state["scale_optimizers"][bits])
-            self.history, self.next_epoch = History(**json.loads(state["history"])), state["epoch"]
-        if self.config.train.freeze:
-            self.freezing = Freezing(self.model, min(self.config.train.widths), self.config.train.freeze)
-            if state is not None and state["joint"]:
-                self.freezing.load_state_dict(state["freezing"])
-        if self.teacher is not None and self.history.teacher is None:
-            self.history.teacher = self.evaluate(self.teacher, None)
-        if self.config.train.start_teaches:
-            self.teacher = self.fp32_network().requires_grad_(False)
+            save_tensors(self.out / "fp32.pt", self.model.state_dict())
+        self.process.wait()  # all may read it as their teacher
+        self._start_widths()
+
+    def _restore(
+        self, state: dict[str, Any], weight_optimizer: torch.optim.Adam, scale_optimizers: dict[int, torch.optim.Adam]
+    ) -> None:
+        """Make everything what it was after an epoch of joint training."""
+        self.model.load_state_dict(state["model"])
+        weight_optimizer.load_state_dict(state["weight_optimizer"])
+        for bits, optimizer in scale_optimizers.items():
+            optimizer.load_state_dict(state["scale_optimizers"][bits])
+        if self.freezing is not None:
+            self.freezing.load_state_dict(state["freezing"])
+        self.history, self.next_epoch = History.parse(state["history"]), state["epoch"]
+
+    def _fit_joint(
+        self, weight_optimizer: torch.optim.Adam, scale_optimizers: dict[int, torch.optim.Adam], overtaken: Path | None
+    ) -> None:
+        """Train the epochs of joint training that are left. ``overtaken``: the state of a stage that they undo."""
         for epoch in range(self.next_epoch, self.config.train.epochs):
             started = time.perf_counter()
             row = self._epoch(epoch, weight_optimizer, scale_optimizers)
@@ -236,8 +257,8 @@ class Run:
             self.history.epochs.append(row)
             self.history.seconds += row["seconds"]
             self.next_epoch = epoch + 1
-            if from_epoch is not None and stage is not None and self.process.first:
-                stage.unlink(missing_ok=True)  # before the state: stopped in between, the stage alone is repeated
+            if overtaken is not None and self.process.first:
+                overtaken.unlink(missing_ok=True)  # before the state: stopped in between, the stage alone is repeated
             self._save_joint(weight_optimizer, scale_optimizers)
         if self.history.epochs and self.task.metric not in self.history.epochs[-1]:  # epochs were fewer in the end
             self.history.epochs[-1][self.task.metric] = self.evaluate_widths()
@@ -301,18 +322,17 @@ class Run:
         if state is not None:
             self.model.load_state_dict(state["model"])
             optimizer.load_state_dict(state["weight_optimizer"])
-            self.history, self.fp32_next_epoch = History(**json.loads(state["history"])), state["epoch"]
+            self.history, self.fp32_next_epoch = History.parse(state["history"]), state["epoch"]
         for epoch in range(self.fp32_next_epoch, settings.epochs):
             started, total = time.perf_counter(), 0.0
             batches = self.batches(epoch)
             bar = tqdm(batches, desc=f"fp32 {epoch + 1}/{settings.epochs}", disable=not self.progress, leave=False)
             for step, (codes, targets) in enumerate(bar):
                 passed = epoch + step / len(batches)
-                lr = 0.5 * settings.lr * (1 + math.cos(math.pi * passed / settings.epochs))
+                lr = settings.lr * cosine(math.pi * passed / settings.epochs)
                 if passed < settings.warmup:
                     lr *= (passed + 1 / len(batches)) / settings.warmup
-                for group in optimizer.param_groups:
-                    group["lr"] = lr
+                set_rate(optimizer, lr)
                 output = self.model(codes, Pass(None, training=True, momentum=0.1, fast=True))
                 loss = self.task.loss(output, targets)
                 self.check_finite(loss, f"FP32 epoch {epoch + 1}, step {step + 1}", "fp32.lr")
@@ -371,7 +391,7 @@ class Run:
         bar = tqdm(batches, desc=f"epoch {epoch + 1}/{train.epochs}", disable=not self.progress, leave=False)
         for step, (codes, targets) in enumerate(bar):
             done = (epoch + step / len(batches)) / train.epochs
-            lr = 0.5 * train.lr * (1 + math.cos(math.pi * done))
+            lr = train.lr * cosine(math.pi * done)
             taught = self.teacher_output(codes)
             for bits in train.widths:  # the highest first: each width teaches the next lower one
                 output = self.model(codes, Pass(bits, training=True, momentum=train.bn_momentum))
@@ -381,8 +401,7 @@ class Run:
                 taught = output.detach()
                 weight_scales, act_scales = self._scales(bits)
                 self.process.average([p.grad for p in (*weights, *weight_scales, *act_scales) if p.grad is not None])
-                for group in weight_optimizer.param_groups:
-                    group["lr"] = lr
+                set_rate(weight_optimizer, lr)
                 weight_optimizer.step()
                 measured = (_raw_gradient(weight_scales), _raw_gradient(act_scales))
                 optimizer = scale_optimizers[bits]
@@ -476,12 +495,6 @@ class Run:
         model.load_state_dict(torch.load(path, weights_only=True, map_location=self.device))
         return model
 
-    def _save_fp32(self) -> None:
-        if self.process.first:
-            buffer = io.BytesIO()
-            torch.save(self.model.state_dict(), buffer)
-            write_atomically(self.out / "fp32.pt", buffer.getvalue())
-
     def _epoch_path(self, epoch: int) -> Path:
         return self.out / "epochs" / f"{epoch:04d}.pt"
 
@@ -499,37 +512,14 @@ class Run:
     def _save(self, **state: Any) -> None:
         if not self.process.first:
             return
-        buffer = io.BytesIO()
-        history = json.dumps(vars(self.history))
-        subject = json.dumps(self.subject)
-        torch.save({"model": self.model.state_dict(), "history": history, "subject": subject, **state}, buffer)
         paths = [self.out / "state.pt"]
         if state["joint"] and state["epoch"] % self.config.train.keep_every == 0:
             paths.append(self._epoch_path(state["epoch"]))
             paths[-1].parent.mkdir(exist_ok=True)
+        whole = {"model": self.model.state_dict(), "history": self.history.text(), **state}
         for path in paths:
-            write_atomically(path, buffer.getvalue())
-        write_atomically(self.out / "history.json", json.dumps(vars(self.history), indent=1).encode())
-
-
-def read_state(
-    path: Path, subject: Subject, device: torch.device, keys: Collection[str]
-) -> dict[str, Any] | None:  # fmt: skip
-    """Return the state in a file, None if there is none. ``keys``: what every such state has.
-
-    Raises :class:`~trainer.config.ConfigError` if it cannot be read, lacks any of them, or is of another subject.
-    """
-    if not path.is_file():
-        return None
-    try:
-        state: dict[str, Any] = torch.load(path, weights_only=True, map_location=device)
-        stored = state.get("subject")
-        if missing := set(keys) - state.keys():
-            raise KeyError(*missing)
-    except Exception as error:  # of bytes that are no state, torch lets through whatever they make it stumble over
-        raise ConfigError(f"{path} is no state of a run; delete it or choose another --out") from error
-    check_subject(path, stored, subject)
-    return state
+            save_state(path, self.subject, whole)
+        self.history.save(self.out / "history.json")
 
 
 def mixed_loss(task: Task, output: Tensor, targets: Any, taught: Tensor | None, share: float) -> Tensor:
@@ -545,6 +535,17 @@ def check_finite(loss: Tensor, where: str, state: Path, rate: str) -> None:
     if not math.isfinite(loss.item()):
         kept = f"the last good state is in {state}; " if state.is_file() else ""
         raise NonFiniteLoss(f"loss is {loss.item()} at {where}; {kept}lower {rate}")
+
+
+def cosine(angle: float) -> float:
+    """Return the share of its first learning rate that a schedule has reached: 1 at angle 0, 0 at pi."""
+    return 0.5 * (1 + math.cos(angle))
+
+
+def set_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Give all parameters of an optimiser one learning rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr
 
 
 def _raw_gradient(log_scales: list[nn.Parameter]) -> float:

@@ -10,16 +10,12 @@ from typing import Final, Literal, TypeVar
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from bitgear.bits import MASTER_BITS, Plan, Precision, activation_range, as_plan
-from bitgear.errors import DataError, GraphError
+from bitgear.errors import GraphError
 from bitgear.graph import IMAGE, Conv, Graph, Linear, Pool, Resize, Shortcut
 from bitgear.reference import nearest
-from trainer.config import ConfigError
-from trainer.networks.resnet_cifar import batch_norm_name, strip_prefix
 from trainer.quantizers import (
     BatchNormReLU,
     Kernels,
@@ -504,81 +500,6 @@ class QuantNet(nn.Module):
                     y = F.linear(x, require(layer.weight), layer.bias)
             values[node.name] = y
         return values[self.graph.nodes[-1].name]
-
-    # -- FP32 weights ---------------------------------------------------------------------------------------------
-
-    @torch.no_grad()
-    def import_resnet(self, path: str, mean: Sequence[float], std: Sequence[float], offset: float) -> None:
-        """Load customary ResNet weights trained on ``(x / 255 - mean) / std`` into the FP32 network.
-
-        Our input is ``code * image_scale`` with ``code = pixel - offset``; both are the same up to a factor and a
-        shift per channel, which go into the stem's weights and its batch-norm mean (exact except at the border,
-        where zero padding now means ``offset`` and not ``mean``).
-
-        Raises :class:`~trainer.config.ConfigError` for a file that cannot be read or is not safetensors, and
-        :class:`~bitgear.errors.DataError` naming a tensor that is missing, does not fit, or is not of finite floats.
-        """
-        state = strip_prefix(_read_weights(path))
-        self._check_weights(state, path)
-        for node in self.nodes:
-            if isinstance(node, Conv):
-                layer, bn_name = self.layer(node.name), batch_norm_name(node.name)
-                weight = state[f"{node.name}.weight"].clone()
-                bn = layer.batch_norm(None)
-                bn.gamma.copy_(state[f"{bn_name}.weight"])
-                bn.beta.copy_(state[f"{bn_name}.bias"])
-                bn.mean.copy_(state[f"{bn_name}.running_mean"])
-                bn.var.copy_(state[f"{bn_name}.running_var"])
-                if node.input == IMAGE:
-                    shift = (offset / 255 - torch.tensor(mean)) / torch.tensor(std)
-                    bn.mean.sub_((weight.sum((2, 3)) * shift).sum(1))
-                    weight *= (1 / (255 * self.image_scale * torch.tensor(std))).view(1, -1, 1, 1)
-                require(layer.weight).copy_(weight)
-            elif isinstance(node, Linear):
-                layer = self.layer(node.name)
-                require(layer.weight).copy_(state[f"{node.name}.weight"])
-                require(layer.bias).copy_(state[f"{node.name}.bias"])
-
-    def _check_weights(self, state: Mapping[str, Tensor], path: str) -> None:
-        expected: dict[str, Tensor] = {}
-        for node, layer in self.quantised():
-            if layer.weight is not None:
-                expected[f"{node.name}.weight"] = layer.weight
-            if layer.bias is not None:
-                expected[f"{node.name}.bias"] = layer.bias
-            if isinstance(node, Conv):
-                bn = layer.batch_norm(None)
-                parts = {"weight": bn.gamma, "bias": bn.beta, "running_mean": bn.mean, "running_var": bn.var}
-                expected |= {f"{batch_norm_name(node.name)}.{part}": tensor for part, tensor in parts.items()}
-        for name, tensor in expected.items():
-            if name not in state:
-                raise DataError(f"{path} has no tensor {name!r}; is it of another depth?")
-            if state[name].shape != tensor.shape:
-                raise DataError(
-                    f"{path}: tensor {name!r} has shape {tuple(state[name].shape)}; expected {tuple(tensor.shape)}"
-                )
-            if not state[name].is_floating_point():
-                raise DataError(f"{path}: tensor {name!r} is of {state[name].dtype}; expected floats")
-            if not torch.isfinite(state[name].float()).all():
-                raise DataError(
-                    f"{path}: tensor {name!r} holds a NaN or an infinite value; give weights of a training that ended "
-                    "well"
-                )
-        others = sorted(name for name in state.keys() - expected.keys() if not name.endswith("num_batches_tracked"))
-        if others:
-            raise DataError(f"{path} has a tensor {others[0]!r}, which the network has not; is it of another depth?")
-
-
-def _read_weights(path: str) -> dict[str, Tensor]:
-    try:
-        state: dict[str, Tensor] = load_file(path)
-    except OSError as error:
-        raise ConfigError(
-            f"weights {path} cannot be read: {error.strerror or error}; give a safetensors file"
-        ) from error
-    except (SafetensorError, KeyError, TypeError) as error:
-        raise ConfigError(f"weights {path} are no safetensors file: {error}; give one that is complete") from error
-    return state
 
 
 def trainable_nodes(graph: Graph) -> tuple[TrainableNode, ...]:

@@ -25,10 +25,10 @@ from trainer import configs
 from trainer.config import ConfigError, HasbConfig, RunConfig, read_config
 from trainer.export import build_master, export, export_own, export_plan, replacing, versions, with_own
 from trainer.hasb import sensitive_layers
-from trainer.hessian import FLOATS, Traces, TracesInvalid, fingerprint, measure_traces
-from trainer.loop import Run, create_network, join_processes, usable_device
+from trainer.hessian import FLOATS, Traces, TracesInvalid, measure_traces, network_fingerprint
+from trainer.loop import Run, create_network, join_processes, kernels_of, prepare
 from trainer.model import Pass, QuantNet
-from trainer.quantizers import Kernels, code_dtype
+from trainer.quantizers import Kernels
 from trainer.report import Sheet, draw_traces, write_report
 from trainer.restore import check_data, check_network, load_floats, load_master, load_trained
 from trainer.supernet import HASB_STATE, SuperNetwork
@@ -147,9 +147,7 @@ def measure_sensitivities(
     the folder's traces are of another network, seed or data.
     """
     config = read_config(config_path)
-    device = usable_device(config.train.device)
-    if config.train.threads is not None:
-        torch.set_num_threads(config.train.threads)
+    device = prepare(config.train)
     task = create_task(config, data, device)
     model = create_network(task.graph, task, config, Kernels())
     stored, start = None if master is None else read_master(master), out / "fp32.pt"
@@ -204,9 +202,7 @@ def tune_plans(
     :class:`~bitgear.errors.MasterChanged` for a plan or a master that was written anew meanwhile.
     """
     config = read_config(config_path)
-    device = usable_device(config.train.device)
-    if config.train.threads is not None:
-        torch.set_num_threads(config.train.threads)
+    device = prepare(config.train)
     stored = read_master(master)
     held = {each.name: each for each in stored.plans}
     if not held:
@@ -219,10 +215,7 @@ def tune_plans(
     check_data(stored, task.labels, task.record)
     if task.watches_test:
         raise ConfigError("epochs would be chosen by the test split; hold some training images out: data.held_out")
-    dtype = code_dtype(device)
-    model = create_network(
-        task.graph, task, config, Kernels.compiled(dtype) if config.train.compile else Kernels(dtype)
-    )
+    model = create_network(task.graph, task, config, kernels_of(config.train, device))
     load_master(model.to(device), stored, stored.widths)
     out.mkdir(parents=True, exist_ok=True)
     tunings = []
@@ -286,7 +279,7 @@ def _traces(run: Run, floats: QuantNet) -> Traces | None:
         return None
     if traces is None or not traces.rounds:
         return None
-    if traces.subject.get(FLOATS) != fingerprint(floats):
+    if traces.subject.get(FLOATS) != network_fingerprint(floats):
         tqdm.write(f"warning: {path} is of another float network; the master goes without it", file=sys.stderr)
         return None
     return traces

@@ -17,7 +17,7 @@ from bitgear.checkpoint import Master
 from bitgear.describe import describe
 from bitgear.files import write_atomically
 from trainer.hessian import Traces
-from trainer.loop import History
+from trainer.state import History
 
 mpl.use("agg")
 

@@ -1,4 +1,4 @@
-"""A master's weights, scales and batch norm back in a network that can be trained."""
+"""What files hold, a master, a run's float network or customary weights, in a network that can be trained."""
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -7,17 +7,21 @@ from textwrap import shorten
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 
 from bitgear.bits import MASTER_BITS, Plan, Precision
 from bitgear.checkpoint import Master
+from bitgear.errors import DataError
 from bitgear.fold import batch_norm
-from bitgear.graph import Conv, Graph, Linear
+from bitgear.graph import IMAGE, Conv, Graph, Linear
 from bitgear.inputs import InputRecord
 from bitgear.plans import BatchNorm as FoldedBatchNorm
 from trainer.config import ConfigError
 from trainer.model import EPS, OWN, BatchNorm, Norms, Pass, QuantNet, key, require, slug
 from trainer.networks.pyramid import CLASSIFIER
+from trainer.networks.resnet_cifar import batch_norm_name, strip_prefix
 
 
 def load_trained(model: QuantNet, path: Path, encoder: Collection[str] = ()) -> bool:
@@ -57,6 +61,75 @@ def load_trained(model: QuantNet, path: Path, encoder: Collection[str] = ()) -> 
 def _layer(name: str) -> str:
     """Return the layer that a tensor of a state belongs to; empty if none."""
     return name.partition(".")[2].partition(".")[0]
+
+
+@torch.no_grad()
+def import_resnet(model: QuantNet, path: Path, mean: Sequence[float], std: Sequence[float], offset: float) -> None:
+    """Give a float network customary ResNet weights that were trained on ``(x / 255 - mean) / std``.
+
+    Our input is ``code * image_scale`` with ``code = pixel - offset``; both are the same up to a factor and a shift for
+    each channel, which go into the stem's weights and its batch-norm mean (exact except at the border, where zero
+    padding now means ``offset`` and not ``mean``).
+
+    Raises :class:`~trainer.config.ConfigError` for a file that cannot be read or is not safetensors, and
+    :class:`~bitgear.errors.DataError` naming a tensor that is missing, does not fit, or is not of finite floats.
+    """
+    state, named = strip_prefix(_read_weights(path)), _customary_names(model)
+    _check_weights(state, named, path)
+    for conv in model.graph.convs:
+        if conv.input == IMAGE:
+            weight, at_mean = state[f"{conv.name}.weight"], f"{batch_norm_name(conv.name)}.running_mean"
+            shift = (offset / 255 - torch.tensor(mean)) / torch.tensor(std)
+            state[at_mean] = state[at_mean].float() - (weight.sum((2, 3)) * shift).sum(1)
+            weight *= (1 / (255 * model.image_scale * torch.tensor(std))).view(1, -1, 1, 1)
+    for name, tensor in named.items():
+        tensor.copy_(state[name])
+
+
+def _read_weights(path: Path) -> dict[str, Tensor]:
+    try:
+        state: dict[str, Tensor] = load_file(path)
+    except OSError as error:
+        raise ConfigError(
+            f"weights {path} cannot be read: {error.strerror or error}; give a safetensors file"
+        ) from error
+    except (SafetensorError, KeyError, TypeError) as error:
+        raise ConfigError(f"weights {path} are no safetensors file: {error}; give one that is complete") from error
+    return state
+
+
+def _customary_names(model: QuantNet) -> dict[str, Tensor]:
+    """Return the tensors of a float network by their customary names."""
+    named: dict[str, Tensor] = {}
+    for node, layer in model.quantised():
+        if layer.weight is not None:
+            named[f"{node.name}.weight"] = layer.weight
+        if layer.bias is not None:
+            named[f"{node.name}.bias"] = layer.bias
+        if isinstance(node, Conv):
+            bn = layer.batch_norm(None)
+            parts = {"weight": bn.gamma, "bias": bn.beta, "running_mean": bn.mean, "running_var": bn.var}
+            named |= {f"{batch_norm_name(node.name)}.{part}": tensor for part, tensor in parts.items()}
+    return named
+
+
+def _check_weights(state: Mapping[str, Tensor], named: Mapping[str, Tensor], path: Path) -> None:
+    for name, tensor in named.items():
+        if name not in state:
+            raise DataError(f"{path} has no tensor {name!r}; is it of another depth?")
+        if state[name].shape != tensor.shape:
+            raise DataError(
+                f"{path}: tensor {name!r} has shape {tuple(state[name].shape)}; expected {tuple(tensor.shape)}"
+            )
+        if not state[name].is_floating_point():
+            raise DataError(f"{path}: tensor {name!r} is of {state[name].dtype}; expected floats")
+        if not torch.isfinite(state[name].float()).all():
+            raise DataError(
+                f"{path}: tensor {name!r} holds a NaN or an infinite value; give weights of a training that ended well"
+            )
+    others = sorted(name for name in state.keys() - named.keys() if not name.endswith("num_batches_tracked"))
+    if others:
+        raise DataError(f"{path} has a tensor {others[0]!r}, which the network has not; is it of another depth?")
 
 
 def check_data(master: Master, labels: Sequence[str], record: InputRecord) -> None:

@@ -1,7 +1,6 @@
 """What the stages after joint training do alike: one Adam for all parameters, cosine to zero, resumable by epoch."""
 
 import hashlib
-import io
 import json
 import math
 import time
@@ -13,9 +12,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from bitgear.files import write_atomically
-from trainer.loop import History, Run, read_state
+from trainer.loop import Run, cosine, set_rate
 from trainer.model import QuantNet
+from trainer.state import History, read_state, save_state
 from trainer.subject import Subject
 
 KEYS = ("model", "optimizer", "history", "epoch")
@@ -59,7 +58,7 @@ class Stage(ABC):
         if state is not None:
             run.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
-            run.history, self.next_epoch = History(**json.loads(state["history"])), state["epoch"]
+            run.history, self.next_epoch = History.parse(state["history"]), state["epoch"]
         for epoch in range(self.next_epoch, self.epochs):
             started = time.perf_counter()
             row = self._epoch(epoch)
@@ -77,8 +76,7 @@ class Stage(ABC):
 
     def _set_rate(self, done: float) -> None:
         """Set the learning rate of a moment, 0..1 of the stage."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = 0.5 * self.lr * (1 + math.cos(math.pi * done))
+        set_rate(self.optimizer, self.lr * cosine(math.pi * done))
 
     def _step(self) -> None:
         """Step by the gradients, averaged over processes."""
@@ -88,14 +86,12 @@ class Stage(ABC):
         self.optimizer.zero_grad()
 
     def _save(self, epoch: int) -> None:
-        if not self.run.process.first:
+        run = self.run
+        if not run.process.first:
             return
-        buffer = io.BytesIO()
-        history = json.dumps(vars(self.run.history))
-        state = {"model": self.run.model.state_dict(), "optimizer": self.optimizer.state_dict()}
-        torch.save({**state, "history": history, "epoch": epoch, "subject": json.dumps(self.subject)}, buffer)
-        write_atomically(self.path, buffer.getvalue())
-        write_atomically(self.run.out / "history.json", json.dumps(vars(self.run.history), indent=1).encode())
+        state = {"model": run.model.state_dict(), "optimizer": self.optimizer.state_dict(), "epoch": epoch}
+        save_state(self.path, self.subject, {**state, "history": run.history.text()})
+        run.history.save(run.out / "history.json")
 
 
 def _groups(model: QuantNet, keys: Collection[str], weight_decay: float) -> list[dict[str, Any]]:

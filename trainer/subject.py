@@ -28,7 +28,7 @@ def subject_of(
     """Return what joint training is of. The files must be readable."""
     found = of_sections(config, task, ("task", "network", "data", "start", "teacher", "fp32", "train"))
     found |= {f"--{name}": _digest(path) for name, path in (("weights", weights), ("teacher", teacher))}
-    found["--master"] = [fingerprint(master) for master in masters]
+    found["--master"] = [master_fingerprint(master) for master in masters]
     return _plain(found)
 
 
@@ -65,7 +65,7 @@ def check_subject(path: Path, stored: str | None, given: Mapping[str, Any]) -> N
         )
 
 
-def fingerprint(master: Master) -> str:
+def master_fingerprint(master: Master) -> str:
     """Return a hash of what all precisions share: plans, accuracy and descriptions do not count."""
     digest = hashlib.sha256()
     for name in sorted(master.tensors):

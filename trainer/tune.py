@@ -1,6 +1,5 @@
 """Batch norm and scales of a plan, trained: they are its own, so other precisions stay as they are. Resumable."""
 
-import io
 import json
 import math
 import time
@@ -15,13 +14,13 @@ from tqdm import tqdm
 
 from bitgear.bits import MASTER_BITS
 from bitgear.checkpoint import Master
-from bitgear.files import write_atomically
 from bitgear.plans import NamedPlan, to_json
 from trainer.config import RunConfig
-from trainer.loop import check_finite, mixed_loss, read_state
+from trainer.loop import check_finite, cosine, mixed_loss, set_rate
 from trainer.model import OWN, Pass, QuantNet
 from trainer.restore import load_plan, restore_statistics
-from trainer.subject import fingerprint, of_sections
+from trainer.state import read_state, save_state
+from trainer.subject import master_fingerprint, of_sections
 from trainer.tasks.base import Metrics, Task
 
 KEYS = ("own", "best", "optimizer", "rows")
@@ -67,7 +66,7 @@ class Tuning:
         self.before: Metrics | None = None
         self.subject = {
             **of_sections(config, task, ("task", "data", "train", "tune")),
-            "tune.lr": config.tune.lr, "weights": fingerprint(master),
+            "tune.lr": config.tune.lr, "weights": master_fingerprint(master),
             "plan": to_json(plan)["layers"], "default": str(plan.plan),
         }  # fmt: skip
 
@@ -76,7 +75,7 @@ class Tuning:
         settings = self.config.tune
         state = read_state(self.path, self.subject, next(self.model.parameters()).device, KEYS)
         if state is None:
-            self.rows.append({"epoch": 0, **self._evaluate()})
+            self.rows.append({"epoch": 0, **self.evaluate()})
         else:
             self._load(state["own"])
             self.optimizer.load_state_dict(state["optimizer"])
@@ -85,7 +84,7 @@ class Tuning:
         for epoch in range(len(self.rows) - 1, settings.epochs):
             started = time.perf_counter()
             loss = self._epoch(epoch)
-            reached = self._evaluate()
+            reached = self.evaluate()
             if reached["distance"] < min(row["distance"] for row in self.rows):
                 self.best = self._copy()
             seconds = time.perf_counter() - started
@@ -98,6 +97,20 @@ class Tuning:
     def improved(self) -> bool:
         """Whether an epoch is nearer to 8 bits than the start."""
         return min(row["distance"] for row in self.rows) < self.rows[0]["distance"]
+
+    @torch.no_grad()
+    def evaluate(self) -> dict[str, float]:
+        """Return ``distance`` and the task's metric, as rows have them, of what the network is now."""
+        distances: list[tuple[float, int]] = []
+
+        def run(codes: Tensor) -> Tensor:
+            output = self.model(codes, self.how)
+            distances.append((self.task.distillation(output, self._taught(codes)).item(), len(codes)))
+            return output
+
+        reached = self.task.evaluate(run)[self.task.metric]
+        distance = sum(each * count for each, count in distances) / sum(count for _, count in distances)
+        return {"distance": distance, self.task.metric: reached}
 
     def keep_before(self, metrics: Metrics) -> None:
         """Keep what the plan reached when tuning began: given again, tuning finds it as it left it."""
@@ -117,7 +130,7 @@ class Tuning:
         bar = tqdm(batches, desc=name, disable=not self.progress, leave=False)
         for step, (codes, targets) in enumerate(bar):
             done = (epoch + step / len(batches)) / settings.epochs
-            self.optimizer.param_groups[0]["lr"] = 0.5 * settings.lr * (1 + math.cos(math.pi * done))
+            set_rate(self.optimizer, settings.lr * cosine(math.pi * done))
             output = self.model(codes, self.how)
             loss = mixed_loss(self.task, output, targets, self._taught(codes), self.config.train.distill)
             check_finite(loss, f"tuning of {self.plan.name}, epoch {epoch + 1}, step {step + 1}", self.path, "tune.lr")
@@ -128,19 +141,6 @@ class Tuning:
             if self.progress and step % 20 == 0:
                 bar.set_postfix(loss=f"{np.mean(losses):.3f}")
         return float(np.mean(losses))
-
-    @torch.no_grad()
-    def _evaluate(self) -> dict[str, float]:
-        distances: list[tuple[float, int]] = []
-
-        def run(codes: Tensor) -> Tensor:
-            output = self.model(codes, self.how)
-            distances.append((self.task.distillation(output, self._taught(codes)).item(), len(codes)))
-            return output
-
-        reached = self.task.evaluate(run)[self.task.metric]
-        distance = sum(each * count for each, count in distances) / sum(count for _, count in distances)
-        return {"distance": distance, self.task.metric: reached}
 
     def _taught(self, codes: Tensor) -> Tensor:
         with torch.no_grad():
@@ -156,8 +156,6 @@ class Tuning:
             tensor.copy_(held[name])
 
     def _save(self) -> None:
-        buffer = io.BytesIO()
         state = {"own": self.last, "best": self.best, "optimizer": self.optimizer.state_dict()}
-        told = {"rows": self.rows, "before": self.before, "subject": self.subject}
-        torch.save({**state, **{name: json.dumps(value) for name, value in told.items()}}, buffer)
-        write_atomically(self.path, buffer.getvalue())
+        told = {"rows": json.dumps(self.rows), "before": json.dumps(self.before)}
+        save_state(self.path, self.subject, {**state, **told})

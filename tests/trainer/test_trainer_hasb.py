@@ -14,7 +14,7 @@ from bitgear.checkpoint import read_master
 from bitgear.errors import PlanInvalid
 from bitgear.plans import NamedPlan
 from tests.trainer.test_trainer_export import ENGINE, images_of, master_of
-from tests.trainer.tiny_runs import state_of, tiny_config, tiny_run
+from tests.trainer.tiny_runs import Interrupted, interrupt_after, state_of, tiny_config, tiny_run
 from trainer.config import Config, ConfigError
 from trainer.export import compare, export, export_plan
 from trainer.hasb import draw_plan, roulette, sensitive_layers, switching_probability
@@ -114,22 +114,13 @@ def test_the_stage_trains_what_joint_training_left(
 
 
 def test_an_interrupted_stage_ends_with_the_same_bits(pictures: Path, finished: Run, tmp_path: Path) -> None:
-    class Interrupted(Exception):
-        pass
-
     layers = {conv.name: conv.name.endswith("conv1") for conv in finished.model.graph.searchable}
     whole = stage_run(pictures, finished, tmp_path / "whole")
     assert whole.config.hasb is not None
     SuperNetwork(whole, whole.config.hasb, layers).fit()
     first = stage_run(pictures, finished, tmp_path / "parts")
     stage = SuperNetwork(first, whole.config.hasb, layers)
-    save = stage._save
-
-    def stop(epoch: int) -> None:
-        save(epoch)
-        raise Interrupted
-
-    stage._save = stop  # type: ignore[method-assign]
+    interrupt_after(1, first.task)
     with pytest.raises(Interrupted):
         stage.fit()
     resumed = stage_run(pictures, finished, tmp_path / "parts")

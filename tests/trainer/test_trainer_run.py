@@ -9,10 +9,19 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from bitgear.bits import WIDTHS
 from bitgear.errors import DataError
-from tests.trainer.tiny_runs import CLASSES, state_of, tiny_config, tiny_run, write_pictures
+from tests.trainer.tiny_runs import (
+    CLASSES,
+    Interrupted,
+    interrupt_after,
+    state_of,
+    tiny_config,
+    tiny_run,
+    write_pictures,
+)
 from trainer.alrs import eta
 from trainer.config import ConfigError
 from trainer.loop import NonFiniteLoss, Run
@@ -38,25 +47,11 @@ def test_training_lowers_the_loss_at_every_width(finished: Run) -> None:
 
 
 def test_an_interrupted_run_ends_with_the_same_bits(pictures: Path, tmp_path: Path, finished: Run) -> None:
-    class Interrupted(Exception):
-        pass
-
-    def stop_after(run: Run, saves: int) -> None:
-        save, count = run._save, 0
-
-        def counted(**state: Any) -> None:
-            nonlocal count
-            save(**state)
-            count += 1
-            if count == saves:
-                raise Interrupted
-
-        run._save = counted  # type: ignore[method-assign]
+    for _ in range(2):  # after the FP32 epoch and after the first joint one
+        run = tiny_run(pictures, tmp_path)
+        interrupt_after(1, run.task)
         with pytest.raises(Interrupted):
             run.fit()
-
-    stop_after(tiny_run(pictures, tmp_path), 1)  # after the FP32 epoch
-    stop_after(tiny_run(pictures, tmp_path), 1)  # after the first joint epoch
     resumed = tiny_run(pictures, tmp_path)
     resumed.fit()
     assert [row["epoch"] for row in resumed.history.epochs] == [1, 2]
@@ -80,15 +75,8 @@ def test_where_epochs_become_fewer_the_last_one_is_evaluated(
     pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     longer = tiny_run(pictures, tmp_path, tiny_config(train={"epochs": 9, "evaluate_every": 5}))
-    epoch = longer._epoch
-
-    def stop(number: int, *optimizers: Any) -> dict[str, Any]:
-        if number == 1:
-            raise KeyboardInterrupt
-        return epoch(number, *optimizers)
-
-    monkeypatch.setattr(longer, "_epoch", stop)
-    with pytest.raises(KeyboardInterrupt):
+    interrupt_after(2, longer.task)  # that of the FP32 start and the first joint one
+    with pytest.raises(Interrupted):
         longer.fit()
     assert "top1" not in longer.history.epochs[-1]
     for _ in range(2):  # it is kept
@@ -109,19 +97,17 @@ def test_a_finished_run_has_nothing_left_to_do(pictures: Path, finished: Run) ->
 
 def test_scale_rates_obey_alrs_and_are_never_negative(pictures: Path, tmp_path: Path) -> None:
     run = tiny_run(pictures, tmp_path, tiny_config(train={"epochs": 1, "alrs": "mult", "alrs_activations": "off"}))
-    run._fit_fp32(None)
-    run._start_widths()
-    weights, scales = run._optimizers()
     rates: list[tuple[int, float, float]] = []
-    for bits, optimizer in scales.items():
-        step = optimizer.step
 
-        def recorded(*args: Any, bits: int = bits, step: Any = step, optimizer: Any = optimizer) -> Any:
-            rates.append((bits, *(group["lr"] for group in optimizer.param_groups)))
-            return step(*args)
+    def record(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        scales = run.model.layer("layer1.0.conv1").act_log_scale
+        *_, last = optimizer.param_groups
+        found = (b for b in (8, 4, 2) if any(each is scales.get(key(b)) for each in last["params"]))
+        rates.extend((bits, *(group["lr"] for group in optimizer.param_groups)) for bits in found)
 
-        optimizer.step = recorded
-    run._epoch(0, weights, scales)
+    hook = register_optimizer_step_pre_hook(record)
+    run.fit()
+    hook.remove()
     assert {bits for bits, _, _ in rates} == {8, 4, 2}
     for bits, weight_rate, act_rate in rates:
         assert 0 <= weight_rate <= eta(bits) * act_rate <= act_rate <= run.config.train.lr

@@ -4,7 +4,6 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +14,7 @@ from bitgear.bits import WIDTHS
 from bitgear.checkpoint import read_master
 from bitgear.errors import DataError
 from tests.trainer.dense_data import detect_config, segment_config, write_boxes, write_maps
-from tests.trainer.tiny_runs import state_of, tiny_config, tiny_run
+from tests.trainer.tiny_runs import Interrupted, interrupt_after, state_of, tiny_config, tiny_run
 from trainer import pipeline
 from trainer.config import ConfigError, RunConfig
 from trainer.loop import Run
@@ -58,17 +57,9 @@ def test_a_run_records_both_stages(case: Case, done: Run) -> None:
 
 def test_an_interrupted_run_ends_with_the_same_bits(case: Case, done: Run, tmp_path: Path) -> None:
     _, data, config, _ = case
-
-    class Interrupted(Exception):
-        pass
-
-    def stopped(**state: Any) -> None:
-        save(**state)
-        raise Interrupted
-
     for _ in range(3):
         run = Run(config(), data, tmp_path, progress=False)
-        save, run._save = run._save, stopped  # type: ignore[method-assign]
+        interrupt_after(1, run.task)
         with pytest.raises(Interrupted):
             run.fit()
     resumed = Run(config(), data, tmp_path, progress=False)

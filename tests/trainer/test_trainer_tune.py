@@ -17,7 +17,7 @@ from bitgear.cli import app
 from bitgear.errors import BitgearError, MasterChanged, PrecisionNotOffered
 from bitgear.plans import NamedPlan
 from tests.trainer.test_trainer_export import ENGINE, images_of, master_of
-from tests.trainer.tiny_runs import tiny_config, tiny_run
+from tests.trainer.tiny_runs import Interrupted, interrupt_after, tiny_config, tiny_run
 from trainer import export, pipeline
 from trainer.config import Config, ConfigError
 from trainer.export import compare
@@ -130,7 +130,7 @@ def test_the_epoch_nearest_to_8_bits_is_kept(pictures: Path, master: Master, tmp
         seen.append({name: tensor.detach().clone() for name, tensor in tuning.own.items()})
         return {"distance": next(distances), "top1": 0.5}
 
-    monkeypatch.setattr(tuning, "_evaluate", evaluate)
+    monkeypatch.setattr(tuning, "evaluate", evaluate)
     tuning.fit()
     for name, tensor in tuning.own.items():
         assert torch.equal(tensor, seen[2][name]), name
@@ -142,7 +142,7 @@ def test_where_no_epoch_is_nearer_the_start_is_kept(
 ) -> None:
     tuning = tuning_of(pictures, master, tmp_path / "state.pt")
     start = tuning.own["conv1.gamma"].detach().clone()
-    monkeypatch.setattr(tuning, "_evaluate", lambda: {"distance": 0.5, "top1": 0.5})
+    monkeypatch.setattr(tuning, "evaluate", lambda: {"distance": 0.5, "top1": 0.5})
     tuning.fit()
     assert torch.equal(tuning.own["conv1.gamma"], start)
 
@@ -153,21 +153,15 @@ def test_the_distance_is_that_of_the_outputs(pictures: Path, master: Master, tmp
     with torch.no_grad():
         outputs = [tuning.model(watched, how) for how in (tuning.how, Pass(8, training=False))]
     expected = tuning.task.distillation(*outputs).item()
-    assert tuning._evaluate()["distance"] == pytest.approx(expected, rel=1e-4)
+    assert tuning.evaluate()["distance"] == pytest.approx(expected, rel=1e-4)
 
 
 def test_an_interrupted_tuning_ends_with_the_same_bits(pictures: Path, master: Master, tmp_path: Path) -> None:
     whole = tuning_of(pictures, master, tmp_path / "whole.pt")
     whole.fit()
     stopped = tuning_of(pictures, master, tmp_path / "state.pt")
-    save = stopped._save
-
-    def stop() -> None:
-        save()
-        raise KeyboardInterrupt
-
-    stopped._save = stop  # type: ignore[method-assign]
-    with pytest.raises(KeyboardInterrupt):
+    interrupt_after(1, stopped.task)
+    with pytest.raises(Interrupted):
         stopped.fit()
     resumed = tuning_of(pictures, master, tmp_path / "state.pt")
     resumed.fit()
@@ -256,7 +250,7 @@ def test_given_again_before_stays_what_it_was_and_so_do_other_plans_in_the_repor
     pictures: Path, written: Path, config_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run, seen = tmp_path / "run", iter([0.1, 0.2, 0.3, 0.4, 0.5, 0.6])
-    monkeypatch.setattr(Tuning, "_evaluate", nearer)
+    monkeypatch.setattr(Tuning, "evaluate", nearer)
     monkeypatch.setattr(ExaminedImages, "measure", lambda *_: {"top1": next(seen), "images": 24})
     first = tune_plans(config_file, pictures, run, master=written, progress=False)
     assert [(each.before["top1"], each.after["top1"]) for each in first] == [(0.1, 0.2), (0.3, 0.4)]
@@ -274,7 +268,7 @@ def test_given_again_before_stays_what_it_was_and_so_do_other_plans_in_the_repor
 def test_a_plan_that_is_tuned_with_others_gets_what_it_gets_alone(
     pictures: Path, written: Path, config_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Tuning, "_evaluate", nearer)
+    monkeypatch.setattr(Tuning, "evaluate", nearer)
     alone = tmp_path / "alone.safetensors"
     alone.write_bytes(written.read_bytes())
     for name in ("narrow", "wide"):
@@ -292,7 +286,7 @@ def test_a_plan_that_is_tuned_with_others_gets_what_it_gets_alone(
 def test_where_no_epoch_is_nearer_the_master_stays_as_it_is(
     pictures: Path, written: Path, config_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Tuning, "_evaluate", lambda _: {"distance": 0.5, "top1": 0.5})
+    monkeypatch.setattr(Tuning, "evaluate", lambda _: {"distance": 0.5, "top1": 0.5})
     content = written.read_bytes()
     for tuned in tune_plans(config_file, pictures, tmp_path / "run", master=written, progress=False):
         assert tuned.after == tuned.before
@@ -310,7 +304,7 @@ def test_what_others_write_meanwhile_stays(
         rewrite_master(written, lambda master: master.with_plans([found]))
         return compared(*arguments)
 
-    monkeypatch.setattr(Tuning, "_evaluate", nearer)
+    monkeypatch.setattr(Tuning, "evaluate", nearer)
     monkeypatch.setattr(export, "compare", compare_meanwhile)
     (tuned,) = tune_plans(config_file, pictures, tmp_path / "run", master=written, names=["wide"], progress=False)
     after = read_master(written)

@@ -16,10 +16,11 @@ from bitgear.errors import PlanInvalid, PrecisionNotOffered
 from bitgear.plans import NamedPlan
 from tests.masters import random_codes
 from tests.trainer.test_trainer_export import images_of, master_of
-from tests.trainer.tiny_runs import state_of, tiny_config, tiny_run
+from tests.trainer.tiny_runs import Interrupted, interrupt_after, state_of, tiny_config, tiny_run
 from trainer.config import Config, ConfigError
 from trainer.export import export_own
 from trainer.loop import Run
+from trainer.model import Pass
 from trainer.pipeline import train_master
 from trainer.with_plan import WithPlan
 
@@ -60,10 +61,17 @@ def path_of(pictures: Path, out: Path, master: Path) -> Path:
 
 def test_all_precisions_are_trained_those_between_more_rarely(pictures: Path, master: Path, tmp_path: Path) -> None:
     stage = stage_of(pictures, master, tmp_path / "run", config_of(every={4: 2}))
-    taken = [[str(each) for each in stage._widths(step)] for step in range(3)]
-    assert taken == [["8", "4", "2"], ["8", "2"], ["8", "4", "2"]]
-    before = state_of(stage.run)
+    before, taken = state_of(stage.run), []
+
+    def record(_: object, arguments: tuple[torch.Tensor, Pass]) -> None:
+        how = arguments[1]
+        if how.training:
+            taken.append("narrow" if how.precision == NARROW.plan else str(how.precision))
+
+    stage.run.model.register_forward_pre_hook(record)
     stage.fit()
+    every_other = [*("8", "4", "2", "narrow"), *("8", "2", "narrow"), *("8", "4", "2", "narrow")]
+    assert taken == every_other * 2  # three steps an epoch
     after = state_of(stage.run)
     moved = {name for name, tensor in before.items() if not torch.equal(tensor, after[name])}
     for part in ("weight", "bn.own.gamma", "bn.w2.gamma", "act_log_scale.own", "act_log_scale.w2"):
@@ -78,18 +86,9 @@ def test_an_interrupted_stage_ends_with_the_same_bits(pictures: Path, master: Pa
     whole = stage_of(pictures, master, tmp_path / "whole")
     whole.fit()
     stage = stage_of(pictures, master, tmp_path / "parts")
-    epoch, stopped = stage._epoch, []
-
-    def once(number: int) -> dict[str, float]:
-        if number == 1:
-            stopped.append(number)
-            raise KeyboardInterrupt
-        return epoch(number)
-
-    stage._epoch = once  # type: ignore[method-assign]
-    with pytest.raises(KeyboardInterrupt):
+    interrupt_after(1, stage.run.task)
+    with pytest.raises(Interrupted):
         stage.fit()
-    assert stopped == [1]
     resumed = stage_of(pictures, master, tmp_path / "parts")
     resumed.fit()
     for name, tensor in state_of(whole.run).items():

@@ -9,6 +9,7 @@ from PIL import Image
 
 from trainer.config import Config
 from trainer.loop import Run
+from trainer.tasks.base import EpochBatches, Task
 
 CLASSES = ("blue", "green", "red")
 
@@ -51,3 +52,19 @@ def tiny_run(data: Path, out: Path, config: Config | None = None, **options: Any
 def state_of(run: Run) -> dict[str, torch.Tensor]:
     """Copies of all parameters and statistics."""
     return {name: tensor.clone() for name, tensor in run.model.state_dict().items()}
+
+
+class Interrupted(Exception):
+    """Training ended by :func:`interrupt_after`."""
+
+
+def interrupt_after(epochs: int, task: Task) -> None:
+    """Let training have the batches of some epochs more, and raise :class:`Interrupted` where the next one begins."""
+    batches, left = task.batches, iter(range(epochs))
+
+    def limited(*args: Any, **options: Any) -> EpochBatches:
+        if next(left, None) is None:
+            raise Interrupted
+        return batches(*args, **options)
+
+    task.batches = limited  # type: ignore[method-assign]

@@ -9,15 +9,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from bitgear.evaluate import Progress, Run
 from bitgear.graph import Graph
 from bitgear.inputs import InputRecord
 from trainer.model import QuantNet
 
 Forward = Callable[[Tensor], Tensor]
 """Codes, int8 (N, 3, H, W) on the training device, to the network's output, float32."""
-
-Engine = Callable[[NDArray[np.int8]], NDArray[np.float32]]
-"""The same for numpy: a derived model's ``run``, or a trained network's behind it."""
 
 Metrics = dict[str, float]
 
@@ -39,11 +37,11 @@ class Examined(Protocol):
         """Return the first ``count`` images as the network reads them."""
         ...
 
-    def measure(self, run: Engine, progress: Callable[[int], object]) -> Metrics:
+    def measure(self, run: Run, progress: Progress) -> Metrics:
         """Return the metrics of a network, with ``images``; ``progress`` gets images done."""
         ...
 
-    def sheet(self, columns: Mapping[str, Engine]) -> list[list[NDArray[np.uint8]]]:
+    def sheet(self, columns: Mapping[str, Run]) -> list[list[NDArray[np.uint8]]]:
         """Return rows of pictures (H, W, 3): the truth, then what each network makes of it; no rows where none fit."""
         ...
 
@@ -103,7 +101,7 @@ class Task(Protocol):
         ...
 
 
-def on_device(run: Forward, device: torch.device) -> Engine:
+def on_device(run: Forward, device: torch.device) -> Run:
     """Return a torch network as a function of numpy arrays."""
 
     def numpy_run(q_images: NDArray[np.int8]) -> NDArray[np.float32]:

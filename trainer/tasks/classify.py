@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bitgear.errors import DataError
+from bitgear.evaluate import Progress, Run
 from bitgear.graph import Graph
 from bitgear.inputs import InputRecord
 from bitgear.tasks.classify import measure
@@ -22,8 +23,8 @@ from trainer.config import Config, ConfigError, NetworkConfig
 from trainer.data import SAMPLE_EPOCH, Batches, ImageSet, read_images, watched_views
 from trainer.model import QuantNet
 from trainer.networks import encoder_classifier, mobilenet_cifar, resnet_cifar
-from trainer.restore import load_trained
-from trainer.tasks.base import Engine, Forward, Metrics
+from trainer.restore import import_resnet, load_trained
+from trainer.tasks.base import Forward, Metrics
 
 EVALUATED_IMAGES = 500
 """Images in one pass of an evaluation during training."""
@@ -101,7 +102,7 @@ class Classify:
                     f"only weights of ResNets are imported; {weights} cannot be used; give the fp32.pt of another run"
                 )
             start = self.config.start
-            model.import_resnet(str(weights), start.mean, start.std, self.config.data.offset)
+            import_resnet(model, weights, start.mean, start.std, self.config.data.offset)
         elif not self.config.fp32.epochs:
             raise ConfigError("no start: give FP32 weights, or set fp32.epochs to train them")
         return weights is not None
@@ -109,7 +110,7 @@ class Classify:
     def teacher(self, weights: Path, network: Callable[[Graph], QuantNet]) -> QuantNet:
         settings = self.config.teacher
         teacher = network(resnet_cifar(settings.depth, len(self.labels)))
-        teacher.import_resnet(str(weights), settings.mean, settings.std, self.config.data.offset)
+        import_resnet(teacher, weights, settings.mean, settings.std, self.config.data.offset)
         return teacher
 
     def batches(self, epoch: int, rank: int = 0, processes: int = 1, limit: int | None = None) -> Batches:
@@ -171,9 +172,9 @@ class ExaminedImages:
     def codes(self, count: int) -> NDArray[np.int8]:
         return self.record.encode(self.data.images[:count])
 
-    def measure(self, run: Engine, progress: Callable[[int], object]) -> Metrics:
+    def measure(self, run: Run, progress: Progress) -> Metrics:
         accuracy = measure(lambda pixels: run(self.record.encode(pixels)), self.data, progress, batch_size=100)
         return {"top1": accuracy.top1, "images": accuracy.images}
 
-    def sheet(self, columns: Mapping[str, Engine]) -> list[list[NDArray[np.uint8]]]:  # noqa: ARG002
+    def sheet(self, columns: Mapping[str, Run]) -> list[list[NDArray[np.uint8]]]:  # noqa: ARG002
         return []

@@ -1,7 +1,7 @@
 """Training of object detection: a pyramid network that predicts a box in every cell of one map."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bitgear.errors import DataError
-from bitgear.evaluate import measure_detector
+from bitgear.evaluate import Progress, Run, measure_detector
 from bitgear.inputs import InputRecord
 from bitgear.tasks.annotations import BoxedPicture, BoxedPictures, read_boxed_pictures
 from bitgear.tasks.detect import Detection, DetectOptions, detections, preprocess
@@ -24,7 +24,7 @@ from trainer.data.boxes import SIDES
 from trainer.model import QuantNet
 from trainer.networks.pyramid import PREDICT
 from trainer.tasks.assignment import Predictions, assign, detection_loss, imitation_loss, predictions
-from trainer.tasks.base import Engine, Forward, Metrics, on_device
+from trainer.tasks.base import Forward, Metrics, on_device
 from trainer.tasks.scratch import FromScratch
 
 FIRST_SCORE = 0.01
@@ -102,11 +102,11 @@ class ExaminedBoxes:
     def codes(self, count: int) -> NDArray[np.int8]:
         return np.concatenate([preprocess(self.data.read(item), self.record)[0] for item in self.data.items[:count]])
 
-    def measure(self, run: Engine, progress: Callable[[int], object]) -> Metrics:
+    def measure(self, run: Run, progress: Progress) -> Metrics:
         measured = measure_detector(run, self.record, self.data.classes, self.data, progress)
         return {**measured, "images": self.images}
 
-    def sheet(self, columns: Mapping[str, Engine]) -> list[list[NDArray[np.uint8]]]:
+    def sheet(self, columns: Mapping[str, Run]) -> list[list[NDArray[np.uint8]]]:
         rows = []
         for i in np.arange(self.contact_images) * self.images // self.contact_images:
             item = self.data.items[i]

@@ -1,6 +1,6 @@
 """Training of semantic segmentation: a pyramid network on pictures with label maps."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bitgear.errors import DataError
-from bitgear.evaluate import measure_segmenter
+from bitgear.evaluate import Progress, Run, measure_segmenter
 from bitgear.graph import Graph
 from bitgear.inputs import InputRecord
 from bitgear.tasks.annotations import LabelledMaps, check_label_maps, read_label_maps
@@ -22,7 +22,7 @@ from bitgear.tasks.segment import segmentation
 from trainer.config import SegmentConfig
 from trainer.data.maps import IGNORE, MapSet, MapViews
 from trainer.data.order import Order
-from trainer.tasks.base import Engine, Forward, Metrics, on_device
+from trainer.tasks.base import Forward, Metrics, on_device
 from trainer.tasks.scratch import FromScratch
 
 
@@ -92,11 +92,11 @@ class ExaminedMaps:
     def codes(self, count: int) -> NDArray[np.int8]:
         return self.record.encode(self.data.images[:count])
 
-    def measure(self, run: Engine, progress: Callable[[int], object]) -> Metrics:
+    def measure(self, run: Run, progress: Progress) -> Metrics:
         measured = measure_segmenter(run, self.record, self.data.classes, self.data, progress)
         return {**measured, "images": self.images}
 
-    def sheet(self, columns: Mapping[str, Engine]) -> list[list[NDArray[np.uint8]]]:
+    def sheet(self, columns: Mapping[str, Run]) -> list[list[NDArray[np.uint8]]]:
         letterbox = Letterbox.of(self.record.width_px, self.record.height_px, self.record)
         rows = []
         for i in np.arange(self.contact_images) * self.images // self.contact_images:
