@@ -4,6 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 MAX_OUTPUTS: int
+MAX_POOLED_KERNEL: int
 
 _Output = tuple[int, int, float, int, int, int]
 """Buffer, first channel in it, scale, lowest and highest code, byte of code 0."""

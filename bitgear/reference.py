@@ -27,6 +27,9 @@ from bitgear.graph import (
 Observer = Callable[[str, str, NDArray[np.int32]], None]
 """Called with node name, what ("input", "residual" or "accumulator") and the integers, to compare layer by layer."""
 
+MAX_IMAGES = (1 << 31) - 1
+"""Of a call: the native engine counts them in 32 bits."""
+
 _CODES = np.dtype(np.int8)
 
 Values = Mapping[str, NDArray[np.float32]]
@@ -50,7 +53,7 @@ def run(
 
 
 def check_image(master: Master, q_image: NDArray[np.int8]) -> None:
-    """Raise :class:`InputError` unless ``q_image`` is int8 (N, 3, H, W) of the master's input size, N at least 1."""
+    """Raise :class:`InputError` unless ``q_image`` is int8 (N, 3, H, W) of the master's input size, N 1..MAX_IMAGES."""
     expected = (3, master.input.height_px, master.input.width_px)
     if not isinstance(q_image, np.ndarray):
         raise InputError(f"expected a numpy array of int8 codes, got {type(q_image).__name__}")
@@ -58,6 +61,8 @@ def check_image(master: Master, q_image: NDArray[np.int8]) -> None:
         raise InputError(
             f"expected int8 codes of shape (N, {', '.join(map(str, expected))}), got {q_image.dtype} {q_image.shape}"
         )
+    if q_image.shape[0] > MAX_IMAGES:
+        raise InputError(f"got {q_image.shape[0]:,} images at once; a call takes at most {MAX_IMAGES:,}")
 
 
 def quantize(v: NDArray[np.float32], scale: np.float32, bits: int, signed: bool) -> NDArray[np.int32]:

@@ -40,9 +40,9 @@ from bitgear.graph import (
     borders,
     sums,
 )
-from bitgear.reference import check_image, interpolation
+from bitgear.reference import check_image, interpolation, nearest
 
-MAX_POOLED_KERNEL, MAX_POOLED_STRIDE = 15, 255
+MAX_POOLED_STRIDE = 255
 _ADVICE = "choose the engine onnxruntime"
 
 _Quantizer = tuple[float, int, int, int]
@@ -227,7 +227,7 @@ class _Lowering:
         conv = self.named.get(node.input)
         if not isinstance(conv, Conv) or self.readers[conv.name] > 1 or conv.groups > 1 or conv.residual is not None:
             return False
-        return conv.stride > 1 and node.kernel <= MAX_POOLED_KERNEL and node.stride <= MAX_POOLED_STRIDE
+        return conv.stride > 1 and node.kernel <= _native.MAX_POOLED_KERNEL and node.stride <= MAX_POOLED_STRIDE
 
     def _collect_sum(self, node: SummingNode) -> None:
         folded = self.folded[node.name] = fold(self.master, node, self.plan)
@@ -273,8 +273,7 @@ class _Lowering:
                 self._emit_copies(node, list(rows), list(columns), pad)
             case Resize(mode="nearest"):
                 (_, height, width), (_, out_height, out_width) = self.shapes[node.input], self.shapes[node.name]
-                rows_read = [i * height // out_height for i in range(out_height)]
-                self._emit_copies(node, rows_read, [i * width // out_width for i in range(out_width)], 0)
+                self._emit_copies(node, nearest(height, out_height).tolist(), nearest(width, out_width).tolist(), 0)
             case Conv() | Linear():
                 self._emit_conv(node)
             case Pool() | AvgPool() | Resize():

@@ -165,6 +165,7 @@ NB_MODULE(_native, m) {
     using namespace bitgear;
     nb::set_leak_warnings(false);  // models still in use when the interpreter ends are no leak
     m.attr("MAX_OUTPUTS") = kMaxOutputs;
+    m.attr("MAX_POOLED_KERNEL") = kMaxPooled;
 
     m.def("instruction_sets", [] {
         int count = 0;

@@ -7,6 +7,7 @@ import sys
 import threading
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -313,10 +314,11 @@ def test_a_call_without_memory_is_an_error_of_the_engine(name: str, monkeypatch:
         model.run(random_codes(lively_master(), 1))
 
 
-def test_a_copy_of_pictures_without_memory_is_an_error_of_onnx_runtime() -> None:
-    one = random_codes(lively_master(), 1)
+def test_a_copy_of_pictures_without_memory_is_an_error_of_onnx_runtime(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = ENGINE.derive(lively_master(), 4)
+    monkeypatch.setattr(np, "ascontiguousarray", Mock(side_effect=MemoryError))
     with pytest.raises(EngineUnavailable, match="finds no memory"):
-        ENGINE.derive(lively_master(), 4).run(np.broadcast_to(one, (1 << 44, *one.shape[1:])))
+        model.run(random_codes(lively_master(), 1))
 
 
 @pytest.mark.parametrize("name", USABLE)
@@ -332,6 +334,13 @@ def test_what_is_no_array_is_refused(name: str) -> None:
     for codes in (None, random_codes(lively_master(), 1).tolist()):
         with pytest.raises(InputError, match="expected a numpy array"):
             model.run(codes)
+
+
+@pytest.mark.parametrize("name", USABLE)
+def test_more_images_than_are_counted_are_refused(name: str) -> None:
+    codes = random_codes(lively_master(), 1)
+    with pytest.raises(InputError, match="got 2,147,483,648 images at once; a call takes at most 2,147,483,647"):
+        create_engine(name).derive(lively_master(), 4).run(np.broadcast_to(codes, (2**31, *codes.shape[1:])))
 
 
 def test_onnx_runtime_has_words_of_its_own_for_it() -> None:
