@@ -11,7 +11,6 @@ the same order. The tables and plots of docs/reports/ablations are made from the
 """
 
 import argparse
-import json
 import shutil
 import time
 from collections.abc import Iterable, Mapping
@@ -23,7 +22,7 @@ import numpy as np
 from tqdm import tqdm
 
 from bitgear.bits import LayerBits, Plan
-from bitgear.files import write_atomically
+from bitgear.files import write_json
 from trainer.config import Config
 from trainer.loop import Run
 from trainer.model import OWN
@@ -209,7 +208,7 @@ def main() -> None:
         config = cell_config(ARMS[arm], seed)
         row = run_cell(config, arguments.data, arguments.weights, arguments.master, folder)
         row = {"arm": arm, "seed": seed, **row, "cpu_seconds": time.process_time() - cpu_started}
-        write_atomically(path, (json.dumps(row, indent=1) + "\n").encode())
+        write_json(path, row, indent=1)
         shutil.rmtree(folder)
         tqdm.write(f"{arm} seed {seed}: " + "  ".join(f"{b} bit {v:.2%}" for b, v in row["top1"].items()))
 

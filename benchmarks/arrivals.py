@@ -79,14 +79,8 @@ def read_trace(path: Path, rate_per_s: float, duration_s: float, rng: np.random.
     return replay_moments(recorded_s, rate_per_s, duration_s)
 
 
-def write_intervals(path: Path, moments_s: Moments) -> None:
-    """Write the gaps between moments in whole microseconds, one a line, as load generators for other servers read."""
-    gaps_us = np.diff(np.round(moments_s * 1e6), prepend=0).astype(np.int64)
-    path.write_text("".join(f"{gap}\n" for gap in gaps_us), encoding="utf-8")
-
-
 def read_intervals(path: Path) -> Moments:
-    """Return the moments that :func:`write_intervals` wrote."""
+    """Return the moments of a file of gaps in microseconds, one a line, as load generators for other servers read."""
     moments: Moments = np.cumsum(np.loadtxt(path, dtype=np.float64, ndmin=1)) / 1e6
     return moments
 

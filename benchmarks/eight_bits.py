@@ -31,7 +31,7 @@ from benchmarks.ablations import cells
 from benchmarks.measure import write_report
 from bitgear.checkpoint import Master, read_master
 from bitgear.engines.registry import create_native
-from bitgear.files import write_atomically
+from bitgear.files import write_json
 from bitgear.models import find_master
 from bitgear.search.timings import least_ms
 from trainer.config import CONFIGS, DetectConfig, PyramidConfig, RunConfig, SegmentConfig, read_config
@@ -170,7 +170,7 @@ def cell_name(choice: str, seed: int) -> str:
 
 def write_cell(path: Path, row: Mapping[str, Any], accuracy: Mapping[str, float]) -> None:
     """Write a cell and say what was measured last."""
-    write_atomically(path, (json.dumps(row, indent=1) + "\n").encode())
+    write_json(path, row, indent=1)
     measured = "  ".join(f"{bits} bit {value:.2%}" for bits, value in accuracy.items())
     print(f"{row['choice']}, seed {row['seed']}: {measured}", flush=True)
 

@@ -1,6 +1,5 @@
 """What all measurements share: order statistics, the machine, and the report file."""
 
-import json
 import platform
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +9,7 @@ import numpy as np
 import onnxruntime
 
 import bitgear
-from bitgear.files import write_atomically
+from bitgear.files import write_json
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -40,6 +39,5 @@ def write_report(name: str, report: dict[str, Any], path: Path | None = None) ->
     """Write ``results/NAME.json``, or another file, with the machine added; return its path."""
     RESULTS.mkdir(exist_ok=True)
     path = path or RESULTS / f"{name}.json"
-    content = json.dumps({"machine": machine(), **report}, indent=2) + "\n"
-    write_atomically(path, content.encode())
+    write_json(path, {"machine": machine(), **report})
     return path

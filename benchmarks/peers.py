@@ -29,7 +29,6 @@ from bitgear.graph import IMAGE, Conv, Linear, MaxPool, Pool, Resize, Shortcut
 
 FORMATS = {"QDQ": QuantFormat.QDQ, "QOperator": QuantFormat.QOperator}
 PACKAGES = {"openvino": "OpenVINO", "torch": "PyTorch"}
-CALIBRATION_PICTURES = 4
 
 LIMITS = {
     "avx2": {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"},

@@ -9,7 +9,6 @@ from benchmarks.cases import ADAPTIVE, BAR_LOADS, BURSTY_CV2, SLO_FACTOR
 LOOK_AHEAD, SLACK_FIT = ADAPTIVE
 ATTAINMENT_BARS = dict(zip(BAR_LOADS, (0.999, 0.99), strict=True))
 EFFECTIVE_LOAD = 1.2
-DECISION_BAR_US = 200.0
 
 Row = Mapping[str, Any]
 

@@ -425,7 +425,7 @@ def evaluate(
     from bitgear.checkpoint import read_master, rewrite_master
     from bitgear.engines import create_engine
     from bitgear.evaluate import evaluate_master, read_data
-    from bitgear.files import write_atomically
+    from bitgear.files import write_json
     from bitgear.models import find_master
 
     if store and limit is not None:
@@ -459,19 +459,19 @@ def evaluate(
             "split": split,
             "precisions": {name: row.to_json() for name, row in results.items()},
         }
-        write_atomically(json_file, (json.dumps(report, indent=2) + "\n").encode())
+        write_json(json_file, report)
 
 
 @app.command()
 def doctor(json_file: JsonOption = None) -> None:
     """Show what this installation can run: engines, instruction sets, and why something is missing."""
     from bitgear.doctor import diagnose, report
-    from bitgear.files import write_atomically
+    from bitgear.files import write_json
 
     found = diagnose()
     typer.echo(report(found))
     if json_file is not None:
-        write_atomically(json_file, (json.dumps(found, indent=2) + "\n").encode())
+        write_json(json_file, found)
 
 
 @app.command()
@@ -484,8 +484,7 @@ def inspect(
     from bitgear.describe import as_text, describe
     from bitgear.models import find_master
 
-    path = Path(file)
-    path = path if path.exists() else find_master(file)
+    path = find_master(file)
     description: dict[str, Any] = describe(read_master(path), path.stat().st_size)
     if as_json:
         typer.echo(json.dumps(description, indent=2))
@@ -507,7 +506,7 @@ def profile(
     from bitgear.bits import Plan
     from bitgear.checkpoint import read_master
     from bitgear.engines.registry import create_native
-    from bitgear.files import write_atomically
+    from bitgear.files import write_json
     from bitgear.models import find_master
     from bitgear.search.timings import measure_timings
 
@@ -524,7 +523,7 @@ def profile(
     totals = [timings.predict_ms(Plan.uniform(bits)) for bits in master.widths]
     typer.echo(f"{'together':20}" + "".join(f"{ms:9.4f}" for ms in totals))
     if json_file is not None:
-        write_atomically(json_file, (json.dumps(timings.to_json(), indent=2) + "\n").encode())
+        write_json(json_file, timings.to_json())
 
 
 @contextmanager
@@ -710,7 +709,7 @@ def import_(
     """Make a master of a trained float network, without training, and measure it at every width."""
     from bitgear.bits import parse_widths
     from bitgear.convert.importer import ImportOptions, import_model
-    from bitgear.files import write_atomically
+    from bitgear.files import write_json
 
     read = {"WEIGHTS": weights, "--images": images, "--labels": labels}
     _keep_apart({"--out": out, "--json": json_file}, read)
@@ -727,7 +726,7 @@ def import_(
         speed = row["images"] / row["seconds"]
         typer.echo(f"   {bits}  {row['top1']:7.2%}  {row['top5']:7.2%}  {speed:8.0f}")
     if json_file is not None:
-        write_atomically(json_file, (json.dumps(report, indent=2) + "\n").encode())
+        write_json(json_file, report)
 
 
 @contextmanager

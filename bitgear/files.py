@@ -1,6 +1,7 @@
 """Files that appear complete or not at all, changes of them one after the other, and none that is waited for."""
 
 import errno
+import json
 import os
 import secrets
 import stat
@@ -8,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from io import BufferedReader
 from pathlib import Path
+from typing import Any
 
 
 def open_regular(path: Path) -> BufferedReader:
@@ -44,7 +46,7 @@ def write_atomically(path: Path, content: bytes, check: Callable[[Path], object]
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        if mode is not None:
+        if mode not in (None, _mode(temporary)):  # some file systems keep no permissions, and refuse to change them
             temporary.chmod(mode)
         if check is not None:
             check(temporary)
@@ -55,6 +57,11 @@ def write_atomically(path: Path, content: bytes, check: Callable[[Path], object]
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any, indent: int = 2) -> None:
+    """Write ``value`` as :func:`write_atomically` does: JSON in UTF-8, a line for each member."""
+    write_atomically(path, (json.dumps(value, indent=indent) + "\n").encode())
 
 
 def _mode(path: Path) -> int | None:

@@ -4,7 +4,7 @@ A node reads named *values* and makes one, under its own name. By definition a v
 every reader quantises what it reads with scales of its own, so an engine never has to store a float: it may write, in
 the epilogue of a node, just the integer tensors that the readers want. ``docs/format.md`` defines the arithmetic.
 
-The value ``image`` is the input: int8 codes of the picture (see :class:`bitgear.checkpoint.InputRecord`).
+The value ``image`` is the input: int8 codes of the picture (see :class:`bitgear.inputs.InputRecord`).
 
 Nodes are of two kinds. *Selections* (shortcut, max pool, nearest resize, concat) move values and hold no tensors; since
 a reader's quantisation is monotone they commute with it, so an engine may move codes. All others sum codes.

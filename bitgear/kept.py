@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from bitgear.files import write_atomically
+from bitgear.files import write_json
 
 Key = Mapping[str, str | int]
 """All that measured values depend on."""
@@ -45,6 +45,6 @@ def keep(path: Path, content: Mapping[str, object], what: str) -> None:
     """Write JSON. That it cannot be written is logged, as ``what`` not kept, and no error."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())
+        write_json(path, content)
     except OSError as error:
         _logger.info("%s not kept: %s", what, error)

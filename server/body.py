@@ -20,7 +20,7 @@ MEDIA_TYPES = (*RAW_TYPES, MULTIPART, JSON)
 
 
 class ClientGone(Exception):
-    """The client closed the connection before its body ended."""
+    """The client closed the connection before its answer was sent."""
 
 
 @dataclass(frozen=True)

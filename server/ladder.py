@@ -169,11 +169,6 @@ class Ladder:
         """The mask of all rungs."""
         return (1 << len(self.rungs)) - 1
 
-    @property
-    def flat(self) -> bool:
-        """Whether no rung is worth degrading to: all but the first are pruned."""
-        return self.useful(self.all_rungs).bit_count() == 1
-
     def index(self, precision: str) -> int | None:
         """Return the position of the rung of that name; None if there is none."""
         return self._positions.get(precision)

@@ -19,7 +19,7 @@ from bitgear.bits import WIDTHS
 from bitgear.checkpoint import Master, read_master, rewrite_master, write_master
 from bitgear.engines import Engine, create_engine
 from bitgear.errors import BitgearError, MasterChanged, PrecisionNotOffered
-from bitgear.files import write_atomically
+from bitgear.files import write_atomically, write_json
 from bitgear.plans import NamedPlan, check_plans
 from trainer import configs
 from trainer.config import ConfigError, HasbConfig, RunConfig, read_config
@@ -241,7 +241,7 @@ def tune_plans(
             named = replace(next(each for each in tuned.plans if each.name == plan.name), accuracy=after)
             rewrite_master(master, partial(_with_tuned, named=named, record=record), of=stored)
         told[plan.name] = {"epochs": tuning.rows, "before": before, "after": after}
-        write_atomically(out / "tuned.json", (json.dumps(told, indent=1) + "\n").encode())
+        write_json(out / "tuned.json", told, indent=1)
         results.append(Tuned(plan.name, tuning.rows, before, after))
     return results
 

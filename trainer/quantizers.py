@@ -97,10 +97,6 @@ def _moments(y: Tensor, multiplier: Tensor) -> tuple[Tensor, Tensor]:
     return y.mean((0, 2, 3)), (y * y).mean((0, 2, 3))
 
 
-def _normalize(y: Tensor, gain: Tensor, bias: Tensor) -> Tensor:
-    return y.float() * gain + bias
-
-
 def _normalize_relu(y: Tensor, gain: Tensor, bias: Tensor) -> Tensor:
     return torch.relu(y.float() * gain + bias)
 

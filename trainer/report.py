@@ -1,6 +1,5 @@
 """The report of a training run: report.json, report.md and its plots."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from PIL import Image, ImageDraw
 from bitgear.bits import Plan
 from bitgear.checkpoint import Master
 from bitgear.describe import describe
-from bitgear.files import write_atomically
+from bitgear.files import write_atomically, write_json
 from trainer.hessian import Traces
 from trainer.state import History
 
@@ -56,7 +55,7 @@ def write_report(
     """
     description = describe(master, file_bytes)
     report = {"master": description, "fp32_test": fp32, **vars(history)}
-    write_atomically(out / "report.json", (json.dumps(report, indent=1) + "\n").encode())
+    write_json(out / "report.json", report, indent=1)
     if history.epochs:
         start = None if history.fp32 is None else history.fp32[metric]
         _curves(history, metric, f"{METRIC_NAMES[metric]}, watched images", 100, start, out / "accuracy.png")

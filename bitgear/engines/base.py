@@ -38,7 +38,7 @@ class Engine(Protocol):
 
     @property
     def name(self) -> str:
-        """The name under which the engine is chosen: ``onnxruntime``, ``reference``."""
+        """The name under which the engine is chosen: ``native``, ``onnxruntime`` or ``reference``."""
 
     def derive(self, master: Master, precision: Precision) -> DerivedModel:
         """Return the master at a width or plan; raise what :func:`~bitgear.fold.check_plan` raises if it has none.

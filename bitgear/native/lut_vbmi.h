@@ -3,7 +3,8 @@
 //
 // A table has 64 bytes: entry e is the sum of those of six activations whose bit is set in e. The bit plane p of six
 // weights of one column, its index, is a byte. Planes count 1, 2, .. and the highest one minus: w = -2^(P-1) * top +
-// ... + plane 0. Sums stay bytes for kSteps look-ups, then the planes are combined in 16 bits, and those at last in 32.
+// ... + plane 0. Sums stay bytes for kLutSteps look-ups, then the planes are combined in 16 bits, and those at last
+// in 32.
 #pragma once
 
 constexpr int kLutInputs = 6, kLutColumns = 64;

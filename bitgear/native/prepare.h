@@ -48,7 +48,7 @@ public:
 
     std::size_t row_bytes() const { return sz(round_up(taps_ * tap_channels_, kGroup)); }
 
-    // Fills `rows` rows; returns nothing, rows beyond the last channel are zero. `rows` buffer: [count][row_bytes()].
+    // Fills `rows`, [count][row_bytes()]; rows beyond the last channel are zero.
     void fill(int first, int count, std::int8_t* rows) {
         for (int r = 0; r < count; ++r, rows += row_bytes()) {
             if (first + r >= channels_) {

@@ -1,6 +1,5 @@
 """What a search found, for scripts and for people: a JSON object, a page, and three plots."""
 
-import json
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import Any
 
 from bitgear.errors import EngineUnavailable
 from bitgear.evaluate import Measured
-from bitgear.files import write_atomically
+from bitgear.files import write_atomically, write_json
 from bitgear.search.run import Found, Result
 from bitgear.search.space import Choice
 from bitgear.search.trials import Trial
@@ -108,7 +107,7 @@ def write_report(result: Result, folder: Path) -> None:
     """Write ``plans.json``, ``plans.md`` and the plots, which need matplotlib, into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     _plots(result, folder)
-    write_atomically(folder / "plans.json", (json.dumps(as_json(result), indent=1) + "\n").encode())
+    write_json(folder / "plans.json", as_json(result), indent=1)
     write_atomically(folder / "plans.md", _page(result).encode())
 
 

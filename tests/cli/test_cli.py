@@ -63,6 +63,14 @@ def test_inspect_shows_a_person_what_a_master_holds(master: Path) -> None:
     assert "b.conv2" in shown
 
 
+def test_a_shipped_masters_name_is_its_name_beside_a_folder_called_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "resnet20-cifar10").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert "resnet20-cifar10  (classify" in bitgear("inspect", "resnet20-cifar10").stdout
+
+
 def test_doctor_shows_the_engines_and_writes_json(tmp_path: Path) -> None:
     file = tmp_path / "found.json"
     done = bitgear("doctor", "--json", file)

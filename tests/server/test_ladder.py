@@ -17,7 +17,6 @@ def test_every_width_that_is_faster_is_kept() -> None:
     ladder = ladder_of()
     assert pruned(ladder) == {}
     assert ladder.useful(ladder.all_rungs) == ladder.all_rungs
-    assert not ladder.flat
 
 
 def test_a_width_that_is_not_faster_than_a_wider_one_is_pruned() -> None:
@@ -46,9 +45,8 @@ def test_equally_fast_and_accurate_widths_do_not_prune_each_other() -> None:
     assert list(pruned(ladder_of({8: (10, 0.9), 7: (5, 0.8), 6: (5, 0.8), 5: (5, 0.8)}))) == ["6", "5"]
 
 
-def test_a_flat_ladder_says_so() -> None:
+def test_a_flat_ladder_keeps_its_first_rung_alone() -> None:
     ladder = flat(8, 4, 2)
-    assert ladder.flat
     assert list(pruned(ladder)) == ["4", "2"]
 
 
