@@ -272,9 +272,10 @@ def _check_options(task: str, top_k: int | None, confidence: float | None, draw:
 def _detect(
     picture: "Picture", master: "Master", derived: "DerivedModel", confidence: float
 ) -> "Callable[[], NDArray[np.uint8]]":
-    from bitgear.tasks.detect import DetectOptions, detections, preprocess
+    from bitgear.tasks.detect import DetectOptions, detections
+    from bitgear.tasks.letterbox import place_picture
 
-    codes, letterbox = preprocess(picture, master.input)
+    codes, letterbox = place_picture(picture, master.input)
     options = DetectOptions(confidence=confidence)
     found = detections(derived.run(codes)[0], letterbox, master.labels, master.input, options)
     for line in _box_lines([(each.confidence, each.class_name, each.box_xyxy) for each in found], confidence):
@@ -289,9 +290,10 @@ def _detect(
 
 
 def _segment(picture: "Picture", master: "Master", derived: "DerivedModel") -> "Callable[[], NDArray[np.uint8]]":
-    from bitgear.tasks.segment import preprocess, segmentation
+    from bitgear.tasks.letterbox import place_picture
+    from bitgear.tasks.segment import segmentation
 
-    codes, letterbox = preprocess(picture, master.input)
+    codes, letterbox = place_picture(picture, master.input)
     found = segmentation(derived.run(codes)[0], letterbox, master.labels)
     for line in _share_lines([(name, pixels / found.mask.size) for _, name, pixels in found.present]):
         _say(line)

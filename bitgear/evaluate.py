@@ -21,8 +21,7 @@ from bitgear.tasks.annotations import IGNORE, BoxedPictures, LabelledMaps, read_
 from bitgear.tasks.classify import top1
 from bitgear.tasks.datasets import LabelledImages, read_labelled_images, spread, subset
 from bitgear.tasks.detect import DetectOptions, detections
-from bitgear.tasks.detect import preprocess as place_for_detection
-from bitgear.tasks.letterbox import Letterbox
+from bitgear.tasks.letterbox import Letterbox, place_picture
 from bitgear.tasks.segment import Confusion, segmentation
 
 P = TypeVar("P", bound=Precision)
@@ -171,7 +170,7 @@ def measure_detector(
     told: list[dict[str, Any]] = []
     for begin in range(0, len(data.items), BATCH_IMAGES):
         items = data.items[begin : begin + BATCH_IMAGES]
-        placed = [place_for_detection(data.read(item), record) for item in items]
+        placed = [place_picture(data.read(item), record) for item in items]
         outputs = run(np.concatenate([codes for codes, _ in placed]))
         for i, (output, (_, letterbox)) in enumerate(zip(outputs, placed, strict=True), start=begin):
             for found in detections(output, letterbox, labels, record, MEASURED):

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from bitgear.inputs import InputRecord
 from bitgear.tasks import classify, detect, segment
 from bitgear.tasks.detect import DetectOptions
-from bitgear.tasks.letterbox import Letterbox
+from bitgear.tasks.letterbox import Letterbox, place_picture
 from bitgear.tasks.pictures import Picture
 from server import answers
 from server.controls import MAX_NAMES, Control, Controls, by_name, names, one_of, share, whole
@@ -200,7 +200,7 @@ DETECT = Task(
     answer=answers.DetectAnswer,
     metrics=("map50_95", "map50"),
     options=_detect_options,
-    preprocess=detect.preprocess,
+    preprocess=place_picture,
     whole_input=_whole_letterbox,
     postprocess=_detect_members,
 )
@@ -284,7 +284,7 @@ SEGMENT = Task(
     answer=answers.SegmentAnswer,
     metrics=("miou", "pixel_accuracy"),
     options=_mask_format,
-    preprocess=segment.preprocess,
+    preprocess=place_picture,
     whole_input=_whole_letterbox,
     postprocess=_segment_members,
 )

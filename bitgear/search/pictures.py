@@ -11,7 +11,7 @@ from bitgear.errors import DataError
 from bitgear.evaluate import Data, read_data, taken
 from bitgear.inputs import InputRecord
 from bitgear.tasks.annotations import BoxedPictures
-from bitgear.tasks.detect import preprocess
+from bitgear.tasks.letterbox import place_picture
 
 CALIBRATION_SPLIT = "train"
 
@@ -53,5 +53,5 @@ def read_pictures(
 def codes_of(data: Data, record: InputRecord) -> NDArray[np.int8]:
     """Return the pictures of a data set as a network reads them, int8 (N, 3, H, W)."""
     if isinstance(data, BoxedPictures):
-        return np.concatenate([preprocess(data.read(item), record)[0] for item in data.items])
+        return np.concatenate([place_picture(data.read(item), record)[0] for item in data.items])
     return record.encode(data.images)

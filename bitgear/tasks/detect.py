@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from bitgear.inputs import InputRecord
 from bitgear.tasks.letterbox import Letterbox
-from bitgear.tasks.pictures import Picture
 
 SIDES = 4
 MAX_CANDIDATES = 2000
@@ -55,12 +54,6 @@ class DetectOptions:
     iou: float = 0.6
     max_detections: int = 100
     classes: tuple[int, ...] | None = None
-
-
-def preprocess(picture: Picture, record: InputRecord) -> tuple[NDArray[np.int8], Letterbox]:
-    """Return the codes, int8 (1, 3, H, W), of the picture in a letterbox, and the letterbox."""
-    letterbox = Letterbox.of(picture.width_px, picture.height_px, record)
-    return letterbox.codes(picture.pixels, record), letterbox
 
 
 def decode(output: NDArray[np.float32], record: InputRecord) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

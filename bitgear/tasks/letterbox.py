@@ -8,6 +8,7 @@ from PIL import Image
 
 from bitgear.engines.registry import native_instruction_set
 from bitgear.inputs import InputRecord
+from bitgear.tasks.pictures import Picture
 
 _BILINEAR = Image.Resampling.BILINEAR
 REDUCING_GAP = 2
@@ -133,3 +134,9 @@ class Letterbox:
     @property
     def _corner(self) -> NDArray[np.float64]:
         return np.array([self.left_px, self.top_px] * 2, np.float64)
+
+
+def place_picture(picture: Picture, record: InputRecord) -> tuple[NDArray[np.int8], Letterbox]:
+    """Return the codes, int8 (1, 3, H, W), of the picture in a letterbox, and the letterbox."""
+    letterbox = Letterbox.of(picture.width_px, picture.height_px, record)
+    return letterbox.codes(picture.pixels, record), letterbox

@@ -8,12 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitgear.engines.registry import native_instruction_set
-from bitgear.inputs import InputRecord
 from bitgear.tasks.letterbox import Letterbox
-from bitgear.tasks.pictures import Picture
-
-IGNORE = 255
-"""In a map of class ids: a pixel that nobody labelled."""
 
 KEPT_AXES = 64
 """Of how many sizes of pictures the samples of an axis are remembered."""
@@ -50,12 +45,6 @@ def _count_pixels(mask: NDArray[np.uint8]) -> NDArray[np.int64]:
     counts = np.zeros(IDS, np.int64)
     _native.count_ids(np.ascontiguousarray(mask), counts)
     return counts
-
-
-def preprocess(picture: Picture, record: InputRecord) -> tuple[NDArray[np.int8], Letterbox]:
-    """Return the codes, int8 (1, 3, H, W), of the picture in a letterbox, and the letterbox."""
-    letterbox = Letterbox.of(picture.width_px, picture.height_px, record)
-    return letterbox.codes(picture.pixels, record), letterbox
 
 
 def segmentation(logits: NDArray[np.float32], letterbox: Letterbox, labels: Sequence[str]) -> Segmentation:

@@ -16,8 +16,8 @@ from PIL import Image
 from bitgear.errors import DataError
 from bitgear.inputs import InputRecord
 from bitgear.tasks.annotations import IGNORE, read_boxed_pictures, read_label_maps
+from bitgear.tasks.letterbox import place_picture
 from bitgear.tasks.pictures import decode_picture
-from bitgear.tasks.segment import preprocess
 
 WIDTH, HEIGHT = 40, 30
 COCO = {
@@ -152,7 +152,7 @@ def test_label_maps_of_another_size_keep_their_ids(maps: Path) -> None:
 def test_label_maps_of_another_shape_lie_where_serving_places_their_pictures(maps: Path) -> None:
     record = InputRecord(15, 80, (0.1, 0.2, 0.3), (0.5, 0.5, 0.5), 1 / 64)
     data = read_label_maps(maps, "val", 15, 80, mean=record.mean)
-    codes, _ = preprocess(decode_picture((maps / "val" / "m.png").read_bytes()), record)
+    codes, _ = place_picture(decode_picture((maps / "val" / "m.png").read_bytes()), record)
     assert np.array_equal(record.encode(data.images[:1]), codes)
     assert (data.maps[1, :, 30:50] == 1).all()
     assert (data.maps[:, :, :30] == IGNORE).all()

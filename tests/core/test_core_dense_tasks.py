@@ -15,7 +15,7 @@ from bitgear.inputs import InputRecord
 from bitgear.tasks import detect, segment
 from bitgear.tasks.datasets import picture_reader
 from bitgear.tasks.detect import DetectOptions, detections, nms
-from bitgear.tasks.letterbox import Letterbox
+from bitgear.tasks.letterbox import Letterbox, place_picture
 from bitgear.tasks.pictures import Picture, decode_picture
 from bitgear.tasks.segment import Confusion, class_mask, segmentation
 
@@ -85,10 +85,9 @@ def test_a_picture_fills_its_place_and_bars_have_code_zero(width: int, height: i
 
 def test_a_picture_of_the_inputs_size_is_taken_as_it_is() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (48, 64, 3)).astype(np.uint8)
-    for task in (detect, segment):
-        codes, letterbox = task.preprocess(Picture(pixels), RECORD)
-        np.testing.assert_array_equal(codes, RECORD.encode(pixels[None]))
-        assert (letterbox.scale_x, letterbox.scale_y) == (1, 1)
+    codes, letterbox = place_picture(Picture(pixels), RECORD)
+    np.testing.assert_array_equal(codes, RECORD.encode(pixels[None]))
+    assert (letterbox.scale_x, letterbox.scale_y) == (1, 1)
 
 
 def test_boxes_are_of_the_upright_picture() -> None:
@@ -97,7 +96,7 @@ def test_boxes_are_of_the_upright_picture() -> None:
     exif[0x0112] = 6  # a quarter turn
     stream = io.BytesIO()
     image.save(stream, "JPEG", exif=exif)
-    letterbox = detect.preprocess(decode_picture(stream.getvalue()), RECORD)[1]
+    letterbox = place_picture(decode_picture(stream.getvalue()), RECORD)[1]
     assert (letterbox.width_px, letterbox.height_px) == (20, 40)
 
 

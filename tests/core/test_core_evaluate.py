@@ -18,7 +18,7 @@ from bitgear.tasks.annotations import BoxedPictures
 from bitgear.tasks.classify import preprocess
 from bitgear.tasks.datasets import LabelledImages, spread
 from bitgear.tasks.detect import detections
-from bitgear.tasks.detect import preprocess as place
+from bitgear.tasks.letterbox import place_picture
 from bitgear.tasks.pictures import Picture, decode_picture
 from tests.masters import tiny_master
 from tests.task_masters import BOX_LABELS, boxes_master
@@ -131,7 +131,7 @@ def test_crowds_are_ignored_as_the_evaluator_of_coco_does(tmp_path: Path, ignore
     master, model = boxes_master(), create_engine("reference").derive(boxes_master(), 8)
     picture = Picture(np.random.default_rng(0).integers(0, 256, (48, 64, 3)).astype(np.uint8))
     Image.fromarray(picture.pixels).save(tmp_path / "p.png")
-    codes, letterbox = place(picture, master.input)
+    codes, letterbox = place_picture(picture, master.input)
     found = detections(model.run(codes)[0], letterbox, master.labels, master.input, MEASURED)
     told = []
     for each in found:

@@ -15,6 +15,7 @@ from bitgear import reference
 from bitgear.checkpoint import Master
 from bitgear.tasks import detect, segment
 from bitgear.tasks.detect import DetectOptions
+from bitgear.tasks.letterbox import place_picture
 from bitgear.tasks.pictures import Picture, decode_picture
 from tests.serving import Running, encode, running
 from tests.task_masters import AREA_LABELS, BOX_LABELS, areas_master, boxes_master
@@ -30,15 +31,15 @@ def photo(width_px: int = 90, height_px: int = 50, seed: int = 0) -> bytes:
     return encode(Image.fromarray(rough).resize((width_px, height_px), Image.Resampling.BICUBIC))
 
 
-def outputs(master: Master, content: bytes, bits: int, task: Any) -> tuple[NDArray[np.float32], Any, Picture]:
+def outputs(master: Master, content: bytes, bits: int) -> tuple[NDArray[np.float32], Any, Picture]:
     picture = decode_picture(content)
-    q_image, place = task.preprocess(picture, master.input)
+    q_image, place = place_picture(picture, master.input)
     return reference.run(master, q_image, bits)[0], place, picture
 
 
 def expected_detections(content: bytes, bits: int, options: DetectOptions) -> list[dict[str, Any]]:
     master = boxes_master()
-    output, place, _ = outputs(master, content, bits, detect)
+    output, place, _ = outputs(master, content, bits)
     return [
         {
             "class": found.class_name,
@@ -52,7 +53,7 @@ def expected_detections(content: bytes, bits: int, options: DetectOptions) -> li
 
 def expected_mask(content: bytes, bits: int) -> NDArray[np.uint8]:
     master = areas_master()
-    output, place, _ = outputs(master, content, bits, segment)
+    output, place, _ = outputs(master, content, bits)
     return segment.segmentation(output, place, master.labels).mask
 
 

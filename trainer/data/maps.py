@@ -8,12 +8,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from bitgear.tasks.annotations import IGNORE
 from trainer.config import ViewsConfig
 from trainer.data.order import Order
 from trainer.data.views import encode, random_views, show, show_map
-
-IGNORE = 255
-"""Class id of pixels that count nowhere."""
 
 
 @dataclass(frozen=True)

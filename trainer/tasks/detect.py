@@ -14,9 +14,9 @@ from bitgear.errors import DataError
 from bitgear.evaluate import Progress, Run, measure_detector
 from bitgear.inputs import InputRecord
 from bitgear.tasks.annotations import BoxedPicture, BoxedPictures, read_boxed_pictures
-from bitgear.tasks.detect import Detection, DetectOptions, detections, preprocess
+from bitgear.tasks.detect import Detection, DetectOptions, detections
 from bitgear.tasks.drawing import draw_boxes
-from bitgear.tasks.letterbox import Letterbox
+from bitgear.tasks.letterbox import Letterbox, place_picture
 from bitgear.tasks.metrics import MAIN_METRIC
 from trainer.config import DetectConfig
 from trainer.data import Boxes, BoxSet, BoxViews, Order
@@ -100,7 +100,7 @@ class ExaminedBoxes:
         self.contact_images = min(contact_images, self.images)
 
     def codes(self, count: int) -> NDArray[np.int8]:
-        return np.concatenate([preprocess(self.data.read(item), self.record)[0] for item in self.data.items[:count]])
+        return np.concatenate([place_picture(self.data.read(item), self.record)[0] for item in self.data.items[:count]])
 
     def measure(self, run: Run, progress: Progress) -> Metrics:
         measured = measure_detector(run, self.record, self.data.classes, self.data, progress)
@@ -111,7 +111,7 @@ class ExaminedBoxes:
         for i in np.arange(self.contact_images) * self.images // self.contact_images:
             item = self.data.items[i]
             picture = self.data.read(item)
-            codes, letterbox = preprocess(picture, self.record)
+            codes, letterbox = place_picture(picture, self.record)
             found = [
                 detections(run(codes)[0], letterbox, self.data.classes, self.record, DetectOptions())
                 for run in columns.values()

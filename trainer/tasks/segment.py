@@ -14,13 +14,13 @@ from bitgear.errors import DataError
 from bitgear.evaluate import Progress, Run, measure_segmenter
 from bitgear.graph import Graph
 from bitgear.inputs import InputRecord
-from bitgear.tasks.annotations import LabelledMaps, check_label_maps, read_label_maps
+from bitgear.tasks.annotations import IGNORE, LabelledMaps, check_label_maps, read_label_maps
 from bitgear.tasks.drawing import draw_mask
 from bitgear.tasks.letterbox import Letterbox
 from bitgear.tasks.metrics import MAIN_METRIC
 from bitgear.tasks.segment import segmentation
 from trainer.config import SegmentConfig
-from trainer.data.maps import IGNORE, MapSet, MapViews
+from trainer.data.maps import MapSet, MapViews
 from trainer.data.order import Order
 from trainer.tasks.base import Forward, Metrics, on_device
 from trainer.tasks.scratch import FromScratch
