@@ -40,7 +40,7 @@ DEFAULT_CONFIDENCE = 0.25
 DRAWN_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 """Of pictures that are written, by suffix."""
 
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 WEBP_SIDE_PX = 16383
 """The longest that WebP holds; the others hold any side of a picture that can be read."""
@@ -219,6 +219,7 @@ def predict(
     ] = None,
 ) -> None:
     """Classify an image, detect what is in it, or segment it, as the model does: here or on a server."""
+    _keep_apart({"--draw": draw}, {"IMAGE": image})
     if url is not None:
         if engine is not None:
             raise typer.BadParameter("the server at --url has an engine of its own", param_hint="--engine")
@@ -435,7 +436,7 @@ def evaluate(
     if store and split != "test":
         raise typer.BadParameter(f"a master states what the split 'test' gives, not {split!r}", param_hint="--store")
     path = find_master(model)
-    _keep_apart({"--json": json_file}, {"MODEL": path})
+    _keep_apart({"--json": json_file}, {"MODEL": path, "--data": data})
     master = read_master(path)
     names = list(master.precisions) if precision is None else [name.strip() for name in precision.split(",")]
     plans = {name: master.plan(name) for name in names}
@@ -483,7 +484,7 @@ def inspect(
 ) -> None:
     """Show what a master holds."""
     from bitgear.checkpoint import read_master
-    from bitgear.describe import as_text, describe
+    from bitgear.describe import as_lines, describe
     from bitgear.models import find_master
 
     path = find_master(file)
@@ -491,7 +492,7 @@ def inspect(
     if as_json:
         typer.echo(json.dumps(description, indent=2))
         return
-    for line in as_text(description).split("\n"):
+    for line in as_lines(description):
         _say(line)
 
 
@@ -660,6 +661,7 @@ def refine(
     """Move bits between weights and activations of layers, at the same mean width, to where they do most."""
     from bitgear.search.command import RefineRequest, refine_and_write
 
+    _keep_apart({"--out": out}, {"--data": data})
     found = refine_and_write(
         RefineRequest(
             model=model, data=data, start=start, name=name, trials=trials, split=split, test_split=test_split,

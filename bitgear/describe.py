@@ -79,8 +79,8 @@ def code_shares(codes: np.ndarray[Any, np.dtype[np.int8]], bits: int) -> list[fl
     return [float(share) for share in counts / codes.size]
 
 
-def as_text(description: dict[str, Any]) -> str:
-    """Return the description as a page for a terminal."""
+def as_lines(description: dict[str, Any]) -> list[str]:
+    """Return the description as the lines of a page for a terminal; what the master says may hold line breaks still."""
     d = description
     per_parameter = d["file_bytes_per_parameter"]
     share = "-" if per_parameter is None else f"{per_parameter:.3f}"
@@ -104,7 +104,7 @@ def as_text(description: dict[str, Any]) -> str:
     if d["provenance"]:
         lines += ["", "provenance"]
         lines += [f"  {name}: {_short(value)}" for name, value in d["provenance"].items()]
-    return "\n".join(lines)
+    return lines
 
 
 def precision_lines(description: dict[str, Any]) -> list[str]:

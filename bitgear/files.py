@@ -33,21 +33,22 @@ def write_atomically(path: Path, content: bytes, check: Callable[[Path], object]
     """Write ``content`` to a temporary sibling, flush it to disk, ``check`` it there, and let it replace ``path``.
 
     Readers see the old file or the new one; of writers at the same time, the last one's stays. If anything fails, the
-    old file stays and the sibling is removed. A link stays: the file that it leads to is replaced. Who may read a file
-    that is replaced stays too. An :class:`OSError` names ``path``; what is there and no regular file is refused.
+    old file stays and the sibling is removed. A link stays: the file that it leads to is replaced. Its permissions stay
+    too, and its owner and group as far as this process may give files away. An :class:`OSError` names ``path``; what is
+    there and no regular file is refused.
     """
     target = Path(os.path.realpath(path))
     # Random, for threads of one process and containers that share a folder have the same process ID; and short, for
     # the target's name may be as long as names can be. Not of ``tempfile``, whose files only their owner may read.
     temporary = target.with_name(f".{secrets.token_hex(8)}.partial")
     try:
-        mode = _mode(target)
+        replaced = _status(target)
         with temporary.open("xb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        if mode not in (None, _mode(temporary)):  # some file systems keep no permissions, and refuse to change them
-            temporary.chmod(mode)
+        if replaced is not None:
+            _resemble(temporary, replaced)
         if check is not None:
             check(temporary)
         temporary.replace(target)
@@ -64,15 +65,26 @@ def write_json(path: Path, value: Any, indent: int = 2) -> None:
     write_atomically(path, (json.dumps(value, indent=indent) + "\n").encode())
 
 
-def _mode(path: Path) -> int | None:
-    """Return the permissions of a file that is there."""
+def _status(path: Path) -> os.stat_result | None:
+    """Return that of a file, if one is there."""
     try:
-        mode = path.stat().st_mode
+        status = path.stat()
     except FileNotFoundError:
         return None
-    if not stat.S_ISREG(mode):
+    if not stat.S_ISREG(status.st_mode):
         raise _not_regular(path)
-    return stat.S_IMODE(mode)
+    return status
+
+
+def _resemble(path: Path, other: os.stat_result) -> None:
+    """Give a file another one's owner and group, if that is allowed, and its permissions."""
+    own = path.stat()
+    for uid, gid in ((-1, other.st_gid), (other.st_uid, -1)):  # whoever may not give a file away may know the group
+        if uid not in (-1, own.st_uid) or gid not in (-1, own.st_gid):
+            with suppress(PermissionError):
+                os.chown(path, uid, gid)
+    if path.stat().st_mode != other.st_mode:  # some file systems keep no permissions, and refuse to change them
+        path.chmod(stat.S_IMODE(other.st_mode))
 
 
 @contextmanager

@@ -27,8 +27,8 @@ from bitgear.graph import (
 Observer = Callable[[str, str, NDArray[np.int32]], None]
 """Called with node name, what ("input", "residual" or "accumulator") and the integers, to compare layer by layer."""
 
-MAX_IMAGES = (1 << 31) - 1
-"""Of a call: the native engine counts them in 32 bits."""
+MAX_IMAGES = 1 << 30
+"""Of a call: the native engine counts them in 32 bits, and a little beyond."""
 
 _CODES = np.dtype(np.int8)
 

@@ -94,7 +94,10 @@ class Settings(BaseSettings):
         None, ge=1, le=1024, description="engine calls at the same time; none: as many as there are cores for"
     )
     threads: int | None = Field(
-        None, ge=1, le=1024, description="engine threads for one call; none: the profile, or by measurement"
+        None,
+        ge=1,
+        le=1024,
+        description="engine threads for one call, up to 64 or four a core; none: the profile, or by measurement",
     )
     workers: int = Field(
         default_factory=available_cores,

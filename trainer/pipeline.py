@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import safe_open
 from tqdm import tqdm
 
 from bitgear.bits import WIDTHS
 from bitgear.checkpoint import Master, read_master, rewrite_master, write_master
+from bitgear.convert.float_model import read_metadata
 from bitgear.engines import Engine, create_engine
+from bitgear.engines.registry import most_threads
 from bitgear.errors import BitgearError, MasterChanged, PrecisionNotOffered
 from bitgear.files import write_atomically, write_json
 from bitgear.plans import NamedPlan, check_plans
@@ -223,7 +224,11 @@ def tune_plans(
         tuning = Tuning(model, task, config, stored, held[name], out / f"tune-{name}.pt", progress=progress)
         tuning.fit()
         tunings.append(tuning)
-    cpu, engine, examined = torch.device("cpu"), create_engine(threads=torch.get_num_threads()), task.examine()
+    cpu, engine, examined = (
+        torch.device("cpu"),
+        create_engine(threads=min(torch.get_num_threads(), most_threads())),
+        task.examine(),
+    )
     q_images = examined.codes(task.compared_images)
     model.to(cpu)
     results = []
@@ -299,7 +304,7 @@ def finish(run: Run, data: Path, sources: dict[str, Any], own: NamedPlan | None 
     cpu = torch.device("cpu")
     run.model.to(cpu).eval()
     float_network = run.fp32_network().to(cpu).eval()
-    engine = create_engine(threads=torch.get_num_threads())
+    engine = create_engine(threads=min(torch.get_num_threads(), most_threads()))
     examined = task.examine()
     path = run.out / f"{config.network.name}.safetensors"
     q_images = examined.codes(task.compared_images)
@@ -387,5 +392,4 @@ def _provenance(weights: Path | None) -> Any:
         return None
     if weights.suffix != ".safetensors":
         return {"file": weights.name, "sha256": hashlib.sha256(weights.read_bytes()).hexdigest()}
-    with safe_open(weights, "numpy") as file:
-        return {"file": weights.name, **(file.metadata() or {})}
+    return {"file": weights.name, **read_metadata(weights)}

@@ -1,8 +1,9 @@
 """Engines by name. An engine's library is imported when the engine is asked for, not before."""
 
+import operator
 import os
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, SupportsIndex
 
 from bitgear.engines.base import Engine
 from bitgear.errors import EngineUnavailable, quoted
@@ -67,7 +68,7 @@ def most_threads() -> int:
 
 
 def _check_threads(threads: int) -> None:
-    if not (isinstance(threads, int) and 1 <= threads <= most_threads()):
+    if not (isinstance(threads, SupportsIndex) and 1 <= operator.index(threads) <= most_threads()):
         raise EngineUnavailable(f"an engine here takes 1 to {most_threads()} threads, not {quoted(threads)}")
 
 

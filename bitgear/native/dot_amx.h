@@ -58,8 +58,8 @@ void add_tile_products() {
 }
 
 // Products of S stretches of rows and B blocks with all that is in a step of groups: sums of stretch s and block b are
-// in tile s * B + b. All tiles are loaded first: where another thread shares the core, loads and products hardly
-// overlap, and wait for one another each time they alternate.
+// in tile s * B + b. Tiles are loaded first, as many as there are left: where another thread shares the core, loads and
+// products hardly overlap, and wait for one another each time they alternate.
 template <int S, int B>
 __attribute__((always_inline)) inline void add_step(const std::uint8_t* const (&rows)[S], std::ptrdiff_t at,
                                                     std::size_t row_step, const std::uint8_t* w,

@@ -9,7 +9,6 @@
 #include <unistd.h>
 
 #include <cmath>
-#include <limits>
 #include <tuple>
 
 #include "dispatch.h"
@@ -46,13 +45,13 @@ using Codes = nb::ndarray<const std::int8_t, nb::c_contig, nb::device::cpu>;
 using Floats = nb::ndarray<float, nb::c_contig, nb::device::cpu>;
 using Images = nb::ndarray<const std::int8_t, nb::ndim<4>, nb::c_contig, nb::device::cpu>;
 constexpr std::size_t kMostPixels = std::size_t{1} << 30;  // so that sizes in bytes fit an int
+constexpr std::size_t kMostImages = std::size_t{1} << 30;  // 32 bits count them, and those that loops go beyond
 // buffer, first channel, scale, lowest code, highest code, byte of code 0
 using OutputTuple = std::tuple<int, int, float, int, int, int>;
 
 // How many pictures there are.
 int batch_of(const Model& model, const Images& q_image) {
-    if (q_image.shape(0) > std::size_t{std::numeric_limits<int>::max()})
-        throw nb::value_error("there are more pictures than the engine counts");
+    if (q_image.shape(0) > kMostImages) throw nb::value_error("there are more pictures than the engine counts");
     if (q_image.shape(1) != 3 || q_image.shape(2) != static_cast<std::size_t>(model.image_height()) ||
         q_image.shape(3) != static_cast<std::size_t>(model.image_width())) {
         throw nb::value_error("the picture has another shape than the model's");

@@ -1,7 +1,6 @@
 // Convolutions as products of windows and weights.
 #include <algorithm>
 #include <cstdint>
-#include <cstring>
 
 #include "pass.h"
 

@@ -367,7 +367,7 @@ def _foldered(
     by_class = defaultdict(list)
     for name in sorted(names):
         path = PurePosixPath(name)
-        if len(path.parts) == 2 and _is_picture(path) and not _is_hidden(path.parent):
+        if len(path.parts) == 2 and not path.is_absolute() and _is_picture(path) and not _is_hidden(path.parent):
             by_class[path.parent.name].append(name)
     if not by_class:
         raise DataError(f"{source} holds neither {CLASSES_FILE} nor folders of JPEG, PNG or WebP pictures")

@@ -210,7 +210,10 @@ def test_a_mistake_is_one_line_with_a_stable_code(
         (["import", "A", "--images", "I", "--out", "B", "--json", "B"], "is what --out names"),
         (["import", "A", "--images", "I", "--labels", "B", "--out", "B"], "is what --labels names"),
         (["evaluate", "A", "--data", "I", "--json", "LINK"], "is what MODEL names"),
+        (["evaluate", "A", "--data", "B", "--json", "B"], "is what --data names"),
         (["profile", "A", "--json", "A"], "is what MODEL names"),
+        (["predict", "A", "--draw", "LINK"], "is what IMAGE names"),
+        (["refine", "A", "--start", "3", "--data", "B", "--out", "B"], "is what --data names"),
         (["search", "A", "--data", "I", "--timings", "B", "--out", "B"], "is what --timings names"),
     ],
 )
@@ -229,12 +232,14 @@ def test_no_file_is_written_over_another_that_is_named(
 def test_no_name_that_a_file_holds_steers_the_terminal(data: Path, tmp_path: Path) -> None:
     path = tmp_path / "m.safetensors"
     labels = ("\x1b[31mred\n\rnext", *LABELS[1:])
-    write_master(dataclasses.replace(tiny_master(), labels=labels, provenance={"data": "\x1b[2J"}), path)
+    write_master(dataclasses.replace(tiny_master(), labels=labels, provenance={"data": "\x1b[2J\n\nlast\u202e"}), path)
     picture = data / "test" / LABELS[0] / "0.png"
     shown = bitgear("predict", picture, "--model", path, "--top-k", "10").stdout
     assert "\\x1b[31mred\\n\\rnext" in shown
     assert len(shown.splitlines()) == 11
-    shown += bitgear("inspect", path).stdout
+    described = bitgear("inspect", path).stdout
+    assert described.splitlines()[-1] == r"  data: \x1b[2J\n\nlast\u202e"
+    shown += described
     shown += bitgear("predict", picture, "--model", "\x1b[2J").stderr
     assert shown.count(r"\x1b[2J") == 2
     assert "\x1b" not in shown

@@ -328,6 +328,11 @@ def test_threads_that_no_engine_takes_are_refused(name: str, threads: Any) -> No
         create_engine(name, threads)
 
 
+def test_numbers_of_threads_may_be_those_of_numpy() -> None:
+    model = create_engine("onnxruntime", np.int64(2)).derive(lively_master(), 4)
+    np.testing.assert_array_equal(model.run(random_codes(lively_master(), 1)).shape, (1, 10))
+
+
 @pytest.mark.parametrize("name", USABLE)
 def test_what_is_no_array_is_refused(name: str) -> None:
     model = create_engine(name).derive(lively_master(), 4)
@@ -339,7 +344,7 @@ def test_what_is_no_array_is_refused(name: str) -> None:
 @pytest.mark.parametrize("name", USABLE)
 def test_more_images_than_are_counted_are_refused(name: str) -> None:
     codes = random_codes(lively_master(), 1)
-    with pytest.raises(InputError, match="got 2,147,483,648 images at once; a call takes at most 2,147,483,647"):
+    with pytest.raises(InputError, match="got 2,147,483,648 images at once; a call takes at most 1,073,741,824"):
         create_engine(name).derive(lively_master(), 4).run(np.broadcast_to(codes, (2**31, *codes.shape[1:])))
 
 

@@ -1,9 +1,11 @@
 """Files that appear complete or not at all, whoever writes them at the same time."""
 
+import errno
 import os
 import stat
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -70,6 +72,33 @@ def test_a_link_stays_and_its_file_is_written(tmp_path: Path, there: bool) -> No
     assert file.read_bytes() == b"new"
     assert not there or stat.S_IMODE(file.stat().st_mode) == 0o640
     assert [*file.parent.iterdir(), *link.parent.iterdir()] == [file, link]
+
+
+@pytest.mark.skipif(not hasattr(os, "chown"), reason="files have no owners here")
+@pytest.mark.parametrize("allowed", [True, False])
+def test_a_file_keeps_its_owner_and_group_where_it_can_be_given_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, allowed: bool
+) -> None:
+    path = tmp_path / "kept.json"
+    path.write_bytes(b"old")
+    path.chmod(0o640)
+    status, given = Path.stat, []
+
+    def stat_of(self: Path, **how: Any) -> os.stat_result:
+        held = status(self, **how)
+        return os.stat_result((*held[:4], 1234, 5678, *held[6:])) if self == path else held
+
+    def chown(_: Path, uid: int, gid: int) -> None:
+        given.append((uid, gid))
+        if not allowed:
+            raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(Path, "stat", stat_of)
+    monkeypatch.setattr(os, "chown", chown)
+    write_atomically(path, b"new")
+    assert given == [(-1, 5678), (1234, -1)]
+    assert path.read_bytes() == b"new"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names here")

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from bitgear import errors, reference
 from bitgear.bits import WIDTHS, LayerBits, Plan
 from bitgear.checkpoint import Master, read_master, rewrite_master, write_master
-from bitgear.describe import as_text, describe
+from bitgear.describe import as_lines, describe
 from bitgear.engines import ENGINE_NAMES, create_engine
 from bitgear.engines.registry import native_failure
 from bitgear.errors import BitgearError, CheckpointError, GraphError, MasterChanged
@@ -599,7 +599,7 @@ def test_scales_of_its_own_are_read_back_from_one_tensor(tmp_path: Path) -> None
     assert list(stored.scales or ()) == [
         "body.act_scale", "body.residual_scale", "head.act_scale", "last.act_scale", "pool.act_scale",
     ]  # fmt: skip
-    assert "its own batch norm and scales" in as_text(describe(read_master(path), 1234))
+    assert "its own batch norm and scales" in "\n".join(as_lines(describe(read_master(path), 1234)))
 
 
 @pytest.mark.parametrize(
@@ -633,7 +633,7 @@ def test_a_master_without_weights_is_described(tmp_path: Path) -> None:
     write_master(bare, path)
     found = describe(read_master(path), 1234)
     assert (found["parameters"], found["file_bytes_per_parameter"], found["layers"]) == (0, None, [])
-    assert "0 parameters in 1,234 bytes, - a parameter" in as_text(found)
+    assert "0 parameters in 1,234 bytes, - a parameter" in as_lines(found)
 
 
 def test_plans_are_described() -> None:
@@ -650,7 +650,7 @@ def test_plans_are_described() -> None:
     }
     codes = {"stem": 54 * 8, "body": 4 * plan.of("body").weight_bits, "last": 6 * plan.of("last").weight_bits, "h": 240}
     assert found["precisions"]["mixed-3.2"]["packed_weight_bytes"] == sum(-(-bits // 8) for bits in codes.values())
-    shown = as_text(found)
+    shown = "\n".join(as_lines(found))
     assert "its own batch norm" in shown
     assert "2.5e-07" in shown
     assert "60.00 %" in shown
