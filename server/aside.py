@@ -25,7 +25,8 @@ PATIENCE_S, STEP_S = 0.05, 0.002
 class Aside:
     """Measures, whatever it is, one after the other: measurements would disturb one another, and not know.
 
-    A call of theirs takes ``threads`` cores of the crew, when nothing else wants them, or after a moment all the same.
+    A call of theirs takes ``threads`` cores of the crew, when nothing else wants them, or after a moment all the same;
+    only what :meth:`learn` has measured, such as layouts of all cores, counts none.
     What other work has disturbed is not kept for later starts.
     """
 

@@ -26,6 +26,9 @@ _SCOPE_KEY = "bitgear.exchange"
 RECEIVED = "bitgear.received_s"
 """In the state of an ASGI request: when its first bytes were read, on the monotonic clock, if the protocol tells."""
 
+FOLLOWED = "bitgear.is_followed"
+"""There too: a function that tells whether pipelined requests wait for the answer."""
+
 
 @dataclass(frozen=True)
 class ServedAt:

@@ -10,7 +10,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from types import FrameType
 
@@ -97,11 +97,11 @@ class _Server(uvicorn.Server):
         """Stop, but take on first what has connected already: closing the listeners would reset it."""
         waiting: list[socket.socket] = []
         for listener in sockets or ():
-            with contextlib.suppress(OSError):  # none waits any more
-                while True:
-                    waiting.append(listener.accept()[0])
+            waiting += _accepted(listener)
         for server in self.servers:
             server.close()
+        for _ in range(2):  # what asyncio has just accepted: a task makes the transport, which tells the protocol later
+            await asyncio.sleep(0)
         for connection in waiting:
             with contextlib.suppress(OSError):  # it has gone
                 await asyncio.get_running_loop().connect_accepted_socket(self._create_protocol, connection)
@@ -110,6 +110,17 @@ class _Server(uvicorn.Server):
     def _create_protocol(self) -> asyncio.Protocol:
         protocol: Callable[..., asyncio.Protocol] = self.config.http_protocol_class
         return protocol(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
+
+
+def _accepted(listener: socket.socket) -> Iterator[socket.socket]:
+    """Accept what waits at a listener that does not block."""
+    while True:
+        try:
+            yield listener.accept()[0]
+        except ConnectionAbortedError:
+            continue  # this one has gone
+        except OSError:  # none waits any more, or there are no descriptors left
+            return
 
 
 def bind(host: str, port: int) -> socket.socket:

@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from bitgear.errors import BitgearError
 from server.body import ClientGone
 from server.errors import Draining
-from server.exchange import REQUEST_ID_HEADER, Exchange, begin, exchange_of
+from server.exchange import FOLLOWED, REQUEST_ID_HEADER, Exchange, begin, exchange_of
 from server.metrics import Metrics
 from server.problems import INTERNAL, problem_of, respond
 from server.traces import Traces
@@ -28,7 +28,8 @@ _logger = logging.getLogger(__name__)
 class Surround:
     """ASGI middleware around the whole application.
 
-    Once ``draining()`` is true every answer closes its connection, so that clients have left before the server goes.
+    Once ``draining()`` is true every answer closes its connection, so that clients have left before the server goes; of
+    pipelined requests that have arrived, the last one's does.
     An answer that is sent before the request's body has ended closes the connection, but not at once: what is still
     arriving is read and thrown away for up to :data:`LINGER_S`. Closed at once, the kernel would reset the connection
     and the client, still sending, might never see the answer.
@@ -111,6 +112,7 @@ class _Wire:
         self._receive = receive
         self._send = send
         self._draining = draining
+        self._is_followed: Callable[[], bool] = scope.get("state", {}).get(FOLLOWED, lambda: False)
         headers = dict(scope["headers"])
         self._body_ended = headers.get(b"content-length", b"0") == b"0" and b"transfer-encoding" not in headers
         # A client that waits for "100 Continue", which the first receive() sends, sends nothing before.
@@ -127,7 +129,7 @@ class _Wire:
         if message["type"] == "http.response.start":
             self._exchange.answer(message["status"])
             headers = [*message["headers"], (_REQUEST_ID_HEADER, self._exchange.request_id.encode())]
-            if not self._body_ended or self._draining():
+            if not self._body_ended or (self._draining() and not self._is_followed()):
                 headers.append((b"connection", b"close"))
             await self._send({**message, "headers": headers})
         elif self._body_ended or not self._body_coming or message.get("more_body", False):

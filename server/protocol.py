@@ -13,7 +13,7 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from server.errors import HeadTooLarge
-from server.exchange import RECEIVED, REQUEST_ID_HEADER, made_up_id
+from server.exchange import FOLLOWED, RECEIVED, REQUEST_ID_HEADER, made_up_id
 from server.problems import respond
 
 Bytes = bytes | bytearray | memoryview
@@ -82,7 +82,7 @@ class Protocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         # In a burst all requests are read before the first one is looked at, which for the last is a while later.
         super().on_message_begin()
-        self.scope["state"][RECEIVED] = time.monotonic()
+        self.scope["state"] |= {RECEIVED: time.monotonic(), FOLLOWED: self._is_followed}
         self._in_head = self._moved = True
         self._head_bytes = 0
 
@@ -119,6 +119,10 @@ class Protocol(HttpToolsProtocol):
         self._moved = True
         if not self._too_large:
             super().on_body(body)
+
+    def _is_followed(self) -> bool:
+        """Return whether requests have been read that wait for the answer to the one before them."""
+        return bool(self.pipeline)
 
     @property
     def _offers_upgrade(self) -> bool:

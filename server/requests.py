@@ -135,7 +135,7 @@ class Requests:
         )
 
     def _finish(self, request: "_Request[T]", prepared: "_Prepared[T]", served: Served | Exception) -> None:
-        """Make the answer of what the network gave, or pass on what went wrong. Runs on an engine worker's thread."""
+        """Make the answer of what the network gave, or pass on what went wrong, on whichever thread that did."""
         if isinstance(served, Exception):
             request.pending.fail(served)
             return

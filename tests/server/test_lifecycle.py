@@ -22,7 +22,7 @@ import uvicorn
 from starlette.types import Receive, Scope, Send
 
 from bitgear.checkpoint import write_master
-from server.main import _Server, bind
+from server.main import _accepted, _Server, bind
 from server.protocol import Protocol
 from tests.masters import tiny_master
 from tests.serving import DEADLINE_S, PATH, check_problem, png, read_answer, wait_until
@@ -136,25 +136,65 @@ def _accepts(port: int) -> bool:
         return False
 
 
-def test_who_has_connected_when_the_server_stops_is_answered() -> None:
+async def _started(listener: socket.socket) -> _Server:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 204, "headers": []})
         await send({"type": "http.response.body"})
 
+    protocol: Any = functools.partial(Protocol, patience_s=DEADLINE_S)
+    config = uvicorn.Config(app, http=protocol, ws="none", lifespan="off", log_config=None)
+    config.load()
+    server = _Server(config, runtime=Mock(), url="")
+    server.lifespan = config.lifespan_class(config)
+    await server.startup([listener])
+    return server
+
+
+def test_who_has_connected_when_the_server_stops_is_answered() -> None:
     async def scenario() -> bytes:
-        protocol: Any = functools.partial(Protocol, patience_s=DEADLINE_S)
-        config = uvicorn.Config(app, http=protocol, ws="none", lifespan="off", log_config=None)
-        config.load()
         listener = bind("127.0.0.1", 0)
-        server = _Server(config, runtime=Mock(), url="")
-        server.lifespan = config.lifespan_class(config)
-        await server.startup([listener])
+        server = await _started(listener)
         with socket.create_connection(listener.getsockname(), DEADLINE_S) as client:  # which nobody accepts meanwhile
             client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
             await server.shutdown([listener])
             return client.recv(1000)
 
     assert asyncio.run(scenario()).startswith(b"HTTP/1.1 204")
+
+
+def test_who_was_accepted_just_before_the_server_stops_and_asks_nothing_is_closed() -> None:
+    async def scenario() -> bytes:
+        listener = bind("127.0.0.1", 0)
+        server = await _started(listener)
+        with socket.create_connection(listener.getsockname(), DEADLINE_S) as client:
+            loop = asyncio.get_running_loop()
+            accepting = loop.create_task(loop.connect_accepted_socket(server._create_protocol, listener.accept()[0]))
+            async with asyncio.timeout(DEADLINE_S):
+                await server.shutdown([listener])
+            await accepting
+            return client.recv(1000)
+
+    assert asyncio.run(scenario()) == b""
+
+
+def test_a_connection_that_is_gone_before_it_is_accepted_hides_none_behind_it() -> None:
+    connection = Mock()
+    listener = Mock(accept=Mock(side_effect=[ConnectionAbortedError, (connection, "address"), BlockingIOError]))
+    assert list(_accepted(listener)) == [connection]
+
+
+def test_what_is_pipelined_to_a_draining_server_is_answered(tmp_path: Path) -> None:
+    with process(tmp_path, drain_delay_s=100) as server:
+        port = server.port()
+        server.signal(signal.SIGTERM)
+        url = f"http://127.0.0.1:{port}/v2/health/ready"
+        wait_until(lambda: httpx.get(url, trust_env=False).status_code == 503, "draining")
+        with socket.create_connection(("127.0.0.1", port), DEADLINE_S) as client:
+            client.sendall(3 * b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\n\r\n")
+            with client.makefile("rb") as stream:
+                answers = stream.read().lower()  # to the end: the last one closes the connection
+    assert answers.count(b"http/1.1 200") == 3
+    assert answers.count(b"connection: close") == 1
 
 
 def test_a_request_that_does_not_end_is_given_up_after_the_drain_timeout(tmp_path: Path) -> None:

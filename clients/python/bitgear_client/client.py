@@ -63,6 +63,10 @@ def _own_errors(server: str) -> Iterator[None]:
         raise _kind(error)(_told(error, server)) from error
     except httpx.InvalidURL as error:
         raise InputError(f"the request does not fit into a URL: {error}") from error
+    except RuntimeError as error:
+        if "closed" not in str(error):
+            raise
+        raise ClientUnusable("the client was closed meanwhile") from error
 
 
 @contextmanager
@@ -72,7 +76,8 @@ def _errors_of_environment() -> Iterator[None]:
     except (ImportError, OSError, ValueError, httpx.InvalidURL) as error:
         known = CERTIFICATE_VARIABLES if isinstance(error, OSError) else PROXY_VARIABLES
         names = [name for name, value in os.environ.items() if value and name.upper() in known]
-        raise InputError(f"cannot connect as the environment says ({', '.join(names)}): {error}") from error
+        said = f" as the environment says ({', '.join(names)})" if names else ""
+        raise InputError(f"cannot connect{said}: {error}") from error
 
 
 def _kind(error: httpx.RequestError) -> type[BitgearClientError]:
@@ -524,7 +529,7 @@ class AsyncClient:
         return await self._run(protocol.ready_call())
 
     async def aclose(self) -> None:
-        """Close the connections; the client cannot be used afterwards."""
+        """Close the connections, in the event loop that used them; the client cannot be used afterwards."""
         if not self._http.is_closed:
             self._check_loop()
             await self._http.aclose()

@@ -421,6 +421,14 @@ def test_a_closed_client_says_so(fake_time):
     assert server.requests == []
 
 
+def test_a_client_that_is_closed_while_it_is_used_says_so(fake_time):
+    def closing(_):
+        raise RuntimeError("Cannot send a request, as the client has been closed.")  # httpx's own
+
+    with pytest.raises(ClientUnusable, match="closed meanwhile"):
+        Client(transport=httpx.MockTransport(closing)).live()
+
+
 def test_an_async_client_is_of_one_event_loop():
     client = AsyncClient(transport=httpx.MockTransport(Server({})))
     assert asyncio.run(client.live())
