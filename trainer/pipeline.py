@@ -224,11 +224,7 @@ def tune_plans(
         tuning = Tuning(model, task, config, stored, held[name], out / f"tune-{name}.pt", progress=progress)
         tuning.fit()
         tunings.append(tuning)
-    cpu, engine, examined = (
-        torch.device("cpu"),
-        create_engine(threads=min(torch.get_num_threads(), most_threads())),
-        task.examine(),
-    )
+    cpu, engine, examined = torch.device("cpu"), _engine(), task.examine()
     q_images = examined.codes(task.compared_images)
     model.to(cpu)
     results = []
@@ -304,7 +300,7 @@ def finish(run: Run, data: Path, sources: dict[str, Any], own: NamedPlan | None 
     cpu = torch.device("cpu")
     run.model.to(cpu).eval()
     float_network = run.fp32_network().to(cpu).eval()
-    engine = create_engine(threads=min(torch.get_num_threads(), most_threads()))
+    engine = _engine()
     examined = task.examine()
     path = run.out / f"{config.network.name}.safetensors"
     q_images = examined.codes(task.compared_images)
@@ -384,6 +380,11 @@ def _keep_plans(path: Path, new: Master) -> None:
 def _named(who: str, metrics: Metrics) -> Metrics:
     """Return the metrics under names such as ``fp32_top1``."""
     return {f"{who}_{name}": value for name, value in metrics.items() if name != "images"}
+
+
+def _engine() -> Engine:
+    """Return the engine that serves, with as many threads as torch has, or as it takes."""
+    return create_engine(threads=min(torch.get_num_threads(), most_threads()))
 
 
 def _provenance(weights: Path | None) -> Any:

@@ -183,12 +183,18 @@ def test_a_connection_that_is_gone_before_it_is_accepted_hides_none_behind_it() 
     assert list(_accepted(listener)) == [connection]
 
 
+def _drain(server: Process) -> int:
+    """Tell a process to stop, and return its port once it says that it does."""
+    port = server.port()
+    server.signal(signal.SIGTERM)
+    url = f"http://127.0.0.1:{port}/v2/health/ready"
+    wait_until(lambda: httpx.get(url, trust_env=False).status_code == 503, "draining")
+    return port
+
+
 def test_what_is_pipelined_to_a_draining_server_is_answered(tmp_path: Path) -> None:
     with process(tmp_path, drain_delay_s=100) as server:
-        port = server.port()
-        server.signal(signal.SIGTERM)
-        url = f"http://127.0.0.1:{port}/v2/health/ready"
-        wait_until(lambda: httpx.get(url, trust_env=False).status_code == 503, "draining")
+        port = _drain(server)
         with socket.create_connection(("127.0.0.1", port), DEADLINE_S) as client:
             client.sendall(3 * b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\n\r\n")
             with client.makefile("rb") as stream:
@@ -214,10 +220,7 @@ def test_a_request_that_does_not_end_is_given_up_after_the_drain_timeout(tmp_pat
 
 def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
     with process(tmp_path, drain_delay_s=100) as server:
-        port = server.port()
-        server.signal(signal.SIGTERM)
-        url = f"http://127.0.0.1:{port}/v2/health/ready"
-        wait_until(lambda: httpx.get(url, trust_env=False).status_code == 503, "draining")
+        _drain(server)
         server.signal(signal.SIGTERM)
         assert server.status() == 1
 
