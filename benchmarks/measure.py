@@ -10,6 +10,7 @@ import onnxruntime
 
 import bitgear
 from bitgear.files import write_json
+from bitgear.machine import processor
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -22,13 +23,8 @@ def summary(samples_ms: Sequence[float]) -> dict[str, float]:
 
 def machine() -> dict[str, str]:
     """Return the processor's name and the versions that matter."""
-    cpu = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        lines = (line for line in info.read_text().splitlines() if line.startswith("model name"))
-        cpu = next(lines, cpu).split(":")[-1].strip()
     return {
-        "cpu": cpu,
+        "cpu": processor() or platform.machine(),
         "python": platform.python_version(),
         "bitgear": bitgear.__version__,
         "onnxruntime": onnxruntime.__version__,

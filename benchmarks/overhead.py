@@ -8,18 +8,14 @@ server's own, from the answer. Overhead is the median of (round trip - infer) ov
 
 import argparse
 import http.client
-import io
 from typing import Any
 
-import numpy as np
-from PIL import Image
-
-from benchmarks.local_server import ask, local_server
+from benchmarks import servers
 from benchmarks.measure import summary, write_report
+from benchmarks.pictures import noise
 from bitgear.checkpoint import read_master
 from bitgear.models import find_master
 
-PORT = 18123
 PHASES = ("queue", "decode", "switch", "infer", "post", "total")
 
 
@@ -30,8 +26,9 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=3000)
     arguments = parser.parse_args()
     master = read_master(find_master(arguments.model))
-    body = _png(master.input.width_px, master.input.height_px)
-    with local_server(PORT) as connection:
+    body = noise(master.input.width_px, master.input.height_px)
+    with servers.bitgear(servers.LOGS / "overhead.log") as server:
+        connection = server.connect()
         samples: dict[int, list[dict[str, float]]] = {bits: [] for bits in master.widths}
         for i in range(arguments.requests + 20 * len(master.widths)):
             bits = master.widths[i % len(master.widths)]
@@ -56,15 +53,8 @@ def main() -> None:
     print(f"wrote {write_report('overhead', report)}")
 
 
-def _png(width_px: int, height_px: int) -> bytes:
-    pixels = np.random.default_rng(0).integers(0, 256, (height_px, width_px, 3)).astype(np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
 def _request(connection: http.client.HTTPConnection, path: str, body: bytes, bits: int) -> dict[str, float]:
-    round_trip_ms, answer = ask(connection, path, body, {"Content-Type": "image/png", "Precision": str(bits)})
+    round_trip_ms, answer = servers.ask(connection, path, body, {"Content-Type": "image/png", "Precision": str(bits)})
     if answer["precision"]["served"] != bits:
         raise SystemExit(f"asked {bits} bits, served {answer['precision']['served']}")
     return {"round_trip": round_trip_ms, **{phase: answer["timing_ms"][phase] for phase in PHASES}}

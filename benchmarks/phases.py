@@ -8,7 +8,6 @@ network's output. Its share is that of the whole, single requests compared.
 """
 
 import argparse
-import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,15 +16,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from benchmarks.local_server import ask, local_server
+from benchmarks import servers
 from benchmarks.measure import summary, write_report
+from benchmarks.pictures import jpeg
 from bitgear.checkpoint import Master, read_master
 from bitgear.evaluate import read_data
 from bitgear.models import find_master
 from bitgear.tasks.annotations import BoxedPictures
 
 WIDTH_PX, HEIGHT_PX, QUALITY = 640, 480, 90
-PORT = 18125
 PHASES = ("queue", "decode", "switch", "infer", "post", "total")
 AROUND = ("decode", "post")
 WARM_ROUNDS = 1
@@ -45,10 +44,13 @@ def main() -> None:
     for given in arguments.data:
         name, _, path = given.partition("=")
         master = read_master(find_master(name))
-        subjects.append((master, [jpeg(pixels) for pixels in pictures(master, Path(path), arguments.pictures)]))
-    with local_server(PORT, threads=arguments.threads) as connection:
+        first = pictures(master, Path(path), arguments.pictures)
+        images = (Image.fromarray(pixels).resize((WIDTH_PX, HEIGHT_PX)) for pixels in first)
+        subjects.append((master, [jpeg(image, QUALITY) for image in images]))
+    settings = {"threads": str(arguments.threads)}
+    with servers.bitgear(servers.LOGS / "phases.log", settings) as server:
         models = {
-            master.name: _measured(connection, master, bodies, arguments.widths, arguments.rounds)
+            master.name: _measured(server.connect(), master, bodies, arguments.widths, arguments.rounds)
             for master, bodies in subjects
         }
     report = {
@@ -69,13 +71,6 @@ def pictures(master: Master, source: Path, count: int) -> Iterator[NDArray[np.ui
         yield from data.images
 
 
-def jpeg(pixels: NDArray[np.uint8]) -> bytes:
-    """Return a picture of the size that is measured."""
-    stream = io.BytesIO()
-    Image.fromarray(pixels).resize((WIDTH_PX, HEIGHT_PX)).save(stream, "JPEG", quality=QUALITY)
-    return stream.getvalue()
-
-
 def _measured(
     connection: Any, master: Master, bodies: Sequence[bytes], widths: Sequence[int], rounds: int
 ) -> dict[str, Any]:
@@ -85,7 +80,7 @@ def _measured(
         for body in bodies:
             for bits in widths:
                 headers = {"Content-Type": "image/jpeg", "Precision": str(bits)}
-                round_trip_ms, answer = ask(connection, path, body, headers)
+                round_trip_ms, answer = servers.ask(connection, path, body, headers)
                 if i >= WARM_ROUNDS:
                     samples[bits].append({**answer["timing_ms"], "round_trip": round_trip_ms})
     rows: dict[str, Any] = {}

@@ -39,7 +39,7 @@ def street_scenes(folder: Path) -> Pictures:
     files = _read(folder / "camvid.tar", ("test/", "testannot/"))
     names = sorted(name for name in files if name.startswith("test/"))
     truths = [np.asarray(Image.open(io.BytesIO(files[f"testannot/{Path(name).stem}.png"]))) for name in names]
-    bodies = tuple(_jpeg(Image.open(io.BytesIO(files[name]))) for name in names)
+    bodies = tuple(jpeg(Image.open(io.BytesIO(files[name]))) for name in names)
     return Pictures("CamVid test", bodies, tuple(truths))
 
 
@@ -47,7 +47,7 @@ def photographs(folder: Path, side_px: int = 224, count: int = 200) -> Pictures:
     """Return photographs of that side, of ``imagenet1000.tar`` in a folder: for networks that know none of them."""
     files = _read(folder / "imagenet1000.tar", ("",))
     names = sorted(name for name in files if name.endswith(".jpg"))[:count]
-    bodies = tuple(_jpeg(Image.open(io.BytesIO(files[name])).resize((side_px, side_px))) for name in names)
+    bodies = tuple(jpeg(Image.open(io.BytesIO(files[name])).resize((side_px, side_px))) for name in names)
     return Pictures(f"photographs {side_px}x{side_px}", bodies)
 
 
@@ -67,9 +67,17 @@ def _read(path: Path, prefixes: Sequence[str]) -> dict[str, bytes]:
     return dict(members())
 
 
-def _jpeg(image: Image.Image) -> bytes:
+def jpeg(image: Image.Image, quality: int = JPEG_QUALITY) -> bytes:
+    """Return an image as a JPEG file."""
     buffer = io.BytesIO()
-    image.convert("RGB").save(buffer, "JPEG", quality=JPEG_QUALITY)
+    image.convert("RGB").save(buffer, "JPEG", quality=quality)
+    return buffer.getvalue()
+
+
+def noise(width_px: int, height_px: int) -> bytes:
+    """Return a PNG file of random pixels, the same at every call."""
+    buffer = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (height_px, width_px, 3), np.uint8)).save(buffer, "PNG")
     return buffer.getvalue()
 
 

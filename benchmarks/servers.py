@@ -1,7 +1,10 @@
 """Servers of a benchmark's own: started on a free port of this machine, waited for, stopped."""
 
 import contextlib
+import http.client
+import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -10,10 +13,13 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 
+LOGS = Path("build/benchmarks")
 START_SECONDS = 120
+ANSWER_SECONDS = 60
 STOP_SECONDS = 20
 ADMIN_KEY = "benchmark"
 
@@ -47,47 +53,84 @@ class Server:
         finally:
             os.killpg(self.process.pid, signal.SIGCONT)
 
+    def connect(self) -> http.client.HTTPConnection:
+        """Return a connection that is kept alive."""
+        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=ANSWER_SECONDS)
+
+
+def ask(
+    connection: http.client.HTTPConnection, path: str, body: bytes, headers: Mapping[str, str]
+) -> tuple[float, dict[str, Any]]:
+    """Return the round trip in milliseconds and the answer; end the program where there is none."""
+    started_s = time.perf_counter()
+    connection.request("POST", path, body, dict(headers))
+    response = connection.getresponse()
+    content = response.read()
+    round_trip_ms = 1e3 * (time.perf_counter() - started_s)
+    if response.status != 200:
+        raise SystemExit(f"status {response.status}: {re.sub(rb'[^ -~]', b'?', content[:300]).decode()}")
+    answer: dict[str, Any] = json.loads(content)
+    return round_trip_ms, answer
+
 
 @contextlib.contextmanager
-def bitgear(models: Sequence[Path], log: Path, settings: Mapping[str, str] | None = None) -> Iterator[Server]:
-    """Serve masters for the duration of a block, with an admin key and else the settings that a user gets.
+def bitgear(log: Path, settings: Mapping[str, str] | None = None) -> Iterator[Server]:
+    """Serve for the duration of a block, which begins once all is measured.
 
-    ``settings``: others than those, by name.
+    As :func:`started`.
+    """
+    ready = "/v2/health/ready"
+    with started(log, settings) as server:
+        _await(server, ready, log)
+        while httpx.get(f"http://127.0.0.1:{server.port}{ready}").json()["measuring"]:
+            time.sleep(0.1)
+        yield server
+
+
+@contextlib.contextmanager
+def started(log: Path, settings: Mapping[str, str] | None = None) -> Iterator[Server]:
+    """Start bitgear for the duration of a block, which begins at once.
+
+    With an admin key and else the settings that a user gets, but for ``settings``, by name. What it writes goes to the
+    file ``log``.
     """
     environment = {
         "BITGEAR_LOG_LEVEL": "error",
-        "BITGEAR_MODELS": os.pathsep.join(str(path) for path in models),
         "BITGEAR_ADMIN_KEY": ADMIN_KEY,
         **{f"BITGEAR_{name.upper()}": value for name, value in (settings or {}).items()},
     }
     port = free_port()
-    command = [sys.executable, "-m", "bitgear.cli", "serve", "--port", str(port)]
-    ready = "/v2/health/ready"
-    with run(command, port, ready, log, environment) as server:
-        while httpx.get(f"http://127.0.0.1:{port}{ready}").json()["measuring"]:
-            time.sleep(0.1)
-        yield server
+    with _process([sys.executable, "-m", "bitgear.cli", "serve", "--port", str(port)], log, environment) as process:
+        yield Server(process, port)
 
 
 @contextlib.contextmanager
 def run(
     command: Sequence[str], port: int, ready: str, log: Path, environment: Mapping[str, str] | None = None
 ) -> Iterator[Server]:
-    """Run a server for the duration of a block, which begins once the path ``ready`` is answered with 200.
+    """Run another server for the duration of a block, which begins once the path ``ready`` is answered with 200.
 
     What it writes goes to the file ``log``. Raises :class:`RuntimeError` if it ends before, or is not ready in time.
     """
+    with _process(command, log, environment or {}) as process:
+        server = Server(process, port)
+        _await(server, ready, log)
+        yield server
+
+
+@contextlib.contextmanager
+def _process(command: Sequence[str], log: Path, environment: Mapping[str, str]) -> Iterator["subprocess.Popen[bytes]"]:
+    log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as out:
         process = subprocess.Popen(
             command,
-            env={**os.environ, **(environment or {})},
+            env={**os.environ, **environment},
             stdout=out,
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
         try:
-            _await(process, f"http://127.0.0.1:{port}{ready}", log)
-            yield Server(process, port)
+            yield process
         finally:
             process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -97,7 +140,8 @@ def run(
             process.wait()
 
 
-def _await(process: "subprocess.Popen[bytes]", url: str, log: Path) -> None:
+def _await(server: Server, path: str, log: Path) -> None:
+    process, url = server.process, f"http://127.0.0.1:{server.port}{path}"
     until_s = time.monotonic() + START_SECONDS
     while time.monotonic() < until_s:
         if process.poll() is not None:

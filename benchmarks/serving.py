@@ -347,7 +347,7 @@ def main() -> None:
     if not arguments.resume:
         notes.unlink(missing_ok=True)
     with contextlib.ExitStack() as stack:
-        ours = stack.enter_context(servers.bitgear([path], WORK / "bitgear.log"))
+        ours = stack.enter_context(servers.bitgear(WORK / "bitgear.log", {"models": str(path)}))
         name = read_master(path).name
         contestants = [Contestant("bitgear", str(bits), ours, _requests(pictures, name, bits)) for bits in WIDTHS]
         for peer in peers:

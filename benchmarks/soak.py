@@ -9,23 +9,20 @@ the second and the last third, if descriptors are left, or if counts do not agre
 """
 
 import argparse
+import contextlib
 import json
-import os
 import random
 import socket
 import statistics
-import subprocess
-import sys
 import threading
 import time
 from collections import Counter
 from pathlib import Path
 
-from benchmarks.local_server import connect
+from benchmarks import servers
 from benchmarks.measure import write_report
-from benchmarks.overhead import _png
+from benchmarks.pictures import noise
 
-PORT = 18124
 SAMPLES = 30
 GROWTH = 1.03
 """By what factor the median of the last third may exceed that of the second."""
@@ -37,35 +34,29 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--connections", type=int, default=16)
     arguments = parser.parse_args()
-    environment = {**os.environ, "BITGEAR_LOG_LEVEL": "error", "BITGEAR_MAX_REQUESTS": str(arguments.connections // 2)}
-    command = [sys.executable, "-m", "bitgear.cli", "serve", "--port", str(PORT)]
-    server = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
     seen: Counter[str] = Counter()
     samples: list[dict[str, int]] = []
-    try:
-        connection = connect(PORT)
-        connection.request("GET", "/v1/models")
-        paths = [f"/v1/models/{m['name']}/{m['task']}" for m in json.loads(connection.getresponse().read())["models"]]
-        connection.close()
-        before = _sample(server.pid)
+    settings = {"max_requests": str(arguments.connections // 2)}
+    with servers.bitgear(servers.LOGS / "soak.log", settings) as server:
+        models = json.loads(_get(server, "/v1/models"))["models"]
+        paths = [f"/v1/models/{model['name']}/{model['task']}" for model in models]
+        before = _sample(server.process.pid)
         end_s = time.monotonic() + 60 * arguments.minutes
         threads = [
-            threading.Thread(target=_client, args=(seed, paths, end_s, seen)) for seed in range(arguments.connections)
+            threading.Thread(target=_client, args=(server.port, seed, paths, end_s, seen))
+            for seed in range(arguments.connections)
         ]
         for thread in threads:
             thread.start()
         pause = threading.Event()
         while time.monotonic() < end_s:
             pause.wait(60 * arguments.minutes / SAMPLES)
-            samples.append(_sample(server.pid))
+            samples.append(_sample(server.process.pid))
             print(samples[-1], flush=True)
         for thread in threads:
             thread.join()
-        idle = _sample(server.pid)
-        counted = _counted()
-    finally:
-        server.terminate()
-        server.wait(30)
+        idle = _sample(server.process.pid)
+        counted = _counted(_get(server, "/metrics"))
     growth = {name: _growth([sample[name] for sample in samples]) for name in ("resident_kb", "threads")}
     leaked = idle["descriptors"] - before["descriptors"]
     report = {
@@ -84,9 +75,9 @@ def main() -> None:
         raise SystemExit(f"something grows: {growth}, {leaked} descriptors")
 
 
-def _client(seed: int, paths: list[str], end_s: float, seen: Counter[str]) -> None:
+def _client(port: int, seed: int, paths: list[str], end_s: float, seen: Counter[str]) -> None:
     rng = random.Random(seed)
-    images = [_png(32, 32), _png(320, 240), b"no image"]
+    images = [noise(32, 32), noise(320, 240), b"no image"]
     while time.monotonic() < end_s:
         body, query = (
             rng.choice(images),
@@ -95,7 +86,7 @@ def _client(seed: int, paths: list[str], end_s: float, seen: Counter[str]) -> No
         fields = f"Host: x\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n"
         head = f"POST {rng.choice(paths)}?{query} HTTP/1.1\r\n{fields}"
         try:
-            with socket.create_connection(("127.0.0.1", PORT), 30) as connection:
+            with socket.create_connection(("127.0.0.1", port), 30) as connection:
                 connection.sendall(head.encode() + body)
                 if rng.random() < 0.1:
                     seen["left"] += 1
@@ -121,10 +112,13 @@ def _growth(values: list[int]) -> float:
     return round(statistics.median(values[-third:]) / statistics.median(values[third:-third]), 4)
 
 
-def _counted() -> dict[str, float]:
-    connection = connect(PORT)
-    connection.request("GET", "/metrics")
-    text = connection.getresponse().read().decode()
+def _get(server: servers.Server, path: str) -> str:
+    with contextlib.closing(server.connect()) as connection:
+        connection.request("GET", path)
+        return connection.getresponse().read().decode()
+
+
+def _counted(text: str) -> dict[str, float]:
     return {
         name: sum(
             float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if line.startswith(f"bitgear_{name}_total{{")

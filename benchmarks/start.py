@@ -7,20 +7,16 @@ widths, each of which is derived for that request.
 """
 
 import argparse
-import http.client
 import json
-import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks import servers
 from benchmarks.measure import summary, write_report
 
 WIDTHS = (8, 4, 2)
 PHOTO = Path(__file__).parent.parent / "examples" / "cat.jpg"
-PORT = 18124
 DEADLINE_S = 30
 
 
@@ -34,19 +30,12 @@ def main() -> None:
     samples: dict[int, list[float]] = {bits: [] for bits in WIDTHS}
     answers: dict[int, dict[str, Any]] = {}
     for _ in range(arguments.rounds):
-        started = time.perf_counter()
-        server = subprocess.Popen(
-            [sys.executable, "-m", "bitgear.cli", "serve", "--port", str(PORT)],
-            env={**os.environ, "BITGEAR_LOG_LEVEL": "error"},
-            stdout=subprocess.DEVNULL,
-        )
-        try:
+        started_s = time.perf_counter()
+        with servers.started(servers.LOGS / "start.log") as server:
             for bits in WIDTHS:
-                answers[bits] = _first_answer(f"/v1/models/{arguments.model}/classify?top_k=2", body, bits, started)
-                samples[bits].append(1e3 * (time.perf_counter() - started))
-        finally:
-            server.terminate()
-            server.wait(DEADLINE_S)
+                path = f"/v1/models/{arguments.model}/classify?top_k=2"
+                answers[bits] = _first_answer(server, path, body, bits, started_s)
+                samples[bits].append(1e3 * (time.perf_counter() - started_s))
     rows = {str(bits): {"first_answer": summary(samples[bits]), "answer": answers[bits]} for bits in WIDTHS}
     for bits in WIDTHS:
         best = answers[bits]["predictions"][0]["class"]
@@ -54,9 +43,9 @@ def main() -> None:
     print(f"wrote {write_report('start', {'model': arguments.model, 'precisions': rows})}")
 
 
-def _first_answer(path: str, body: bytes, bits: int, started: float) -> dict[str, Any]:
-    while time.perf_counter() - started < DEADLINE_S:
-        connection = http.client.HTTPConnection("127.0.0.1", PORT, timeout=DEADLINE_S)
+def _first_answer(server: servers.Server, path: str, body: bytes, bits: int, started_s: float) -> dict[str, Any]:
+    while time.perf_counter() - started_s < DEADLINE_S:
+        connection = server.connect()
         try:
             connection.request("POST", path, body, {"Content-Type": "image/jpeg", "Precision": str(bits)})
             response = connection.getresponse()

@@ -90,7 +90,7 @@ class Subject:
 def subject(path: Path, pictures: Pictures, log: Path, settings: Mapping[str, str] | None = None) -> Iterator[Subject]:
     """Serve the master in a file for the duration of a block."""
     master = read_master(path)
-    with servers.bitgear([path], log, settings) as server:
+    with servers.bitgear(log, {"models": str(path), **(settings or {})}) as server:
         yield Subject(server, master, pictures)
 
 
