@@ -16,7 +16,14 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 import typer
 
 from bitgear import __version__
-from bitgear.errors import BitgearError, EngineUnavailable, ModelNotFound, ServerUnreachable, SystemRefused
+from bitgear.errors import (
+    BitgearError,
+    EngineUnavailable,
+    ModelNotFound,
+    ServerUnreachable,
+    SystemRefused,
+    needs_extra,
+)
 
 if TYPE_CHECKING:  # each verb imports what it needs
     import numpy as np
@@ -331,7 +338,9 @@ def _predict_remotely(
         from bitgear_client import ModelNotFound as NotServed
         from bitgear_client.results import InferenceResult, PngMask
     except ImportError as error:
-        raise EngineUnavailable(f"--url needs the client: install bitgear-client ({error})") from error
+        raise EngineUnavailable(
+            f"--url needs the client: pip install ./clients/python in the checkout of bitgear ({error})"
+        ) from error
     from bitgear.tasks.detect import Detection
 
     wish, least = precision.strip(), DEFAULT_CONFIDENCE if confidence is None else confidence
@@ -515,9 +524,9 @@ def profile(
 
     path = find_master(model)
     _keep_apart({"--json": json_file}, {"MODEL": path})
-    master = read_master(path)
+    master, engine = read_master(path), create_native(threads)
     with tqdm(unit="pass", leave=False) as bar:
-        timings = measure_timings(master, create_native(threads), seconds, bar.update)
+        timings = measure_timings(master, engine, seconds, bar.update)
     typer.echo(f"{timings.model}, {timings.instruction_set}, threads {timings.threads}; milliseconds by bits")
     typer.echo(f"{'layer':20}" + "".join(f"{bits:9}" for bits in master.widths))
     for name, by_width in timings.layers.items():
@@ -738,7 +747,7 @@ def _needs_torch() -> Iterator[None]:
     try:
         yield
     except ImportError as error:
-        raise EngineUnavailable(f"training needs the extra 'train': pip install -e '.[train]' ({error})") from error
+        raise needs_extra("training", "train", error) from error
 
 
 @app.command()

@@ -246,6 +246,13 @@ class EngineUnavailable(BitgearError):
     code = "engine-unavailable"
 
 
+def needs_extra(purpose: str, extra: str, error: ImportError) -> EngineUnavailable:
+    """Return that ``purpose`` needs what bitgear installs only with an extra."""
+    return EngineUnavailable(
+        f"{purpose} needs bitgear's extra {extra!r}: pip install -e '.[{extra}]' in its checkout ({error})"
+    )
+
+
 class DataError(BitgearError):
     """A data set that cannot be read."""
 

@@ -41,7 +41,8 @@ class Traces:
                 exporter = OTLPSpanExporter()
         except ImportError as error:
             raise SettingsError(
-                f"traces need OpenTelemetry: {error}; install bitgear with its extra 'otel': pip install -e '.[otel]'"
+                f"traces need OpenTelemetry: {error}; install bitgear's extra 'otel': "
+                "pip install -e '.[otel]' in its checkout"
             ) from error
         self._provider = TracerProvider(resource=Resource.create({"service.name": SERVICE}), shutdown_on_exit=False)
         self._provider.add_span_processor(BatchSpanProcessor(exporter))

@@ -22,6 +22,7 @@ from bitgear.plans import MAX_PLANS, NamedPlan, mean_bits
 from bitgear.search.distance import BETWEEN, Distance
 from bitgear.search.moves import Refined, refine
 from bitgear.search.pictures import codes_of, read_pictures
+from bitgear.search.programme import check_solver
 from bitgear.search.report import check_plots, write_report
 from bitgear.search.run import Result, SearchOptions, added, search
 from bitgear.search.stated import apart
@@ -61,6 +62,7 @@ def search_and_write(request: SearchRequest) -> Result:
     :class:`~bitgear.errors.SearchError` for timings of another master, :class:`~bitgear.errors.PlanInvalid` where it
     has no room for what is wanted, and :class:`~bitgear.errors.MasterChanged` if it got other weights meanwhile.
     """
+    check_solver()
     if request.report is not None:
         check_plots()
     path = find_master(request.model)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bitgear.errors import EngineUnavailable
+from bitgear.errors import needs_extra
 from bitgear.search.space import Choice, Space, Table
 
 _LARGEST = 1e4
@@ -25,18 +25,23 @@ class Limit:
     most: float
 
 
+def check_solver() -> None:
+    """Raise :class:`~bitgear.errors.EngineUnavailable` if SciPy, which solves programmes, is not installed."""
+    try:
+        import scipy.optimize  # noqa: F401
+    except ImportError as error:
+        raise needs_extra("searching for plans", "search", error) from error
+
+
 def solve(space: Space, costs: Table, limits: Sequence[Limit], pin: tuple[int, int] | None = None) -> Choice | None:
     """Return the choice of least cost within the limits; None if there is none.
 
     ``pin``: a unit's index and the width that it must have. Raises :class:`~bitgear.errors.EngineUnavailable` if SciPy
     is not installed.
     """
-    try:
-        from scipy.optimize import Bounds, LinearConstraint, milp
-    except ImportError as error:
-        raise EngineUnavailable(
-            f"searching for plans needs the extra 'search': pip install -e '.[search]' ({error})"
-        ) from error
+    check_solver()
+    from scipy.optimize import Bounds, LinearConstraint, milp
+
     units, widths = costs.shape
     once = np.kron(np.eye(units), np.ones(widths))
     constraints = [LinearConstraint(once, 1, 1)]

@@ -5,7 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from bitgear.errors import EngineUnavailable
+from bitgear.errors import needs_extra
 from bitgear.evaluate import Measured
 from bitgear.files import write_atomically, write_json
 from bitgear.search.run import Found, Result
@@ -98,9 +98,7 @@ def check_plots() -> None:
     try:
         import matplotlib.figure  # noqa: F401
     except ImportError as error:
-        raise EngineUnavailable(
-            f"the plots of a report need the extra 'search': pip install -e '.[search]' ({error})"
-        ) from error
+        raise needs_extra("drawing a report", "search", error) from error
 
 
 def write_report(result: Result, folder: Path) -> None:

@@ -4,13 +4,13 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from bitgear.bits import plan_name
 from bitgear.checkpoint import Master
 from bitgear.engines.base import Engine
-from bitgear.engines.native import NativeEngine
 from bitgear.errors import SearchError
 from bitgear.evaluate import Data, Measured, evaluate_master
 from bitgear.plans import NamedPlan
@@ -24,6 +24,9 @@ from bitgear.search.stated import Apart
 from bitgear.search.statistics import Statistics
 from bitgear.search.timings import Timings, least_ms
 from bitgear.search.trials import Trial, Trials, alone
+
+if TYPE_CHECKING:
+    from bitgear.engines.native import NativeEngine
 
 SEED_SHARE = 4
 """One trial in so many of an evolution is a seed from the programme."""
@@ -124,7 +127,7 @@ Stage = Callable[[str, int], Callable[[int], object]]
 
 
 def search(
-    master: Master, engine: NativeEngine, runner: Engine, timings: Timings, pictures: Pictures, test: Data,
+    master: Master, engine: "NativeEngine", runner: Engine, timings: Timings, pictures: Pictures, test: Data,
     options: SearchOptions, stage: Stage = lambda _, __: lambda _: None,
 ) -> Result:  # fmt: skip
     """Return a master with the plans that were found beside those that it has, which stay as they are.
@@ -137,7 +140,7 @@ def search(
 
 class _Search:
     def __init__(
-        self, master: Master, engine: NativeEngine, runner: Engine, timings: Timings, pictures: Pictures,
+        self, master: Master, engine: "NativeEngine", runner: Engine, timings: Timings, pictures: Pictures,
         options: SearchOptions, stage: Stage,
     ) -> None:  # fmt: skip
         self.master = master

@@ -10,16 +10,18 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bitgear.bits import Plan
 from bitgear.checkpoint import Master
-from bitgear.engines.native import NativeEngine, NativeModel
 from bitgear.errors import SearchError
 from bitgear.search.space import Space, Table
+
+if TYPE_CHECKING:  # the extension may be missing, which :func:`~bitgear.engines.registry.create_native` tells
+    from bitgear.engines.native import NativeEngine, NativeModel
 
 ROUNDS = 5
 """Calls to a median; what a step takes is the least of many such medians, for a busy machine only adds to them."""
@@ -74,7 +76,7 @@ class Timings:
                     "has; measure it again: bitgear profile"
                 )
 
-    def measured_otherwise(self, engine: NativeEngine) -> list[str]:
+    def measured_otherwise(self, engine: "NativeEngine") -> list[str]:
         """Return a line for each condition that was another when they were measured than it is for an engine."""
         conditions = {
             "threads": (self.threads, engine.threads),
@@ -126,7 +128,7 @@ class Timings:
 
 
 def measure_timings(
-    master: Master, engine: NativeEngine, seconds: float = 5.0, progress: Callable[[int], object] = lambda _: None
+    master: Master, engine: "NativeEngine", seconds: float = 5.0, progress: Callable[[int], object] = lambda _: None
 ) -> Timings:
     """Return what the layers of a master take, measured for about so many seconds; ``progress`` gets passes done.
 
@@ -142,7 +144,7 @@ def measure_timings(
 
 
 def step_times(
-    models: Sequence[NativeModel], seconds: float, progress: Callable[[int], object] = lambda _: None
+    models: Sequence["NativeModel"], seconds: float, progress: Callable[[int], object] = lambda _: None
 ) -> list[dict[str, float]]:
     """Return seconds by node for models of one input size, which take turns; ``progress`` gets passes done."""
     q_image = random_picture(models[0].master)
@@ -158,7 +160,7 @@ def step_times(
 
 
 def least_ms(
-    models: Sequence[NativeModel], seconds: float, progress: Callable[[int], object] = lambda _: None
+    models: Sequence["NativeModel"], seconds: float, progress: Callable[[int], object] = lambda _: None
 ) -> list[float]:
     """Return what models take, the sum of their nodes, in milliseconds for one picture: see :func:`step_times`."""
     return [1e3 * sum(steps.values()) for steps in step_times(models, seconds, progress)]

@@ -245,6 +245,16 @@ def test_no_name_that_a_file_holds_steers_the_terminal(data: Path, tmp_path: Pat
     assert "\x1b" not in shown
 
 
+@pytest.mark.parametrize("verb", [["profile"], ["search", "--data", "x"], ["refine", "--data", "x", "--start", "4"]])
+def test_what_times_layers_says_that_there_is_no_native_engine(master: Path, verb: list[str]) -> None:
+    start = "import sys; sys.modules['bitgear._native'] = None; from bitgear.cli import main; main()"
+    command = [sys.executable, "-c", start, verb[0], str(master), *verb[1:]]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert result.returncode == 1
+    assert result.stderr.startswith("error: engine 'native' cannot be loaded: "), result.stderr
+    assert "Traceback" not in result.stderr
+
+
 def test_what_the_system_refuses_is_one_line_that_names_the_file(tmp_path: Path) -> None:
     file = tmp_path / "found.json"
     code = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0)); from bitgear.cli import main; main()"

@@ -57,7 +57,7 @@ def test_a_class_that_a_master_does_not_have_once_is_refused(
 def test_a_detector_is_not_measured_without_the_evaluator_of_coco(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pycocotools.coco", None)
     data = BoxedPictures([], BOX_LABELS, lambda item: pytest.fail("read before it is known that it can be measured"))
-    with pytest.raises(EngineUnavailable, match=r"needs the extra 'evaluate': pip install -e '\.\[evaluate\]'"):
+    with pytest.raises(EngineUnavailable, match=r"needs bitgear's extra 'evaluate': pip install -e '\.\[evaluate\]'"):
         measure_detector(np.float32, boxes_master().input, BOX_LABELS, data)
 
 
