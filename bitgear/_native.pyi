@@ -36,6 +36,12 @@ def place_picture(
     Widths come before heights. ``corner``: where in the input the content begins. ``table``: (3, 256).
     """
 
+def reduce_picture(pixels: NDArray[np.uint8], factors: tuple[int, int], averages: NDArray[np.uint8]) -> None:
+    """Write the averages (h', w', 3) of a picture (h, w, 3) over blocks of ``factors``, width and height.
+
+    As ``Image.reduce`` of Pillow; a block has at most 2^24 pixels.
+    """
+
 def paint_mask(
     instruction_set: str,
     logits: NDArray[np.float32],

@@ -86,6 +86,7 @@ def native_failure() -> Exception | None:
             measure_rates,
             paint_mask,
             place_picture,
+            reduce_picture,
         )
     except Exception as error:  # whatever its initialisation raises
         return error

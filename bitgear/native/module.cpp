@@ -12,6 +12,7 @@
 #include <tuple>
 
 #include "dispatch.h"
+#include "integers.h"
 #include "model.h"
 #include "pictures.h"
 
@@ -125,6 +126,21 @@ void place_picture_into(const std::string& isa, const Array<const std::uint8_t, 
     place_picture(chosen->pixels, p, codes.data());
 }
 
+void reduce_picture_into(const Array<const std::uint8_t, 3>& pixels, std::pair<int, int> factors,
+                         const Array<std::uint8_t, 3>& averages) {
+    const auto [across, down] = factors;
+    const auto blocks = [](std::size_t n, int factor) { return (n + sz(factor) - 1) / sz(factor); };
+    if (pixels.size() == 0 || pixels.shape(2) != 3 || pixels.size() > kMostPixels || across < 1 || down < 1 ||
+        across > kMostAveraged / down || averages.shape(0) != blocks(pixels.shape(0), down) ||
+        averages.shape(1) != blocks(pixels.shape(1), across) || averages.shape(2) != 3) {
+        throw nb::value_error("a picture is [height][width][3], averages have one for each block of it");
+    }
+    const Reduction reduction{pixels.data(), static_cast<int>(pixels.shape(0)), static_cast<int>(pixels.shape(1)),
+                              across, down};
+    const WithoutLock released;
+    reduce_picture(reduction, averages.data());
+}
+
 void paint_mask_into(const std::string& isa, const Array<const float, 3>& logits,
                      const Array<const std::int32_t, 1>& y_first, const Array<const float, 1>& y_share,
                      const Array<const std::int32_t, 1>& x_first, const Array<const float, 1>& x_share,
@@ -202,6 +218,7 @@ NB_MODULE(_native, m) {
         "instruction_set"_a, "q8"_a, "bits"_a, "out"_a.noconvert());
     m.def("place_picture", place_picture_into, "instruction_set"_a, "pixels"_a.noconvert(), "box"_a, "content"_a,
           "corner"_a, "table"_a.noconvert(), "bar"_a, "codes"_a.noconvert());
+    m.def("reduce_picture", reduce_picture_into, "pixels"_a.noconvert(), "factors"_a, "averages"_a.noconvert());
     m.def("paint_mask", paint_mask_into, "instruction_set"_a, "logits"_a.noconvert(), "y_first"_a.noconvert(),
           "y_share"_a.noconvert(), "x_first"_a.noconvert(), "x_share"_a.noconvert(), "mask"_a.noconvert());
     m.def("count_ids", count_ids_into, "mask"_a.noconvert(), "counts"_a.noconvert());

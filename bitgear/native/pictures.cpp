@@ -104,6 +104,60 @@ void place_picture(const PixelKernels& kernels, const Placement& p, std::int8_t*
 
 namespace {
 
+// Pillow divides by multiplying: with 2^32 / (256 x pixels), rounded down, and half of the pixels added before.
+struct Average {
+    explicit Average(int pixels)
+        : half(static_cast<std::uint32_t>(pixels) / 2),
+          multiplier(static_cast<std::uint32_t>((std::uint64_t{1} << 32) / (std::uint64_t{256} * sz(pixels)))) {}
+    std::uint32_t half, multiplier;
+
+    std::uint8_t of(std::uint32_t sum) const { return static_cast<std::uint8_t>((sum + half) * multiplier >> 24); }
+};
+
+template <class Sum>
+void add_row(const std::uint8_t* row, std::size_t bytes, Sum* sums) {
+    for (std::size_t i = 0; i < bytes; ++i) sums[i] = static_cast<Sum>(sums[i] + row[i]);
+}
+
+// Averages of blocks, whose rows are summed into `sums` first: as many numbers as a row of the picture has bytes.
+template <class Sum>
+void reduce(const Reduction& r, std::vector<Sum> sums, std::uint8_t* averages) {
+    const std::size_t bytes = sums.size();
+    for (int y = 0; y < r.height; y += r.down) {
+        const int rows = std::min(r.down, r.height - y);
+        std::fill(sums.begin(), sums.end(), Sum{0});
+        for (int i = 0; i < rows; ++i) add_row(r.pixels + sz(y + i) * bytes, bytes, sums.data());
+        const Average whole(rows * r.across);
+        for (int x = 0; x < r.width; x += r.across, averages += 3) {
+            const int columns = std::min(r.across, r.width - x);
+            const Sum* block = &sums[3 * sz(x)];
+            std::uint32_t red = 0, green = 0, blue = 0;
+            for (int i = 0; i < columns; ++i, block += 3) {
+                red += block[0];
+                green += block[1];
+                blue += block[2];
+            }
+            const Average average = columns == r.across ? whole : Average(rows * columns);
+            averages[0] = average.of(red);
+            averages[1] = average.of(green);
+            averages[2] = average.of(blue);
+        }
+    }
+}
+
+}  // namespace
+
+void reduce_picture(const Reduction& reduction, std::uint8_t* averages) {
+    const std::size_t bytes = 3 * sz(reduction.width);
+    if (reduction.down <= 65535 / 255) {
+        reduce(reduction, std::vector<std::uint16_t>(bytes), averages);
+    } else {
+        reduce(reduction, std::vector<std::uint32_t>(bytes), averages);
+    }
+}
+
+namespace {
+
 // Two rows of cells, one below the other, each read when it is first needed: what is in use stays in the first cache.
 class CellRows {
 public:

@@ -27,6 +27,19 @@ struct Placement {
 // 2^-22, first across, then down, each pass rounded to bytes.
 void place_picture(const PixelKernels& kernels, const Placement& placement, std::int8_t* codes);
 
+// A picture averaged in blocks of `across` by `down` pixels, of which the last ones of a row and of a column may have
+// less: Pillow's Image.reduce (Reduce.c), to the bit.
+struct Reduction {
+    const std::uint8_t* pixels;  // RGB, [height][width][3]
+    int height, width;
+    int across, down;  // at least 1; across * down at most kMostAveraged
+};
+
+constexpr int kMostAveraged = 1 << 24;  // 255 times as much is less than 2^32
+
+// Writes [ceil(height / down)][ceil(width / across)][3].
+void reduce_picture(const Reduction& reduction, std::uint8_t* averages);
+
 // Along one axis of a mask, for each pixel: the cell before its centre, and how far it is towards the next one.
 struct Samples {
     int pixels, cells;

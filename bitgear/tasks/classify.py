@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from bitgear.engines.base import DerivedModel
 from bitgear.inputs import InputRecord
-from bitgear.tasks.datasets import LabelledImages, resize_crop
+from bitgear.tasks.datasets import LabelledImages, central_square
 from bitgear.tasks.letterbox import Letterbox
 from bitgear.tasks.pictures import Picture
 
@@ -27,8 +27,8 @@ def preprocess(picture: Picture, record: InputRecord) -> NDArray[np.int8]:
 
     A picture of the input size is taken as it is. The input must be square.
     """
-    square = resize_crop(picture.pixels, record.height_px, record.central_fraction)
-    return Letterbox.of(record.width_px, record.height_px, record).codes(square, record)
+    square = central_square(picture.pixels, record.height_px, record.central_fraction)
+    return Letterbox.of(len(square), len(square), record).codes(square, record)
 
 
 def softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:

@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from bitgear.errors import DataError, ImageError
 from bitgear.files import open_regular
 from bitgear.tasks.pictures import decode_picture
+from bitgear.tasks.resize import resize
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
@@ -393,19 +393,26 @@ def _decode(data: bytes, name: str) -> NDArray[np.uint8]:
 
 
 def resize_crop(image: NDArray[np.uint8], side_px: int, central_fraction: float = 1.0) -> NDArray[np.uint8]:
-    """Return uint8 (side_px, side_px, 3): the square in the centre, resized bilinearly.
+    """Return uint8 (side_px, side_px, 3): the :func:`central_square`, resized by :func:`~bitgear.tasks.resize.resize`.
+
+    An image that already has the size comes back unchanged.
+    """
+    return resize(central_square(image, side_px, central_fraction), side_px, side_px)
+
+
+def central_square(image: NDArray[np.uint8], side_px: int, central_fraction: float = 1.0) -> NDArray[np.uint8]:
+    """Return the square in the centre of an image, uint8 (S, S, 3); an image of ``side_px`` as it is.
 
     ``central_fraction``: side of the square as a part, 0..1, of the shorter side; ImageNet networks are customarily
-    measured at 0.875. The crop comes first, so that an image of one row of pixels takes no memory that its square does
-    not need. An image that already has the size comes back unchanged.
+    measured at 0.875. The crop comes before resizing, so that an image of one row of pixels takes no memory that its
+    square does not need.
     """
     height, width = image.shape[:2]
     if (height, width) == (side_px, side_px):
         return image
     side = max(1, round(min(height, width) * central_fraction))
     left, top = (width - side) // 2, (height - side) // 2
-    square = Image.fromarray(image[top : top + side, left : left + side])
-    return np.asarray(square.resize((side_px, side_px), Image.Resampling.BILINEAR))
+    return image[top : top + side, left : left + side]
 
 
 def spread(count: int, limit: int) -> NDArray[np.int64]:

@@ -4,15 +4,11 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from bitgear.engines.registry import native_instruction_set
 from bitgear.inputs import InputRecord
 from bitgear.tasks.pictures import Picture
-
-_BILINEAR = Image.Resampling.BILINEAR
-REDUCING_GAP = 2
-"""A picture that shrinks by twice this or more is first averaged in blocks, until it shrinks by this or more still."""
+from bitgear.tasks.resize import reduce, resize
 
 
 @dataclass(frozen=True)
@@ -65,17 +61,10 @@ class Letterbox:
     def place(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Return the input, uint8 (H, W, 3), of the picture's ``pixels``, uint8 (height_px, width_px, 3).
 
-        Resized by Pillow's bilinear filter, which averages where it shrinks, first across, then down. A picture of the
-        input's size comes back as it is.
+        Resized as :func:`~bitgear.tasks.resize.resize` does. A picture of the input's size comes back as it is.
         """
-        if (self.width_px, self.height_px) == (self.input_width_px, self.input_height_px):
-            return pixels
-        size = (self.content_width_px, self.content_height_px)
-        reduced, (width, height) = self._reduced(pixels)
-        # One axis at a time: which one Pillow takes first depends on its version and on the sizes.
-        across = Image.fromarray(reduced).resize((size[0], len(reduced)), _BILINEAR, (0, 0, width, len(reduced)))
-        content = np.asarray(across.resize(size, _BILINEAR, (0, 0, size[0], height)))
-        if size == (self.input_width_px, self.input_height_px):
+        content = resize(pixels, self.content_width_px, self.content_height_px)
+        if content.shape[:2] == (self.input_height_px, self.input_width_px):
             return content
         placed = np.empty((self.input_height_px, self.input_width_px, 3), np.uint8)
         placed[:] = np.tile(np.asarray(self.bar, np.uint8), (self.input_width_px, 1))  # whole rows are copied fast
@@ -93,7 +82,7 @@ class Letterbox:
             return record.encode(self.place(pixels)[None])
         from bitgear import _native
 
-        reduced, shown = self._reduced(pixels)
+        reduced, shown = reduce(pixels, self.content_width_px, self.content_height_px)
         codes = np.empty((1, 3, self.input_height_px, self.input_width_px), np.int8)
         _native.place_picture(
             instruction_set,
@@ -106,14 +95,6 @@ class Letterbox:
             codes=codes[0],
         )
         return codes
-
-    def _reduced(self, pixels: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], tuple[float, float]]:
-        """Return the picture averaged in blocks, and the width and height of what it shows, in its own pixels."""
-        across = int(self.width_px / self.content_width_px / REDUCING_GAP) or 1
-        down = int(self.height_px / self.content_height_px / REDUCING_GAP) or 1
-        if across > 1 or down > 1:
-            pixels = np.asarray(Image.fromarray(pixels).reduce((across, down)))
-        return pixels, (self.width_px / across, self.height_px / down)
 
     def to_input(self, boxes_xyxy: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return boxes, float32 (K, 4), in input pixels, of boxes in picture pixels."""

@@ -199,3 +199,16 @@ def test_ids_are_counted(shape: tuple[int, int], ids: int):
 def test_counts_of_fewer_ids_are_refused():
     with pytest.raises(ValueError, match="256 ids"):
         _native.count_ids(np.zeros((2, 2), np.uint8), np.zeros(255, np.int64))
+
+
+@pytest.mark.parametrize(
+    ("shape", "factors", "averages"),
+    [((4, 4, 3), (0, 1), (4, 4, 3)), ((4, 4, 3), (2, -1), (4, 2, 3)), ((4, 4, 3), (2, 2), (2, 1, 3)),
+     ((4, 4, 3), (3, 3), (1, 1, 3)), ((0, 4, 3), (1, 1), (0, 4, 3)), ((4, 4, 4), (2, 2), (2, 2, 4)),
+     ((4, 4, 3), (2**13, 2**12), (1, 1, 3)), ((4, 4, 3), (2**31 - 1, 2**31 - 1), (1, 1, 3))],
+)  # fmt: skip
+def test_averages_that_do_not_fit_are_refused(
+    shape: tuple[int, ...], factors: tuple[int, int], averages: tuple[int, ...]
+):
+    with pytest.raises(ValueError, match="averages have one for each block"):
+        _native.reduce_picture(np.zeros(shape, np.uint8), factors, np.zeros(averages, np.uint8))
