@@ -224,14 +224,14 @@ class Client:
     ) -> ClassifyResult:
         """Return the classes of one image, and which precision ran.
 
-        ``image``: a path, the bytes of a JPEG, PNG or WebP file, a uint8 array (H, W, 3) in RGB order or (H, W) grey,
-        or a Pillow image. ``precision``: a width in bits, 2..8, or the name of a plan of the model, served exactly or
-        refused; ``"auto"`` or ``None`` lets the server choose, between ``precision_min`` and ``precision_max`` (2..8)
-        if given. ``device_profile``: name of a profile of the server. ``lenient``: under load the server may lower a
-        precision that was pinned, and says so. ``deadline_ms``: the server gives up this long after it received an
-        attempt, and ``DeadlineExceeded`` is raised. ``priority``: 1 for sooner than 0. ``top_k``: how many classes,
-        1..1000; the server's default is 5. ``request_id``: 1..128 characters of ``A-Z a-z 0-9 . _ : -``, returned as
-        ``id``; the server makes one up if it is absent or unfit.
+        ``image``: a path, the bytes of a JPEG, PNG or WebP file, such a file open, which is read to its end, a uint8
+        array (H, W, 3) in RGB order or (H, W) grey, or a Pillow image. ``precision``: a width in bits, 2..8, or the
+        name of a plan of the model, served exactly or refused; ``"auto"`` or ``None`` lets the server choose, between
+        ``precision_min`` and ``precision_max`` (2..8) if given. ``device_profile``: name of a profile of the server.
+        ``lenient``: under load the server may lower a precision that was pinned, and says so. ``deadline_ms``: the
+        server gives up this long after it received an attempt, and ``DeadlineExceeded`` is raised. ``priority``: 1 for
+        sooner than 0. ``top_k``: how many classes, 1..1000; the server's default is 5. ``request_id``: 1..128
+        characters of ``A-Z a-z 0-9 . _ : -``, returned as ``id``; the server makes one up if it is absent or unfit.
 
         Raises ``ImageInputError`` before anything is sent if the image cannot be read.
         """

@@ -111,6 +111,7 @@ def test_segment_end_to_end(call, segment_json):
     server = Server(segment_json)
     result = call(server, "segment", b"image", "areas", precision=4, mask_format="png")
     assert (result.mask.png, result.classes[0].pixels) == (b"\x89PNG", 768)
+    assert "PNG'" not in repr(result)  # of a picture that would be thousands of characters
     (request,) = server.requests
     assert request.url == "http://127.0.0.1:8000/v1/models/areas/segment?mask_format=png"
     assert (request.content, request.headers["precision"]) == (b"image", "4")
