@@ -22,7 +22,7 @@ from server.layout import plan_layout
 from server.metrics import Metrics
 from server.middleware import Shortcut, Surround
 from server.openapi import SECURITY_SCHEMES, WITH_KEY
-from server.problems import problem_of, respond, translate
+from server.problems import problem_of, problem_schemas, respond, translate
 from server.profiles import active_profile, load_profiles
 from server.repository import Repository
 from server.routes.operations import operations_routes
@@ -77,6 +77,7 @@ def create_app(settings: Settings, *, engine: Engine | None = None, traces: Trac
         docs_url=None,  # the pages that FastAPI makes load scripts from elsewhere
         redoc_url=None,
         redirect_slashes=False,
+        generate_unique_id_function=lambda route: route.name,
         telemetry={"tracing": False, "metrics": False, "logs": False},  # of FastAPI's own, where it has that
     )
     app.state.runtime = runtime
@@ -109,9 +110,13 @@ def _methods(request: Request) -> set[str]:
 
 class _App(FastAPI):
     def openapi(self) -> dict[str, Any]:
-        """Return the document, with the keys: requests take one where the server was given keys."""
+        """Return the document, with the problems, and the keys: requests take one where the server was given keys."""
         document = super().openapi()
-        document.setdefault("components", {})["securitySchemes"] = SECURITY_SCHEMES
+        components = document.setdefault("components", {})
+        for schema in components["schemas"].values():
+            schema.pop("additionalProperties", None)  # answers of later servers may have more members
+        components["schemas"] |= problem_schemas()
+        components["securitySchemes"] = SECURITY_SCHEMES
         document["security"] = [*WITH_KEY, {}]
         return document
 

@@ -22,6 +22,9 @@ Controls = Mapping[str, Any]
 class Control:
     """One control: its name as query parameter and body field, its header if it has one, and its JSON schema.
 
+    ``schema`` has no default: clients send the defaults that they are told, and would say so in each place where the
+    control can stand, beside what they are asked to say in one of them.
+
     ``parse`` takes a string, or what a JSON body holds, and raises ``ValueError`` saying what was expected.
     ``json_schema``: of what a JSON body may hold beside what ``schema`` allows. A header with a syntax of its own has
     ``header_schema``, and ``read_header`` turns its value into a field's, or into None if it is about something else.

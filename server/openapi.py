@@ -31,6 +31,9 @@ SECURITY_SCHEMES: dict[str, Any] = {
     "key": {"type": "apiKey", "in": "header", "name": "X-Api-Key"},
     "bearer": {"type": "http", "scheme": "bearer"},
 }
+BINARY: dict[str, Any] = {"type": "string", "contentMediaType": OCTETS, "format": "binary"}
+"""Bytes. The format is OpenAPI 3.0's word for them, which makers of clients still go by."""
+
 WITH_KEY: list[dict[str, list[str]]] = [{"key": []}, {"bearer": []}]
 """The security of what takes a key. Where it need not be, an empty alternative goes with these."""
 
@@ -59,7 +62,7 @@ def infer_request(controls: Mapping[str, Control], *, versioned: bool) -> dict[s
             "required": True,
             "content": {
                 JSON: {"schema": _infer_schema()},
-                OCTETS: {"schema": {"type": "string", "contentMediaType": OCTETS}},
+                OCTETS: {"schema": BINARY},
             },
         },
     }
@@ -77,7 +80,7 @@ def _infer_schema() -> dict[str, Any]:
             "minItems": 1,
             "maxItems": MAX_DIMENSIONS,
         },
-        "data": {"type": "array", "minItems": 1},
+        "data": {"type": "array", "items": {}, "minItems": 1},
         "parameters": object_schema({"binary_data_size": {"type": "integer", "minimum": 0}}),
     }
     wanted = {"binary_data": flag, "classification": {"type": "integer", "minimum": 1}}
@@ -107,7 +110,7 @@ def image_request(controls: Mapping[str, Control]) -> dict[str, Any]:
     """Return the ``openapi_extra`` of a path that takes an image and these controls."""
     parts = {name: dict(control.schema) for name, control in controls.items()}
     keys = {name: _json_schema(control) for name, control in controls.items()}
-    binary = {"type": "string", "contentMediaType": "application/octet-stream", "minLength": 1}
+    binary = {**BINARY, "minLength": 1}
     base64 = {"type": "string", "contentEncoding": "base64", "minLength": 1}
     content = {media_type: {"schema": binary} for media_type in RAW_TYPES}
     content[MULTIPART] = {"schema": _form(binary, parts)}

@@ -66,17 +66,19 @@ def _handling(value: str) -> str | None:
 
 
 _WIDTH_SCHEMA = {"type": "string", "pattern": "^[2-8]$"}
+_WIDTH_NUMBER = {"type": "integer", "minimum": 2, "maximum": 8}
 
 PRECISION_CONTROLS = by_name(
     Control(
         "precision",
         PRECISION_HEADER,
         _precision,
-        {"type": "string", "pattern": f"^([2-8]|(?!(none|w[2-8]a[2-8])$){PLAN_NAME_PATTERN})$", "default": AUTO},
-        "Width in bits, name of a plan, or auto. All but auto are a contract: served exactly or refused.",
+        {"type": "string", "pattern": f"^([2-8]|(?!(none|w[2-8]a[2-8])$){PLAN_NAME_PATTERN})$"},
+        "Width in bits, name of a plan, or auto, the default. All but auto are a contract: served exactly or refused.",
+        _WIDTH_NUMBER,
     ),
-    Control("precision_min", "Precision-Min", _width, _WIDTH_SCHEMA, "Least mean width for auto."),
-    Control("precision_max", "Precision-Max", _width, _WIDTH_SCHEMA, "Greatest mean width for auto."),
+    Control("precision_min", "Precision-Min", _width, _WIDTH_SCHEMA, "Least mean width for auto.", _WIDTH_NUMBER),
+    Control("precision_max", "Precision-Max", _width, _WIDTH_SCHEMA, "Greatest mean width for auto.", _WIDTH_NUMBER),
     Control(
         "device_profile",
         "Device-Profile",
@@ -88,8 +90,8 @@ PRECISION_CONTROLS = by_name(
         "lenient",
         "Prefer",
         yes_or_no,
-        {"type": "string", "enum": ["true", "false"], "default": "false"},
-        "As a header handling=lenient: a pinned width may be lowered if its deadline cannot be met otherwise.",
+        {"type": "string", "enum": ["true", "false"]},
+        "As a header handling=lenient: a pinned width may be lowered where its deadline needs that; false by default.",
         {"type": "boolean"},
         {"type": "string"},
         _handling,
@@ -105,8 +107,8 @@ PRECISION_CONTROLS = by_name(
         "priority",
         None,
         whole(0, MAX_PRIORITY),
-        {"type": "integer", "minimum": 0, "maximum": MAX_PRIORITY, "default": 0},
-        "1 is served before 0.",
+        {"type": "integer", "minimum": 0, "maximum": MAX_PRIORITY},
+        "1 is served before 0, the default.",
     ),
 )
 

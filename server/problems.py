@@ -1,7 +1,7 @@
 """Errors -> status codes and ``application/problem+json`` bodies (RFC 9457). Their status codes stand here alone."""
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -138,28 +138,50 @@ _MEMBER_SCHEMAS: Mapping[str, Mapping[str, Any]] = {
 
 
 def documented(*classes: type[BitgearError]) -> dict[int | str, dict[str, Any]]:
-    """Return the OpenAPI responses of a path that can answer with these errors, and with a fault of the server."""
+    """Return the OpenAPI responses of a path that can answer with these errors, and with a fault of the server.
+
+    They refer to the components that :func:`problem_schemas` returns.
+    """
     by_status: dict[int, list[Problem]] = {}
     for problem in dict.fromkeys([*(TABLE[cls] for cls in classes), INTERNAL]):
         by_status.setdefault(problem.status, []).append(problem)
     return {
         status: {
             "description": "; ".join(f"`{problem.name}`: {problem.title}" for problem in problems),
-            "content": {MEDIA_TYPE: {"schema": {"oneOf": [_schema(problem) for problem in problems]}}},
+            "content": {MEDIA_TYPE: {"schema": _one_of(dict.fromkeys(problem.name for problem in problems))}},
         }
         for status, problems in by_status.items()
     }
 
 
-def _schema(problem: Problem) -> dict[str, Any]:
+def problem_schemas() -> dict[str, Any]:
+    """Return the OpenAPI components of all problems: one for each ``type``, called for instance ``NotReadyProblem``."""
+    by_name: dict[str, list[Problem]] = {}
+    for problem in dict.fromkeys(TABLE.values()):
+        by_name.setdefault(problem.name, []).append(problem)
+    return {_component(name): _schema(name, problems) for name, problems in by_name.items()}
+
+
+def _component(name: str) -> str:
+    return "".join(word.capitalize() for word in name.split("-")) + "Problem"
+
+
+def _one_of(names: Iterable[str]) -> dict[str, Any]:
+    references = [{"$ref": f"#/components/schemas/{_component(name)}"} for name in names]
+    return references[0] if len(references) == 1 else {"oneOf": references}
+
+
+def _schema(name: str, problems: Sequence[Problem]) -> dict[str, Any]:
+    """Return the schema of one ``type``; members that not all of its ``problems`` have may be absent."""
     text = {"type": "string"}
     properties: dict[str, Any] = {
-        "type": {"const": URN + problem.name},
-        "title": {"const": problem.title},
-        "status": {"const": problem.status},
+        "type": {"const": URN + name},
+        "title": text,
+        "status": {"const": problems[0].status},
         "detail": text,
         "instance": text,
         "error": text,
-        **{name: _MEMBER_SCHEMAS[name] for name in problem.extra},
     }
-    return {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
+    further = {extra: dict(_MEMBER_SCHEMAS[extra]) for problem in problems for extra in problem.extra}
+    required = [*properties, *(extra for extra in further if all(extra in problem.extra for problem in problems))]
+    return {"type": "object", "properties": {**properties, **further}, "required": required}

@@ -103,6 +103,11 @@ class Protocol(HttpToolsProtocol):
         self._too_large = self._too_large or self._head_bytes > HEAD_LIMIT_BYTES
         if self._offers_upgrade or self._too_large:
             return
+        version, hosts = self.parser.get_http_version(), sum(name == b"host" for name, _ in self.headers)
+        if hosts > 1 or (version == "1.1" and hosts == 0):
+            raise ValueError("RFC 9112, section 3.2, wants one Host")  # the parser makes its own error of it
+        if version == "1.0":
+            self.expect_100_continue = False  # RFC 9110, section 10.1.1
         super().on_headers_complete()
         if self.parser.should_upgrade():  # CONNECT: what follows its head would be no HTTP
             self.cycle.keep_alive = False

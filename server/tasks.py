@@ -99,8 +99,8 @@ CLASSIFY = Task(
                 "top_k",
                 None,
                 whole(1, MAX_TOP_K),
-                {"type": "integer", "minimum": 1, "maximum": MAX_TOP_K, "default": DEFAULT_TOP_K},
-                "How many classes to return; never more than there are.",
+                {"type": "integer", "minimum": 1, "maximum": MAX_TOP_K},
+                f"How many classes to return, by default {DEFAULT_TOP_K}; never more than there are.",
             )
         ),
     },
@@ -165,27 +165,24 @@ DETECT = Task(
                 "confidence",
                 None,
                 share,
-                {**_SHARE_SCHEMA, "default": _DETECT_DEFAULTS.confidence},
-                "Least confidence of a detection.",
+                _SHARE_SCHEMA,
+                f"Least confidence of a detection, by default {_DETECT_DEFAULTS.confidence}.",
             ),
             Control(
                 "iou",
                 None,
                 share,
-                {**_SHARE_SCHEMA, "default": _DETECT_DEFAULTS.iou},
-                "Of two boxes of one class that overlap by more than this, the less confident one is left out.",
+                _SHARE_SCHEMA,
+                "Of two boxes of one class that overlap by more than this, the less confident one is left out; "
+                f"by default {_DETECT_DEFAULTS.iou}.",
             ),
             Control(
                 "max_detections",
                 None,
                 whole(1, MAX_DETECTIONS),
-                {
-                    "type": "integer",
-                    "minimum": 1,
-                    "maximum": MAX_DETECTIONS,
-                    "default": _DETECT_DEFAULTS.max_detections,
-                },
-                "How many detections to return at most, the most confident ones.",
+                {"type": "integer", "minimum": 1, "maximum": MAX_DETECTIONS},
+                "How many detections to return at most, the most confident ones; "
+                f"by default {_DETECT_DEFAULTS.max_detections}.",
             ),
             Control(
                 "classes",
@@ -276,8 +273,8 @@ SEGMENT = Task(
                 "mask_format",
                 None,
                 one_of(*MASK_FORMATS),
-                {"type": "string", "enum": list(MASK_FORMATS), "default": MASK_FORMATS[0]},
-                "png: base64 of a picture of class ids; rle: run lengths of COCO; polygon: outer outlines.",
+                {"type": "string", "enum": list(MASK_FORMATS)},
+                "png, the default: base64 of a picture of ids; rle: run lengths of COCO; polygon: outer outlines.",
             )
         ),
     },

@@ -14,7 +14,7 @@ def operations_routes(runtime: Runtime, metrics: Metrics) -> APIRouter:
     router = APIRouter()
 
     @router.get("/v2/health/live", response_model=answers.Health, responses=documented())
-    async def live() -> Response:
+    async def server_live() -> Response:
         """Answer as long as the process can."""
         return answers.json_response({"status": "live", "live": True})
 
@@ -23,13 +23,14 @@ def operations_routes(runtime: Runtime, metrics: Metrics) -> APIRouter:
         response_model=answers.Health,
         responses=documented(errors.NotReady, errors.Draining),
     )
-    async def ready() -> Response:
+    async def server_ready() -> Response:
         """Answer 200 once all models are loaded and warm, until the server begins to stop."""
         runtime.check_ready()
         return answers.json_response({"status": "ready", "live": True, "ready": True, "measuring": runtime.measuring})
 
     @router.get(
         "/metrics",
+        name="metrics",
         response_class=Response,
         responses={200: {"description": "Metrics", "content": {"text/plain": {}}}, **documented()},
     )

@@ -40,7 +40,7 @@ def repository_routes(runtime: Runtime) -> APIRouter:
             "security": WITH_KEY,
         },
     )
-    async def index(request: Request) -> Response:
+    async def repository_index(request: Request) -> Response:
         """List the models that are served, and those that could be."""
         document = await read(request)
         ready = document.pop("ready", False)
@@ -56,7 +56,7 @@ def repository_routes(runtime: Runtime) -> APIRouter:
         responses=documented(*_MODEL_ERRORS, errors.ModelUnusable, errors.WidthNotOffered),
         openapi_extra={**model_request(), **_parameters_request(), "security": WITH_KEY},
     )
-    async def load(request: Request) -> Response:
+    async def load_model(request: Request) -> Response:
         """Serve a model as its file is now, in place of the one of its name; that one serves until then."""
         _take_parameters(await read(request), ())
         model = await runtime.load(request.path_params["model"])
@@ -72,7 +72,7 @@ def repository_routes(runtime: Runtime) -> APIRouter:
             "security": WITH_KEY,
         },
     )
-    async def unload(request: Request) -> Response:
+    async def unload_model(request: Request) -> Response:
         """Serve a model no more; requests that began with it are finished."""
         parameters = _take_parameters(await read(request), ("unload_dependents",))
         if not isinstance(parameters.get("unload_dependents", False), bool):  # models here have none

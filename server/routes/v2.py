@@ -17,7 +17,7 @@ from server.exchange import Exchange
 from server.metrics import UNKNOWN, Metrics
 from server.middleware import Endpoint
 from server.negotiation import preferred_type
-from server.openapi import infer_request, model_request
+from server.openapi import BINARY, infer_request, model_request
 from server.pixels import Pixels
 from server.precision import MAX_DEADLINE_MS, Wish, to_wish
 from server.problems import documented
@@ -49,7 +49,7 @@ def v2_routes(runtime: Runtime, infer: Endpoint) -> APIRouter:
         return answers.json_response({"name": "bitgear", "version": __version__, "extensions": EXTENSIONS})
 
     @router.get("/v2/models", response_model=answers.ModelNames, responses=documented())
-    async def list_names() -> Response:
+    async def list_model_names() -> Response:
         """List the names of the served models."""
         return answers.json_response({"models": runtime.models.names})
 
@@ -93,7 +93,7 @@ def _add_model_routes(router: APIRouter, path: str, runtime: Runtime, infer: End
         name=f"model{named}_infer",
         response_model=answers.InferAnswer,
         responses={
-            200: {"content": {OCTETS: {"schema": {"type": "string", "contentMediaType": OCTETS}}}},
+            200: {"content": {OCTETS: {"schema": BINARY}}},
             **documented(*REFUSALS, errors.BadTensor),
         },
         openapi_extra=infer_request(

@@ -357,3 +357,39 @@ def test_a_transfer_coding_that_is_not_understood_is_refused(server: Running) ->
         connection.sendall(request)
         _, headers, body = read_answer(connection)
     assert check_problem(headers, json.loads(body), 415, "media-type")["allowed"] == ["chunked"]
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"GET /v2/health/live HTTP/1.1\r\n\r\n",
+        b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\nHost: x\r\n\r\n",
+        b"GET /v2/health/live HTTP/1.0\r\nHost: x\r\nHost: x\r\n\r\n",
+    ],
+)
+def test_a_request_names_one_host(server: Running, head: bytes) -> None:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
+        connection.sendall(head)
+        answer = b"".join(iter(lambda: connection.recv(65536), b""))
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert answer.count(b"HTTP/1.1 ") == 1
+
+
+@pytest.mark.parametrize(("version", "interim"), [(b"1.0", False), (b"1.1", True)])
+def test_a_client_of_http_1_0_gets_no_interim_answer(server: Running, version: bytes, interim: bool) -> None:
+    head = (
+        b"POST /v1/models/tiny/classify HTTP/%s\r\nHost: x\r\nExpect: 100-continue\r\nConnection: close\r\n" % version
+    )
+    image = png()
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
+        connection.sendall(head + b"Content-Length: %d\r\n\r\n" % len(image))
+        connection.sendall(image)
+        answer = b"".join(iter(lambda: connection.recv(65536), b""))
+    assert answer.startswith(b"HTTP/1.1 100 ") == interim
+    assert b"HTTP/1.1 200 " in answer
+
+
+def test_http_1_0_needs_no_host(server: Running) -> None:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
+        connection.sendall(b"GET /v2/health/live HTTP/1.0\r\n\r\n")
+        assert read_answer(connection)[0] == 200

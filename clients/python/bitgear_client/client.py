@@ -169,7 +169,7 @@ def _answer(response: httpx.Response) -> Answer:
 
 
 class Client:
-    """A client for programs without an event loop; threads may share it.
+    """A client for programs without an event loop; threads may share it, and so may processes that fork.
 
     ``base_url`` defaults to the environment variable ``BITGEAR_URL``, else ``http://127.0.0.1:8000``; ``api_key``, for
     servers that take requests with a key only, to ``BITGEAR_API_KEY``. ``timeout_s`` bounds each connect, write and
@@ -197,10 +197,11 @@ class Client:
         sleep: Callable[[float], None] = time.sleep,
         random: Callable[[], float] = random.random,
     ) -> None:
-        options = _http_options(base_url, api_key, timeout_s)
+        self._options = _http_options(base_url, api_key, timeout_s)
+        self._transport = transport
         self._retry_budget_s = _seconds("retry_budget_s", retry_budget_s)
-        with _errors_of_environment():
-            self._http = httpx.Client(**options, transport=transport)
+        self._http = self._connected()
+        self._pid = os.getpid()
         self._server = _server(self._http.base_url, direct=transport is not None)
         self._clock = clock
         self._sleep = sleep
@@ -223,14 +224,14 @@ class Client:
     ) -> ClassifyResult:
         """Return the classes of one image, and which precision ran.
 
-        ``image``: a path, the bytes of a JPEG, PNG or WebP file, a uint8 array (H, W, 3) in RGB order or (H, W) grey,
-        or a Pillow image. ``precision``: a width in bits, 2..8, or the name of a plan of the model, served exactly or
-        refused; ``"auto"`` or ``None`` lets the server choose, between ``precision_min`` and ``precision_max`` (2..8)
-        if given. ``device_profile``: name of a profile of the server. ``lenient``: under load the server may lower a
-        precision that was pinned, and says so. ``deadline_ms``: the server gives up this long after it received an
-        attempt, and ``DeadlineExceeded`` is raised. ``priority``: 1 for sooner than 0. ``top_k``: how many classes,
-        1..1000; the server's default is 5. ``request_id``: 1..128 characters of ``A-Z a-z 0-9 . _ : -``, returned as
-        ``id``; the server makes one up if it is absent or unfit.
+        ``image``: a path, the bytes of a JPEG, PNG or WebP file, such a file open, which is read to its end, a uint8
+        array (H, W, 3) in RGB order or (H, W) grey, or a Pillow image. ``precision``: a width in bits, 2..8, or the
+        name of a plan of the model, served exactly or refused; ``"auto"`` or ``None`` lets the server choose, between
+        ``precision_min`` and ``precision_max`` (2..8) if given. ``device_profile``: name of a profile of the server.
+        ``lenient``: under load the server may lower a precision that was pinned, and says so. ``deadline_ms``: the
+        server gives up this long after it received an attempt, and ``DeadlineExceeded`` is raised. ``priority``: 1 for
+        sooner than 0. ``top_k``: how many classes, 1..1000; the server's default is 5. ``request_id``: 1..128
+        characters of ``A-Z a-z 0-9 . _ : -``, returned as ``id``; the server makes one up if it is absent or unfit.
 
         Raises ``ImageInputError`` before anything is sent if the image cannot be read.
         """
@@ -353,7 +354,7 @@ class Client:
 
     def close(self) -> None:
         """Close the connections; the client cannot be used afterwards."""
-        self._http.close()
+        self._own().close()
 
     def __enter__(self) -> Self:
         return self
@@ -375,15 +376,32 @@ class Client:
             self._sleep(wait_s)
 
     def _send(self, request: Request) -> Answer:
-        if self._http.is_closed:
+        http = self._own()
+        if http.is_closed:
             raise ClientUnusable("the client was closed")
         with _own_errors(self._server):
-            return _answer(self._http.request(**_request_options(request)))
+            return _answer(http.request(**_request_options(request)))
+
+    def _connected(self) -> httpx.Client:
+        with _errors_of_environment():
+            return httpx.Client(**self._options, transport=self._transport)
+
+    def _own(self) -> httpx.Client:
+        """Return the connections of this process; it takes none over that it was forked with.
+
+        On those two processes would read each other's answers. Nor are they closed here: a lock of theirs may have been
+        held when the process was forked.
+        """
+        if self._pid != os.getpid() and not self._http.is_closed:
+            self._http = self._connected()
+            self._pid = os.getpid()  # set last: a thread that reads it finds the connections too
+        return self._http
 
 
 class AsyncClient:
-    """A client for asyncio; tasks of one event loop may share it. Arguments and methods are those of ``Client``.
+    """A client for asyncio; tasks of one event loop may share it, in one process.
 
+    Arguments and methods are those of ``Client``.
     Image files are read, and arrays encoded, in a thread.
     """
 
@@ -404,7 +422,7 @@ class AsyncClient:
         with _errors_of_environment():
             self._http = httpx.AsyncClient(**options, transport=transport)
         self._server = _server(self._http.base_url, direct=transport is not None)
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._home: tuple[int, asyncio.AbstractEventLoop] | None = None
         self._clock = clock
         self._sleep = sleep
         self._random = random
@@ -531,7 +549,7 @@ class AsyncClient:
     async def aclose(self) -> None:
         """Close the connections, in the event loop that used them; the client cannot be used afterwards."""
         if not self._http.is_closed:
-            self._check_loop()
+            self._check_home()
             await self._http.aclose()
 
     async def __aenter__(self) -> Self:
@@ -556,12 +574,12 @@ class AsyncClient:
     async def _send(self, request: Request) -> Answer:
         if self._http.is_closed:
             raise ClientUnusable("the client was closed")
-        self._check_loop()
+        self._check_home()
         with _own_errors(self._server):
             return _answer(await self._http.request(**_request_options(request)))
 
-    def _check_loop(self) -> None:
-        running = asyncio.get_running_loop()
-        self._loop = self._loop or running
-        if self._loop is not running:  # the open connections are that loop's
-            raise ClientUnusable("the client was used in another event loop; make one for each")
+    def _check_home(self) -> None:
+        here = (os.getpid(), asyncio.get_running_loop())
+        self._home = self._home or here
+        if self._home != here:  # the open connections are that one's
+            raise ClientUnusable("the client was used in another event loop or process; make one for each")

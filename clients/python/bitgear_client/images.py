@@ -4,7 +4,7 @@ import io
 import sys
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from bitgear_client.errors import ImageInputError
 
@@ -12,8 +12,20 @@ if TYPE_CHECKING:
     import numpy
     import PIL.Image
 
-ImageInput: TypeAlias = "str | PathLike[str] | bytes | numpy.ndarray[Any, numpy.dtype[numpy.uint8]] | PIL.Image.Image"
-"""What is accepted: a path, the bytes of an image file, an array (H, W, 3) or (H, W), a Pillow image."""
+
+class OpenFile(Protocol):
+    """A file that is open for reading bytes."""
+
+    def read(self) -> bytes:
+        """Return what is left of it."""
+        ...
+
+
+ImageInput: TypeAlias = (
+    "str | PathLike[str] | bytes | bytearray | memoryview | OpenFile"
+    " | numpy.ndarray[Any, numpy.dtype[numpy.uint8]] | PIL.Image.Image"
+)
+"""What is accepted: a path, the bytes of an image file, an open file, an array (H, W, 3) or (H, W), a Pillow image."""
 
 _PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")  # what PNG stores without loss
 
@@ -21,6 +33,7 @@ _PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")  # what PNG stores wit
 def image_bytes(image: ImageInput) -> bytes:
     """Return the bytes of an image file: a file's or bytes' own, an array's or Pillow image's pixels as PNG.
 
+    An open file is read from where it stands, and not closed.
     Arrays: uint8, 0..255, shape (H, W, 3) in RGB order or (H, W) grey. A Pillow image is turned upright by its EXIF
     orientation, as the server does with files.
 
@@ -30,8 +43,8 @@ def image_bytes(image: ImageInput) -> bytes:
     >>> image_bytes(b"the bytes of a file")
     b'the bytes of a file'
     """
-    if isinstance(image, bytes):
-        return image
+    if isinstance(image, bytes | bytearray | memoryview):
+        return bytes(image)
     if isinstance(image, str | PathLike):
         try:
             return Path(image).read_bytes()
@@ -44,9 +57,21 @@ def image_bytes(image: ImageInput) -> bytes:
     pillow = sys.modules.get("PIL.Image")
     if pillow is not None and isinstance(image, pillow.Image):
         return _pillow_png(image)
+    if hasattr(image, "read"):
+        return _rest_of(image)
     raise ImageInputError(
-        f"an image is a path, bytes, a numpy uint8 array or a Pillow image, not {type(image).__name__}"
+        f"an image is a path, bytes, an open file, a numpy uint8 array or a Pillow image, not {type(image).__name__}"
     )
+
+
+def _rest_of(file: OpenFile) -> bytes:
+    try:
+        data = file.read()
+    except (OSError, ValueError) as error:  # ValueError: it is closed, or text that does not decode
+        raise ImageInputError(f"cannot read the image file: {error}") from error
+    if not isinstance(data, bytes):
+        raise ImageInputError(f"an image file is open for reading bytes; this one gives {type(data).__name__}")
+    return data
 
 
 def _array_png(array: "numpy.ndarray[Any, Any]") -> bytes:

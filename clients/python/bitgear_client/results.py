@@ -1,7 +1,7 @@
 """What the calls return: immutable values, every unit in the name."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,11 +93,14 @@ class DetectResult(InferenceResult):
 
 @dataclass(frozen=True, slots=True)
 class PngMask:
-    """``png``: the bytes of an 8-bit PNG of one channel, of the image's size, whose values are class ids."""
+    """``png``: the bytes of an 8-bit PNG of one channel, of the image's size, whose values are class ids.
+
+    As an array, uint8 (H, W): ``numpy.asarray(PIL.Image.open(io.BytesIO(mask.png)))``.
+    """
 
     width_px: int
     height_px: int
-    png: bytes
+    png: bytes = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,10 @@
 import asyncio
 import inspect
 import io
+import multiprocessing
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import bitgear_client
 import httpx
@@ -108,6 +111,7 @@ def test_segment_end_to_end(call, segment_json):
     server = Server(segment_json)
     result = call(server, "segment", b"image", "areas", precision=4, mask_format="png")
     assert (result.mask.png, result.classes[0].pixels) == (b"\x89PNG", 768)
+    assert "PNG'" not in repr(result)  # of a picture that would be thousands of characters
     (request,) = server.requests
     assert request.url == "http://127.0.0.1:8000/v1/models/areas/segment?mask_format=png"
     assert (request.content, request.headers["precision"]) == (b"image", "4")
@@ -435,6 +439,76 @@ def test_an_async_client_is_of_one_event_loop():
     for call in (client.live, client.aclose):
         with pytest.raises(ClientUnusable, match="loop"):
             asyncio.run(call())
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # its threads are the server's, of no use to the child
+def test_a_forked_process_has_connections_of_its_own():
+    connections = []
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self):
+            connections.append((self.path, self.client_address))
+            self.send_response(200)
+            self.send_header("Content-Length", "2")
+            self.end_headers()
+            self.wfile.write(b"{}")
+
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever).start()
+        client = Client(f"http://127.0.0.1:{server.server_port}")
+        client.live()
+
+        def use_and_close():
+            client.ready()
+            client.close()
+
+        assert succeeds_in_a_fork(use_and_close)
+        client.live()
+        client.close()
+        server.shutdown()
+    (first, parents), (second, childs), (third, again) = connections
+    assert (first, second, third) == ("/v2/health/live", "/v2/health/ready", "/v2/health/live")
+    assert parents == again != childs
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_client_that_was_closed_before_a_fork_is_closed_in_the_child():
+    client = Client(transport=httpx.MockTransport(Server({})))
+    client.close()
+
+    def use():
+        with pytest.raises(ClientUnusable, match="closed"):
+            client.live()
+
+    assert succeeds_in_a_fork(use)
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_an_async_client_is_of_one_process():
+    client = AsyncClient(transport=httpx.MockTransport(Server({})))
+    loop = asyncio.new_event_loop()
+    assert loop.run_until_complete(client.live())
+
+    def use():
+        with pytest.raises(ClientUnusable, match="process"):
+            loop.run_until_complete(client.live())
+
+    assert succeeds_in_a_fork(use)
+    loop.run_until_complete(client.aclose())
+    loop.close()
+
+
+def succeeds_in_a_fork(work):
+    """Return whether ``work`` ended without an error in a forked process."""
+    process = multiprocessing.get_context("fork").Process(target=work)
+    process.start()
+    process.join()
+    return process.exitcode == 0
 
 
 @pytest.mark.parametrize(("timeout_s", "expected"), [(2.5, 2.5), (None, None)])

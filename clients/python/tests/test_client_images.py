@@ -25,6 +25,29 @@ def test_bytes_pass_untouched():
     assert image_bytes(b"\x00anything") == b"\x00anything"
 
 
+@pytest.mark.parametrize("make", [bytearray, memoryview, io.BytesIO])
+def test_other_forms_of_bytes_and_open_files_give_their_bytes(make):
+    sent = image_bytes(make(b"\x00anything"))
+    assert (type(sent), sent) == (bytes, b"\x00anything")
+
+
+def test_an_open_file_is_read_from_where_it_stands_and_left_open(tmp_path):
+    (tmp_path / "image").write_bytes(b"head file")
+    with (tmp_path / "image").open("rb") as file:
+        file.seek(5)
+        assert image_bytes(file) == b"file"
+        assert not file.closed
+
+
+def test_an_open_file_that_gives_no_bytes():
+    with pytest.raises(ImageInputError, match="gives str"):
+        image_bytes(io.StringIO("text"))
+    closed = io.BytesIO(b"file")
+    closed.close()
+    with pytest.raises(ImageInputError, match="cannot read"):
+        image_bytes(closed)
+
+
 @pytest.mark.parametrize("make", [str, Path])
 def test_a_path_gives_the_bytes_of_the_file(tmp_path, make):
     path = tmp_path / "kätzchen.jpg"
