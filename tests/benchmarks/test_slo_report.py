@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from benchmarks import slo_figure, slo_tables
@@ -130,6 +131,14 @@ def test_conditions_name_a_late_client_and_different_answers() -> None:
     text = slo_tables.conditions(content)
     assert "too late" in text
     assert "3 answers differed" in text
+
+
+def test_every_answer_and_every_refusal_is_drawn() -> None:
+    line = report()["timeline"]["policies"]["look-ahead"]
+    panel = Figure().add_subplot()
+    slo_figure._timeline(panel, "look-ahead", {**line, "served": ["8", "mixed-3.3", ""]}, 60.0)
+    drawn = {points.get_label(): len(points.get_offsets()) for points in panel.collections}  # type: ignore[arg-type]
+    assert drawn == {"8 bits": 1, "a plan": 1, "refused": 1}
 
 
 def test_the_picture_is_the_same_every_time(tmp_path: Path) -> None:
