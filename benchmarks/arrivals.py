@@ -1,7 +1,7 @@
 """When requests come in: processes to draw from, and recorded traces to replay.
 
-All return moments in seconds from the start, ascending, float64, within ``duration_s``; the same generator gives the
-same moments.
+All return moments in seconds from the start, ascending, float64, within ``duration_s``: as many as the rate makes in
+that time, rounded, so that every run has the load it is called by. The same generator gives the same moments.
 """
 
 import csv
@@ -15,7 +15,7 @@ Moments = NDArray[np.float64]
 
 
 def gamma(rate_per_s: float, cv2: float, duration_s: float, rng: np.random.Generator) -> Moments:
-    """Return a renewal process whose gaps are gamma distributed.
+    """Return a renewal process whose gaps are gamma distributed, squeezed or stretched to have its number of moments.
 
     ``cv2``: squared coefficient of variation of the gaps: 0 is a clock, 1 is Poisson, above are bursts.
     """
@@ -39,7 +39,7 @@ def replay_counts(
 ) -> Moments:
     """Return moments whose density follows counts over equal periods, squeezed or stretched into ``duration_s``.
 
-    There are ``rate_per_s`` * ``duration_s`` of them, rounded, each drawn on its own.
+    Each is drawn on its own.
     """
     edges = np.linspace(0, duration_s, len(counts) + 1)
     share = np.concatenate([[0.0], np.cumsum(counts, dtype=np.float64)])
@@ -48,11 +48,18 @@ def replay_counts(
     return moments
 
 
-def replay_moments(recorded_s: NDArray[np.floating], rate_per_s: float, duration_s: float) -> Moments:
-    """Return recorded moments at the speed that gives them ``rate_per_s`` on average; bursts stay bursts."""
-    since_s = np.sort(recorded_s.astype(np.float64)) - recorded_s.min()
-    moments = since_s * (len(since_s) / max(since_s[-1], 1e-9) / rate_per_s)
-    return np.asarray(moments[moments < duration_s])
+def replay_moments(
+    recorded_s: NDArray[np.floating], rate_per_s: float, duration_s: float, rng: np.random.Generator
+) -> Moments:
+    """Return recorded moments, from one drawn at random on, at the speed that fits them into ``duration_s``.
+
+    Bursts stay bursts. After the last recorded moment comes the first, a mean gap later: a short trace is repeated.
+    """
+    gaps_s = np.diff(np.sort(recorded_s.astype(np.float64)))
+    gaps_s = np.append(gaps_s, gaps_s.mean() if gaps_s.any() else 1.0)
+    first, count = rng.integers(len(gaps_s)), round(rate_per_s * duration_s)
+    kept_s = np.cumsum(gaps_s[(first + np.arange(count)) % len(gaps_s)])
+    return np.concatenate([[0.0], kept_s[:-1]]) * (duration_s / kept_s[-1]) if count else np.empty(0)
 
 
 def read_trace(path: Path, rate_per_s: float, duration_s: float, rng: np.random.Generator) -> Moments:
@@ -76,7 +83,7 @@ def read_trace(path: Path, rate_per_s: float, duration_s: float, rng: np.random.
         recorded_s = read_intervals(path)
     if not len(recorded_s):
         raise ValueError(f"{path} holds no requests")
-    return replay_moments(recorded_s, rate_per_s, duration_s)
+    return replay_moments(recorded_s, rate_per_s, duration_s, rng)
 
 
 def read_intervals(path: Path) -> Moments:
@@ -86,13 +93,8 @@ def read_intervals(path: Path) -> Moments:
 
 
 def _renewal(total: float, cv2: float, rng: np.random.Generator) -> Moments:
-    """Return moments up to ``total`` with gaps of mean 1."""
-    moments = np.empty(0)
-    last = 0.0
-    while last < total:
-        count = int(total - last + 4 * np.sqrt((total - last) * max(cv2, 1))) + 16
-        gaps = np.ones(count) if cv2 == 0 else rng.gamma(1 / cv2, cv2, count)
-        more = last + np.cumsum(gaps)
-        moments = np.concatenate([moments, more])
-        last = float(more[-1])
-    return moments[moments < total]
+    """Return moments within ``total``, that many of them, rounded: a renewal process on the condition of its count."""
+    count = round(total)
+    ends = np.cumsum(np.ones(count + 1) if cv2 == 0 else rng.gamma(1 / cv2, cv2, count + 1))
+    moments: Moments = ends[:-1] * (total / ends[-1])
+    return moments

@@ -56,7 +56,7 @@ class Times:
 
 @dataclass(frozen=True)
 class Ratio:
-    """One contender's time by another's: of medians over all calls, and 10th and 90th percentile over the rounds."""
+    """One contender's time by another's, of a round's medians: median, 10th and 90th percentile over the rounds."""
 
     median: float
     p10: float
@@ -77,8 +77,8 @@ def hold(contenders: Sequence[Contender], rounds: int, seed: int = 0, label: str
 def ratio(slower: Times, faster: Times) -> Ratio:
     """Return how many times as long as ``faster`` the contender ``slower`` took in the same contest."""
     rounds = [np.median(a) / np.median(b) for a, b in zip(slower.rounds_ms, faster.rounds_ms, strict=True)]
-    p10, p90 = (float(value) for value in np.percentile(rounds, [10, 90]))
-    return Ratio(slower.median_ms / faster.median_ms, p10, p90)
+    p10, median, p90 = (float(value) for value in np.percentile(rounds, [10, 50, 90]))
+    return Ratio(median, p10, p90)
 
 
 def _rest() -> float:

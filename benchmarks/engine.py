@@ -4,9 +4,9 @@
 
 All contenders answer the same pictures with the same network in one process, in turn (:mod:`benchmarks.contest`).
 Each peer takes part with all settings that may suit it (:mod:`benchmarks.peers`), less those that a shorter contest
-shows to be far slower; its fastest counts. A ratio is the peer's time divided by ours, of medians over all calls; its
-spread is that of the ratios of single rounds, 10 to 90 percent of them. The best peer is the one of least median in
-the same contest.
+shows to be far slower; its fastest counts. A ratio is the peer's time divided by ours, of the medians of a round: the
+median over the rounds, and its spread, 10 to 90 percent of them. The best peer is the one of least median in the same
+contest.
 
 bitgear reads int8 codes, which it makes of a picture's bytes by table while it decodes it; the peers read float32 and
 quantise it themselves.
@@ -78,7 +78,7 @@ def main() -> None:
     """Run the measurements and print the tables."""
     arguments = _arguments()
     report: dict[str, Any] = {"conditions": conditions(), "rows": [], "ratios": [], "ladders": [], "ready": []}
-    report["layers"] = []
+    report |= {"rounds": arguments.rounds, "layers": []}
     report["conditions"]["peers_held_to"] = arguments.kernel if hold_to(arguments.kernel) else None
     print(busy_note(report["conditions"]), end="")
     for name in missing() if arguments.peers else ():
@@ -205,6 +205,7 @@ def row(contender: Contender, times: Times) -> Row:
         "p10_ms": times.percentile_ms(10),
         "p90_ms": times.percentile_ms(90),
         "calls": sum(map(len, times.rounds_ms)),
+        "median_ms_by_round": [float(np.median(calls)) for calls in times.rounds_ms],
         "rest_before_ms": float(np.median(times.rest_ms)),
     }
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks.contest import FP32, INT8, NATIVE
+from benchmarks.contest import CALLS_MAX, FP32, INT8, NATIVE
 from bitgear.tasks.metrics import SHOWN
 
 PEERS = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO", "pytorch": "PyTorch"}
@@ -137,7 +137,7 @@ def overview(report: Mapping[str, Any]) -> str:
     lines = _warning(report)
     lines += [
         f"{_machine(report)}; batch {first['batch']}, {first['threads']} threads; medians in ms, and as `x` the time "
-        "of the faster int8 peer divided by ours.",
+        f"of the faster int8 peer divided by ours. {_rounds_told(report)}",
         "",
         "| | best fp32 | best int8 | " + " | ".join(f"{p} bit" if p.isdigit() else p for p in precisions) + " |",
         "|---|---|---|" + "---|" * len(precisions),
@@ -158,7 +158,10 @@ def overview(report: Mapping[str, Any]) -> str:
             accuracies = [of_precision[p].get(name) if p in of_precision else None for p in precisions]
             cells = [f"{said} in %", "", "", *("" if a is None else f"{100 * a:.2f}" for a in accuracies)]
             lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    steps = [s for d in report["ladders"] if any(same_setting(d, rows[0]) for rows in contests) for s in d["steps"]]
+    clear = sum(step["p10"] > 1 for step in steps)
+    told = f"Of {len(steps)} steps to the next lower width, {clear} gain time at the 10th percentile of the rounds too."
+    return "\n".join([*lines, *(["", told] if steps else [])])
 
 
 def in_short(report: Mapping[str, Any], models: Mapping[str, str], precisions: Sequence[str]) -> str:
@@ -177,7 +180,12 @@ def in_short(report: Mapping[str, Any], models: Mapping[str, str], precisions: S
             cells.append(f"{_ms(entry['median_ms'])} ms, {accuracy}")
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(
-        [*lines, "", f"{_machine(report)}, {contests[0][0]['threads']} threads; medians, one picture a call."]
+        [
+            *lines,
+            "",
+            f"{_machine(report)}, {contests[0][0]['threads']} threads; medians of {_rounds(report)} rounds, one "
+            "picture a call.",
+        ]
     )
 
 
@@ -202,7 +210,7 @@ def details(report: Mapping[str, Any]) -> str:
             cells += [_ratio_text(ratios[kind].get(entry["precision"])) if native else "" for kind in (INT8, FP32)]
             lines.append("| " + " | ".join(cells) + " |")
         lines.append("")
-    lines.append(_conditions(report))
+    lines.append(f"{_rounds_told(report)} {_conditions(report)}")
     return "\n".join(lines)
 
 
@@ -229,6 +237,19 @@ def _warning(report: Mapping[str, Any]) -> list[str]:
 
 def _ratios(report: Mapping[str, Any], setting: Row, against: str) -> dict[str, Row]:
     return {r["precision"]: r for r in report["ratios"] if r["against"] == against and same_setting(r, setting)}
+
+
+def _rounds(report: Mapping[str, Any]) -> int:
+    # Older reports do not tell; the fastest contender has the greatest number of calls in every round.
+    return int(report.get("rounds") or max(row["calls"] for row in report["rows"]) // CALLS_MAX)
+
+
+def _rounds_told(report: Mapping[str, Any]) -> str:
+    """Return how many rounds there were, and what a ratio is made of."""
+    made = "medians over them"
+    if "rounds" not in report:
+        made = "of medians over all calls, so one may lie outside its range over the rounds"
+    return f"{_rounds(report)} rounds; ratios are {made}."
 
 
 def _peer_cell(entry: Row | None) -> str:

@@ -20,7 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -98,6 +98,22 @@ class Record:
     def lag_ms(self) -> Floats:
         """By how much each request was sent late: the client's own share of the latency."""
         return 1e3 * (self.sent_s - self.at_s)
+
+    def whole(self, plan: Plan) -> "Record":
+        """Return what became of all requests of the plan: those that were never sent have no answer, and count as late.
+
+        They were due, and found no connection free before the plan's end, which is when they are said to be sent.
+        """
+        missing = len(plan.at_s) - len(self.status)
+        return replace(
+            self,
+            which=plan.which,
+            at_s=plan.at_s,
+            sent_s=np.append(self.sent_s, np.full(missing, plan.stop_s)),
+            done_s=np.append(self.done_s, np.full(missing, np.nan)),
+            status=np.append(self.status, np.zeros(missing, np.int64)),
+            answers=[*self.answers, *[b""] * missing],
+        )
 
     def save(self, path: Path) -> None:
         """Write it as an npz file."""

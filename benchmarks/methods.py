@@ -2,9 +2,10 @@
 
     python -m benchmarks.methods --data FOLDER [--model NAME] [--trials 24] [--widths 3 4 5] [--seeds 1 2] [--json FILE]
 
-Of a classifier. Trials are those of a search, each with a batch norm fitted to it, but judged by how far the output is
-from that at 8 bits (Kullback-Leibler divergence, nats) on altered training pictures, which tells plans apart better
-than top-1 does. The best of a method's trials by one half of the pictures is told by the other half.
+Of a classifier. Both have the widths everywhere among their trials. These are as in a search, each with a batch norm
+fitted to it, but judged by how far the output is from that at 8 bits (Kullback-Leibler divergence, nats) on altered
+training pictures, which tells plans apart better than top-1 does. The best of a method's trials by one half of the
+pictures is told by the other half.
 """
 
 import argparse
@@ -78,6 +79,7 @@ def main() -> None:
     rows = []
     for width in arguments.widths:
         limit = Limit(space.mean_widths, width)
+        uniform = [space.uniform(bits) for bits in space.open if bits <= width]
         for cost, table in costs.items():
 
             def run(choice: Choice) -> Trial:
@@ -85,11 +87,11 @@ def main() -> None:
                 return judge(choice)
 
             ranked = candidates(space, table, [limit], arguments.trials)
-            rows.append(row_of("programme", cost, width, None, [run(choice) for choice in ranked]))
+            own = list(dict.fromkeys([*uniform, *ranked]))[: arguments.trials]  # evolution begins with the widths too
+            rows.append(row_of("programme", cost, width, None, [run(choice) for choice in own]))
             for seed in arguments.seeds:
                 fits = lambda choice, limit=limit: space.total(limit.table, choice) <= limit.most + 1e-9  # noqa: E731
-                seeds = [space.uniform(bits) for bits in space.open if bits <= width]
-                seeds += [choice for choice in ranked[: arguments.trials // SEED_SHARE] if choice not in seeds]
+                seeds = list(dict.fromkeys([*uniform, *ranked[: arguments.trials // SEED_SHARE]]))
                 rng = np.random.default_rng(seed)
                 found = evolve(space, seeds, run, arguments.trials, fits, best, rng, fill=True)
                 rows.append(row_of("evolution", cost, width, seed, [judge(choice) for choice in found]))
@@ -98,8 +100,8 @@ def main() -> None:
         print(
             f"{row['mean_width']:g} bits, {row['cost']:8} {row['method']:10} {row['divergence']:.4f} {row['top1']:.2%}"
         )
-    uniform = {str(bits): asdict(judge(space.uniform(bits))) for bits in space.widths}
-    report = {"model": master.name, "trials": arguments.trials, "pictures": PICTURES, "uniform": uniform, "rows": rows}
+    widths = {str(bits): asdict(judge(space.uniform(bits))) for bits in space.widths}
+    report = {"model": master.name, "trials": arguments.trials, "pictures": PICTURES, "uniform": widths, "rows": rows}
     print(f"wrote {write_report('methods', report, arguments.json)}")
 
 

@@ -66,6 +66,7 @@ def main() -> None:
         "model": master.name,
         "plans": len(drawn),
         "validation": len(pictures.validation),
+        "split": pictures.split,
         "rank_correlation": found,
     }
     print(f"wrote {write_report('plan-costs', report, arguments.json)}")

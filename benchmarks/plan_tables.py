@@ -40,10 +40,17 @@ def _master(master: Master, times_ms: Mapping[str, float], search: dict[str, Any
     lines += [
         "",
         f"{search['instruction_set']}, one thread, single pictures. {len(search['trials'])} plans tried: {method}; "
-        f"chosen by {pictures['validation']:,} pictures ({pictures['validation_split']}). "
+        f"chosen by {_chosen_by(pictures['validation'], pictures['validation_split'])}. "
         + (f"Tuned: {', '.join(sorted(tuned))}." if tuned else "None tuned."),
     ]
     return "\n".join(lines)
+
+
+def _chosen_by(count: int, split: str) -> str:
+    """Return the pictures that plans are chosen by; of those for training it is told that the network knows them."""
+    if split.startswith("train"):
+        return f"{count:,} pictures that the network was trained on, batch norm of the plans not"
+    return f"{count:,} pictures ({split})"
 
 
 def tuned(report: dict[str, Any]) -> str:
@@ -66,7 +73,7 @@ def tuned(report: dict[str, Any]) -> str:
 
 
 def costs(report: dict[str, Any]) -> str:
-    """Return how well costs rank plans, in a sentence."""
+    """Return how well costs rank plans, in a sentence. Older reports are of a classifier, and do not name the split."""
     said = {
         "weights": "the error of the weights (the default)",
         "hessian": "trace times error (HAWQ)",
@@ -76,7 +83,7 @@ def costs(report: dict[str, Any]) -> str:
     ranked = sorted(report["rank_correlation"].items(), key=lambda item: -item[1])
     return (
         f"Rank correlation with the accuracy of {report['plans']} random plans of {report['model']}, each with a batch "
-        f"norm of its own, on {report['validation']:,} pictures: "
+        f"norm of its own, on {_chosen_by(report['validation'], report.get('split', 'train'))}: "
         + ", ".join(f"{said[name]} {value:.2f}" for name, value in ranked)
         + "."
     )
@@ -99,11 +106,13 @@ def methods(report: dict[str, Any]) -> str:
             f"| {width:g} | {cost} | {shown(by_method['programme'])} | {shown(by_method['evolution'])} "
             f"| {plain['told']:.4f}, {100 * plain['top1']:.2f} |"
         )
-    trials, seeds = report["trials"], len({row["seed"] for row in report["rows"]} - {None})
+    seeds = len({row["seed"] for row in report["rows"]} - {None})
+    most, least = report["trials"], min(row["trials"] for row in report["rows"])
+    trials = f"{most} trials" if least == most else f"{least} to {most} trials"
     lines += [
         "",
         f"{report['model']}: divergence from 8 bits in nats, and top-1 in %, on {report['pictures'] // 2:,} altered "
-        f"training pictures, of the best of {trials} trials by as many others; evolution with {seeds} seeds. "
+        f"training pictures, of the best of {trials} by as many others; evolution with {seeds} seeds. "
         f"At 8 bits top-1 is {100 * uniform['8']['top1']:.2f}.",
     ]
     return "\n".join(lines)

@@ -201,11 +201,15 @@ def _start(report: dict[str, Any]) -> str:
 
 
 def _soak(report: dict[str, Any]) -> str:
+    said = {"200": "answered", "429": "refused as too many", "422": "no picture", "504": "too late", "left": "given up"}
+    seen = sorted(report["seen"].items(), key=lambda item: -item[1])
+    told = ", ".join(f"{count:,} {said.get(what, what)}" for what, count in seen)
     growth = report["growth"]
     return (
-        f"{report['machine']['cpu']}: {report['sent']:,} requests in {report['minutes']:g} minutes. In the last third "
-        f"of the time there were {growth['resident_kb']:.4f} times as many bytes resident as in the second, and "
-        f"{growth['threads']:.4f} times as many threads; in the end {report['descriptors_leaked']:+d} descriptors."
+        f"{report['machine']['cpu']}: {report['sent']:,} requests in {report['minutes']:g} minutes: {told}. In "
+        f"the last third of the time there were {growth['resident_kb']:.4f} times as many bytes resident as in the "
+        f"second, and {growth['threads']:.4f} times as many threads; in the end {report['descriptors_leaked']:+d} "
+        "descriptors."
     )
 
 
@@ -447,8 +451,8 @@ def _policies(report: dict[str, Any]) -> str:
         lines += [
             f"**{name}** (one image: {times}), {report['workers']} workers, objective 5 times the widest",
             "",
-            "| bursts (CV^2) | load | look-ahead | SlackFit | 8 bit | best fixed width |",
-            "|---|---|---|---|---|---|",
+            "| bursts (CV^2) | load | offered a second | look-ahead | SlackFit | 8 bit | best fixed width |",
+            "|---|---|---|---|---|---|---|",
         ]
         rows = [row for row in report["rows"] if row["ladder"] == name and row["slo_factor"] == 5]
         scenes = {(row["arrivals"], row["cv2"], row["load"]) for row in rows}
@@ -459,7 +463,8 @@ def _policies(report: dict[str, Any]) -> str:
             cells = [_attained(of[policy]) for policy in ("look-ahead", "slackfit", f"fixed-{MASTER_BITS}")]
             cells.append(f"{_attained(best)} ({_said(best['policy'].removeprefix('fixed-'))})")
             what = f"{cv2:g}" if arrivals == "gamma" else arrivals
-            lines.append(f"| {what} | {load:.4g} | {' | '.join(cells)} |")
+            offered_per_s = best["submitted"] / (report["seconds"] * report["seeds"])
+            lines.append(f"| {what} | {load:.4g} | {offered_per_s:.0f} | {' | '.join(cells)} |")
         lines.append("")
     lines.append("Cells: attainment, effective accuracy in %.")
     return "\n".join(lines)

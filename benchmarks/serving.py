@@ -3,12 +3,12 @@
     python -m benchmarks.serving --data FOLDER [--rounds 5] [--json FILE] [--tune-only | --tuned] [--resume]
 
 All get the same JPEGs of 224x224 and run the same ResNet-18 of random weights: bitgear its master, LitServe and
-MLServer ONNX Runtime with the network quantised to int8. The others are tuned first (workers, threads of each, batches,
-format of quantisation) and get what gave them most. Then all are measured in turn, in an order drawn anew in every
-round, while the processes of those whose turn it is not stand still: first as many requests as they can answer, then
-all at the same offered load, for their latency.
+MLServer ONNX Runtime or OpenVINO with the network quantised to int8. The others are tuned first (engine, format of
+quantisation, workers, threads of each, batches) and get what gave them most. Then all are measured in turn, in an order
+drawn anew in every round, while the processes of those whose turn it is not stand still: first as many requests as they
+can answer, then all at the same offered load, for their latency.
 
-In pieces: ``--tune-only``, some 3 minutes, then ``--tuned``, some 6. Whole rounds are kept in build/serving, and
+In pieces: ``--tune-only``, some 3 minutes, then ``--tuned``, some 5. Whole rounds are kept in build/serving, and
 ``--resume`` goes on after them.
 
 "The engine alone" runs codes that were made before, in a process of its own, a call on each core: what the server lacks
@@ -58,16 +58,20 @@ FULL = ("8", "int8")
 
 @dataclass(frozen=True)
 class Layout:
-    """How another server is set up. ``batch``: the largest one; 1 is none. ``network``: format of quantisation."""
+    """How another server is set up: as workers of so many threads, each with an engine of its own.
+
+    ``batch``: the largest one; 1 is none. ``network``: format of quantisation.
+    """
 
     workers: int
     threads: int
-    batch: int = 1
+    engine: str
     network: str = "QDQ"
+    batch: int = 1
 
     def __str__(self) -> str:
         batch = "no batches" if self.batch == 1 else f"batches up to {self.batch}"
-        return f"workers {self.workers}, threads {self.threads}, {batch}, {self.network}"
+        return f"workers {self.workers}, threads {self.threads}, {batch}, {self.engine}, {self.network}"
 
 
 @dataclass(frozen=True)
@@ -91,8 +95,13 @@ def _python(package: str) -> str:
 
 
 def _environment(layout: Layout) -> dict[str, str]:
-    network = str((WORK / f"{layout.network}.onnx").resolve())
-    return {"PEER_NETWORK": network, "PEER_THREADS": str(layout.threads), "PYTHONPATH": str(APPS)}
+    return {
+        "PEER_ENGINE": layout.engine,
+        "PEER_NETWORK": str((WORK / f"{layout.network}.onnx").resolve()),
+        "PEER_THREADS": str(layout.threads),
+        "PEER_BATCH": str(layout.batch),
+        "PYTHONPATH": str(APPS),
+    }
 
 
 @contextlib.contextmanager
@@ -115,6 +124,7 @@ def mlserver(layout: Layout, log: Path) -> Iterator[Server]:
         "http_port": port,
         "grpc_port": grpc_port,
         "metrics_port": metrics_port,
+        "metrics_dir": str((folder / "metrics").resolve()),
         "debug": False,
         "parallel_workers": layout.workers,
     }
@@ -165,7 +175,8 @@ class Contestant:
     def offer(self, due_s: arrivals.Moments) -> Record:
         """Send requests at these times."""
         which = np.arange(len(due_s)) % len(self.requests)
-        return loadgen.generate(Plan(self.server.port, self.requests, which, due_s, float(due_s[-1]) + 1))
+        plan = Plan(self.server.port, self.requests, which, due_s, float(due_s[-1]) + 1)
+        return loadgen.generate(plan).whole(plan)
 
 
 def tune(peer: Peer, pictures: Pictures, cores: int) -> tuple[Layout, dict[str, float]]:
@@ -182,9 +193,10 @@ def tune(peer: Peer, pictures: Pictures, cores: int) -> tuple[Layout, dict[str, 
             print(f"  {peer.name}, {layout}: {tried[str(layout)]:.1f} a second")
         return tried[str(layout)]
 
-    best = max((Layout(cores, 1), Layout(1, cores), Layout(cores + 1, 1)), key=rate)
+    engines = (("OpenVINO", "QDQ"), ("ONNX Runtime", "QDQ"), ("ONNX Runtime", "QOperator"))
+    best = max((Layout(cores, 1, engine, network) for engine, network in engines), key=rate)
+    best = max((best, replace(best, workers=1, threads=cores), replace(best, workers=cores + 1)), key=rate)
     best = max((best, replace(best, batch=BATCH)), key=rate)
-    best = max((best, replace(best, network="QOperator")), key=rate)
     return best, tried
 
 
@@ -330,7 +342,7 @@ def main() -> None:
     if not (WORK / "QDQ.onnx").is_file():
         calibration = np.random.default_rng(0).integers(0, 256, (4, 224, 224, 3)).astype(np.uint8)
         Peers(model, WORK, model.normalise(calibration))
-    tuning_file = WORK / "tuning.json"
+    tuning_file = WORK / "set-ups.json"
     tuned = arguments.tuned or (arguments.resume and tuning_file.is_file())
     if tuned and not tuning_file.is_file():
         raise SystemExit(f"{tuning_file} does not exist; run with --tune-only first")

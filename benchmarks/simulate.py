@@ -156,6 +156,7 @@ def rows(
                 "policy": policy,
                 **scene.described(slo_ms),
                 "workers": device.workers,
+                "offered_per_s": scores["submitted"] / (arguments.seconds * len(runs)),
                 **{name: scores[name] for name in MEASURES},
                 "attainment_by_seed": [float(run.attained(slo_ms).mean()) for run in runs],
                 "ceiling": most,

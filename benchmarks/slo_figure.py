@@ -21,6 +21,7 @@ WIDTH_COLORS = {
     "3": "#dd7230",
     "2": "#b8321f",
 }
+PLAN_COLOR = "#3f9b6c"
 MISS = "#b0b0b0"
 
 
@@ -73,17 +74,16 @@ def _by_load(panel: Axes, rows: Sequence[Mapping[str, Any]], name: str, title: s
 
 
 def _timeline(panel: Axes, policy: str, line: Mapping[str, Any], slo_ms: float) -> None:
-    for width, color in WIDTH_COLORS.items():
-        points = [
-            (due_s, latency_ms)
-            for due_s, latency_ms, served in zip(line["due_s"], line["latency_ms"], line["served"], strict=True)
-            if served == width and latency_ms is not None
-        ]
-        if points:
-            panel.scatter(*zip(*points, strict=True), s=9, color=color, label=f"{width} bits", zorder=3)
-    refused = [due_s for due_s, served in zip(line["due_s"], line["served"], strict=True) if not served]
-    if refused:
-        panel.scatter(refused, [slo_ms] * len(refused), s=16, marker="x", color=MISS, label="refused", zorder=3)
+    labels = {width: f"{width} bits" for width in WIDTH_COLORS}
+    points: dict[str, list[tuple[float, float]]] = {label: [] for label in (*labels.values(), "a plan", "refused")}
+    for due_s, latency_ms, served in zip(line["due_s"], line["latency_ms"], line["served"], strict=True):
+        label = labels.get(served, "a plan") if served else "refused"
+        points[label].append((due_s, latency_ms if served else slo_ms))
+    colors = [*WIDTH_COLORS.values(), PLAN_COLOR, MISS]
+    for (label, of_label), color in zip(points.items(), colors, strict=True):
+        if of_label:
+            size, marker = (16, "x") if label == "refused" else (9, "o")
+            panel.scatter(*zip(*of_label, strict=True), s=size, marker=marker, color=color, label=label, zorder=3)
     panel.axhline(slo_ms, color="#333333", linestyle="--", linewidth=1)
     panel.set_ylabel("latency, ms")
     panel.set_title(f"{policy}: {100 * line['attained']:.1f} % of these in time", fontsize=10, loc="left")
@@ -91,7 +91,7 @@ def _timeline(panel: Axes, policy: str, line: Mapping[str, Any], slo_ms: float) 
     queue.fill_between(line["at_s"], line["outstanding"], step="post", color="#000000", alpha=0.12, linewidth=0)
     queue.set_ylabel("waiting or running", color="#777777")
     queue.set_ylim(0, 2.2 * max([*line["outstanding"], 1]))
-    panel.legend(frameon=False, fontsize=8, loc="upper left", ncols=4)
+    panel.legend(frameon=False, fontsize=8, loc="lower right", bbox_to_anchor=(1, 1), ncols=len(points), borderpad=0)
     panel.set_zorder(queue.get_zorder() + 1)
     panel.patch.set_visible(False)
     panel.spines["top"].set_visible(False)

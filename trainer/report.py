@@ -15,12 +15,13 @@ from bitgear.bits import Plan
 from bitgear.checkpoint import Master
 from bitgear.describe import describe
 from bitgear.files import write_atomically, write_json
+from bitgear.search.grid import WIDTH_COLORS, draw_widths
 from trainer.hessian import Traces
 from trainer.state import History
 
 mpl.use("agg")
 
-COLORS = {8: "#1b3a6b", 7: "#2f6690", 6: "#3a8fb7", 5: "#66b2a6", 4: "#d9a441", 3: "#d97b3f", 2: "#b8323c"}
+COLORS = WIDTH_COLORS
 CODE_COLORS = ("#1b3a6b", "#7fa8d1", "#e8e4da", "#d97b3f")
 
 
@@ -138,9 +139,9 @@ def draw_traces(traces: Traces, plans: Mapping[str, Plan], path: Path) -> None:
     """Draw each layer's trace against its depth, with its standard error, and below it the widths of ``plans``."""
     average, error = traces.average(), traces.error()
     names = list(average)
-    figure = Figure(figsize=(max(7.0, 0.32 * len(names)), 4.5 + 1.5 * bool(plans)), layout="constrained")
+    figure = Figure(figsize=(max(7.0, 0.32 * len(names)), 4.5 + 0.4 * len(plans)), layout="constrained")
     upper, *lower = figure.subplots(
-        1 + bool(plans), 1, sharex=True, squeeze=False, height_ratios=(3, 1)[: 1 + bool(plans)]
+        1 + bool(plans), 1, sharex=True, squeeze=False, height_ratios=(3, 0.4 * len(plans))[: 1 + bool(plans)]
     )
     axes, places = upper[0], np.arange(len(names))
     shown = [max(average[name], 0.0) for name in names]
@@ -151,14 +152,7 @@ def draw_traces(traces: Traces, plans: Mapping[str, Plan], path: Path) -> None:
     last = axes
     if plans:
         last = lower[0][0]
-        for number, (name, plan) in enumerate(plans.items()):
-            widths = [plan.of(layer).weight_bits for layer in names]
-            last.plot(
-                places, widths, drawstyle="steps-mid", color=list(COLORS.values())[number % len(COLORS)], label=name
-            )
-        last.set_ylabel("bits")
-        last.set_yticks(sorted({bits for plan in plans.values() for bits in plan.widths}))
-        last.legend(frameon=False, fontsize=8, ncols=4)
+        draw_widths(last, names, {name: {layer: plan.of(layer) for layer in names} for name, plan in plans.items()})
     last.set_xticks(places, names, rotation=90, fontsize=8)
     figure.savefig(path, dpi=130)
 

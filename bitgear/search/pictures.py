@@ -31,7 +31,7 @@ def read_pictures(
     """Return pictures drawn from a data set, up to so many of each kind; calibration takes those of ``train``.
 
     Plans are chosen by ``split``: by default ``val``, and for classification, whose data sets have none, pictures of
-    ``train`` that calibration does not see. Raises :class:`~bitgear.errors.DataError`.
+    ``train`` that calibration does not see; the network was trained on them. Raises :class:`~bitgear.errors.DataError`.
     """
     trained = read_data(master, source, CALIBRATION_SPLIT)
     order = rng.permutation(len(trained))
@@ -45,7 +45,7 @@ def read_pictures(
                 "left to choose plans by; give fewer of them (--calibrate), or another split to choose by (--split)"
             )
         others = taken(trained, order[calibration:][:validation])
-        return Pictures(codes, others, f"{CALIBRATION_SPLIT}, held out")
+        return Pictures(codes, others, f"{CALIBRATION_SPLIT}, not calibrated on")
     others = read_data(master, source, split)
     return Pictures(codes, taken(others, rng.permutation(len(others))[:validation]), split)
 

@@ -1,13 +1,15 @@
 """What a search found, for scripts and for people: a JSON object, a page, and three plots."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from bitgear.bits import LayerBits
 from bitgear.errors import needs_extra
 from bitgear.evaluate import Measured
 from bitgear.files import write_atomically, write_json
+from bitgear.search.grid import draw_widths
 from bitgear.search.run import Found, Result
 from bitgear.search.space import Choice
 from bitgear.search.trials import Trial
@@ -104,8 +106,9 @@ def check_plots() -> None:
 def write_report(result: Result, folder: Path) -> None:
     """Write ``plans.json``, ``plans.md`` and the plots, which need matplotlib, into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    _plots(result, folder)
-    write_json(folder / "plans.json", as_json(result), indent=1)
+    report = as_json(result)
+    draw(report, folder)
+    write_json(folder / "plans.json", report, indent=1)
     write_atomically(folder / "plans.md", _page(result).encode())
 
 
@@ -173,55 +176,53 @@ def _row(result: Result, name: str, trial: Trial, rows: Measured | None, test: f
     return "| " + " | ".join(cells) + " |"
 
 
-def _plots(result: Result, folder: Path) -> None:
+def draw(report: Mapping[str, Any], folder: Path) -> None:
+    """Draw the plots of a report, as :func:`as_json` returns it, into a folder."""
     from matplotlib.figure import Figure
 
-    def page(name: str, height: float, draw: Callable[[Any], None], rows: int = 1) -> None:
+    def page(name: str, height: float, draw_on: Callable[[Sequence[Any]], None], rows: int = 1) -> None:
         figure = Figure(figsize=(7, height), layout="constrained")
-        draw(figure.subplots(rows, 1, sharex=True))
+        draw_on(figure.subplots(rows, 1, sharex=True, squeeze=False)[:, 0].tolist())
         figure.savefig(folder / name, dpi=130)
 
-    page("plans_latency.png", 4, lambda axes: _scatter(result, axes, lambda trial: trial.use, "ms of one picture"))
-    page(
-        "plans_width.png", 4,
-        lambda axes: _scatter(result, axes, lambda trial: result.space.mean_width(trial.choice), "mean width, bits"),
-    )  # fmt: skip
-    traced = bool(result.master.sensitivities)
-    page("plans_layers.png", 6 if traced else 4, lambda axes: _layers(result, axes), 2 if traced else 1)
+    # Plans that were only tried have a prediction alone: all stand at theirs, for a measured time is another.
+    page("plans_latency.png", 4, lambda axes: _scatter(report, axes[0], "predicted_ms", "ms of one picture, predicted"))
+    page("plans_width.png", 4, lambda axes: _scatter(report, axes[0], "mean_width", "mean width, bits"))
+    traced, plans = _traced(report), len(report["plans"])
+    rows = traced + bool(plans)
+    page("plans_layers.png", 1.5 + 3 * traced + 0.4 * plans, lambda axes: _layers(report, axes), max(1, rows))
 
 
-def _scatter(result: Result, axes: Any, x: Callable[[Trial], float], label: str) -> None:
-    def points(trials: list[Trial]) -> tuple[list[float], list[float]]:
-        return [x(trial) for trial in trials], [100 * trial.score for trial in trials]
+def _traced(report: Mapping[str, Any]) -> bool:
+    return all(layer["trace"] is not None for layer in report["layers"].values())
 
-    axes.plot(*points(result.trials), ".", color=_TRIALS, label="plans tried")
-    axes.plot(*points(sorted(result.uniform, key=x)), "o-", color=_WIDTHS, label="one width everywhere")
-    for trial in result.uniform:
-        axes.annotate(str(trial.plan), (x(trial), 100 * trial.score), (4, -10), textcoords="offset points", fontsize=8)
-    axes.plot(*points([each.trial for each in result.found]), "D", color=_PLANS, label="plans kept")
-    worst = min(trial.score for trial in result.uniform)
-    best = max(trial.score for trial in [*result.uniform, *result.trials])
-    margin = 8 * (best - worst) + 1
-    axes.set_ylim(100 * worst - margin, 100 * best + margin)
+
+def _scatter(report: Mapping[str, Any], axes: Any, x: str, label: str) -> None:
+    def points(rows: Iterable[Mapping[str, Any]]) -> tuple[list[float], list[float]]:
+        of = list(rows)
+        return [row[x] for row in of], [100 * row["score"] for row in of]
+
+    axes.plot(*points(report["trials"]), ".", color=_TRIALS, label="plans tried")
+    axes.plot(*points(report["uniform"].values()), "o-", color=_WIDTHS, label="one width everywhere")
+    for name, row in report["uniform"].items():
+        axes.annotate(name, (row[x], 100 * row["score"]), (4, -10), textcoords="offset points", fontsize=8)
+    axes.plot(*points(report["plans"].values()), "D", color=_PLANS, label="plans kept")
     axes.set_xlabel(label)
-    axes.set_ylabel(f"{SHOWN[MAIN_METRIC[result.master.task]]} (%), choosing")
-    axes.legend(frameon=False)
+    axes.set_ylabel(f"{SHOWN[report['metric']]} (%), choosing")
+    axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, 1.12), ncols=3)
     axes.grid(alpha=0.3)
 
 
-def _layers(result: Result, axes: Any) -> None:
-    names = result.space.names
-    widths = axes
-    if result.master.sensitivities:
-        traces, widths = axes
-        traces.bar(names, [max(result.master.sensitivities[name], 0) for name in names], color=_WIDTHS)
-        traces.set_ylabel("average trace")
-        traces.set_yscale("log")
-    for each in result.found:
-        of = layer_bits(result, each.trial.choice)
-        widths.step(names, [of[name] for name in names], where="mid", label=each.name, linewidth=1.2)
-    widths.set_ylabel("bits")
-    widths.tick_params(axis="x", rotation=90, labelsize=7)
-    widths.grid(alpha=0.3)
-    if result.found:
-        widths.legend(frameon=False, fontsize=8)
+def _layers(report: Mapping[str, Any], panels: Sequence[Any]) -> None:
+    layers: Mapping[str, Any] = report["layers"]
+    if _traced(report):
+        panels[0].bar(range(len(layers)), [max(layer["trace"], 0) for layer in layers.values()], color=_WIDTHS)
+        panels[0].set_ylabel("average trace")
+        panels[0].set_yscale("log")
+    if report["plans"]:
+        plans = {
+            name: {layer: LayerBits(bits, bits) for layer, bits in plan["layers"].items()}
+            for name, plan in report["plans"].items()
+        }
+        draw_widths(panels[-1], list(layers), plans)
+    panels[-1].set_xticks(range(len(layers)), list(layers), rotation=90, fontsize=7)

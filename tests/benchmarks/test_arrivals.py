@@ -16,7 +16,7 @@ def rng() -> np.random.Generator:
 def test_gamma_has_its_rate_and_burstiness(cv2: float) -> None:
     moments_s = arrivals.gamma(200, cv2, 500, rng())
     gaps_s = np.diff(moments_s)
-    assert len(moments_s) == pytest.approx(100_000, rel=0.05)
+    assert len(moments_s) == 100_000
     assert gaps_s.var() / gaps_s.mean() ** 2 == pytest.approx(cv2, rel=0.1, abs=0.01)
     assert np.all(gaps_s >= 0)
     assert 0 <= moments_s[0] < moments_s[-1] < 500
@@ -41,11 +41,26 @@ def test_counts_keep_their_shape_in_another_time() -> None:
 
 def test_moments_keep_their_bursts_at_another_rate() -> None:
     recorded_s = arrivals.gamma(10, 4, 1000, rng()) + 5000
-    moments_s = arrivals.replay_moments(recorded_s, 50, 100)
-    assert moments_s[0] == 0
-    assert len(moments_s) == pytest.approx(5000, rel=0.15)
+    moments_s = arrivals.replay_moments(recorded_s, 50, 100, rng())
+    assert len(moments_s) == 5000
     gaps_s = np.diff(moments_s)
     assert gaps_s.var() / gaps_s.mean() ** 2 == pytest.approx(4, rel=0.2)
+
+
+@pytest.mark.parametrize("count", [3, 20, 100, 450])
+def test_a_window_of_a_trace_has_the_rate_that_is_asked_for(count: int) -> None:
+    recorded_s = np.concatenate([np.linspace(0, 10, 20, False), np.linspace(10, 20, 180, False)])  # slow, then fast
+    moments_s = arrivals.replay_moments(recorded_s, count / 5, 5, rng())
+    assert len(moments_s) == count
+    assert moments_s[0] == 0
+    assert np.all(np.diff(moments_s) > 0)
+    assert 5 - moments_s[-1] < 25 / count
+
+
+def test_seeds_are_other_windows_of_a_trace() -> None:
+    recorded_s = arrivals.gamma(10, 4, 100, rng())
+    one, other = (arrivals.replay_moments(recorded_s, 50, 5, np.random.default_rng(seed)) for seed in (0, 1))
+    assert not np.array_equal(one, other)
 
 
 def test_traces_are_read(tmp_path: Path) -> None:
@@ -54,11 +69,12 @@ def test_traces_are_read(tmp_path: Path) -> None:
 
     lines = ["TIMESTAMP,ContextTokens", "2023-11-16 18:17:03.9799600,4", "2023-11-16 18:17:04.9799600,5"]
     (tmp_path / "b.csv").write_text("\n".join(lines) + "\n2023-11-16 18:17:08.9799600,5\n")
-    assert arrivals.read_trace(tmp_path / "b.csv", 3, 10, rng()) == pytest.approx([0, 0.2, 1])
+    moments_s = arrivals.read_trace(tmp_path / "b.csv", 0.3, 10, rng())
+    assert sorted(np.diff([*moments_s, 10])) == pytest.approx(np.array([1, 2.5, 4]) * 10 / 7.5)  # gaps of 1, 4, mean
 
     (tmp_path / "c.txt").write_text("500000\n1000000\n2500000\n")
     assert arrivals.read_intervals(tmp_path / "c.txt") == pytest.approx([0.5, 1.5, 4])
-    assert len(arrivals.read_trace(tmp_path / "c.txt", 50, 10, rng())) == 3
+    assert len(arrivals.read_trace(tmp_path / "c.txt", 50, 10, rng())) == 500
 
 
 def test_an_empty_trace_is_refused(tmp_path: Path) -> None:

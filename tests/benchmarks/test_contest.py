@@ -35,7 +35,7 @@ def test_every_contender_has_a_block_in_every_round(monkeypatch: pytest.MonkeyPa
     assert set(calls.values()) == {4 * (contest.CALLS_MIN + contest.WARM_UP_CALLS)}
 
 
-def test_a_ratio_is_of_medians_and_its_spread_is_of_rounds() -> None:
+def test_a_ratio_and_its_spread_are_of_rounds() -> None:
     found = ratio(times([4.0, 4.0], [8.0, 8.0], [6.0, 6.0]), times([2.0, 2.0], [2.0, 2.0], [2.0, 2.0]))
     assert found.median == 3.0
     assert (found.p10, found.p90) == (pytest.approx(2.2), pytest.approx(3.8))
@@ -46,10 +46,16 @@ def test_noise_that_hits_both_does_not_widen_the_spread() -> None:
     assert (found.p10, found.p90) == (pytest.approx(1.5), pytest.approx(1.5))
 
 
+def test_a_round_with_many_calls_weighs_as_much_as_any_other() -> None:
+    found = ratio(times([2.0], [9.0] * 5, [9.0] * 5), times([1.0], [3.0], [3.0]))
+    assert found.p10 <= found.median <= found.p90
+    assert ratio(times([2.0] * 9, [6.0], [6.0]), times([1.0] * 9, [2.0], [2.0])).median == 3.0
+
+
 def test_a_row_names_engine_and_precision() -> None:
     entry = row(contender("openvino", INT8, "QDQ"), times([1.0, 2.0, 3.0]))
     assert (entry["engine"], entry["precision"], entry["settings"]) == ("openvino-int8", "int8", "QDQ")
-    assert (entry["median_ms"], entry["calls"]) == (2.0, 3)
+    assert (entry["median_ms"], entry["calls"], entry["median_ms_by_round"]) == (2.0, 3, [2.0])
     assert entry["p10_ms"] < entry["median_ms"] < entry["p90_ms"]
     assert row(contender(NATIVE, "4"), times([1.0]))["engine"] == NATIVE
 

@@ -13,7 +13,12 @@ def report() -> dict[str, Any]:
     larger = setting | {"batch": 8}
 
     def row(engine: str, precision: str, median_ms: float, **more: Any) -> dict[str, Any]:
-        spread = {"p10_ms": 0.9 * median_ms, "p90_ms": 1.2 * median_ms, "settings": ""}
+        spread = {
+            "calls": 700 if engine == "bitgear-native" else 60,
+            "p10_ms": 0.9 * median_ms,
+            "p90_ms": 1.2 * median_ms,
+            "settings": "",
+        }
         return {
             "weights": "trained",
             "engine": engine,
@@ -71,13 +76,28 @@ def test_the_overview_has_one_line_for_each_network() -> None:
     assert lines[5] == "| top-1 in % |  |  | 92.00 |  |"
 
 
+def test_tables_tell_the_rounds() -> None:
+    for maker in (engine_tables.overview, engine_tables.details):
+        assert "9 rounds; ratios are medians over them." in maker({**report(), "rounds": 9})
+        assert "7 rounds; ratios are of medians over all calls" in maker(report())
+
+
+def test_the_overview_tells_how_many_steps_are_clear() -> None:
+    content = report()
+    content["ladders"][0]["steps"] = [{"p10": 1.1}, {"p10": 0.9}]
+    content["ladders"][1]["steps"] = [{"p10": 1.1}]
+    assert engine_tables.overview(content).endswith(
+        "Of 2 steps to the next lower width, 1 gain time at the 10th percentile of the rounds too."
+    )
+
+
 def test_in_short_there_are_time_and_accuracy_of_masters_alone() -> None:
     assert engine_tables.in_short(report(), {"resnet20-32": "resnet20-cifar10"}, ["8"]).splitlines() == [
         "|  | 8 bit |",
         "|---|---|",
         "| resnet20-cifar10 | 0.400 ms, 92.0 % top-1 |",
         "",
-        "Some Processor, 2 cores, kernels avx2, 2 threads; medians, one picture a call.",
+        "Some Processor, 2 cores, kernels avx2, 2 threads; medians of 7 rounds, one picture a call.",
     ]
 
 

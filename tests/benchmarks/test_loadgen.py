@@ -158,3 +158,15 @@ def test_plan_and_record_survive_a_file(tmp_path: Path) -> None:
     record.save(tmp_path / "record.npz")
     again = Record.load(tmp_path / "record.npz")
     assert (again.answers, again.opened, again.cpu_s) == (list(record.answers), record.opened, record.cpu_s)
+
+
+def test_requests_that_found_no_connection_are_misses() -> None:
+    with serving(lambda *_: True) as port:  # which never answers
+        asked = plan(port, [0.0, 0.01, 0.02], connections=1, warm_connections=1, stop_s=0.1, grace_s=0.1)
+        record = run(asked)
+    assert len(record.status) == 1
+    whole = record.whole(asked)
+    assert whole.status.tolist() == [0, 0, 0]
+    assert np.isnan(whole.latency_ms).all()
+    assert whole.lag_ms[1:] == pytest.approx([90, 80])
+    assert len(whole.answers) == len(whole.which) == 3

@@ -3,9 +3,11 @@
 from pathlib import Path
 from typing import Any
 
+import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
-from benchmarks import serving_tables, slo_figure, slo_tables
+from benchmarks import slo_figure, slo_tables
 
 
 def row(policy: str, load: float, attainment: float, effective: float, **more: Any) -> dict[str, Any]:
@@ -14,6 +16,7 @@ def row(policy: str, load: float, attainment: float, effective: float, **more: A
         "arrivals": "gamma",
         "cv2": 4.0,
         "load": load,
+        "offered_per_s": 90 * load - 0.9,
         "slo_factor": 5.0,
         "attainment": attainment,
         "attainment_by_seed": [attainment],
@@ -68,13 +71,36 @@ def report() -> dict[str, Any]:
 
 
 def test_bars_say_what_is_met_and_by_whom_it_is_beaten() -> None:
-    found = slo_tables.bars(report()["rows"])
-    assert [bar.met for bar in found] == [True, False, False]
-    assert "fixed-2" in found[2].asked
-    table = slo_tables.bar_table(report())
+    content = report()
+    content["rows"][0] |= {"effective_by_seed": [0.53, 0.54, 0.52]}
+    content["rows"][1] |= {"effective_by_seed": [0.52, 0.53, 0.50]}
+    content["rows"][2] |= {"effective_by_seed": [0.49, 0.50, 0.51]}
+    content["rows"][3] |= {"effective_by_seed": [0.51, 0.51, 0.54]}
+    found = slo_tables.bars(content)
+    assert [bar.verdict for bar in found] == ["met", "MISSED", "met", "MISSED"]
+    assert "fixed-2" in found[3].asked
+    table = slo_tables.bar_table(content)
     assert table.count("MISSED") == 2
     assert "0.970 at load 0.9, 0.970 at load 1.2" in table
-    assert slo_tables.bars([]) == []
+    assert slo_tables.bars({**content, "rows": []}) == []
+
+
+@pytest.mark.parametrize(("others", "verdict"), [([0.4, 0.3, 0.49], "met"), ([0.2, 0.5, 0.4], "not told apart")])
+def test_policies_are_told_apart_by_their_seeds_in_pairs(others: list[float], verdict: str) -> None:
+    content = report()
+    content["rows"][2] |= {"effective_by_seed": [0.5, 0.4, 0.6]}
+    content["rows"][3] |= {"effective_by_seed": others}
+    assert slo_tables.bars(content)[-1].verdict == verdict
+
+
+def test_one_seed_tells_nothing_apart() -> None:
+    assert [bar.verdict for bar in slo_tables.bars(report())[2:]] == ["not told apart"] * 2
+
+
+def test_tables_name_the_load_that_was_offered() -> None:
+    assert "load 0.9 (0.89 offered)" in slo_tables.bar_table(report())
+    assert "| 1.2 (1.19 offered) |" in slo_tables.burst_table(report())
+    assert "| 1.2 (1.19 offered) |" in slo_tables.matrix_table(report())
 
 
 def test_bursts_are_told_in_full_and_the_matrix_has_a_line_for_each_scene() -> None:
@@ -83,18 +109,19 @@ def test_bursts_are_told_in_full_and_the_matrix_has_a_line_for_each_scene() -> N
     assert "8: 75 %, 2: 25 %" in table
     assert "10 / 20 / " in table
     matrix = slo_tables.matrix_table(report()).splitlines()
-    assert len(matrix) == 2 + 3
+    assert len(matrix) == 2 + 3 + 2
+    assert matrix[-1] == "The best effective accuracy has, of 3 scenes, look-ahead in 2, fixed-2 in 1."
     assert "0.980 / 0.500" in matrix[3]
     assert "0.990 / **0.510**" in matrix[3]
-    assert matrix[4].startswith("| azure | 0.9 |")
+    assert matrix[4].startswith("| azure | 0.9 (0.89 offered) |")
 
 
 def test_what_is_measured_stands_beside_what_is_simulated() -> None:
     simulated = {"rows": [{**one, "attainment": 1.0} for one in report()["rows"]]}
     lines = slo_tables.simulated_table(report(), simulated).splitlines()
     assert len(lines) == 2 + 4
-    assert lines[2] == "| **look-ahead** | 0.9 | 1.000 | 1.000 | 0.530 | 0.530 |"
-    assert lines[5] == "| fixed-2 | 1.2 | 0.990 | 1.000 | 0.510 | 0.510 |"
+    assert lines[2] == "| **look-ahead** | 0.9 (0.89 offered) | 1.000 | 1.000 | 0.530 | 0.530 |"
+    assert lines[5] == "| fixed-2 | 1.2 (1.19 offered) | 0.990 | 1.000 | 0.510 | 0.510 |"
 
 
 def test_conditions_name_a_late_client_and_different_answers() -> None:
@@ -106,6 +133,14 @@ def test_conditions_name_a_late_client_and_different_answers() -> None:
     assert "3 answers differed" in text
 
 
+def test_every_answer_and_every_refusal_is_drawn() -> None:
+    line = report()["timeline"]["policies"]["look-ahead"]
+    panel = Figure().add_subplot()
+    slo_figure._timeline(panel, "look-ahead", {**line, "served": ["8", "mixed-3.3", ""]}, 60.0)
+    drawn = {points.get_label(): len(points.get_offsets()) for points in panel.collections}  # type: ignore[arg-type]
+    assert drawn == {"8 bits": 1, "a plan": 1, "refused": 1}
+
+
 def test_the_picture_is_the_same_every_time(tmp_path: Path) -> None:
     paths = [tmp_path / name for name in ("a.png", "b.png")]
     for path in paths:
@@ -113,40 +148,3 @@ def test_the_picture_is_the_same_every_time(tmp_path: Path) -> None:
     assert paths[0].read_bytes() == paths[1].read_bytes()
     with Image.open(paths[0]) as picture:
         assert picture.width > 800
-
-
-def test_serving_is_held_against_the_faster_of_the_others() -> None:
-    def serving(server: str, precision: str, per_s: float, p99_ms: float) -> dict[str, Any]:
-        times = {"p50_ms": 1.0, "p95_ms": 2.0, "p99_ms": p99_ms}
-        return {
-            "server": server,
-            "precision": precision,
-            "per_s": per_s,
-            "per_s_p10": per_s,
-            "per_s_p90": per_s,
-            **({} if server == "engine alone" else times),
-        }
-
-    content = {
-        "machine": {"cpu": "Some Processor"},
-        "pictures": "photographs",
-        "callers": 16,
-        "rounds": 5,
-        "client_cpu_share": 0.03,
-        "offered_per_s": 70.0,
-        "peers": {"LitServe": {"version": "1", "layout": {"workers": 2, "batch": 4}}},
-        "rows": [
-            serving("LitServe", "int8", 100, 30),
-            serving("MLServer", "int8", 80, 20),
-            serving("bitgear", "2", 190, 25),
-            serving("bitgear", "8", 110, 15),
-            serving("engine alone", "8", 120, 0),
-            serving("engine alone", "2", 250, 0),
-        ],
-    }
-    lines = serving_tables.table(content).splitlines()
-    assert lines[2].startswith("| bitgear | 8 | **110.0**")
-    assert "0.92 >= 0.9 | 1.10 >= 1 |" in lines[2]
-    assert "0.76 MISSES 0.9 | 1.90 MISSES 2 |" in lines[3]
-    assert "25.0 MISSES" in lines[3]
-    assert "LitServe 1: workers 2, batch 4" in serving_tables.conditions(content)

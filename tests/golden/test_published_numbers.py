@@ -8,7 +8,7 @@ from pathlib import Path
 
 from typer.main import get_command
 
-from benchmarks.publish import DOCUMENTS, MODEL, ROOT, blocks
+from benchmarks.publish import DOCUMENTS, MODEL, ROOT, _soak, blocks
 from bitgear.checkpoint import read_master
 from bitgear.cli import app
 from bitgear.models import find_master
@@ -55,3 +55,15 @@ def test_the_evaluation_report_is_of_the_shipped_master() -> None:
     assert {name: row["top1"] for name, row in report["precisions"].items()} == {
         name: master.metrics(name)["top1"] for name in master.precisions
     }
+
+
+def test_a_soak_tells_how_many_requests_were_refused() -> None:
+    report = {
+        "machine": {"cpu": "Some Processor"},
+        "sent": 9,
+        "minutes": 1.0,
+        "seen": {"200": 2, "429": 6, "OSError": 1},
+        "growth": {"resident_kb": 1.0, "threads": 1.0},
+        "descriptors_leaked": 0,
+    }
+    assert "9 requests in 1 minutes: 6 refused as too many, 2 answered, 1 OSError. In" in _soak(report)

@@ -342,7 +342,7 @@ def test_pictures_to_choose_by_are_not_those_that_batch_norm_is_fitted_on(data: 
     pictures = read_pictures(
         master, data, split=None, calibration=20, validation=100, rng=np.random.default_rng(0)
     )  # fmt: skip
-    assert pictures.split == "train, held out"
+    assert pictures.split == "train, not calibrated on"
     assert len(pictures.calibration) == 20
     assert len(pictures.validation) == 40
     fitted = {codes.tobytes() for codes in pictures.calibration}
