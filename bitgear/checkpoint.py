@@ -118,6 +118,11 @@ class Master:
     sensitivities: Mapping[str, float] = field(default_factory=dict, repr=False)
     digest: str = ""
 
+    @property
+    def version(self) -> str:
+        """Which file it was read from: the first twelve digits of :attr:`digest`."""
+        return self.digest[:12]
+
     def row(self, bits: int) -> int:
         """Return the row of a width in per-width tensors."""
         return self.widths.index(bits)
