@@ -176,6 +176,11 @@ Precision = int | Plan
 def as_plan(precision: Precision) -> Plan:
     """Return a plan as it is and a width as the plan of that width everywhere.
 
-    Raises :class:`PrecisionError` if a number is no width.
+    Raises :class:`PrecisionError` if a number is no width, and for text, which only a master can read.
     """
+    if isinstance(precision, str):
+        raise PrecisionError(
+            f"precision {precision[:40]!r} is text: expected a whole number of bits from 2 to 8, or a plan; a master's "
+            "plan() makes one of text"
+        )
     return precision if isinstance(precision, Plan) else Plan.uniform(precision)

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save
 
-from bitgear.bits import MASTER_BITS, WIDTHS, Plan, is_plan_name
+from bitgear.bits import MASTER_BITS, WIDTHS, Plan, check_bits, is_plan_name
 from bitgear.errors import (
     CheckpointError,
     CheckpointNotFound,
@@ -107,16 +107,21 @@ class Master:
 
     name: str
     task: str
-    graph: Graph
+    graph: Graph = field(repr=False)
     input: InputRecord
-    labels: tuple[str, ...]
+    labels: tuple[str, ...] = field(repr=False)
     widths: tuple[int, ...]
-    tensors: Mapping[str, NDArray[Any]]
-    accuracy: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
-    provenance: Mapping[str, Any] = field(default_factory=dict)
-    plans: tuple[NamedPlan, ...] = ()
-    sensitivities: Mapping[str, float] = field(default_factory=dict)
+    tensors: Mapping[str, NDArray[Any]] = field(repr=False)
+    accuracy: Mapping[int, Mapping[str, float]] = field(default_factory=dict, repr=False)
+    provenance: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    plans: tuple[NamedPlan, ...] = field(default=(), repr=False)
+    sensitivities: Mapping[str, float] = field(default_factory=dict, repr=False)
     digest: str = ""
+
+    @property
+    def version(self) -> str:
+        """Which file it was read from: the first twelve digits of :attr:`digest`."""
+        return self.digest[:12]
 
     def row(self, bits: int) -> int:
         """Return the row of a width in per-width tensors."""
@@ -128,13 +133,13 @@ class Master:
         plans = sorted(self.plans, key=lambda each: (-mean_bits(self.graph, each.plan), each.name))
         return {str(bits): Plan.uniform(bits) for bits in self.widths} | {each.name: each.plan for each in plans}
 
-    def plan(self, precision: str) -> Plan:
-        """Return the plan of a precision as it is written: ``4``, ``w8a7``, or the name of a plan; blanks allowed.
+    def plan(self, precision: int | str) -> Plan:
+        """Return the plan of a width, or of a precision as it is written: ``4``, ``w8a7``, or a plan's name.
 
         Raises :class:`~bitgear.errors.PrecisionNotOffered`, which names those that are offered, or
         :class:`~bitgear.errors.PrecisionError` for what no precision can be written as.
         """
-        name = precision.strip(" \t")
+        name = precision.strip(" \t") if isinstance(precision, str) else str(check_bits(precision))
         if name in self.precisions:
             return self.precisions[name]
         if is_plan_name(name):

@@ -6,8 +6,9 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -29,10 +30,10 @@ if TYPE_CHECKING:  # each verb imports what it needs
     import numpy as np
     from numpy.typing import NDArray
 
-    from bitgear.checkpoint import Master
-    from bitgear.engines.base import DerivedModel
+    from bitgear.tasks.classify import Prediction
     from bitgear.tasks.detect import Detection
-    from bitgear.tasks.pictures import Picture
+    from bitgear.tasks.members import Members
+    from bitgear.tasks.segment import Segmentation
 
 app = typer.Typer(
     help="One INT8 master checkpoint, served at any width from 8 to 2 bits.",
@@ -44,6 +45,7 @@ app = typer.Typer(
 DEFAULT_MODEL = "resnet20-cifar10"
 DEFAULT_TOP_K = 3
 DEFAULT_CONFIDENCE = 0.25
+STDOUT = Path("-")
 DRAWN_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 """Of pictures that are written, by suffix."""
 
@@ -60,9 +62,24 @@ def _in_a_folder(file: Path | None) -> Path | None:
     folder = Path(os.path.realpath(file)).parent if file.is_symlink() else file.parent
     if not folder.is_dir():
         raise typer.BadParameter(f"{file}: the folder {folder} does not exist")
-    if (file.exists() and not file.is_file()) or not os.access(folder, os.W_OK):
+    if (file.exists() and not file.is_file()) or _is_open(file):
+        raise typer.BadParameter(f"{file} is no regular file that may be replaced")
+    if not os.access(folder, os.W_OK):
         raise typer.BadParameter(f"{file} cannot be written")
     return file
+
+
+def _is_open(file: Path) -> bool:
+    """Return whether a path names what is open here, such as /dev/stdout: whoever gave it wants what it holds kept."""
+    if os.path.realpath(file.parent).startswith("/proc/"):
+        return True
+    with suppress(OSError):  # no such file, or a stream that is closed
+        return any(os.path.samestat(file.stat(), os.fstat(stream)) for stream in (1, 2))
+    return False
+
+
+def _in_a_folder_or_stdout(file: Path | None) -> Path | None:
+    return file if file == STDOUT else _in_a_folder(file)
 
 
 def _as_a_folder(folder: Path | None) -> Path | None:
@@ -102,7 +119,10 @@ ModelArgument = Annotated[str, typer.Argument(help="A shipped master's name or t
 EngineOption = Annotated[str, typer.Option(help="auto, native, onnxruntime or reference.")]
 ThreadsOption = Annotated[int, typer.Option(min=1, help="Threads of the engine for one call.")]
 JsonOption = Annotated[
-    Path | None, typer.Option("--json", help="Write the results to this file.", callback=_in_a_folder)
+    Path | None,
+    typer.Option(
+        "--json", help="Write the results to this file; -: print them, and no table.", callback=_in_a_folder_or_stdout
+    ),
 ]
 
 DataOption = Annotated[
@@ -146,6 +166,22 @@ def _printable(text: str) -> str:
 
 def _say(line: str) -> None:
     typer.echo(_printable(line))
+
+
+def _tell(lines: Iterable[str], json_file: Path | None, results: object) -> None:
+    """Print a table, or with ``-`` its results as JSON. A file of them is whole before the first line is printed.
+
+    Whoever reads the table may go away in the middle of it, which ends this process.
+    """
+    if json_file == STDOUT:
+        typer.echo(json.dumps(results, indent=2))
+        return
+    if json_file is not None:
+        from bitgear.files import write_json
+
+        write_json(json_file, results)
+    for line in lines:
+        _say(line)
 
 
 def _version(wanted: bool) -> None:
@@ -220,44 +256,82 @@ def predict(
             help="Paint the boxes, or the mask, onto the picture and write it to this file.", callback=_in_a_folder
         ),
     ] = None,
+    json_file: JsonOption = None,
     url: Annotated[str | None, typer.Option(help="Ask the server at this address instead of running here.")] = None,
     engine: Annotated[
         str | None, typer.Option(help="auto, native, onnxruntime or reference; not with --url. Default: auto.")
     ] = None,
 ) -> None:
     """Classify an image, detect what is in it, or segment it, as the model does: here or on a server."""
-    _keep_apart({"--draw": draw}, {"IMAGE": image})
-    if url is not None:
-        if engine is not None:
-            raise typer.BadParameter("the server at --url has an engine of its own", param_hint="--engine")
-        if "/" in model:  # no server has a model of such a name
-            raise typer.BadParameter(f"with --url a name on the server, not the path {model}", param_hint="--model")
-        _predict_remotely(image, precision, model, top_k, confidence, draw, url)
-        return
-    from bitgear.checkpoint import read_master
-    from bitgear.engines import create_engine
-    from bitgear.models import find_master
+    _keep_apart({"--draw": draw, "--json": json_file}, {"IMAGE": image})
+    content = image.read_bytes()  # once: it may be a pipe
+    if url is None:
+        answer = _predict_here(content, precision, model, top_k, confidence, draw, engine or "auto")
+    elif engine is not None:
+        raise typer.BadParameter("the server at --url has an engine of its own", param_hint="--engine")
+    elif "/" in model:  # no server has a model of such a name
+        raise typer.BadParameter(f"with --url a name on the server, not the path {model}", param_hint="--model")
+    else:
+        answer = _predict_remotely(content, precision, model, top_k, confidence, draw, url)
+    shown = answer.shown
+    lines = [f"{image.name}  {answer.heading}", *shown.lines]
+    if draw is not None and shown.paint is not None:
+        from bitgear.tasks.pictures import decode_picture
+
+        _write_picture(shown.paint(decode_picture(content).pixels), draw)
+        lines.append(f"drawn: {draw}")
+    _tell(lines, json_file, answer.first | shown.members() | answer.last if json_file is not None else None)
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """What a task finds in a picture: as lines, as members of JSON, and painted onto its pixels, if it can be."""
+
+    lines: list[str]
+    members: "Callable[[], Members]"
+    paint: "Callable[[NDArray[np.uint8]], NDArray[np.uint8]] | None" = None
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """What was found, what is said above it beside the file's name, and what JSON says before and after it."""
+
+    shown: _Shown
+    heading: str
+    first: dict[str, Any]
+    last: dict[str, Any]
+
+
+def _predict_here(
+    content: bytes,
+    precision: str,
+    model: str,
+    top_k: int | None,
+    confidence: float | None,
+    draw: Path | None,
+    engine: str,
+) -> _Answer:
+    from bitgear.predictor import load
     from bitgear.tasks.pictures import decode_picture
 
-    master = read_master(find_master(model))
+    loaded, wish = load(model, engine=engine), precision.strip()
+    master, least = loaded.master, DEFAULT_CONFIDENCE if confidence is None else confidence
     _check_options(master.task, top_k, confidence, draw)
-    picture = decode_picture(image.read_bytes())
-    derived = create_engine(engine or "auto").derive(master, master.plan(precision))
-    _say(f"{image.name}  {picture.width_px}x{picture.height_px}  {master.name} at {_spoken(precision.strip())}")
+    picture = decode_picture(content)
     match master.task:
         case "detect":
-            painted = _detect(picture, master, derived, DEFAULT_CONFIDENCE if confidence is None else confidence)
+            shown = _shown_boxes(loaded.detect(picture, wish, confidence=least), least)
         case "segment":
-            painted = _segment(picture, master, derived)
+            shown = _shown_mask(loaded.segment(picture, wish))
         case _:
-            from bitgear.tasks.classify import predictions, preprocess
-
-            logits = derived.run(preprocess(picture, master.input))
-            for prediction in predictions(logits[0], master.labels, top_k or DEFAULT_TOP_K):
-                _say(f"{prediction.confidence:7.2%}  {prediction.class_name}")
-            return
-    if draw is not None:
-        _write_picture(painted(), draw)
+            shown = _shown_classes(loaded.classify(picture, wish, top_k=top_k or DEFAULT_TOP_K))
+    width_px, height_px, served = picture.width_px, picture.height_px, int(wish) if wish.isdecimal() else wish
+    return _Answer(
+        shown,
+        f"{width_px}x{height_px}  {master.name} at {_spoken(wish)}",
+        {"model": master.name, "version": master.version, "image": {"width": width_px, "height": height_px}},
+        {"precision": {"requested": wish, "served": served, "source": "request", "reason": "asked"}},
+    )
 
 
 def _spoken(precision: int | str) -> str:
@@ -277,41 +351,31 @@ def _check_options(task: str, top_k: int | None, confidence: float | None, draw:
         raise typer.BadParameter(f"{draw.name} must end in {', '.join(DRAWN_FORMATS)}", param_hint="--draw")
 
 
-def _detect(
-    picture: "Picture", master: "Master", derived: "DerivedModel", confidence: float
-) -> "Callable[[], NDArray[np.uint8]]":
-    from bitgear.tasks.detect import DetectOptions, detections
-    from bitgear.tasks.letterbox import place_picture
+def _shown_classes(found: "Sequence[Prediction]") -> _Shown:
+    from bitgear.tasks.members import of_predictions
 
-    codes, letterbox = place_picture(picture, master.input)
-    options = DetectOptions(confidence=confidence)
-    found = detections(derived.run(codes)[0], letterbox, master.labels, master.input, options)
-    for line in _box_lines([(each.confidence, each.class_name, each.box_xyxy) for each in found], confidence):
-        _say(line)
-
-    def painted() -> "NDArray[np.uint8]":
-        from bitgear.tasks.drawing import draw_boxes
-
-        return draw_boxes(picture.pixels, found)
-
-    return painted
+    return _Shown([f"{each.confidence:7.2%}  {each.class_name}" for each in found], partial(of_predictions, found))
 
 
-def _segment(picture: "Picture", master: "Master", derived: "DerivedModel") -> "Callable[[], NDArray[np.uint8]]":
-    from bitgear.tasks.letterbox import place_picture
-    from bitgear.tasks.segment import segmentation
+def _shown_boxes(found: "Sequence[Detection]", least: float) -> _Shown:
+    from bitgear.tasks.drawing import draw_boxes
+    from bitgear.tasks.members import of_detections
 
-    codes, letterbox = place_picture(picture, master.input)
-    found = segmentation(derived.run(codes)[0], letterbox, master.labels)
-    for line in _share_lines([(name, pixels / found.mask.size) for _, name, pixels in found.present]):
-        _say(line)
+    lines = [] if found else [f"nothing found with a confidence of {least:g} or more"]
+    for each in found:
+        x1, y1, x2, y2 = (round(side, 3) for side in each.box_xyxy)  # as a server's answer is
+        lines.append(f"{each.confidence:7.2%}  {each.class_name:16}  ({x1:.0f}, {y1:.0f}) to ({x2:.0f}, {y2:.0f})")
+    return _Shown(lines, partial(of_detections, found), partial(draw_boxes, detections=found))
 
-    def painted() -> "NDArray[np.uint8]":
-        from bitgear.tasks.drawing import draw_mask
 
-        return draw_mask(picture.pixels, found.mask, master.labels)
+def _shown_mask(found: "Segmentation") -> _Shown:
+    from bitgear.tasks.drawing import draw_mask
+    from bitgear.tasks.members import of_segmentation
 
-    return painted
+    present = sorted(found.present, key=lambda entry: -entry[2])
+    lines = [f"{pixels / found.mask.size:7.2%}  {name}" for _, name, pixels in present]
+    paint = partial(draw_mask, mask=found.mask, labels=found.labels)
+    return _Shown(lines, partial(of_segmentation, found, "png"), paint)
 
 
 def _write_picture(pixels: "NDArray[np.uint8]", file: Path) -> None:
@@ -327,12 +391,11 @@ def _write_picture(pixels: "NDArray[np.uint8]", file: Path) -> None:
     stream = io.BytesIO()
     Image.fromarray(pixels).save(stream, drawn_format)
     write_atomically(file, stream.getvalue())
-    _say(f"drawn: {file}")
 
 
 def _predict_remotely(
-    image: Path, precision: str, model: str, top_k: int | None, confidence: float | None, draw: Path | None, url: str
-) -> None:
+    content: bytes, precision: str, model: str, top_k: int | None, confidence: float | None, draw: Path | None, url: str
+) -> _Answer:
     try:
         from bitgear_client import BitgearClientError, Client, TransportError
         from bitgear_client import ModelNotFound as NotServed
@@ -341,10 +404,10 @@ def _predict_remotely(
         raise EngineUnavailable(
             f"--url needs the client: pip install ./clients/python in the checkout of bitgear ({error})"
         ) from error
+    from bitgear.tasks.classify import Prediction
     from bitgear.tasks.detect import Detection
 
     wish, least = precision.strip(), DEFAULT_CONFIDENCE if confidence is None else confidence
-    painted: Callable[[], NDArray[np.uint8]] | None = None
     try:
         with Client(url, retry_budget_s=0) as client:  # whoever sits there had rather try again than wait in silence
             answer: InferenceResult
@@ -352,18 +415,19 @@ def _predict_remotely(
             _check_options(served_model.task, top_k, confidence, draw)
             match served_model.task:
                 case "detect":
-                    answer = found = client.detect(image, model, precision=wish, confidence=least)
-                    lines = _box_lines([(d.confidence, d.class_name, d.box_xyxy) for d in found.detections], least)
-                    boxes = [Detection(d.class_name, d.class_id, d.confidence, d.box_xyxy) for d in found.detections]
-                    painted = partial(_painted_boxes, image, boxes)
+                    answer = boxes = client.detect(content, model, precision=wish, confidence=least)
+                    found = [Detection(d.class_name, d.class_id, d.confidence, d.box_xyxy) for d in boxes.detections]
+                    shown = _shown_boxes(found, least)
                 case "segment":
-                    answer = areas = client.segment(image, model, precision=wish, mask_format="png")
-                    lines = _share_lines([(area.class_name, area.share) for area in areas.classes])
-                    if isinstance(areas.mask, PngMask):
-                        painted = partial(_painted_mask, image, areas.mask.png, served_model.labels)
+                    answer = areas = client.segment(content, model, precision=wish, mask_format="png")
+                    if not isinstance(areas.mask, PngMask):
+                        raise BitgearError("the server's mask is no PNG, which it was asked for")
+                    shown = _shown_mask(_from_png(areas.mask.png, served_model.labels))
                 case _:
-                    answer = classified = client.classify(image, model, precision=wish, top_k=top_k or DEFAULT_TOP_K)
-                    lines = [f"{each.confidence:7.2%}  {each.class_name}" for each in classified.predictions]
+                    answer = best = client.classify(content, model, precision=wish, top_k=top_k or DEFAULT_TOP_K)
+                    shown = _shown_classes(
+                        [Prediction(p.class_name, p.class_id, p.confidence) for p in best.predictions]
+                    )
     except NotServed as error:
         raise ModelNotFound(f"{error}; with --url, --model is a model's name on the server") from error
     except TransportError as error:
@@ -371,48 +435,27 @@ def _predict_remotely(
     except BitgearClientError as error:
         raise BitgearError(str(error)) from error
     served = answer.precision
-    _say(
-        f"{image.name}  {answer.image_width_px}x{answer.image_height_px}  {answer.model} at {_spoken(served.served)} "
-        f"({served.source}: {served.reason}), {answer.timing.total_ms:.1f} ms"
-    )
-    for line in lines:
-        _say(line)
-    if draw is not None and painted is not None:
-        _write_picture(painted(), draw)
+    return _Answer(
+        shown,
+        f"{answer.image_width_px}x{answer.image_height_px}  {answer.model} at {_spoken(served.served)} "
+        f"({served.source}: {served.reason}), {answer.timing.total_ms:.1f} ms",
+        {
+            "id": answer.id, "model": answer.model, "version": answer.version,
+            "image": {"width": answer.image_width_px, "height": answer.image_height_px},
+        },
+        {
+            "precision": asdict(served),
+            "timing_ms": {phase.removesuffix("_ms"): ms for phase, ms in asdict(answer.timing).items()},
+        },
+    )  # fmt: skip
 
 
-def _painted_boxes(image: Path, found: "Sequence[Detection]") -> "NDArray[np.uint8]":
-    from bitgear.tasks.drawing import draw_boxes
+def _from_png(png: bytes, labels: Sequence[str]) -> "Segmentation":
+    """Return what a server found, of its mask as a PNG of class ids."""
     from bitgear.tasks.pictures import decode_picture
+    from bitgear.tasks.segment import Segmentation
 
-    return draw_boxes(decode_picture(image.read_bytes()).pixels, found)
-
-
-def _painted_mask(image: Path, mask_png: bytes, labels: Sequence[str]) -> "NDArray[np.uint8]":
-    import io
-
-    import numpy as np
-    from PIL import Image
-
-    from bitgear.tasks.drawing import draw_mask
-    from bitgear.tasks.pictures import decode_picture
-
-    with Image.open(io.BytesIO(mask_png)) as mask:
-        return draw_mask(decode_picture(image.read_bytes()).pixels, np.asarray(mask), labels)
-
-
-def _box_lines(found: Sequence[tuple[float, str, Sequence[float]]], least: float) -> list[str]:
-    if not found:
-        return [f"nothing found with a confidence of {least:g} or more"]
-    lines = []
-    for confidence, name, box_xyxy in found:
-        x1, y1, x2, y2 = (round(side, 3) for side in box_xyxy)  # as a server's answer is
-        lines.append(f"{confidence:7.2%}  {name:16}  ({x1:.0f}, {y1:.0f}) to ({x2:.0f}, {y2:.0f})")
-    return lines
-
-
-def _share_lines(shares: Sequence[tuple[str, float]]) -> list[str]:
-    return [f"{share:7.2%}  {name}" for name, share in sorted(shares, key=lambda entry: -entry[1])]
+    return Segmentation(decode_picture(png).pixels[:, :, 0], tuple(labels))  # of grey, all channels are alike
 
 
 @app.command()
@@ -437,7 +480,6 @@ def evaluate(
     from bitgear.checkpoint import read_master, rewrite_master
     from bitgear.engines import create_engine
     from bitgear.evaluate import evaluate_master, read_data
-    from bitgear.files import write_json
     from bitgear.models import find_master
 
     if store and limit is not None:
@@ -456,34 +498,30 @@ def evaluate(
     results = {name: measured[plan] for name, plan in plans.items()}
     metrics = next(iter(results.values())).metrics
     widest = max(4, *map(len, results))
-    typer.echo(f"{'bits':<{widest}}" + "".join(f"{name:>16}" for name in metrics) + "    images/s")
+    lines = [f"{'bits':<{widest}}" + "".join(f"{name:>16}" for name in metrics) + "    images/s"]
     for name, row in results.items():
         values = "".join(f"{value:16.2%}" for value in row.metrics.values())
-        typer.echo(f"{name:<{widest}}{values}  {row.images / row.seconds:10.1f}")
+        lines.append(f"{name:<{widest}}{values}  {row.images / row.seconds:10.1f}")
     if store:
         kept = {name: row.stored for name, row in results.items() if name in master.precisions}
         rewrite_master(path, lambda stored: stored.with_accuracy(kept), of=master)
-    if json_file is not None:
-        report = {
-            "model": master.name,
-            "engine": runner.name,
-            "threads": threads,
-            "split": split,
-            "precisions": {name: row.to_json() for name, row in results.items()},
-        }
-        write_json(json_file, report)
+    found = {
+        "model": master.name,
+        "engine": runner.name,
+        "threads": threads,
+        "split": split,
+        "precisions": {name: row.to_json() for name, row in results.items()},
+    }
+    _tell(lines, json_file, found)
 
 
 @app.command()
 def doctor(json_file: JsonOption = None) -> None:
     """Show what this installation can run: engines, instruction sets, and why something is missing."""
     from bitgear.doctor import diagnose, report
-    from bitgear.files import write_json
 
     found = diagnose()
-    typer.echo(report(found))
-    if json_file is not None:
-        write_json(json_file, found)
+    _tell(report(found).splitlines(), json_file, found)
 
 
 @app.command()
@@ -518,7 +556,6 @@ def profile(
     from bitgear.bits import Plan
     from bitgear.checkpoint import read_master
     from bitgear.engines.registry import create_native
-    from bitgear.files import write_json
     from bitgear.models import find_master
     from bitgear.search.timings import measure_timings
 
@@ -527,15 +564,18 @@ def profile(
     master, engine = read_master(path), create_native(threads)
     with tqdm(unit="pass", leave=False) as bar:
         timings = measure_timings(master, engine, seconds, bar.update)
-    typer.echo(f"{timings.model}, {timings.instruction_set}, threads {timings.threads}; milliseconds by bits")
-    typer.echo(f"{'layer':20}" + "".join(f"{bits:9}" for bits in master.widths))
-    for name, by_width in timings.layers.items():
-        typer.echo(f"{name:20}" + "".join(f"{ms:9.4f}" for ms in by_width.values()))
-    typer.echo(f"{'others':20}" + "".join(f"{timings.other_ms:9.4f}" for _ in master.widths))
     totals = [timings.predict_ms(Plan.uniform(bits)) for bits in master.widths]
-    typer.echo(f"{'together':20}" + "".join(f"{ms:9.4f}" for ms in totals))
-    if json_file is not None:
-        write_json(json_file, timings.to_json())
+    lines = [
+        f"{timings.model}, {timings.instruction_set}, threads {timings.threads}; milliseconds by bits",
+        f"{'layer':20}" + "".join(f"{bits:9}" for bits in master.widths),
+        *(
+            f"{name:20}" + "".join(f"{ms:9.4f}" for ms in by_width.values())
+            for name, by_width in timings.layers.items()
+        ),
+        f"{'others':20}" + "".join(f"{timings.other_ms:9.4f}" for _ in master.widths),
+        f"{'together':20}" + "".join(f"{ms:9.4f}" for ms in totals),
+    ]
+    _tell(lines, json_file, timings.to_json())
 
 
 @contextmanager
@@ -722,7 +762,6 @@ def import_(
     """Make a master of a trained float network, without training, and measure it at every width."""
     from bitgear.bits import parse_widths
     from bitgear.convert.importer import ImportOptions, import_model
-    from bitgear.files import write_json
 
     read = {"WEIGHTS": weights, "--images": images, "--labels": labels}
     _keep_apart({"--out": out, "--json": json_file}, read)
@@ -732,14 +771,14 @@ def import_(
         engine=engine, threads=threads,
     )  # fmt: skip
     report = import_model(options, out)
-    typer.echo(f"{report['model']}: {report['images']['measured']} images, {report['calibration_seconds']:.0f} s")
-    typer.echo("bits   top-1    top-5    images/s")
-    typer.echo(f"FP32  {report['fp32']['top1']:7.2%}  {report['fp32']['top5']:7.2%}")
+    lines = [
+        f"{report['model']}: {report['images']['measured']} images, {report['calibration_seconds']:.0f} s",
+        "bits   top-1    top-5    images/s",
+        f"FP32  {report['fp32']['top1']:7.2%}  {report['fp32']['top5']:7.2%}",
+    ]
     for bits, row in report["precisions"].items():
-        speed = row["images"] / row["seconds"]
-        typer.echo(f"   {bits}  {row['top1']:7.2%}  {row['top5']:7.2%}  {speed:8.0f}")
-    if json_file is not None:
-        write_json(json_file, report)
+        lines.append(f"   {bits}  {row['top1']:7.2%}  {row['top5']:7.2%}  {row['images'] / row['seconds']:8.0f}")
+    _tell(lines, json_file, report)
 
 
 @contextmanager

@@ -26,7 +26,7 @@
     │   ├── ImageCorrupt          truncated or damaged
     │   ├── ImageTooLarge         more pixels than allowed, judged before decoding
     │   └── ImageAnimated
-    ├── InputError                a tensor of the wrong shape or type
+    ├── InputError                a tensor, a picture in memory or an option that is not as expected
     ├── ModelNotFound
     ├── EngineUnavailable         the engine's library is not installed, or it finds no memory
     ├── DataError                 a data set that cannot be read
@@ -229,7 +229,7 @@ class ImageAnimated(ImageError):
 
 
 class InputError(BitgearError):
-    """A tensor of the wrong shape or element type."""
+    """A tensor or a picture in memory of the wrong shape or type, an option out of range, or another task's call."""
 
     code = "input-invalid"
 

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qsl
 
+from bitgear.tasks import options
+from bitgear.tasks.options import MAX_NAMES
 from server.errors import BadParameter, ConflictingControls, shown
 
-MAX_NAMES = 1000
 _DECIMAL = re.compile(r"0(\.[0-9]{1,20})?|1(\.0{1,20})?", re.ASCII)
 _TIME = re.compile(r"[0-9]{1,9}(\.[0-9]{1,3})?", re.ASCII)
 _BLANKS = " \t"
@@ -94,12 +95,12 @@ def whole_or_text(raw: object) -> str:
 
 def whole(lowest: int, highest: int) -> Callable[[object], int]:
     """Return the parser of a whole number, written in digits alone, from ``lowest`` (at least 0) to ``highest``."""
+    check = options.whole(lowest, highest)
 
     def parse(raw: object) -> int:
         text = whole_or_text(raw)
-        if text.isascii() and text.isdigit() and len(text) <= len(str(highest)) and lowest <= int(text) <= highest:
-            return int(text)
-        raise ValueError(f"expected a whole number from {lowest} to {highest}")
+        digits = text.isascii() and text.isdigit() and len(text) <= len(str(highest))
+        return check(int(text) if digits else text)
 
     return parse
 
@@ -108,9 +109,7 @@ def share(raw: object) -> float:
     """Return a number from 0 to 1: of JSON, or written as a decimal fraction such as ``0.25``, without an exponent."""
     if isinstance(raw, str) and _DECIMAL.fullmatch(raw.strip(_BLANKS)):
         raw = float(raw)
-    if isinstance(raw, int | float) and not isinstance(raw, bool) and 0 <= raw <= 1:  # which NaN is not
-        return float(raw)
-    raise ValueError("expected a number from 0 to 1, such as 0.25")
+    return options.share(raw)
 
 
 def milliseconds(highest: int) -> Callable[[object], float]:

@@ -8,8 +8,6 @@ from server.errors import UnknownModel
 from server.ladder import Ladder
 from server.refresh import Refresh
 
-VERSION_DIGITS = 12
-
 Times = Literal["assumed", "measuring", "measured"]
 """Where the times of a ladder come from; those that are still to be measured are alike for all precisions."""
 
@@ -44,7 +42,7 @@ class ServedModel:
     @property
     def version(self) -> str:
         """Which file it was read from: the first hexadecimal digits of its SHA-256."""
-        return self.master.digest[:VERSION_DIGITS]
+        return self.master.version
 
 
 class Registry:

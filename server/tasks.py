@@ -3,7 +3,6 @@
 Routes, OpenAPI and the runtime know nothing of a task but its :class:`Task`.
 """
 
-import base64
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -11,26 +10,18 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from bitgear.errors import InputError
 from bitgear.inputs import InputRecord
 from bitgear.tasks import classify, detect, segment
 from bitgear.tasks.detect import DetectOptions
 from bitgear.tasks.letterbox import Letterbox, place_picture
+from bitgear.tasks.members import MASK_FORMATS, Members, of_detections, of_predictions, of_segmentation
+from bitgear.tasks.options import DEFAULT_TOP_K, MAX_DETECTIONS, MAX_NAMES, MAX_TOP_K, class_ids
 from bitgear.tasks.pictures import Picture
 from server import answers
-from server.controls import MAX_NAMES, Control, Controls, by_name, names, one_of, share, whole
-from server.errors import BadParameter, shown
-from server.masks import outlines, run_lengths, to_png
+from server.controls import Control, Controls, by_name, names, one_of, share, whole
+from server.errors import BadParameter
 from server.precision import PRECISION_CONTROLS
-
-DEFAULT_TOP_K = 5
-MAX_TOP_K = 1000
-MAX_DETECTIONS = 1000
-BOX_DECIMALS = 3
-LISTED_CLASSES = 100
-"""How many classes a refusal lists."""
-
-Members = dict[str, Any]
-"""Part of an answer: what is not the same for all tasks, as JSON values."""
 
 Options = TypeVar("Options")
 Place = TypeVar("Place")
@@ -58,10 +49,6 @@ class Task(Generic[Options, Place]):
     postprocess: Callable[[NDArray[np.float32], Place, Sequence[str], InputRecord, Options], Members]
 
 
-def _class_of(class_id: int, labels: Sequence[str]) -> Members:
-    return {"class": labels[class_id], "class_id": class_id}
-
-
 def _top_k(controls: Controls, labels: Sequence[str]) -> int:  # noqa: ARG001 - as every task's options
     return int(controls.get("top_k", DEFAULT_TOP_K))
 
@@ -85,8 +72,7 @@ def _classify_members(
     record: InputRecord,  # noqa: ARG001
     top_k: int,
 ) -> Members:
-    best = classify.predictions(output, labels, top_k)
-    return {"predictions": [{"class": p.class_name, "class_id": p.class_id, "confidence": p.confidence} for p in best]}
+    return of_predictions(classify.predictions(output, labels, top_k))
 
 
 CLASSIFY = Task(
@@ -118,38 +104,17 @@ def _detect_options(controls: Controls, labels: Sequence[str]) -> DetectOptions:
         name: controls[name] for name in ("confidence", "iou", "max_detections") if name in controls
     }
     if "classes" in controls:
-        wanted["classes"] = _class_ids(controls["classes"], labels)
+        try:
+            wanted["classes"] = class_ids(controls["classes"], labels)
+        except InputError as error:
+            raise BadParameter(str(error), "classes") from error
     return DetectOptions(**wanted)
-
-
-def _class_ids(given: Sequence[str], labels: Sequence[str]) -> tuple[int, ...]:
-    """Return the ids, ascending, of classes given by name or by id; what is a name counts as a name."""
-    ids = {str(class_id): class_id for class_id in range(len(labels))}
-    ids.update({label: class_id for class_id, label in enumerate(labels)})
-    for name in given:
-        if name not in ids:
-            listed = ", ".join(labels[:LISTED_CLASSES]) + (", ..." if len(labels) > LISTED_CLASSES else "")
-            raise BadParameter(
-                f"classes names {shown(name)}, which is no class of this model; known are 0 to {len(labels) - 1}, "
-                f"and by name {listed}",
-                "classes",
-            )
-    return tuple(sorted({ids[name] for name in given}))
 
 
 def _detect_members(
     output: NDArray[np.float32], place: Letterbox, labels: Sequence[str], record: InputRecord, options: DetectOptions
 ) -> Members:
-    return {
-        "detections": [
-            {
-                **_class_of(found.class_id, labels),
-                "confidence": found.confidence,
-                "box": [round(side, BOX_DECIMALS) for side in found.box_xyxy],
-            }
-            for found in detect.detections(output, place, labels, record, options)
-        ]
-    }
+    return of_detections(detect.detections(output, place, labels, record, options))
 
 
 _DETECT_DEFAULTS = DetectOptions()
@@ -214,54 +179,8 @@ def _segment_members(
     record: InputRecord,  # noqa: ARG001 - as every task's
     mask_format: str,
 ) -> Members:
-    found = segment.segmentation(output, place, labels)
-    height_px, width_px = found.mask.shape
-    return {
-        "mask": {
-            "format": mask_format,
-            "width": width_px,
-            "height": height_px,
-            **_MASK_MEMBERS[mask_format](found.mask, labels),
-        },
-        "classes": [
-            {
-                **_class_of(class_id, labels),
-                "pixels": pixels,
-                "share": pixels / found.mask.size,
-            }
-            for class_id, _, pixels in found.present
-        ],
-    }
+    return of_segmentation(segment.segmentation(output, place, labels), mask_format)
 
-
-def _png_members(mask: NDArray[np.uint8], labels: Sequence[str]) -> Members:  # noqa: ARG001 - as every format's
-    return {"data": base64.b64encode(to_png(mask)).decode("ascii")}
-
-
-def _rle_members(mask: NDArray[np.uint8], labels: Sequence[str]) -> Members:
-    size = list(mask.shape)
-    return {
-        "segments": [
-            {**_class_of(class_id, labels), "rle": {"size": size, "counts": counts}}
-            for class_id, counts in run_lengths(mask).items()
-        ]
-    }
-
-
-def _polygon_members(mask: NDArray[np.uint8], labels: Sequence[str]) -> Members:
-    return {
-        "segments": [
-            {**_class_of(class_id, labels), "polygons": polygons} for class_id, polygons in outlines(mask).items()
-        ]
-    }
-
-
-_MASK_MEMBERS: Mapping[str, Callable[[NDArray[np.uint8], Sequence[str]], Members]] = {
-    "png": _png_members,
-    "rle": _rle_members,
-    "polygon": _polygon_members,
-}
-MASK_FORMATS = tuple(_MASK_MEMBERS)
 
 SEGMENT = Task(
     name="segment",

@@ -10,6 +10,7 @@ from bitgear.engines.base import DerivedModel
 from bitgear.inputs import InputRecord
 from bitgear.tasks.datasets import LabelledImages, central_square
 from bitgear.tasks.letterbox import Letterbox
+from bitgear.tasks.options import MAX_TOP_K, check_option, whole
 from bitgear.tasks.pictures import Picture
 
 
@@ -39,7 +40,11 @@ def softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
 
 
 def predictions(logits: NDArray[np.float32], labels: Sequence[str], top_k: int) -> list[Prediction]:
-    """Return the ``top_k`` most probable classes of one image (logits (classes,)), best first; ties by class id."""
+    """Return the ``top_k`` most probable classes of one image (logits (classes,)), best first; ties by class id.
+
+    Raises :class:`~bitgear.errors.InputError` unless ``top_k`` is a whole number from 1 to 1000.
+    """
+    check_option("top_k", top_k, whole(1, MAX_TOP_K))
     scores = softmax(logits)
     last = max(len(scores) - top_k, 0)
     near = np.flatnonzero(~(scores < np.partition(scores, last)[last]))  # the best and what equals the last of them

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from bitgear.inputs import InputRecord
 from bitgear.tasks.letterbox import Letterbox
+from bitgear.tasks.options import MAX_DETECTIONS, check_option, share, whole
 
 SIDES = 4
 MAX_CANDIDATES = 2000
@@ -47,13 +48,19 @@ class Detection:
 class DetectOptions:
     """What is told: scores from ``confidence`` up, no two boxes of a class overlapping by more than ``iou``.
 
-    ``max_detections``: of the best. ``classes``: ids that are looked for; None: all.
+    ``confidence`` and ``iou``: 0 to 1. ``max_detections``: of the best, 1 to 1000. ``classes``: ids that are looked
+    for; None: all. Raises :class:`~bitgear.errors.InputError` for a number outside its range.
     """
 
     confidence: float = 0.25
     iou: float = 0.6
     max_detections: int = 100
     classes: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        check_option("confidence", self.confidence, share)
+        check_option("iou", self.iou, share)
+        check_option("max_detections", self.max_detections, whole(1, MAX_DETECTIONS))
 
 
 def decode(output: NDArray[np.float32], record: InputRecord) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

@@ -3,6 +3,9 @@
 import io
 from collections.abc import Callable
 from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import simplejpeg
@@ -13,7 +16,16 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-from bitgear.errors import ImageAnimated, ImageCorrupt, ImageEmpty, ImageFormatUnsupported, ImageTooLarge
+from bitgear.errors import (
+    ImageAnimated,
+    ImageCorrupt,
+    ImageEmpty,
+    ImageFormatUnsupported,
+    ImageTooLarge,
+    InputError,
+    SystemRefused,
+    quoted,
+)
 
 DEFAULT_LIMIT_PIXELS = 50_000_000
 LIMIT_SIDE_PX = 32_767
@@ -25,9 +37,20 @@ _UPRIGHT = 1
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """``pixels``: uint8 (height, width, 3) RGB, upright (EXIF orientation applied)."""
+    """``pixels``: uint8 (height, width, 3) RGB, upright (EXIF orientation applied), at least one of them.
+
+    Raises :class:`~bitgear.errors.InputError` for anything else.
+    """
 
     pixels: NDArray[np.uint8]
+
+    def __post_init__(self) -> None:
+        shape, dtype = self.pixels.shape, self.pixels.dtype
+        if dtype != np.uint8 or len(shape) != 3 or shape[2] != 3 or 0 in shape:
+            raise InputError(
+                f"a picture is an array of uint8 (H, W, 3), or grey (H, W), with H and W at least 1; got {dtype} of "
+                f"shape {shape}"
+            )
 
     @property
     def width_px(self) -> int:
@@ -38,6 +61,52 @@ class Picture:
     def height_px(self) -> int:
         """Height in pixels."""
         return int(self.pixels.shape[0])
+
+
+ImageInput: TypeAlias = "str | PathLike[str] | bytes | NDArray[np.uint8] | Image.Image | Picture"
+"""What a program has: a path, the bytes of a file, an array (H, W, 3) or grey (H, W), a Pillow image, or a picture."""
+
+_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16", "CMYK")
+"""Of Pillow images: those that become RGB in one way alone."""
+
+
+def as_picture(image: ImageInput) -> Picture:
+    """Return the picture in what a program has. Files, and Pillow images that have an orientation, are turned upright.
+
+    Raises what :func:`decode_picture` raises for files and for pictures that are too large,
+    :class:`~bitgear.errors.SystemRefused` for a file that cannot be read, and :class:`~bitgear.errors.InputError` for
+    an array or a Pillow image of another kind and for anything that is no picture.
+    """
+    if isinstance(image, Picture):
+        return image
+    if isinstance(image, bytes | bytearray | memoryview):
+        return decode_picture(bytes(image))
+    if isinstance(image, str | PathLike):
+        return decode_picture(_read(image))
+    if isinstance(image, np.ndarray):
+        picture = Picture(np.repeat(image[:, :, None], 3, axis=2) if image.ndim == 2 else image)
+        check_size(picture.width_px, picture.height_px, DEFAULT_LIMIT_PIXELS)
+        return picture
+    if isinstance(image, Image.Image):
+        if image.mode not in _MODES:
+            raise InputError(f"a Pillow image of mode {image.mode!r} has no one RGB; try image.convert('RGB')")
+        check_size(*image.size, DEFAULT_LIMIT_PIXELS)
+        try:
+            return Picture(_to_rgb(ImageOps.exif_transpose(image)))
+        except (OSError, SyntaxError, ValueError) as error:  # pixels may be read only now, of a file that is closed
+            raise ImageCorrupt(f"the Pillow image cannot be read: {error}") from error
+    raise InputError(
+        f"a picture is a path, the bytes of a file, a uint8 array or a Pillow image, not {type(image).__name__}"
+    )
+
+
+def _read(path: "str | PathLike[str]") -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise SystemRefused(error) from error
+    except ValueError as error:  # a NUL, or what the file system cannot spell
+        raise InputError(f"{quoted(path)} is no path: {error}") from error
 
 
 def decode_picture(
@@ -121,7 +190,7 @@ def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:
     if image.mode == "RGB" and "transparency" not in image.info:
         return np.asarray(image)
     if image.mode in ("1", "L", "RGB", "P"):
-        image = image.convert("RGBA" if "transparency" in image.info else "RGB")
+        image = image.convert("RGBA" if image.has_transparency_data else "RGB")
     if image.mode.startswith("I"):  # 16-bit grey: Pillow would clip to 255 instead of scaling
         grey = (np.asarray(image).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8)
         return np.repeat(grey[:, :, None], 3, axis=2)

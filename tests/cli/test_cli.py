@@ -3,8 +3,10 @@
 import dataclasses
 import errno
 import json
+import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +19,7 @@ from bitgear.checkpoint import read_master, write_master
 from bitgear.engines import create_engine
 from bitgear.errors import SystemRefused
 from bitgear.files import write_atomically
+from bitgear.predictor import load
 from bitgear.tasks.classify import predictions, preprocess, top1
 from bitgear.tasks.datasets import read_labelled_images
 from bitgear.tasks.pictures import decode_picture
@@ -379,3 +382,86 @@ def test_search_adds_a_plan_and_prints_json(master: Path, data: Path, tmp_path: 
     wrong = bitgear("search", master, "--data", data, "--method", "luck")
     assert wrong.returncode == 2
     assert "ilp, evolution" in wrong.stderr
+
+
+@pytest.fixture
+def gone() -> Iterator[int]:
+    """A pipe that nobody reads any more."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    yield writer
+    os.close(writer)
+
+
+@pytest.mark.parametrize("verb", ["evaluate", "doctor", "profile", "predict"])
+def test_results_are_written_though_nobody_reads_the_table(
+    verb: str, master: Path, data: Path, tmp_path: Path, gone: int
+) -> None:
+    picture = next((data / "test" / LABELS[3]).glob("*.png"))
+    arguments = {
+        "evaluate": (master, "--data", data, "--precision", "8", "--store"),
+        "doctor": (),
+        "profile": (master, "--seconds", "0"),
+        "predict": (picture, "--model", master),
+    }
+    command = [sys.executable, "-m", "bitgear.cli", verb, *map(str, arguments[verb]), "--json", tmp_path / "found.json"]
+    before = read_master(master).digest
+    done = subprocess.run(command, stdout=gone, stderr=subprocess.PIPE, check=False, timeout=120)
+    assert done.returncode == 1, done.stderr  # as click says that a pipe was closed
+    assert isinstance(json.loads((tmp_path / "found.json").read_text()), dict)
+    assert (read_master(master).digest != before) == (verb == "evaluate")
+
+
+@pytest.mark.parametrize("verb", ["evaluate", "doctor", "profile", "predict"])
+def test_a_hyphen_prints_the_results_and_nothing_else(
+    verb: str, master: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    picture = next((data / "test" / LABELS[3]).glob("*.png"))
+    arguments = {
+        "evaluate": (master, "--data", data, "--precision", "8,2"),
+        "doctor": (),
+        "profile": (master, "--seconds", "0"),
+        "predict": (picture, "--model", master),
+    }
+    monkeypatch.chdir(tmp_path)
+    done = bitgear(verb, *arguments[verb], "--json", "-")
+    assert done.returncode == 0, done.stderr
+    assert isinstance(json.loads(done.stdout), dict)
+    assert not Path("-").exists()
+
+
+@pytest.mark.parametrize("name", ["/dev/stdout", "/dev/fd/1", "/dev/stderr", "log", "/dev/null", "linked"])
+def test_what_is_open_or_no_regular_file_is_not_replaced(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("linked").symlink_to("/dev/stdout")
+    with Path("log").open("w") as log:
+        log.write("kept\n")
+        log.flush()
+        command = [sys.executable, "-m", "bitgear.cli", "doctor", "--json", name]
+        done = subprocess.run(command, stdout=log, stderr=log, text=True, check=False, timeout=120)
+    assert done.returncode == 2
+    shown = Path("log").read_text()
+    assert shown.startswith("kept\n")
+    assert "is no regular file that may be replaced" in " ".join(shown.replace("│", " ").split())
+
+
+def test_predict_writes_what_the_route_answers(mixed: Path, data: Path, tmp_path: Path) -> None:
+    picture = next((data / "test" / LABELS[3]).glob("*.png"))
+    for precision, served in (("4", 4), ("w8a7", "w8a7"), ("mixed-3.2", "mixed-3.2")):
+        file = tmp_path / "found.json"
+        done = bitgear("predict", picture, "--model", mixed, "--precision", precision, "--json", file)
+        assert done.returncode == 0, done.stderr
+        assert "%" in done.stdout
+        model, found = load(mixed), json.loads(file.read_text())
+        best = model.classify(picture, precision, top_k=3)
+        assert found == {
+            "model": model.master.name,
+            "version": model.master.digest[:12],
+            "image": {"width": 24, "height": 20},
+            "predictions": [
+                {"class": each.class_name, "class_id": each.class_id, "confidence": each.confidence} for each in best
+            ],
+            "precision": {"requested": precision, "served": served, "source": "request", "reason": "asked"},
+        }

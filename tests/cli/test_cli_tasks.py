@@ -4,6 +4,8 @@ import contextlib
 import itertools
 import json
 import socket
+import subprocess
+import sys
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -83,6 +85,16 @@ def test_a_detector_tells_and_draws_its_boxes(boxes: Path, photo: Path, tmp_path
     with Image.open(drawn) as image, Image.open(photo) as original:
         assert image.size == (160, 120)
         assert not np.array_equal(np.asarray(image), np.asarray(original))
+
+
+def test_a_picture_may_come_through_a_pipe(boxes: Path, photo: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "bitgear.cli", "predict", "/dev/stdin", "--model", boxes, "--draw", "drawn.png"]
+    done = subprocess.run(
+        command, input=photo.read_bytes(), capture_output=True, check=False, cwd=tmp_path, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    with Image.open(tmp_path / "drawn.png") as image:
+        assert image.size == (160, 120)
 
 
 def test_a_detector_says_when_it_finds_nothing(boxes: Path, photo: Path) -> None:
@@ -238,13 +250,26 @@ def test_a_server_tells_the_same(kind: str, precision: str, photo: Path, tmp_pat
     options = ("--precision", precision, *own[kind])
     with running(tmp_path, further=(masters["boxes"], masters["areas"])) as server:
         asked = ("predict", photo, "--model", kind, "--url", f"http://127.0.0.1:{server.port}", *options)
-        remote, drawn = bitgear(*asked), bitgear(*asked, "--draw", tmp_path / "remote.png")
+        remote, drawn = bitgear(*asked), bitgear(*asked, "--draw", tmp_path / "remote.png", "--json", "-")
+        told = bitgear(*asked, "--json", "-")
+        task = masters[kind].task
+        params = {"precision": precision} | ({"top_k": "2"} if task == "classify" else {})
+        params |= {"confidence": "0.05"} if task == "detect" else {}
+        route = server.client.post(f"/v1/models/{kind}/{task}", content=photo.read_bytes(), params=params).json()
         undrawable = bitgear(*asked, "--draw", tmp_path / "remote.tiff")
         unfit = bitgear(*asked, *(("--confidence", "0.05") if kind == "tiny" else ("--top-k", "2")))
         unknown = bitgear("predict", photo, "--model", "nothing", "--url", f"http://127.0.0.1:{server.port}")
     assert remote.returncode == 0, remote.stderr
     here = ("predict", photo, "--model", tmp_path / "local.safetensors", *options)
     assert remote.stdout.splitlines()[1:] == bitgear(*here).stdout.splitlines()[1:]
+    there, local = json.loads(told.stdout), json.loads(bitgear(*here, "--json", "-").stdout)
+    assert list(there) == list(route)
+    for answer in (there, route):
+        assert answer.pop("id")
+        assert answer.pop("timing_ms").keys() == {"queue", "decode", "switch", "infer", "post", "total"}
+    assert there == route
+    differing = {"version": "", "model": ""}  # the file's own
+    assert there | differing == local | differing
     assert f" at {precision}{' bits' if precision == '4' else ''} (request: asked)" in remote.stdout
     assert undrawable.returncode == unfit.returncode == 2
     assert unknown.stderr.startswith("error: 404 model-not-found: ")
@@ -254,6 +279,7 @@ def test_a_server_tells_the_same(kind: str, precision: str, photo: Path, tmp_pat
         assert drawn.returncode == 2
         return
     assert drawn.returncode == 0, drawn.stderr
+    assert json.loads(drawn.stdout)["image"] == local["image"]
     assert bitgear(*here, "--draw", tmp_path / "local.png").returncode == 0
     with Image.open(tmp_path / "remote.png") as one, Image.open(tmp_path / "local.png") as other:
         np.testing.assert_array_equal(np.asarray(one), np.asarray(other))

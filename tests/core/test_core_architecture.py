@@ -18,7 +18,8 @@ ALLOWED = {"bitgear": {"bitgear"}, "server": {"bitgear", "server"}, "trainer": {
 
 ORDER = (
     "errors", "bits", "rounding", "graph", "inputs", "files", "machine", "kept", "plans", "checkpoint",
-    "fold", "reference", "engines", "doctor", "tasks", "evaluate", "describe", "models", "convert", "search", "cli",
+    "fold", "reference", "engines", "doctor", "tasks", "evaluate", "describe", "models", "convert", "search",
+    "predictor", "cli",
 )  # fmt: skip
 """The modules and packages of the core: what stands left never imports what stands right."""
 
@@ -76,7 +77,8 @@ def test_the_client_imports_nothing_of_ours(path: Path) -> None:
 def test_the_core_imports_only_to_the_left(path: Path) -> None:
     parts = path.relative_to(ROOT / "bitgear").with_suffix("").parts
     if parts == ("__init__",):
-        assert not [name for name in imports(path) if name.startswith("bitgear.")]
+        named = {name for name in imports(path) if name.startswith("bitgear.")}
+        assert all(name.startswith("bitgear.predictor") for name in named)  # when it is first used, see below
         return
     assert parts[0] in ORDER, f"say where {parts[0]} stands in the order"
     place = ORDER.index(parts[0])

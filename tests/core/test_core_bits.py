@@ -176,3 +176,8 @@ def test_what_is_no_width_is_in_no_plan(bits: object) -> None:
     for make in (as_plan, Plan.uniform, lambda b: LayerBits(b, 4), lambda b: LayerBits(4, b)):
         with pytest.raises(PrecisionError, match="from 2 to 8"):
             make(bits)  # type: ignore[arg-type,operator]
+
+
+def test_text_is_no_precision_and_the_refusal_says_what_reads_it() -> None:
+    with pytest.raises(PrecisionError, match=r"'mixed-3.0' is text: .*plan\(\) makes one of text"):
+        as_plan("mixed-3.0")  # type: ignore[arg-type]

@@ -20,8 +20,10 @@ from safetensors.numpy import load_file, save
 from bitgear import errors, reference
 from bitgear.bits import WIDTHS, Plan
 from bitgear.checkpoint import MAX_HEADER_BYTES, Master, is_model_name, read_master, read_name, write_master
+from bitgear.engines import create_engine
 from bitgear.errors import BitgearError, CheckpointError, GraphError
 from bitgear.graph import IMAGE, AvgPool, Concat, Conv, Graph, Linear, MaxPool, Pool, Resize, Shortcut
+from bitgear.models import find_master
 from tests.masters import LABELS, random_codes, random_master, tiny_master
 
 SMALL = Graph(
@@ -805,3 +807,10 @@ def test_a_classifier_needs_a_square_input(tmp_path: Path) -> None:
     oblong = dataclasses.replace(master, input=dataclasses.replace(master.input, width_px=20))
     with pytest.raises(errors.MetadataInvalid, match="square"):
         write_master(oblong, tmp_path / "m.safetensors")
+
+
+def test_a_master_and_its_derived_models_are_shown_in_a_line() -> None:
+    master = read_master(find_master("resnet20-cifar10"))
+    assert repr(master).startswith("Master(name='resnet20-cifar10', task='classify', ")
+    assert len(repr(master)) < 500
+    assert len(repr(create_engine().derive(master, 4))) < 1000

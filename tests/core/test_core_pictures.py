@@ -3,17 +3,18 @@
 import io
 import struct
 import zlib
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import ExifTags, Image
 
 from bitgear import errors
 from bitgear.errors import ImageError
-from bitgear.tasks.pictures import DEFAULT_LIMIT_PIXELS, LIMIT_SIDE_PX, decode_picture
+from bitgear.tasks.pictures import DEFAULT_LIMIT_PIXELS, LIMIT_SIDE_PX, Picture, as_picture, decode_picture
 
 RNG = np.random.default_rng(0)
 RGB = RNG.integers(0, 256, (11, 7, 3)).astype(np.uint8)
@@ -309,3 +310,62 @@ def test_a_compression_bomb_in_a_text_chunk_is_an_error_not_a_crash() -> None:
     bomb = b"zTXt", b"Comment\x00\x00" + zlib.compress(bytes(100_000_000), 1)
     with pytest.raises(errors.ImageCorrupt):
         decode_picture(png(2, 2, bomb, rows(np.zeros((2, 2, 3), np.uint8))))
+
+
+def test_a_program_gives_a_picture_as_it_has_it(tmp_path: Path) -> None:
+    file = tmp_path / "a.png"
+    file.write_bytes(encode(RGB))
+    given = [file, str(file), file.read_bytes(), bytearray(file.read_bytes()), RGB, Image.fromarray(RGB), Picture(RGB)]
+    for image in given:
+        np.testing.assert_array_equal(as_picture(image).pixels, RGB)  # type: ignore[arg-type]
+    np.testing.assert_array_equal(as_picture(GREY).pixels, as_rgb(GREY))
+    np.testing.assert_array_equal(as_picture(RGB[::-1, ::2]).pixels, RGB[::-1, ::2])
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "I;16"])
+def test_a_pillow_image_is_what_its_png_is(mode: str) -> None:
+    wide = Image.fromarray(GREY.astype(np.uint16) * 257)
+    image = wide if mode == "I;16" else Image.fromarray(np.dstack([RGB, ALPHA])).convert(mode)
+    assert image.mode == mode
+    image.getexif()[ExifTags.Base.Orientation] = 6
+    file = encode(image, exif=image.getexif())
+    expected = decode_picture(file).pixels
+    assert expected.shape == (7, 11, 3)
+    np.testing.assert_array_equal(as_picture(image).pixels, expected)
+    with Image.open(io.BytesIO(file)) as opened:
+        np.testing.assert_array_equal(as_picture(opened).pixels, expected)
+
+
+@pytest.mark.parametrize(
+    ("image", "said"),
+    [
+        (np.zeros((0, 320, 3), np.uint8), r"got uint8 of shape \(0, 320, 3\)"),
+        (np.zeros((320, 0), np.uint8), "with H and W at least 1; got uint8"),
+        (np.zeros((4, 4, 3), np.float32), "got float32 of shape"),
+        (np.zeros((4, 4), np.int16), "got int16 of shape"),
+        (np.zeros((3, 8, 8), np.uint8), r"got uint8 of shape \(3, 8, 8\)"),
+        (np.zeros((8, 8, 4), np.uint8), r"got uint8 of shape \(8, 8, 4\)"),
+        (np.zeros(8, np.uint8), r"got uint8 of shape \(8,\)"),
+        (Image.new("F", (4, 4)), r"mode 'F' has no one RGB; try image.convert\('RGB'\)"),
+        (Image.new("RGB", (0, 4)), "got uint8 of shape"),
+        ([[1, 2], [3, 4]], "not list"),
+        (None, "not NoneType"),
+        ("a\x00b", "is no path"),
+    ],
+    ids=str,
+)
+def test_what_is_no_picture_is_refused_by_what_it_is(image: Any, said: str) -> None:
+    with pytest.raises(errors.InputError, match=said):
+        as_picture(image)
+
+
+def test_files_and_pictures_in_memory_have_the_same_bounds(tmp_path: Path) -> None:
+    with pytest.raises(errors.SystemRefused, match=r"nothing\.png: No such file"):
+        as_picture(tmp_path / "nothing.png")
+    for image in (np.zeros((1, LIMIT_SIDE_PX + 1), np.uint8), Image.new("L", (LIMIT_SIDE_PX + 1, 1))):
+        with pytest.raises(errors.ImageTooLarge):
+            as_picture(image)
+    closed = Image.open(io.BytesIO(encode(RGB)))
+    closed.close()
+    with pytest.raises(errors.ImageCorrupt, match="cannot be read"):
+        as_picture(closed)

@@ -169,7 +169,7 @@ def test_a_master_offers_its_widths_and_its_plans_by_name() -> None:
 
     master = bare.with_plans([made("b", 3), made("a", 2), made("c", 7)])
     assert list(master.precisions) == [*map(str, WIDTHS), "c", "b", "a"]
-    assert master.plan(" 4\t") == Plan.uniform(4)
+    assert master.plan(" 4\t") == master.plan(4) == Plan.uniform(4)
     assert master.plan("w8a7") == Plan.parse("w8a7")
     assert master.plan("b") == master.plans[0].plan
     assert master.metrics("c") == {"top1": 0.7}

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from server.masks import Counts, Outline, outlines, run_lengths, to_png
+from bitgear.tasks.masks import Counts, Outline, outlines, run_lengths, to_png
 
 Mask = NDArray[np.uint8]
 
