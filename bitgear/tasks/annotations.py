@@ -468,6 +468,7 @@ def _with_maps(source: Path, split: str, names: set[str]) -> dict[str, str]:
         raise DataError(f"{source} holds no JPEG, PNG or WebP pictures in {split}/; is the split named otherwise?")
     if twice := _twice(PurePosixPath(name).stem for name in pictures):
         raise DataError(f"{source} has two pictures {split}/{twice}, which would share a label map")
+    # What is there, by its name with the suffix in lower case.
     found = {name.removesuffix(".PNG") + ".png": name for name in names if name.endswith(".PNG")}
     found |= {name: name for name in names}
     maps = {name: f"{split}annot/{PurePosixPath(name).stem}.png" for name in pictures}
