@@ -27,6 +27,7 @@ from trainer.config import Config
 from trainer.loop import Run
 from trainer.model import OWN
 from trainer.pipeline import fit_supernet
+from trainer.subject import master_fingerprint
 
 Sections = Mapping[str, Mapping[str, Any]]
 """Entries of a configuration by section."""
@@ -118,8 +119,9 @@ def cell_config(arm: Arm, seed: int) -> Config:
 def run_cell(config: Config, data: Path, weights: Path, master: Path | None, folder: Path) -> dict[str, Any]:
     """Train in ``folder``, resuming what is there; return what was measured.
 
-    Of joint training: the top-1 of every trained width and its loss by epoch. Of the super-network stage, which goes on
-    from ``master``: the top-1 of the widths and of the plans of :func:`probe_plans`.
+    Of joint training: the top-1 of every trained width and, by epoch, its loss and ALRS's G. Of the super-network
+    stage, which goes on from ``master``: the top-1 of the widths and of the plans of :func:`probe_plans`, and which
+    weights it began with.
     """
     joint, scratch = config.train.epochs > 0, config.network.kind == "mobilenet-v2"
     if scratch:
@@ -140,8 +142,12 @@ def run_cell(config: Config, data: Path, weights: Path, master: Path | None, fol
         **({"floats": FLOATS} if scratch else {}),
     }
     if joint:
-        losses = {str(b): [row["loss"][str(b)] for row in history.epochs] for b in config.train.widths}
-        return {**row, "top1": history.epochs[-1]["top1"], "loss": losses}
+        kept = {
+            name: {str(b): [each[name][str(b)] for each in history.epochs] for b in config.train.widths}
+            for name in ("loss", "weight_scale_gradient")
+        }
+        return {**row, "top1": history.epochs[-1]["top1"], **kept}
+    row["master_fingerprint"] = master_fingerprint(run.masters[0])
     return {**row, **measured_plans(run, probe_plans(run.masters[0].sensitivities))}
 
 

@@ -6,6 +6,7 @@ python -m benchmarks.ablations_report              # writes it from benchmarks/r
 
 import argparse
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,10 @@ REPORT = Path(__file__).parent.parent / "docs" / "reports" / "ablations"
 BASE = "joint"
 WIDTHS = ("8", "6", "4", "2")
 ARM_COLORS = ("#1b3a6b", "#d97b3f", "#3a8fb7", "#b8323c", "#66b2a6", "#8a6bb0")
+T95 = {1: 12.71, 2: 4.30, 3: 3.18, 4: 2.78, 5: 2.57, 6: 2.45, 7: 2.36, 8: 2.31, 9: 2.26}
+"""Student's t by degrees of freedom: two-sided, 95 %."""
+T95_MANY = 2.23
+"""Of ten degrees; of more it is a little less."""
 
 Cell = Mapping[str, Any]
 
@@ -120,6 +125,94 @@ def difference_table(cells: Sequence[Cell]) -> str:
     return "\n".join(lines)
 
 
+def clear_differences(pairs: Mapping[str, Sequence[tuple[float, float]]]) -> str:
+    """Return in words whether more differences are clear of chance, by a paired t-test over seeds, than by chance.
+
+    ``pairs``: for each comparison by name, shares of one and the other, seed by seed; those of one seed are left out.
+    """
+    tested = {name: values for name, values in pairs.items() if len(values) > 1}
+    clear = []
+    for name, values in tested.items():
+        differences = [100 * (one - other) for one, other in values]
+        mean, error = np.mean(differences), np.std(differences, ddof=1) / len(differences) ** 0.5
+        if abs(mean) > T95.get(len(differences) - 1, T95_MANY) * error:
+            clear.append(f"{name} ({mean:+.2f})")
+    count = len(tested)
+    chance = sum(math.comb(count, k) * 0.05**k * 0.95 ** (count - k) for k in range(len(clear), count + 1))
+    listed = f" ({', '.join(clear)})" if clear else ""
+    return (
+        f"{'Shown' if chance < 0.05 else 'Not shown'}.\nOf {count} differences, seed by seed, {len(clear)} are clear "
+        f"of chance at 95 %{listed};\nso many or more would be with a probability of {chance:.2f} if nothing differed."
+    )
+
+
+def paired(cells: Sequence[Cell], arm: str, base: str, part: str) -> dict[str, list[tuple[float, float]]]:
+    """Return the shares under ``part`` of both arms by name, seed by seed, as :func:`clear_differences` takes them."""
+    others = {cell["seed"]: cell[part] for cell in of_arm(cells, base)}
+    own = [(cell[part], others[cell["seed"]]) for cell in of_arm(cells, arm) if cell["seed"] in others]
+    return {name: [(one[name], other[name]) for one, other in own] for name in (own[0][0] if own else ())}
+
+
+def alrs_said(joint: Sequence[Cell], first: Cell) -> str:
+    """Return what the table says of ALRS, and that ``literal`` trains no weight scale; empty without such arms."""
+    arms = [arm for arm in names(joint) if arm.startswith("alrs-")]
+    pairs = {
+        f"`{arm}` at {bits} bit": values
+        for arm in arms
+        for bits, values in paired(joint, arm, BASE, "top1").items()
+    }  # fmt: skip
+    if not pairs:
+        return ""
+    text = f"**Does a reading of ALRS other than `{BASE}`'s matter beyond what seeds do?** {clear_differences(pairs)}"
+    least, rate = least_gradient(of_arm(joint, "alrs-literal")), first["recipe"]["train"]["lr"]
+    if "alrs-literal" in arms and least > rate:
+        text += (
+            "\n\n`alrs-literal` never trained a weight scale: Eq. 6 takes G, which averages "
+            f"{least:.2f} or more in every epoch at every width,\nfrom a rate of {rate} or less, and what is left is "
+            "floored at zero. That arm is worth what scales that stay as they began are worth."
+        )
+    return text
+
+
+def least_gradient(literal: Sequence[Cell]) -> float:
+    """Return the least G, the mean of an epoch at a width, of cells, or of the shipped joint training by the recipe."""
+    recorded = [cell["weight_scale_gradient"] for cell in literal if "weight_scale_gradient" in cell]
+    if not recorded:
+        report = json.loads((REPORT.parent / "resnet20-joint" / "report.json").read_text(encoding="utf-8"))
+        return min(min(row["weight_scale_gradient"].values()) for row in report["epochs"])
+    return min(min(values) for each in recorded for values in each.values())
+
+
+def stage_said(stage: Sequence[Cell]) -> str:
+    """Return what the tables say of HASB beside uniform sampling, and of the stage beside none."""
+    parts = {"top1": "{} bit", "plans_kept": "{}, kept", "plans_calibrated": "{}, re-calibrated"}
+    pairs = {
+        form.format(name): values
+        for part, form in parts.items()
+        for name, values in paired(stage, "hasb", "uniform-sampling", part).items()
+    }
+    lines = []
+    if pairs:
+        lines.append(
+            "**Does `hasb` beat `uniform-sampling`, or the other way round, at widths and plans?** "
+            f"{clear_differences(pairs)}"
+        )
+    base, arms = of_arm(stage, "no-stage"), [arm for arm in names(stage) if arm != "no-stage"]
+    if base and arms:
+        means = [
+            (np.mean([cell[part][name] for cell in of_arm(stage, arm)]), base[0][part][name])
+            for part in ("top1", "plans_calibrated")
+            for arm in arms
+            for name in base[0][part]
+        ]
+        below = sum(bool(mean < other) for mean, other in means)
+        lines.append(
+            f"**Is the stage worth anything here?** {below} of {len(means)} means of its arms, at widths and at "
+            "re-calibrated plans, are below\n`no-stage`."
+        )
+    return "\n\n".join(lines)
+
+
 def plan_table(cells: Sequence[Cell]) -> str:
     """Return mean and spread of the top-1 of plans in per cent, with kept and with re-calibrated batch norms."""
     plans = list(cells[0]["plans_kept"])
@@ -207,6 +300,8 @@ Differences between runs of the same seed:
 
 {difference_table(joint)}
 
+{alrs_said(joint, first)}
+
 A network trained alone takes one step for each batch, joint training one for each width; both see the same images.
 
 Training loss; bands span the seeds. Losses with and without distillation do not compare, nor do those of networks
@@ -224,9 +319,11 @@ def _stage_markdown(stage: Sequence[Cell]) -> str:
         else f"{hasb['epochs']} epochs of {hasb['epoch_images']:,} images, Adam at {hasb['lr']}, every other batch at "
         "uniform widths."
     )
+    weights = stage[0].get("master_fingerprint")
+    master = "the master that joint training left" if weights is None else f"the master of weights {weights[:12]}"
     return f"""## Super-network stage
 
-From the shipped master: {schedule}
+From {master}: {schedule}
 Top-1 of uniform widths on {measured_on(stage[0])}, statistics re-calibrated:
 
 {accuracy_table(stage)}
@@ -235,6 +332,8 @@ Plans of a mean width with the higher widths in the layers of the largest Hessia
 smallest ("sensitive last"). Batch norms as training left them, or re-calibrated for the plan on training images:
 
 {plan_table(stage)}
+
+{stage_said(stage)}
 
 ![accuracy against mean width](plans.png)"""
 

@@ -1,9 +1,9 @@
 """The configuration of a training run: a TOML file, frozen once read, saved beside the results."""
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
     AfterValidator,
@@ -420,4 +420,16 @@ def read_config(path: Path) -> RunConfig:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
-        raise ConfigError(f"{path}: {where}: {first['msg']} (given {str(first['input'])[:60]!r})") from error
+        said = first["msg"].removeprefix("Value error, ")
+        if first["type"] == "extra_forbidden":
+            said = f"there is no such entry; known are {', '.join(_known_entries(CONFIGS[kind], first['loc'][:-1]))}"
+        raise ConfigError(f"{path}: {where}: {said} (given {str(first['input'])[:60]!r})") from error
+
+
+def _known_entries(form: Any, place: Sequence[int | str]) -> list[str]:
+    """Return the entries that a configuration of a form has at a place, the names of sections and of plans."""
+    for name in place:
+        field = form.model_fields.get(name)  # None: the name of a plan, which is free
+        forms = () if field is None else (field.annotation, *get_args(field.annotation))
+        form = next((each for each in forms if isinstance(each, type) and issubclass(each, BaseModel)), form)
+    return list(form.model_fields)

@@ -2,6 +2,7 @@
 
 import math
 import os
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from trainer.freezing import Freezing
 from trainer.model import Norms, Pass, QuantNet, key, require
 from trainer.quantizers import Kernels, code_dtype, distance_from_codes
 from trainer.restore import check_data, load_floats, load_masters
+from trainer.schedule import SCHEDULE, schedule_of, told, told_metric, warn_of_past
 from trainer.state import History, read_state, save_state, save_tensors
 from trainer.subject import subject_of
 from trainer.tasks import create_task
@@ -187,6 +189,7 @@ class Run:
         another subject, or the stage was begun and joint training would go on before it.
         """
         state = self._stored(from_epoch, stage)
+        self.tell(f"{self.task.training_images:,} training images, {len(self.task.labels)} classes")
         self.out.mkdir(parents=True, exist_ok=True)
         if self.process.first:
             write_atomically(self.out / "config.json", self.config.model_dump_json(indent=2).encode())
@@ -201,6 +204,8 @@ class Run:
             self.freezing = Freezing(self.model, min(self.config.train.widths), self.config.train.freeze)
         if joint is not None:
             self._restore(joint, *optimizers)
+        if self.process.first:
+            warn_of_past("fp32", self.config.fp32, self.history.fp32_epochs)
         if self.teacher is not None and self.history.teacher is None:
             self.history.teacher = self.evaluate(self.teacher, None)
         if self.config.train.start_teaches:
@@ -226,6 +231,7 @@ class Run:
         if not self.masters:
             self._fit_fp32(state)
         self.history.fp32 = self.evaluate(self.model, None)
+        self.tell(f"FP32 start: {told_metric(self.task.metric, self.history.fp32[self.task.metric])}")
         if self.process.first:
             save_tensors(self.out / "fp32.pt", self.model.state_dict())
         self.process.wait()  # all may read it as their teacher
@@ -253,16 +259,24 @@ class Run:
             self.average_statistics()
             if self.evaluates(epoch, self.config.train.epochs):
                 row[self.task.metric] = self.evaluate_widths()
-            row["seconds"] = time.perf_counter() - started
+            row |= {"seconds": time.perf_counter() - started, SCHEDULE: schedule_of(self.config.train)}
             self.history.epochs.append(row)
             self.history.seconds += row["seconds"]
             self.next_epoch = epoch + 1
             if overtaken is not None and self.process.first:
                 overtaken.unlink(missing_ok=True)  # before the state: stopped in between, the stage alone is repeated
             self._save_joint(weight_optimizer, scale_optimizers)
+            self.tell(told(f"epoch {epoch + 1}/{self.config.train.epochs}", row, self.task.metric))
+        if self.process.first:
+            warn_of_past("train", self.config.train, self.history.epochs)
         if self.history.epochs and self.task.metric not in self.history.epochs[-1]:  # epochs were fewer in the end
             self.history.epochs[-1][self.task.metric] = self.evaluate_widths()
             self._save_joint(weight_optimizer, scale_optimizers)
+
+    def tell(self, line: str) -> None:
+        """Write a line above the progress bar, to standard error, where progress is shown."""
+        if self.progress:
+            tqdm.write(line, file=sys.stderr)
 
     def evaluate_widths(self) -> dict[str, float]:
         """Return the task's metric of every trained width on the images watched."""
@@ -345,9 +359,10 @@ class Run:
             row: dict[str, Any] = {"epoch": epoch + 1, "lr": lr, "loss": total / len(batches)}
             if epoch + 1 < settings.epochs and self.evaluates(epoch, settings.epochs):
                 row |= self.evaluate(self.model, None)
-            row["seconds"] = time.perf_counter() - started
+            row |= {"seconds": time.perf_counter() - started, SCHEDULE: schedule_of(settings)}
             self.history.fp32_epochs.append(row)
             self._save(joint=False, epoch=epoch + 1, weight_optimizer=optimizer.state_dict(), scale_optimizers={})
+            self.tell(told(f"fp32 {epoch + 1}/{settings.epochs}", row, self.task.metric))
 
     def _optimizers(self) -> tuple[torch.optim.Adam, dict[int, torch.optim.Adam]]:
         """Return the optimiser of weights and batch norm, and one for the scales of each width.

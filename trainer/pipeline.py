@@ -32,6 +32,7 @@ from trainer.model import Pass, QuantNet
 from trainer.quantizers import Kernels
 from trainer.report import Sheet, draw_traces, write_report
 from trainer.restore import check_data, check_network, load_floats, load_master, load_trained
+from trainer.schedule import trained_recipe
 from trainer.supernet import HASB_STATE, SuperNetwork
 from trainer.tasks import create_task
 from trainer.tasks.base import Examined, Metrics, on_device
@@ -290,7 +291,8 @@ def finish(run: Run, data: Path, sources: dict[str, Any], own: NamedPlan | None 
     """Calibrate, export and prove the master with its plans, measure all through the serving engine, and report.
 
     ``own``: the plan of which the network holds batch norm and scales, if it does.
-    The pictures of the test split are opened here and nowhere before. The FP32 network that joint training started
+    The pictures of the test split are opened here and nowhere before, unless training watches them
+    (:attr:`Task.watches_test`: classification without ``data.held_out``). The FP32 network that joint training started
     from is measured by the same code. A master of before stays in its place until the new one is complete.
     """
     config, task = run.config, run.task
@@ -308,7 +310,7 @@ def finish(run: Run, data: Path, sources: dict[str, Any], own: NamedPlan | None 
     sensitivities = _known_sensitivities(run) if traces is None else traces.average()
     provenance: dict[str, Any] = {
         "data": f"{task.training_images} training images of {data.name}",
-        "recipe": config.model_dump(mode="json"),
+        "recipe": trained_recipe(config, run.history),
         "seed": config.train.seed,
         "versions": versions(),
         "training_seconds": round(run.history.seconds + sum(row["seconds"] for row in run.history.fp32_epochs)),
@@ -337,7 +339,10 @@ def finish(run: Run, data: Path, sources: dict[str, Any], own: NamedPlan | None 
         draw_traces(traces, {each.name: each.plan for each in master.plans}, run.out / "traces.png")
     columns = {"FP32": run_float} | {f"{b} bit": engine.derive(master, b).run for b in SHEET_WIDTHS}
     sheet = Sheet(("truth", *columns), examined.sheet(columns))
-    write_report(run.out, master, run.history, path.stat().st_size, metric=task.metric, fp32=float_metrics, sheet=sheet)
+    write_report(
+        run.out, master, run.history, path.stat().st_size, metric=task.metric, fp32=float_metrics, sheet=sheet,
+        watches_test=task.watches_test,
+    )  # fmt: skip
     return path
 
 

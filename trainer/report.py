@@ -1,6 +1,6 @@
 """The report of a training run: report.json, report.md and its plots."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from bitgear.describe import describe
 from bitgear.files import write_atomically, write_json
 from bitgear.search.grid import WIDTH_COLORS, draw_widths
 from trainer.hessian import Traces
+from trainer.schedule import SCHEDULE, cut_short, stretches
 from trainer.state import History
 
 mpl.use("agg")
@@ -49,10 +50,12 @@ def write_report(
     metric: str,
     fp32: Mapping[str, float],
     sheet: Sheet,
+    watches_test: bool,
 ) -> None:
     """Write the report of a run into its folder.
 
-    ``metric`` is the one that curves show; ``fp32`` are the test metrics of the network joint training started from.
+    ``metric`` is the one that curves show; ``fp32`` are the test metrics of the network joint training started from;
+    ``watches_test``: whether curves are of the test images.
     """
     description = describe(master, file_bytes)
     report = {"master": description, "fp32_test": fp32, **vars(history)}
@@ -67,7 +70,8 @@ def write_report(
     _occupancy(description, out / "codes_2bit.png")
     if sheet.rows:
         _contact_sheet(sheet, out / "contact_sheet.jpg")
-    write_atomically(out / "report.md", _markdown(description, history, metric, fp32, sheet).encode())
+    columns = sheet.names if sheet.rows else ()
+    write_atomically(out / "report.md", markdown(description, history, metric, fp32, columns, watches_test).encode())
 
 
 def _contact_sheet(sheet: Sheet, path: Path) -> None:
@@ -83,7 +87,9 @@ def _contact_sheet(sheet: Sheet, path: Path) -> None:
     for y, row in enumerate(sheet.rows):
         for x, pixels in enumerate(row):
             picture = Image.fromarray(pixels)
-            picture.thumbnail(cell)
+            share = min(cell[0] / picture.width, cell[1] / picture.height)  # of its size, which may be small
+            size = (max(1, round(share * picture.width)), max(1, round(share * picture.height)))
+            picture = picture.resize(size, Image.Resampling.BICUBIC)
             page.paste(picture, (x * (cell[0] + gap), header + y * (cell[1] + gap)))
     page.save(path, quality=88)
 
@@ -157,14 +163,19 @@ def draw_traces(traces: Traces, plans: Mapping[str, Plan], path: Path) -> None:
     figure.savefig(path, dpi=130)
 
 
-def _markdown(
-    description: dict[str, Any], history: History, metric: str, fp32: Mapping[str, float], sheet: Sheet
+def markdown(
+    description: dict[str, Any],
+    history: History,
+    metric: str,
+    fp32: Mapping[str, float],
+    columns: Sequence[str],
+    watches_test: bool,
 ) -> str:
+    """Return the text of a report, of what ``report.json`` holds. ``columns``: of the contact sheet, none without."""
     names = [name for name in fp32 if name != "images"]
     lines = [f"# Training report: {description['name']}", ""]
     if history.fp32_epochs:
-        minutes = sum(row["seconds"] for row in history.fp32_epochs) / 60
-        lines += [f"FP32 training: {len(history.fp32_epochs)} epochs, {minutes:.0f} minutes."]
+        lines += [f"FP32 training: {_duration(history.fp32_epochs)}."]
     masters = description["provenance"].get("masters", [])
     if masters:
         digests = ", ".join(master["sha256"][:12] for master in masters)
@@ -179,8 +190,7 @@ def _markdown(
     }
     for stage, rows in stages.items():
         if rows:
-            minutes = sum(row["seconds"] for row in rows) / 60
-            lines += [f"{stage}: {len(rows)} epochs, {minutes:.0f} minutes."]
+            lines += [f"{stage}: {_duration(rows)}."]
     lines += [
         f"Master: {description['file_bytes']:,} bytes, {description['file_bytes_per_parameter']:.3f} a parameter.",
         "",
@@ -192,12 +202,12 @@ def _markdown(
     lines += [
         "",
         "The table is measured on the test images, every width through the serving engine, the FP32 network that joint",
-        "training started from by the same code. Curves are measured during training, with convolutions in the",
-        "training's own arithmetic; they steer nothing: the last epoch is what is exported.",
+        "training started from by the same code.",
+        *_curves_said(stages, watches_test),
         "",
     ]
-    if sheet.rows:
-        lines += [f"Test images: {', '.join(sheet.names)}.", "", "![contact sheet](contact_sheet.jpg)", ""]
+    if columns:
+        lines += [f"Test images: {', '.join(columns)}.", "", "![contact sheet](contact_sheet.jpg)", ""]
     if history.epochs:
         lines += ["![accuracy per width](accuracy.png)", "", "![scale gradients](scale_gradients.png)", ""]
     if history.hasb_epochs:
@@ -210,6 +220,47 @@ def _markdown(
         ]
     lines += ["![2-bit codes per layer](codes_2bit.png)", ""]
     return "\n".join(lines)
+
+
+def _duration(rows: Sequence[dict[str, Any]]) -> str:
+    """Return how many epochs there were, by which schedules if by several or not all of one, and minutes."""
+    parts, epochs = stretches(rows), f"{len(rows)} epochs"
+    if len(parts) > 1:
+        told = ", then ".join(f"{part['epochs']} of {part['of']} from a rate of {part['lr']:g}" for part in parts)
+        epochs += f" ({told})"
+    elif cut_short(rows):
+        epochs = f"{len(rows)} of {parts[0]['of']} epochs"
+    return f"{epochs}, {sum(row['seconds'] for row in rows) / 60:.0f} minutes"
+
+
+NONE_HELD_OUT = [
+    "No training images are held out to choose by: a choice among runs or epochs, by curves or by the table, is",
+    "made on the test images.",
+]
+
+
+def _curves_said(stages: Mapping[str, Sequence[dict[str, Any]]], watches_test: bool) -> list[str]:
+    """Return the lines that say of which images curves are, and what may have been chosen by what."""
+    trained = {stage: rows for stage, rows in stages.items() if rows}
+    chosen = NONE_HELD_OUT if watches_test else []
+    if not trained:
+        return chosen
+    images = "these test images too" if watches_test else "other images than these"
+    short = [
+        f"epoch {len(rows)} of {rows[-1][SCHEDULE]['epochs']} ({stage.lower()})"
+        for stage, rows in trained.items()
+        if cut_short(rows)
+    ]
+    if short:
+        ended = f"What is exported is the state after {' and '.join(short)}, a choice that curves may have made."
+    elif all(SCHEDULE in rows[-1] for rows in trained.values()):
+        ended = "They steer nothing in this run: the last epoch is what is exported."
+    else:
+        ended = "What is exported is the state after the last epoch told above."
+    lines = [
+        f"Curves are of {images}, measured during training with convolutions in the training's own arithmetic.", ended,
+    ]  # fmt: skip
+    return lines + chosen
 
 
 def _row(name: str, metrics: list[str], figures: Mapping[str, float]) -> str:

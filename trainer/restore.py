@@ -13,6 +13,7 @@ from torch import Tensor
 
 from bitgear.bits import MASTER_BITS, Plan, Precision
 from bitgear.checkpoint import Master
+from bitgear.convert.float_model import torch_hint
 from bitgear.errors import DataError
 from bitgear.fold import batch_norm
 from bitgear.graph import IMAGE, Conv, Graph, Linear
@@ -94,7 +95,8 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
             f"weights {path} cannot be read: {error.strerror or error}; give a safetensors file"
         ) from error
     except (SafetensorError, KeyError, TypeError) as error:
-        raise ConfigError(f"weights {path} are no safetensors file: {error}; give one that is complete") from error
+        hint = torch_hint(path) or "; give one that is complete"
+        raise ConfigError(f"weights {path} are no safetensors file: {error}{hint}") from error
     return state
 
 

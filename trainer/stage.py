@@ -12,10 +12,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from trainer.config import HasbConfig, WithPlanConfig
 from trainer.loop import Run, cosine, set_rate
 from trainer.model import QuantNet
+from trainer.schedule import SCHEDULE, schedule_of, told, warn_of_past
 from trainer.state import History, read_state, save_state
-from trainer.subject import Subject
+from trainer.subject import Subject, entries
 
 KEYS = ("model", "optimizer", "history", "epoch")
 """What a state has."""
@@ -24,20 +26,22 @@ KEYS = ("model", "optimizer", "history", "epoch")
 class Stage(ABC):
     """A stage of a run whose joint training has ended; its state is the file ``path``.
 
-    ``keys``: of the scales and batch norms that are trained. ``subject``: entries of its own that may not change.
+    ``name``: of the section ``settings``. ``keys``: of the scales and batch norms that are trained. ``subject``: what
+    else may not change but the section's entries.
     """
 
     def __init__(
-        self, run: Run, path: Path, *, epochs: int, lr: float, keys: Collection[str], subject: Subject
+        self, run: Run, path: Path, name: str, settings: HasbConfig | WithPlanConfig, *, keys: Collection[str],
+        subject: Subject,
     ) -> None:  # fmt: skip
         self.run = run
         self.path = path
-        self.epochs = epochs
-        self.lr = lr
+        self.name = name
+        self.settings = settings
         joint = hashlib.sha256(json.dumps(run.history.epochs).encode()).hexdigest()
-        self.subject = {**run.subject, **subject, "joint training": joint[:12]}
+        self.subject = {**run.subject, **entries(name, settings), **subject, "joint training": joint[:12]}
         self.next_epoch = 0
-        self.optimizer = torch.optim.Adam(_groups(run.model, keys, run.config.train.weight_decay), lr=lr)
+        self.optimizer = torch.optim.Adam(_groups(run.model, keys, run.config.train.weight_decay), lr=settings.lr)
 
     @abstractmethod
     def _epoch(self, epoch: int) -> dict[str, Any]:
@@ -59,16 +63,20 @@ class Stage(ABC):
             run.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
             run.history, self.next_epoch = History.parse(state["history"]), state["epoch"]
-        for epoch in range(self.next_epoch, self.epochs):
+        epochs = self.settings.epochs
+        for epoch in range(self.next_epoch, epochs):
             started = time.perf_counter()
             row = self._epoch(epoch)
             run.average_statistics()
-            if run.evaluates(epoch, self.epochs):
+            if run.evaluates(epoch, epochs):
                 row[run.task.metric] = self._evaluate()
-            row["seconds"] = time.perf_counter() - started
+            row |= {"seconds": time.perf_counter() - started, SCHEDULE: schedule_of(self.settings)}
             self._rows().append(row)
             run.history.seconds += row["seconds"]
             self._save(epoch + 1)
+            run.tell(told(f"{self.name} {epoch + 1}/{epochs}", row, run.task.metric))
+        if run.process.first:
+            warn_of_past(self.name, self.settings, self._rows())
 
     def _evaluate(self) -> dict[str, float]:
         """Return the task's metric by precision: of the widths that are trained."""
@@ -76,7 +84,7 @@ class Stage(ABC):
 
     def _set_rate(self, done: float) -> None:
         """Set the learning rate of a moment, 0..1 of the stage."""
-        set_rate(self.optimizer, self.lr * cosine(math.pi * done))
+        set_rate(self.optimizer, self.settings.lr * cosine(math.pi * done))
 
     def _step(self) -> None:
         """Step by the gradients, averaged over processes."""

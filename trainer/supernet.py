@@ -12,7 +12,6 @@ from trainer.hasb import draw_plan, switching_probability
 from trainer.loop import Run
 from trainer.model import Pass, pair_key
 from trainer.stage import Stage
-from trainer.subject import entries
 
 HASB_STATE = "hasb.pt"
 """The state of the stage, in the run's folder."""
@@ -24,17 +23,15 @@ class SuperNetwork(Stage):
     ``layers``: by name of a searchable convolution, whether it is sensitive: it then draws high widths more often.
     """
 
+    settings: HasbConfig
+
     def __init__(self, run: Run, settings: HasbConfig, layers: Mapping[str, bool]) -> None:
-        self.settings = settings
         self.layers = layers
         widths = run.config.train.widths
         if settings.batch_norm == "pair":
             run.model.add_transitions(widths)
         keys = {pair_key(a, b) for a in widths for b in widths}
-        super().__init__(
-            run, run.out / HASB_STATE, epochs=settings.epochs, lr=settings.lr, keys=keys,
-            subject=entries("hasb", settings),
-        )  # fmt: skip
+        super().__init__(run, run.out / HASB_STATE, "hasb", settings, keys=keys, subject={})
 
     def _rows(self) -> list[dict[str, Any]]:
         return self.run.history.hasb_epochs

@@ -16,7 +16,6 @@ from trainer.loop import Run
 from trainer.model import OWN, Pass, key
 from trainer.restore import load_plans
 from trainer.stage import Stage
-from trainer.subject import entries
 
 PLAN_STATE = "with_plan.pt"
 """The state of the stage, in the run's folder."""
@@ -54,18 +53,16 @@ class WithPlan(Stage):
     Raises what :func:`plan_of` raises.
     """
 
+    settings: WithPlanConfig
+
     def __init__(self, run: Run, settings: WithPlanConfig) -> None:
-        self.settings = settings
         self.plan = plan_of(run.masters, settings.plan)
         widths = self.plan.plan
         run.add_untrained_widths()  # a plan may have them, and begins with theirs
         load_plans(run.model, run.masters, widths, run.config.train.widths, run.calibration_batches())
         keys = {OWN, *(key(bits) for bits in run.config.train.widths)}
         told = [str(widths.default), *(f"{name}: {bits}" for name, bits in widths.layers)]
-        super().__init__(
-            run, run.out / PLAN_STATE, epochs=settings.epochs, lr=settings.lr, keys=keys,
-            subject={**entries("with_plan", settings), "plan": told},
-        )  # fmt: skip
+        super().__init__(run, run.out / PLAN_STATE, "with_plan", settings, keys=keys, subject={"plan": told})
 
     def _rows(self) -> list[dict[str, Any]]:
         return self.run.history.plan_epochs

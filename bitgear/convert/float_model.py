@@ -125,7 +125,7 @@ def read_state(path: Path) -> dict[str, NDArray[Any]]:
         reason = getattr(error, "strerror", None) or error
         raise CheckpointNotFound(f"{path}: cannot be opened: {reason}") from error
     except (SafetensorError, KeyError, TypeError, AttributeError) as error:  # the last two of what numpy lacks
-        raise HeaderInvalid(f"{path}: is not a safetensors file of plain floats: {error}") from error
+        raise HeaderInvalid(f"{path}: is not a safetensors file of plain floats: {error}{torch_hint(path)}") from error
     state: dict[str, NDArray[Any]] = {}
     for name, tensor in tensors.items():
         bare = name.removeprefix("module.")
@@ -133,6 +133,13 @@ def read_state(path: Path) -> dict[str, NDArray[Any]]:
             raise TensorUnexpected(f"{path}: holds a tensor {bare!r} both with the prefix 'module.' and without")
         state[bare] = tensor
     return state
+
+
+def torch_hint(path: Path) -> str:
+    """Return what to do with a file that ``torch.save`` wrote, to end a message with; empty for any other file."""
+    with path.open("rb") as file:
+        zipped = file.read(2) == b"PK"
+    return "; torch.save wrote it: give its state dict to safetensors.torch.save_file, and then that file" * zipped
 
 
 def read_metadata(path: Path) -> dict[str, str]:

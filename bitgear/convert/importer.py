@@ -144,7 +144,9 @@ def split(data: LabelledImages, calibrate: int, seed: int) -> tuple[LabelledImag
     """Return ``calibrate`` pictures picked at random, and all others; raise :class:`DataError` if none are left."""
     count = len(data.labels)
     if not 0 < calibrate < count:
-        raise DataError(f"{calibrate} of {count} pictures to calibrate leave none to measure; take fewer or give more")
+        raise DataError(
+            f"{calibrate} of {count} pictures to calibrate leave none to measure; take fewer (--calibrate) or give more"
+        )
     order = np.random.default_rng(seed).permutation(count)
     return subset(data, np.sort(order[:calibrate])), subset(data, np.sort(order[calibrate:]))
 

@@ -110,8 +110,8 @@ def read_boxed_pictures(source: Path, split: str) -> BoxedPictures:
             listed = f"ImageSets/Main/{split}.txt"
             if listed not in names:
                 raise DataError(
-                    f"{source} holds neither annotations/{split}.json (COCO) nor {listed} (Pascal VOC); "
-                    "is the split named otherwise?"
+                    f"{source} holds neither annotations/{split}.json or annotations/instances_{split}.json (COCO) "
+                    f"nor {listed} (Pascal VOC); is the split named otherwise?"
                 )
             items, classes = _voc(source, listed, names, read)
     fetch = picture_reader(source, [item.name for item in items])
@@ -416,6 +416,8 @@ def read_label_maps(
 ) -> LabelledMaps:
     """Return a ``split`` of a data set of label maps: ``{split}/NAME.jpg|png|webp`` and ``{split}annot/NAME.png``.
 
+    Suffixes may be in upper case.
+
     ``classes.json`` is the list of class names by id; a class named ``void``, the last, is what nobody labelled. The
     pixels of a map are class ids, or 255 for void. Pictures of another size than ``height_px`` x ``width_px`` are
     placed as serving does, in a letterbox for a network whose input has this ``mean``; their maps are resized to the
@@ -466,11 +468,14 @@ def _with_maps(source: Path, split: str, names: set[str]) -> dict[str, str]:
         raise DataError(f"{source} holds no JPEG, PNG or WebP pictures in {split}/; is the split named otherwise?")
     if twice := _twice(PurePosixPath(name).stem for name in pictures):
         raise DataError(f"{source} has two pictures {split}/{twice}, which would share a label map")
+    # What is there, by its name with the suffix in lower case.
+    found = {name.removesuffix(".PNG") + ".png": name for name in names if name.endswith(".PNG")}
+    found |= {name: name for name in names}
     maps = {name: f"{split}annot/{PurePosixPath(name).stem}.png" for name in pictures}
     for name, map_name in maps.items():
-        if map_name not in names:
+        if map_name not in found:
             raise DataError(f"{source} has the picture {name}, but not its label map {map_name}")
-    return maps
+    return {name: found[map_name] for name, map_name in maps.items()}
 
 
 def _class_names(source: Path, names: set[str], read: Callable[[str], bytes]) -> tuple[str, ...]:
@@ -489,7 +494,9 @@ def _read_map(where: str, content: bytes, shape: tuple[int, int], classes: int) 
     try:
         with Image.open(io.BytesIO(content), formats=("PNG",)) as image:
             if image.mode not in ("L", "P"):
-                raise DataError(f"{where} has mode {image.mode}; a label map is an 8-bit PNG of one channel")
+                raise DataError(
+                    f"{where} has mode {image.mode}; a label map is an 8-bit PNG of one channel, of class ids"
+                )
             ids = np.array(image)  # of a palette image the indices
             if image.mode == "L" and (bits := content[PNG_DEPTH_BYTE]) < 8:
                 ids //= 255 // ((1 << bits) - 1)  # few bits of grey come spread over 0..255

@@ -8,7 +8,7 @@ import tarfile
 import zipfile
 import zlib
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePath, PurePosixPath
@@ -24,6 +24,8 @@ from bitgear.tasks.resize import resize
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
+UNREAD_SUFFIXES = frozenset({".bmp", ".gif", ".tif", ".tiff", ".heic", ".avif"})
+"""Of pictures that are not read: refused where they would count, since whoever has them means them to."""
 CLASSES_FILE = "classes.json"
 MAX_LINKS = 40
 """Of how many links in a row the end is looked for in a tar archive."""
@@ -49,7 +51,8 @@ def read_labelled_images(folder: Path, split: str, side_px: int, central_fractio
 
     - CIFAR-10 binary version: ``data_batch_1.bin`` .. ``5`` and ``test_batch.bin`` (also in ``cifar-10-batches-bin/``).
     - CIFAR-10 sheets: ``{split}_00.webp`` .. of 25 rows of 40 images, and ``labels.npz``.
-    - A folder per class: ``{split}/CLASS/*.jpg|png|webp``, classes in alphabetical order, cropped to the
+    - A folder per class: ``{split}/CLASS/*.jpg|png|webp`` (pictures elsewhere or of other kinds below it are refused),
+      classes in alphabetical order, cropped to the
       square in the centre and resized bilinearly (``central_fraction``: as in :func:`resize_crop`).
 
     Raises :class:`~bitgear.errors.DataError` naming the file or folder that is missing, empty or unreadable.
@@ -116,6 +119,7 @@ def _class_folders(folder: Path, side_px: int, central_fraction: float) -> Label
     if not classes:
         raise DataError(f"{folder} holds no class folders")
     _check_class_names(folder, classes)
+    _check_none_passed_over(folder, _files_below(folder))
     images, labels = [], []
     for label, name in enumerate(classes):
         paths = sorted(path for path in (folder / name).iterdir() if _is_picture(path))
@@ -133,6 +137,21 @@ def _is_hidden(path: PurePath) -> bool:
 
 def _is_picture(path: PurePath) -> bool:
     return path.suffix.lower() in IMAGE_SUFFIXES and not _is_hidden(path)
+
+
+def _check_none_passed_over(source: Path, names: Iterable[str]) -> None:
+    """Raise :class:`~bitgear.errors.DataError` for a picture in a class folder that is not ``CLASS/*.jpg|png|webp``.
+
+    ``names``: of files, relative to ``source``. What is hidden does not count.
+    """
+    for name in sorted(names):
+        path = PurePosixPath(name)
+        if len(path.parts) < 2 or any(part.startswith(".") for part in path.parts):
+            continue
+        if path.suffix.lower() in UNREAD_SUFFIXES:
+            raise DataError(f"{source}: {name} is a picture of a kind that is not read; save it as JPEG, PNG or WebP")
+        if len(path.parts) > 2 and path.suffix.lower() in IMAGE_SUFFIXES:
+            raise DataError(f"{source}: {name} lies deeper than CLASS/PICTURE; move it into the folder of its class")
 
 
 def _check_class_names(source: Path, classes: Sequence[str]) -> None:
@@ -371,6 +390,7 @@ def _foldered(
             by_class[path.parent.name].append(name)
     if not by_class:
         raise DataError(f"{source} holds neither {CLASSES_FILE} nor folders of JPEG, PNG or WebP pictures")
+    _check_none_passed_over(source, (name for name in names if PurePosixPath(name).parts[0] in by_class))
     classes = sorted(by_class) if classes is None else classes
     files, labels = [], []
     for folder, pictures in by_class.items():

@@ -9,6 +9,7 @@ import pytest
 from benchmarks.ablations import ARMS, FLOATS, SELECTION, cell_config, cells, probe_plans
 from benchmarks.ablations_report import (
     accuracy_table,
+    clear_differences,
     difference_table,
     draw_convergence,
     draw_plans,
@@ -140,3 +141,33 @@ def test_the_report_stands_with_what_is_there(tmp_path: Path) -> None:
     text = " ".join(markdown(some_cells()).split())
     assert "first 4,000 test images" in text
     assert "dedicated" in text
+
+
+def test_a_difference_is_shown_by_more_than_chance() -> None:
+    clear = [(0.52, 0.50), (0.521, 0.50), (0.519, 0.50)]
+    noise = [(0.52, 0.50), (0.48, 0.50), (0.51, 0.50)]
+    assert clear_differences({"a": clear, "b": clear}).startswith("Shown.")
+    text = clear_differences({"a": clear, **{str(i): noise for i in range(11)}})
+    assert text.startswith("Not shown.")
+    assert "Of 12 differences, seed by seed, 1 are clear of chance at 95 % (a (+2.00))" in text
+    assert "Of 0 differences" in clear_differences({"one seed": [(0.5, 0.4)]})
+
+
+def test_the_report_says_that_literal_trains_no_weight_scale_while_gradients_are_above_the_rate() -> None:
+    def report(gradient: float) -> str:
+        literal = cell("alrs-literal", 1, b8=0.9, b6=0.9, b4=0.9, b2=0.8)
+        return markdown([*some_cells(), {**literal, "weight_scale_gradient": {"8": [0.9, gradient], "2": [0.8, 0.9]}}])
+
+    assert "`alrs-literal` never trained a weight scale" in report(0.6)
+    assert "averages 0.60 or more" in report(0.6)
+    assert "never trained a weight scale" not in report(1e-4)
+
+
+def test_the_report_draws_conclusions_on_the_stage_from_its_cells() -> None:
+    arms = ("no-stage", "hasb", "uniform-sampling")
+    cells = [stage_cell(arm, seed, mean3=0.9 - 0.01 * seed * (arm == "hasb")) for arm in arms for seed in (1, 2)]
+    text = " ".join(markdown(cells).split())
+    assert "Does `hasb` beat `uniform-sampling`, or the other way round, at widths and plans?** Not shown." in text
+    assert "1 of 10 means of its arms, at widths and at re-calibrated plans, are below `no-stage`" in text
+    assert "From the master that joint training left" in text
+    assert "From the master of weights abcdef" in markdown([{**cells[0], "master_fingerprint": "abcdef" * 9}])

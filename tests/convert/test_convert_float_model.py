@@ -241,8 +241,9 @@ def test_files_that_hold_no_weights(tmp_path: Path) -> None:
     path = tmp_path / "net.safetensors"
     for content in (b"", b"PK\x03\x04 a pickle in a zip", bytes(100)):
         path.write_bytes(content)
-        with pytest.raises(HeaderInvalid, match=r"net\.safetensors"):
+        with pytest.raises(HeaderInvalid, match=r"net\.safetensors") as caught:
             read_state(path)
+        assert ("torch.save wrote it" in str(caught.value)) == content.startswith(b"PK")
 
 
 def test_a_type_that_numpy_lacks_is_refused(tmp_path: Path) -> None:

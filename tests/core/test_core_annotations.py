@@ -354,6 +354,12 @@ def test_class_names_that_are_none_are_refused(maps: Path, listed: str) -> None:
         read_label_maps(maps, "val", HEIGHT, WIDTH)
 
 
+def test_the_suffix_of_a_map_may_be_in_upper_case(maps: Path) -> None:
+    before = read_label_maps(maps, "val", 16, 24).maps
+    (maps / "valannot" / "n.png").rename(maps / "valannot" / "n.PNG")
+    assert np.array_equal(read_label_maps(maps, "val", 16, 24).maps, before)
+
+
 def test_a_palette_map_is_read_by_its_indices(maps: Path) -> None:
     image = Image.fromarray(np.ones((HEIGHT, WIDTH), np.uint8)).convert("P")
     image.putpalette([0, 0, 0, 255, 0, 0])

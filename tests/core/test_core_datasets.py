@@ -93,6 +93,23 @@ def test_a_folder_per_class(tmp_path: Path) -> None:
     assert data.images[3].max(axis=(0, 1)).tolist() == [10, 20, 30]  # a.PNG comes before b.png
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("ant/more/a.png", "lies deeper than CLASS/PICTURE"), ("ant/a.BMP", "is a picture of a kind that is not read")],
+)
+def test_a_picture_that_would_be_passed_over_is_refused_by_name(tmp_path: Path, name: str, said: str) -> None:
+    write_folders(tmp_path / "train", {"ant": ["a.png"], "bee": ["a.png"], ".hidden": ["a.bmp"]})
+    write_folders(tmp_path / "train" / "ant", {".more": ["a.png"]})
+    assert len(read_labelled_images(tmp_path, "train", 8)) == len(read_pictures(tmp_path / "train", 8)) == 2
+    passed_over = tmp_path / "train" / name
+    passed_over.parent.mkdir(exist_ok=True)
+    Image.new("RGB", (9, 9)).save(passed_over)
+    with pytest.raises(DataError, match=f"{name} {said}"):
+        read_labelled_images(tmp_path, "train", 8)
+    with pytest.raises(DataError, match=f"{name} {said}"):
+        read_pictures(tmp_path / "train", 8)
+
+
 def test_class_names_that_are_not_utf8_are_refused_at_once(tmp_path: Path) -> None:
     write_folders(tmp_path / "train", {os.fsdecode(b"caf\xe9"): ["a.png"], "tea": ["a.png"]})
     with pytest.raises(DataError, match=r"'caf\\udce9' is not UTF-8; rename it"):

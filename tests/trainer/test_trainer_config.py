@@ -95,6 +95,20 @@ def test_faults_are_named_with_file_and_key(tmp_path: Path, section: str, line: 
     assert str(caught.value).startswith(f"{tmp_path / 'run.toml'}: {key}")
 
 
+@pytest.mark.parametrize(
+    ("text", "known"),
+    [
+        ("[train]\nepoch = 3", "widths, epochs, epoch_images"),
+        ("[hasb]\nepoch = 3", "epochs, epoch_images, lr, sampling"),
+        ("[plans.p]\ndefault = '4'\nlayers = { a = '2' }\nlayer = 3", "default, layers"),
+        ("[trian]\nepochs = 3", "network, fp32, train"),
+    ],
+)
+def test_an_entry_that_is_none_is_refused_with_those_that_are(tmp_path: Path, text: str, known: str) -> None:
+    with pytest.raises(ConfigError, match=f"there is no such entry; known are {known}"):
+        read(tmp_path, f'[network]\nname = "n"\n{text}')
+
+
 @pytest.mark.parametrize("name", ["", "A", "a/b", "a..b", "-a", "a" * 65])
 def test_a_name_that_no_master_could_have_is_refused_before_training(tmp_path: Path, name: str) -> None:
     with pytest.raises(ConfigError, match=r"network\.name"):

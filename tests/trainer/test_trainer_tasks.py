@@ -20,6 +20,7 @@ from trainer.config import ConfigError, RunConfig
 from trainer.loop import Run
 from trainer.model import Pass
 from trainer.pipeline import _provenance, finish
+from trainer.report import CELL_WIDTH_PX, Sheet, _contact_sheet
 from trainer.tasks.segment import class_weights, pixel_loss
 
 CASES = {
@@ -90,6 +91,22 @@ def test_the_pipeline_ends_in_a_proven_master_and_a_report(case: Case, done: Run
     text = (done.out / "report.md").read_text()
     assert "contact_sheet.jpg" in text
     assert "FP32 start" in text
+
+
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_a_split_without_an_object_is_refused(tmp_path: Path, split: str) -> None:
+    data = write_boxes(tmp_path / "set")
+    file = data / "annotations" / f"{split}.json"
+    listed = json.loads(file.read_text())
+    file.write_text(json.dumps({**listed, "annotations": [{**each, "iscrowd": 1} for each in listed["annotations"]]}))
+    with pytest.raises(DataError, match=f"no picture of split {split} has an object"):
+        Run(detect_config(), data, tmp_path / "run", progress=False)
+
+
+def test_small_pictures_fill_their_cells_of_the_contact_sheet(tmp_path: Path) -> None:
+    _contact_sheet(Sheet(("truth", "8 bit"), [[np.zeros((20, 32, 3), np.uint8)] * 2]), tmp_path / "sheet.png")
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.getpixel((CELL_WIDTH_PX - 1, sheet.height - 6)) == (0, 0, 0)
 
 
 def test_training_sees_augmented_batches_and_tests_do_not(case: Case, done: Run) -> None:
