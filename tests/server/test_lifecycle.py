@@ -245,6 +245,10 @@ def test_a_server_needs_no_standard_output(tmp_path: Path, shell: str) -> None:
         server.out.close()
         with httpx.Client(base_url=f"http://127.0.0.1:{_listening_port(server)}", trust_env=False) as client:
             wait_until(lambda: _status(client) == 200, "ready")
+            date = client.get("/v2").headers[
+                "date"
+            ]  # uvicorn sets it at its ticks, at which the server says that it serves
+            wait_until(lambda: client.get("/v2").headers["date"] != date, "ticks")
             assert client.post(PATH, content=png()).status_code == 200
         server.signal(signal.SIGTERM)
         assert server.status() == 0
