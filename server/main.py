@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import gc
 import logging
 import os
@@ -13,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from types import FrameType
+from typing import Any
 
 import uvicorn
 
@@ -26,6 +28,14 @@ from server.runtime import Runtime
 from server.settings import Settings, SettingsError, unknown_variables
 
 _logger = logging.getLogger(__name__)
+
+BACKLOG = 2048
+"""Connections that may wait to be accepted, if the system allows so many."""
+
+SILENCE_S = 60.0
+"""How long a server that cannot accept connections says nothing more of it."""
+
+_EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
 def run(settings: Settings, *, engine: Engine | None = None) -> int:
@@ -56,6 +66,7 @@ def run(settings: Settings, *, engine: Engine | None = None) -> int:
         access_log=False,
         proxy_headers=False,
         server_header=False,
+        backlog=1,  # how often asyncio tries to accept at once, and goes on trying when it is out of descriptors
         timeout_graceful_shutdown=settings.drain_timeout_s,
     )
     listener = bind(settings.host, settings.port)
@@ -81,6 +92,12 @@ class _Server(uvicorn.Server):
         self._runtime.drain()
         self._drained_at_s = time.monotonic() + self._runtime.settings.drain_delay_s
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        asyncio.get_running_loop().set_exception_handler(_Handler())
+        await super().startup(sockets)
+        for listener in sockets or ():
+            listener.listen(BACKLOG)
+
     async def on_tick(self, counter: int) -> bool:
         if self._runtime.failure is not None:
             return True
@@ -89,8 +106,7 @@ class _Server(uvicorn.Server):
         if self._runtime.ready and not self._announced:
             self._announced = True
             models = ", ".join(self._runtime.models.names)
-            sys.stdout.write(f"bitgear {__version__} serves {models} at {self._url}\n")
-            sys.stdout.flush()
+            _say(f"bitgear {__version__} serves {models} at {self._url}\n")
         return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -110,6 +126,29 @@ class _Server(uvicorn.Server):
     def _create_protocol(self) -> asyncio.Protocol:
         protocol: Callable[..., asyncio.Protocol] = self.config.http_protocol_class
         return protocol(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
+
+
+def _say(line: str) -> None:
+    """Write a line to standard output, if there is one and somebody takes it."""
+    # Past its buffer: what that could not get rid of, the interpreter would try again at exit, and end with a failure.
+    with contextlib.suppress(OSError):
+        if sys.stdout is not None:
+            os.write(sys.stdout.fileno(), line.encode())
+
+
+class _Handler:
+    """Handles what goes wrong in an event loop: as asyncio does, but for what it would say each second."""
+
+    def __init__(self) -> None:
+        self._silent_until_s = 0.0
+
+    def __call__(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        error = context.get("exception")
+        if not (isinstance(error, OSError) and error.errno in _EXHAUSTED and "socket" in context):
+            loop.default_exception_handler(context)
+        elif loop.time() >= self._silent_until_s:
+            self._silent_until_s = loop.time() + SILENCE_S
+            _logger.warning("connections wait to be accepted: %s", error.strerror)
 
 
 def _accepted(listener: socket.socket) -> Iterator[socket.socket]:

@@ -2,11 +2,11 @@
 
 import io
 import struct
-import time
 import zlib
+from unittest.mock import Mock
 
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 
 from tests.serving import PATH, Running, encode, pixels, png
 
@@ -69,10 +69,12 @@ def test_the_signature_alone(server: Running) -> None:
     ("width", "height"),
     [(1001, 1000), (50_000, 50_000), (2**31 - 1, 1), (2**31 - 1, 2**31 - 1), (1, 1_000_001), (1, 32_768)],
 )
-def test_a_decompression_bomb_is_refused_by_its_header(server: Running, width: int, height: int) -> None:
-    start_s = time.monotonic()
-    answer = server.client.post(PATH, content=bomb(width, height))
-    assert time.monotonic() - start_s < 2
+def test_a_decompression_bomb_is_refused_by_its_header(
+    server: Running, monkeypatch: pytest.MonkeyPatch, width: int, height: int
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(ImageFile.ImageFile, "load", Mock(side_effect=AssertionError("its pixels were read")))
+        answer = server.client.post(PATH, content=bomb(width, height))
     server.refused(answer, 413, "too-large", limit_pixels=LIMIT_PIXELS)
 
 

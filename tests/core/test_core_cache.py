@@ -1,9 +1,8 @@
 """The cache of derived models: one derivation each, bounded bytes, nothing pulled from under a request."""
 
 import threading
-import time
 from collections.abc import Callable
-from concurrent.futures import CancelledError
+from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,13 +54,6 @@ def start(work: Callable[[], None]) -> threading.Thread:
     thread = threading.Thread(target=work)
     thread.start()
     return thread
-
-
-def wait_until(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
 
 
 def test_a_width_is_derived_once_and_then_found() -> None:
@@ -231,9 +223,18 @@ def test_a_failed_derivation_fails_all_who_wait_for_it() -> None:
 
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit])
-def test_what_stops_the_deriving_thread_stops_no_other(stop: type[BaseException]) -> None:
-    inside, proceed = threading.Event(), threading.Event()
+def test_what_stops_the_deriving_thread_stops_no_other(
+    stop: type[BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inside, proceed, waits = threading.Event(), threading.Event(), threading.Semaphore(0)
     stops = [stop()]
+
+    class Awaited(Future[Any]):
+        def result(self, timeout: float | None = None) -> Any:
+            waits.release()
+            return super().result(timeout)
+
+    monkeypatch.setattr("bitgear.engines.cache.Future", Awaited)
 
     def hook(_: str) -> None:
         inside.set()
@@ -253,9 +254,8 @@ def test_what_stops_the_deriving_thread_stops_no_other(stop: type[BaseException]
 
     first = start(work)
     assert inside.wait(10)
-    (pending,) = cache._deriving.values()
     others = [start(work) for _ in range(3)]
-    wait_until(lambda: len(pending._condition._waiters) == 3)  # type: ignore[attr-defined]
+    assert all(waits.acquire(timeout=10) for _ in others)
     proceed.set()
     for thread in (first, *others):
         thread.join(10)

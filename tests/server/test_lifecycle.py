@@ -2,9 +2,11 @@
 
 import asyncio
 import contextlib
+import errno
 import functools
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -22,7 +24,7 @@ import uvicorn
 from starlette.types import Receive, Scope, Send
 
 from bitgear.checkpoint import write_master
-from server.main import _accepted, _Server, bind
+from server.main import _accepted, _Handler, _Server, bind
 from server.protocol import Protocol
 from tests.masters import tiny_master
 from tests.serving import DEADLINE_S, PATH, check_problem, png, read_answer, wait_until
@@ -80,7 +82,10 @@ class Process:
 
 
 @contextlib.contextmanager
-def process(folder: Path, derive_s: float = 0, run_s: float = 0, **settings: object) -> Iterator[Process]:
+def process(
+    folder: Path, derive_s: float = 0, run_s: float = 0, shell: str = "", **settings: object
+) -> Iterator[Process]:
+    """A server of its own; ``shell``: what else a shell is told of its start, as redirections."""
     path = folder / "tiny.safetensors"
     write_master(tiny_master(), path)
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "BITGEAR_MODELS": str(path)}
@@ -88,7 +93,7 @@ def process(folder: Path, derive_s: float = 0, run_s: float = 0, **settings: obj
     log = folder / "log"
     with log.open("w") as stream:
         popen = subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, str(derive_s), str(run_s)],
+            ["sh", "-c", f'exec "$@" {shell}', "sh", sys.executable, "-c", PROGRAM, str(derive_s), str(run_s)],
             cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=stream, text=True,
         )  # fmt: skip
     assert popen.stdout is not None
@@ -232,6 +237,55 @@ def test_a_signal_before_ready_ends_with_0(tmp_path: Path) -> None:
         server.signal(signal.SIGTERM)
         assert server.status() == 0
         assert server.out.read() == ""  # it never said that it serves
+
+
+@pytest.mark.parametrize("shell", ["", ">&-", ">/dev/full"], ids=["nobody reads", "closed", "full"])
+def test_a_server_needs_no_standard_output(tmp_path: Path, shell: str) -> None:
+    with process(tmp_path, shell=shell) as server:
+        server.out.close()
+        with httpx.Client(base_url=f"http://127.0.0.1:{_listening_port(server)}", trust_env=False) as client:
+            wait_until(lambda: _status(client) == 200, "ready")
+            date = client.get("/v2").headers[
+                "date"
+            ]  # uvicorn sets it at its ticks, at which the server says that it serves
+            wait_until(lambda: client.get("/v2").headers["date"] != date, "ticks")
+            assert client.post(PATH, content=png()).status_code == 200
+        server.signal(signal.SIGTERM)
+        assert server.status() == 0
+    assert "Traceback" not in server.log.read_text()
+
+
+def _status(client: httpx.Client) -> int | None:
+    with contextlib.suppress(httpx.ConnectError):
+        return client.get("/v2/health/ready").status_code
+    return None
+
+
+def test_a_server_out_of_descriptors_says_so_once_and_goes_on(tmp_path: Path) -> None:
+    with process(tmp_path) as server, contextlib.ExitStack() as stack:
+        address = ("127.0.0.1", server.port())
+        descriptors = Path(f"/proc/{server.popen.pid}/fd")
+        open_now = len(list(descriptors.iterdir()))
+        _, hard = resource.prlimit(server.popen.pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(server.popen.pid, resource.RLIMIT_NOFILE, (open_now + 8, hard))
+        for _ in range(40):
+            stack.enter_context(socket.create_connection(address, DEADLINE_S))
+        wait_until(lambda: "connections wait" in server.log.read_text(), "a warning")
+        stack.close()
+        with socket.create_connection(address, DEADLINE_S) as connection:
+            connection.sendall(head(len(png())) + png())
+            assert read_answer(connection)[0] == 200
+        server.signal(signal.SIGTERM)
+        assert server.status() == 0
+    lines = [json.loads(line) for line in server.log.read_text().splitlines()]
+    assert [line["level"] for line in lines if line["level"] != "info"] == ["warning"]
+
+
+def test_what_else_goes_wrong_in_the_event_loop_is_told_as_usual() -> None:
+    loop = Mock()
+    context = {"message": "a callback failed", "exception": OSError(errno.EMFILE, "too many")}
+    _Handler()(loop, context)
+    loop.default_exception_handler.assert_called_once_with(context)
 
 
 def _listening_port(server: Process) -> int:

@@ -23,6 +23,7 @@ from bitgear.tasks.pictures import Picture
 from server.app import create_app
 from server.measurement import Line, Times, measured_ladder
 from server.refresh import Refresh
+from server.scheduler import Job, Scheduler
 from server.settings import Settings
 from tests.masters import tiny_master
 from tests.server.gates import Exchanged, Gate
@@ -368,7 +369,18 @@ def test_what_waits_for_a_model_that_goes_derives_nothing_anew(tmp_path: Path, g
     asyncio.run(scenario())
 
 
-def test_a_deadline_beyond_what_anybody_waits_does_not_starve(tmp_path: Path, gate: Gate) -> None:
+def test_a_deadline_beyond_what_anybody_waits_does_not_starve(
+    tmp_path: Path, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs: list[Job] = []
+    submit = Scheduler.submit
+
+    def noted(scheduler: Scheduler, job: Job) -> None:
+        jobs.append(job)
+        submit(scheduler, job)
+
+    monkeypatch.setattr(Scheduler, "submit", noted)
+
     async def scenario() -> None:
         async with started(tmp_path, gate, engine_workers=1, measure_s=0, max_deadline_s=5) as app:
             runtime = app.state.runtime
@@ -378,9 +390,8 @@ def test_a_deadline_beyond_what_anybody_waits_does_not_starve(tmp_path: Path, ga
             await until(lambda: len(gate.calls) == 1, "one runs")
             runs.append(asyncio.create_task(Exchanged(headers=[("Deadline-Ms", "3600000")]).run(app)))
             await until(lambda: runtime.scheduler.depth(model) == 1, "one waits")
-            (job,) = runtime.scheduler._lanes[model].jobs
-            assert job.waiting.hard
-            assert job.waiting.deadline_s == job.expires_s
+            assert jobs[-1].waiting.hard
+            assert jobs[-1].waiting.deadline_s == jobs[-1].expires_s
             gate.open.set()
             assert [each.status for each in await asyncio.gather(*runs)] == [200, 200]
 

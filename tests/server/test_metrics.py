@@ -7,7 +7,7 @@ import pytest
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
-from server.metrics import BUCKETS_S, Metrics
+from server.metrics import BUCKETS_S, PHASE_BUCKETS_S, Metrics
 from tests.serving import PATH, Running, png, running, wait_until
 
 PNG = {"Content-Type": "image/png"}
@@ -116,11 +116,27 @@ def test_the_error_of_a_ladder_is_told_as_it_is_for_as_long_as_its_model_is_serv
         assert told() == {}
 
 
-def test_buckets_are_geometric_from_half_a_millisecond_to_ten_seconds() -> None:
-    assert BUCKETS_S[0] == 0.0005
-    assert 10 < BUCKETS_S[-1] < 15
-    ratios = [high / low for low, high in itertools.pairwise(BUCKETS_S)]
-    assert ratios == pytest.approx([1.5] * len(ratios))
+@pytest.mark.parametrize(
+    ("bounds_s", "first_s", "last_s", "factor"), [(BUCKETS_S, 0.0005, 12.6, 1.5), (PHASE_BUCKETS_S, 0.00005, 3.28, 2)]
+)
+def test_buckets_are_geometric(bounds_s: tuple[float, ...], first_s: float, last_s: float, factor: float) -> None:
+    assert (bounds_s[0], bounds_s[-1]) == (first_s, pytest.approx(last_s, rel=0.01))
+    ratios = [high / low for low, high in itertools.pairwise(bounds_s)]
+    assert ratios == pytest.approx([factor] * len(ratios), rel=0.001)
+    assert all(bound_s == round(bound_s, 6) for bound_s in bounds_s)  # so that a query can spell it out
+
+
+def test_rendering_pauses_again_and_again_and_leaves_nothing_out() -> None:
+    metrics = Metrics("made-up")
+    pauses_s: list[float] = []
+    for model in range(100):
+        metrics.add_model(str(model), "1", "classify", 1, lambda: 0, lambda: 0, ("8", "4"), lambda _: 0)
+    page = metrics.render(pauses_s.append)
+    counts = {family.name: len(family.samples) for family in text_string_to_metric_families(page.decode())}
+    assert counts["bitgear_model_info"] == 100
+    assert counts["bitgear_model_resident_bytes"] == counts["bitgear_profile_error_ratio"] == 200
+    assert len(pauses_s) >= 10
+    assert min(pauses_s) > 0
 
 
 def test_two_servers_in_one_process_count_apart(tmp_path: Path, server: Running) -> None:

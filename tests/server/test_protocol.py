@@ -1,19 +1,22 @@
 """What goes out on a connection, and when."""
 
 import asyncio
-import contextlib
+import itertools
 import json
 import socket
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import uvicorn
 from uvicorn.server import ServerState
 
 from server import protocol as server_protocol
+from server.exchange import RECEIVED, begin
 from server.protocol import HEAD_LIMIT_BYTES, PairingTransport, Protocol
 from tests.serving import PATH, Running, check_problem, next_answer, png, read_answer, running
 
@@ -42,6 +45,15 @@ class Wire(asyncio.Transport):
 
     def abort(self) -> None:
         self.aborted = True
+
+    def is_closing(self) -> bool:
+        return self.closed
+
+    def pause_reading(self) -> None:
+        pass
+
+    def resume_reading(self) -> None:
+        pass
 
 
 def written(*steps: str | None) -> tuple[Wire, list[int]]:
@@ -93,17 +105,6 @@ def test_answers_are_whole_whether_or_not_they_have_a_body(server: Running, head
     assert first.startswith(b"HTTP/1.1 ")
     length = next(int(line.split(b":")[1]) for line in first.split(b"\r\n") if line.startswith(b"content-length:"))
     assert len(body) == (0 if head.startswith(b"HEAD") else length)
-
-
-def test_a_request_is_received_when_its_first_bytes_are_read(server: Running) -> None:
-    image = png()
-    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
-        connection.sendall(f"POST {PATH} HTTP/1.1\r\nHost: x\r\n".encode())
-        time.sleep(0.5)  # far more than what is asserted: reading may be late on a busy machine
-        connection.sendall(f"Content-Type: image/png\r\nContent-Length: {len(image)}\r\n\r\n".encode() + image)
-        status, _, body = read_answer(connection)
-    assert status == 200
-    assert json.loads(body)["timing_ms"]["total"] >= 50
 
 
 class Turns:
@@ -163,6 +164,48 @@ async def connected(app: Callable[..., Any]) -> tuple[Protocol, Wire]:
     return protocol, wire
 
 
+@dataclass(frozen=True)
+class Heard:
+    """A request as an application heard it."""
+
+    path: str
+    headers: dict[bytes, bytes]
+    body: bytes
+    received_s: float
+
+
+def heard(*pieces: bytes) -> tuple[list[Heard], Wire]:
+    """What an application hears of bytes that are read piece by piece, and its answers: 204 to each request."""
+    requests = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        body, more = b"", True
+        while more:
+            message = await receive()
+            body, more = body + message["body"], message["more_body"]
+        requests.append(Heard(scope["path"], dict(scope["headers"]), body, scope["state"][RECEIVED]))
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+        await send({"type": "http.response.body"})
+
+    async def scenario() -> Wire:
+        protocol, wire = await connected(app)
+        for piece in pieces:
+            assert not wire.closed
+            protocol.data_received(piece)
+            await turns()
+        return wire
+
+    return requests, asyncio.run(scenario())
+
+
+def test_a_request_is_received_when_its_first_bytes_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    times_s = itertools.count(5.0)
+    monkeypatch.setattr(server_protocol, "time", Mock(monotonic=lambda: next(times_s)))
+    requests, _ = heard(b"GET / HT", b"TP/1.1\r\nHost: x\r\n", b"\r\nGET / HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert [request.received_s for request in requests] == [5.0, 6.0]
+    assert begin({"headers": [], "state": {RECEIVED: 5.0}}).started_s == 5.0
+
+
 def test_a_request_that_comes_as_the_server_stops_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server_protocol, "PARTING_S", 0.0)
 
@@ -215,30 +258,17 @@ def classify(image: bytes, *headers: str) -> bytes:
 @pytest.mark.parametrize("offer", [("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABk"),
                                    ("Connection: keep-alive, upgrade", "Upgrade: websocket")])  # fmt: skip
 @pytest.mark.parametrize("pieces", [1, 2])
-def test_an_upgrade_that_nobody_offers_is_ignored(server: Running, offer: tuple[str, ...], pieces: int) -> None:
-    image = png()
-    head = classify(image, *offer)
-    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
-        for piece in [head + image] if pieces == 1 else [head, image]:
-            connection.sendall(piece)
-            time.sleep(0.05)
-        connection.sendall(classify(image) + image)
-        with connection.makefile("rb") as stream:
-            answers = [next_answer(stream) for _ in range(2)]
-    assert [status for status, _, _ in answers] == [200, 200]
+def test_an_upgrade_that_nobody_offers_is_ignored(offer: tuple[str, ...], pieces: int) -> None:
+    head = classify(b"body", *offer)
+    requests, wire = heard(*([head + b"body"] if pieces == 1 else [head, b"body"]), classify(b"other") + b"other")
+    assert [(request.path, request.body) for request in requests] == [(PATH, b"body"), (PATH, b"other")]
+    assert b"".join(wire.pieces).count(b"HTTP/1.1 204") == 2
 
 
-def test_a_body_is_never_taken_for_a_request(server: Running) -> None:
+def test_a_body_is_never_taken_for_a_request() -> None:
     body = b"GET /v2/models HTTP/1.1\r\nHost: x\r\n\r\n"
-    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
-        connection.sendall(classify(body, "Connection: Upgrade", "Upgrade: h2c"))
-        time.sleep(0.05)
-        connection.sendall(body)
-        status, headers, _ = read_answer(connection)
-        assert (status, headers["content-type"]) == (422, "application/problem+json")
-        connection.settimeout(0.2)
-        with pytest.raises(TimeoutError):
-            connection.recv(1)
+    requests, _ = heard(classify(body, "Connection: Upgrade", "Upgrade: h2c"), body)
+    assert [(request.path, request.body) for request in requests] == [(PATH, body)]
 
 
 def test_nothing_follows_connect(server: Running) -> None:
@@ -289,30 +319,34 @@ def chunked(image: bytes, *headers: str) -> bytes:
 
 
 @pytest.mark.parametrize("pieces", [1, 2])
-def test_trailers_are_no_headers(server: Running, pieces: int) -> None:
+def test_trailers_are_no_headers(pieces: int) -> None:
     trailers = b"Precision: 2\r\nX-Request-Id: trailing\r\nContent-Type: text/html\r\nContent-Encoding: gzip\r\n\r\n"
-    request = chunked(png(), "Precision: 4")
-    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
-        for piece in [request + trailers] if pieces == 1 else [request, trailers]:
-            connection.sendall(piece)
-            time.sleep(0.05)
-        status, headers, body = read_answer(connection)
-    assert (status, json.loads(body)["precision"]["served"]) == (200, 4)
-    assert headers["x-request-id"] != "trailing"
+    sent = chunked(b"body", "Precision: 4")
+    ((request,), _) = heard(*([sent + trailers] if pieces == 1 else [sent, trailers]))
+    assert (request.headers[b"precision"], request.headers[b"content-type"]) == (b"4", b"image/png")
+    assert not {b"x-request-id", b"content-encoding"} & set(request.headers)
+    assert request.body == b"body"
 
 
 @pytest.mark.parametrize("endless", [b"ab:\r\n", b"x" * 100, b"\r\n"], ids=["trailers", "one trailer", "blank lines"])
-def test_what_lies_between_requests_has_a_limit(server: Running, endless: bytes) -> None:
-    start = b"" if endless == b"\r\n" else chunked(png())
-    sent_bytes = 0
-    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection, contextlib.suppress(OSError):
-        connection.sendall(start)
-        while sent_bytes < 64 * HEAD_LIMIT_BYTES:
-            connection.sendall(endless * (HEAD_LIMIT_BYTES // len(endless)))
-            sent_bytes += HEAD_LIMIT_BYTES
-            time.sleep(0.05)
-        pytest.fail("everything was read")
-    server.good()
+def test_what_lies_between_requests_has_a_limit(monkeypatch: pytest.MonkeyPatch, endless: bytes) -> None:
+    monkeypatch.setattr(server_protocol, "LINGER_S", 0.0)
+    start = b"" if endless == b"\r\n" else chunked(b"body")
+
+    async def scenario() -> int:
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            await asyncio.Event().wait()
+
+        protocol, wire = await connected(app)
+        protocol.data_received(start)
+        read_bytes = 0
+        while not wire.closed and read_bytes < 64 * HEAD_LIMIT_BYTES:
+            protocol.data_received(endless)
+            read_bytes += len(endless)
+            await asyncio.sleep(0)
+        return read_bytes
+
+    assert HEAD_LIMIT_BYTES < asyncio.run(scenario()) < 1.1 * HEAD_LIMIT_BYTES
 
 
 def test_a_body_of_many_small_chunks_is_read(server: Running) -> None:

@@ -20,7 +20,7 @@ from server.policies.batches import LOOKED_AT
 from server.policies.fixed import Fixed
 from server.policy import Dispatch, Load, Policy, Waiting
 from server.registry import ServedModel
-from server.scheduler import ODDLY_LONG, BatchReport, Job, Scheduler, Served
+from server.scheduler import ODDLY_LONG, SERVICE_WEIGHT, BatchReport, Job, Scheduler, Served
 from server.turns import LATE_TURN
 from tests.masters import random_codes, tiny_master
 from tests.serving import DEADLINE_S, wait_until
@@ -589,25 +589,34 @@ def submit_ready_after(b: Bench, ready_s: float) -> None:
     b.scheduler.submit(job)
 
 
+def late(b: Bench, within_s: float, margin: float = 0.0, hard: bool = True) -> bool:
+    """Whether a request that should be answered within this time is crowded out by those before it."""
+    return b.scheduler.crowded_out(b.model, Waiting(b.clock() + within_s, 1, hard), margin)
+
+
+def needed_s(b: Bench, ready_s: float) -> float:
+    """What three errands that take so long each, and then the engine, need on one core."""
+    ladder = b.model.ladder
+    return 3 * (ready_s + min(ladder.image_s) / ladder.noise) + min(ladder.alone_s)
+
+
+def three_ahead(b: Bench) -> None:
+    for _ in range(3):
+        b.crew.errand(lambda: None, Waiting(b.clock(), 1, hard=True))
+
+
 def test_who_is_late_for_what_is_not_ready_yet(bench: Callable[..., Bench]) -> None:
     b = bench()
     b.occupy()
-    ladder, ready_s = b.model.ladder, 0.02
-    submit_ready_after(b, ready_s)
-    each_s = ready_s + min(ladder.image_s) / ladder.noise  # of one worker on one core
-
-    def late(within_s: float, ahead: int = 0, margin: float = 0.0, hard: bool = True) -> bool:
-        for _ in range(ahead):
-            b.crew.errand(lambda: None, Waiting(b.clock(), 1, hard=True))
-        return b.scheduler.crowded_out(b.model, Waiting(b.clock() + within_s, 1, hard), margin)
-
-    assert not late(1e-6)  # nobody is before it: that is found out by trying
-    needed_s = 3 * each_s + min(ladder.alone_s)
-    assert late(0.99 * needed_s, ahead=3)
-    assert not late(1.01 * needed_s)
-    assert late(1.01 * needed_s, margin=0.1)
-    assert not late(0.99 * needed_s, hard=False)
-    assert not b.scheduler.crowded_out(b.model, Waiting(b.clock() - 1, 1, hard=True), 0.0)  # it goes before them
+    submit_ready_after(b, 0.02)
+    needed = needed_s(b, 0.02)
+    assert not late(b, 1e-6)  # nobody is before it: that is found out by trying
+    three_ahead(b)
+    assert late(b, 0.99 * needed)
+    assert not late(b, 1.01 * needed)
+    assert late(b, 1.01 * needed, margin=0.1)
+    assert not late(b, 0.99 * needed, hard=False)
+    assert not late(b, -1.0)  # it goes before them
 
 
 def test_one_that_was_long_in_the_making_does_not_count_for_all(bench: Callable[..., Bench]) -> None:
@@ -615,7 +624,10 @@ def test_one_that_was_long_in_the_making_does_not_count_for_all(bench: Callable[
     b.occupy()
     submit_ready_after(b, 0.01)
     submit_ready_after(b, 100.0)
-    assert b.scheduler._lanes[b.model].ready_s == pytest.approx(0.01 + 0.1 * (ODDLY_LONG - 1) * 0.01)
+    three_ahead(b)
+    needed = needed_s(b, 0.01 + SERVICE_WEIGHT * (ODDLY_LONG - 1) * 0.01)
+    assert late(b, 0.99 * needed)
+    assert not late(b, 1.01 * needed)
 
 
 def test_who_cannot_be_in_time_alone_is_known_while_others_wait(bench: Callable[..., Bench]) -> None:
