@@ -124,6 +124,18 @@ struct PixelLutColumns {
     std::ptrdiff_t results;  // where tables of their sums' bytes begin; -1: there are none
 };
 
+// The tiles of a product: of equal size rather than full ones and a small rest, or, of a path that reads stretches of
+// places, as large as its stretches reach.
+struct Tiles {
+    int pixels = 0, count = 0;
+    std::vector<int> starts;  // of a path that reads stretches: the first pixel of each, and one behind the last pixel
+
+    int start(int tile) const {
+        return starts.empty() ? static_cast<int>(static_cast<std::int64_t>(pixels) * tile / count)
+                              : starts[static_cast<std::size_t>(tile)];
+    }
+};
+
 // What every step has; the fields of a kind are below its name.
 struct Step {
     enum class Kind { image, conv, sum, bilinear, maximum, copy } kind;
@@ -154,7 +166,7 @@ struct Step {
     int in_channels = 0;
     int input_channel = 0;  // first input channel of a group
     int period = 0;
-    std::vector<int> tile_starts;  // dot: the first pixel of each tile, and one behind the last pixel
+    Tiles tiles;  // dot, not pooled
     std::vector<Run> runs;
     int k_groups = 0;             // groups of a window (dot), of a pixel (lut, winograd)
     std::size_t block_bytes = 0;  // of one packed block
@@ -230,6 +242,7 @@ public:
     void add_copy(const std::string& name, int input, int output, int channel, const std::vector<int>& source_y,
                   const std::vector<int>& source_x, int pad_channels, std::uint8_t pad_byte);
     void finish();
+    void check_finished() const { check(finished_, "the model is not finished"); }
 
     std::size_t resident_bytes() const { return resident_bytes_; }
     std::size_t arena_bytes() const { return arena_bytes_; }

@@ -51,6 +51,7 @@ using OutputTuple = std::tuple<int, int, float, int, int, int>;
 
 // How many pictures there are.
 int batch_of(const Model& model, const Images& q_image) {
+    model.check_finished();
     if (q_image.shape(0) > kMostImages) throw nb::value_error("there are more pictures than the engine counts");
     if (q_image.shape(1) != 3 || q_image.shape(2) != static_cast<std::size_t>(model.image_height()) ||
         q_image.shape(3) != static_cast<std::size_t>(model.image_width())) {
@@ -77,8 +78,9 @@ std::vector<Output> outputs_of(const std::vector<OutputTuple>& tuples) {
 const Isa* isa_of(const std::string& name) {
     const Isa* isa = choose_isa(name.c_str());
     if (isa == nullptr)
-        throw nb::value_error(
-            ("instruction set '" + name + "' is unknown, not compiled in or not offered by this processor").c_str());
+        throw nb::value_error(("instruction set '" + name +
+                               "' is unknown, not compiled in or not offered by this processor, or not to this process")
+                                  .c_str());
     return isa;
 }
 
@@ -271,7 +273,11 @@ NB_MODULE(_native, m) {
         .def("add_maximum", &Model::add_maximum, "name"_a, "input"_a, "output"_a, "channel"_a, "kernel"_a, "stride"_a)
         .def("add_copy", &Model::add_copy, "name"_a, "input"_a, "output"_a, "channel"_a, "source_y"_a, "source_x"_a,
              "pad_channels"_a, "pad_byte"_a)
-        .def("finish", &Model::finish)
+        .def("finish",
+             [](Model& self) {
+                 const WithoutLock released;
+                 self.finish();
+             })
         .def(
             "run",
             [](const Model& self, const Images& q_image, const Floats& result, int threads) {

@@ -4,6 +4,7 @@
 #include <limits>
 #include <numeric>
 #include <stdexcept>
+#include <utility>
 
 #include "prepare.h"
 #include "quantizer.h"
@@ -63,18 +64,12 @@ void pack_runs(const DotPath& dot, const std::vector<Run>& runs, const std::int8
     }
 }
 
-// Tiles of equal size rather than full ones and a small rest; of a path that reads stretches of places, of which
-// `row_places` lie between a pixel and the one below it, as many pixels as its stretches reach.
-std::vector<int> tile_starts(const Step& step, int row_places) {
+// `row_places`: of those that a path reads stretches of, how many lie between a pixel and the one below it.
+Tiles tiles_of(const Step& step, int row_places) {
     const DotPath& dot = *step.dot;
     const int pixels = step.conv_height * step.conv_width;
+    if (dot.places == 0) return {pixels, ceil_div(pixels, dot.max_rows), {}};
     std::vector<int> starts{0};
-    if (dot.places == 0) {
-        const int tiles = (pixels + dot.max_rows - 1) / dot.max_rows;
-        for (int t = 1; t <= tiles; ++t)
-            starts.push_back(static_cast<int>(static_cast<std::int64_t>(pixels) * t / tiles));
-        return starts;
-    }
     const auto place = [&](int pixel) {
         return std::int64_t{pixel / step.conv_width} * row_places + pixel % step.conv_width;
     };
@@ -84,7 +79,9 @@ std::vector<int> tile_starts(const Step& step, int row_places) {
         }
         starts.push_back(p);
     }
-    return starts;
+    starts.shrink_to_fit();
+    const int count = static_cast<int>(starts.size()) - 1;
+    return {pixels, count, std::move(starts)};
 }
 
 }  // namespace
@@ -465,9 +462,9 @@ void Model::prepare_dot(Step& step, const ConvSpec& spec, const std::int8_t* q8)
     if (unbounded) {
         for (Output& output : step.outputs) bound_sums(output.quantizer, largest * most_act);
     }
-    // Woven rows have places of their own.
-    step.tile_starts = tile_starts(step, woven ? std::numeric_limits<int>::max() : input.row_pixels());
-    if (step.tile_starts.back() > 1)
+    if (spec.pooling.kernel == 0)  // woven rows have places of their own
+        step.tiles = tiles_of(step, woven ? std::numeric_limits<int>::max() : input.row_pixels());
+    if (step.conv_height * step.conv_width > 1)
         read_stretches(*step.dot, sz(g.stride) * sz(woven ? g.kernel * step.in_channels : input.pixel_bytes));
     step.detail = step.dot->name;
     std::size_t scratch = sizeof(std::int32_t) * kMaxRows * kMaxBlocks * kBlock;
@@ -490,7 +487,7 @@ void Model::prepare_dot(Step& step, const ConvSpec& spec, const std::int8_t* q8)
         step.woven_row_bytes = sz(step.woven_pixels * g.kernel * step.in_channels) + kSlackBytes;
         scratch += sz(step.woven_rows) * step.woven_row_bytes;
     }
-    resident_bytes_ += step.packed.size();
+    resident_bytes_ += step.packed.size() + step.tiles.starts.size() * sizeof(int);
     scratch_bytes_ = std::max(scratch_bytes_, scratch);
 }
 
@@ -643,7 +640,7 @@ void Model::finish() {
             uses(output.buffer);
         }
         resident_bytes_ += (step.multiplier.size() + step.bias.size() + step.quick.size()) * sizeof(float) +
-                           step.offset.size() * sizeof(std::int32_t);
+                           step.offset.size() * sizeof(std::int32_t) + step.runs.size() * sizeof(Run);
     }
     // First fit, largest first: buffers that live at the same time get separate places.
     std::vector<Buffer*> order;

@@ -2,8 +2,11 @@
 
 import dataclasses
 import itertools
+import resource
 import sys
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -250,6 +253,30 @@ def test_bytes_are_those_of_weights_and_constants_and_add_up() -> None:
         assert model.nbytes == model.core.resident_bytes
         assert 0.25 * shipped.parameter_count < model.nbytes < 4 * shipped.parameter_count
         assert model.core.arena_bytes > 32 * 32 * 16
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="the system does not tell a process's memory")
+@pytest.mark.parametrize("instruction_set", OFFERED)
+def test_what_a_model_keeps_of_a_large_picture_is_counted(instruction_set: str) -> None:
+    """Tables of its tiles would take a multiple of the weights."""
+
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+    measured(instruction_set)
+    before = resident()
+    kept = []
+    for _ in range(4):
+        core = _native.Model(instruction_set, measured(instruction_set))
+        for channels in (3, 4):
+            core.add_buffer(4096, 4096, channels, 0, 0, 0, 0, 0, 0, 0)
+        core.add_image(0)
+        ones: dict[str, Any] = {"kernel": 1, "act_max": 255, "zero": 0}
+        add_conv(core, q8=np.ones((4, 3, 1, 1), np.int8), outputs=[output(1)], result=False, **ones)
+        add_conv(core, input=1, q8=np.ones((4, 4, 1, 1), np.int8), **ones)
+        core.finish()
+        kept.append(core)
+    assert resident() - before < sum(core.resident_bytes for core in kept) + 8 * 2**20
 
 
 def test_nodes_that_nobody_reads_take_neither_memory_nor_time() -> None:
@@ -597,9 +624,10 @@ def test_a_model_runs_after_the_end_of_building_and_not_before() -> None:
     core = begun()
     q_image, result = np.zeros((1, 3, 5, 5), np.int8), np.zeros((1, 4, 5, 5), np.float32)
     add_conv(core)
-    for call in (lambda: core.run(q_image, result, 1), lambda: core.profile(q_image, 1, 1)):
-        with pytest.raises(ValueError, match="not finished"):
-            call()
+    for model in (core, _native.Model("portable", measured("portable"))):
+        for call in (partial(model.run, q_image, result, 1), partial(model.profile, q_image, 1, 1)):
+            with pytest.raises(ValueError, match="not finished"):
+                call()
     core.finish()
     core.run(q_image, result, 1)
     for more in (
