@@ -13,7 +13,10 @@ def instruction_sets() -> list[tuple[str, bool, bool, list[str]]]:
     """Return name, compiled in, offered by this processor, paths; best first."""
 
 def choose(name: str = "") -> str:
-    """Return the instruction set used for ``name``, the best one for ``""``; raise ValueError if it cannot be used."""
+    """Return the instruction set used for ``name``, the best one for ``""``; raise ValueError if it cannot be used.
+
+    Asks the system for the tiles of AMX if that is the set, and for nothing otherwise.
+    """
 
 def measure_rates(instruction_set: str) -> dict[str, float]:
     """Return nanoseconds of the set's kernels by name; see rates.h."""

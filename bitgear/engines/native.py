@@ -108,8 +108,8 @@ class NativeEngine:
 
     Layers take the paths that are fastest by what was measured of this machine (:mod:`bitgear.engines.rates`).
 
-    Raises :class:`~bitgear.errors.EngineUnavailable` for one that is unknown, not compiled in or not offered by the
-    processor.
+    Raises :class:`~bitgear.errors.EngineUnavailable` for one that is unknown, not compiled in, not offered by the
+    processor or refused by the system.
     """
 
     name = "native"
@@ -118,7 +118,11 @@ class NativeEngine:
         try:
             self.instruction_set = choose_instruction_set(instruction_set)
         except ValueError as error:
-            usable = [name for name, compiled, offered, _ in _native.instruction_sets() if compiled and offered]
+            usable = [
+                name
+                for name, compiled, offered, _ in _native.instruction_sets()
+                if compiled and offered and name != instruction_set
+            ]
             raise EngineUnavailable(f"{error}; usable here are {', '.join(usable)}") from error
         self.threads = threads
         self._rates = rates

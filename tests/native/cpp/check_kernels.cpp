@@ -2382,12 +2382,11 @@ Line check_mixed(const Isa& isa) {
 
 bool check_dots(const Isa& isa) {
     bool good = true;
-    if (isa.enter != nullptr) isa.enter();
+    const Entered entered(isa);
     for (int i = 0; i < isa.dot_count; ++i) {
         good &= check_dot(isa, isa.dots[i]).print();
         if (isa.dots[i].run_quick != nullptr) good &= check_dot_quick(isa, isa.dots[i]).print();
     }
-    if (isa.leave != nullptr) isa.leave();
     return good;
 }
 
