@@ -548,7 +548,6 @@ void check_lut_case(const LutPath& path, const LutShape& shape, int act_max, int
         tile.runs = runs.data();
         tile.run_count = static_cast<int>(runs.size());
         tile.w = packed;
-        tile.act_max = act_max;
         tile.acc = acc.as<std::int32_t>();
         path.run(tile);
         line.check(acc.difference(), where(rows));
@@ -704,7 +703,6 @@ struct LookUps {
         tile.runs = &run;
         tile.run_count = 1;
         tile.w = packed;
-        tile.act_max = path.max_act;
         for (int r = 0; r < rows; ++r) {
             for (int c = 0; c < path.columns; ++c) {
                 std::int32_t sum = 0;
