@@ -18,7 +18,8 @@ from bitgear.checkpoint import read_master
 from bitgear.engines import create_engine
 from bitgear.engines.registry import KERNEL_VARIABLE, native_instruction_set
 from bitgear.errors import EngineUnavailable, GraphError, InputError, PrecisionNotOffered
-from bitgear.graph import IMAGE, Concat, Conv, Graph, MaxPool, Pool, Resize, Shortcut
+from bitgear.fold import INTERPOLATION_ONE
+from bitgear.graph import IMAGE, MAX_SIDE, MAX_TERMS, MAX_WINDOW, Concat, Conv, Graph, MaxPool, Pool, Resize, Shortcut
 from bitgear.inputs import InputRecord
 from bitgear.models import find_master
 from tests.masters import random_codes, random_master, tiny_master
@@ -56,6 +57,25 @@ def test_instruction_sets_come_best_first_and_portable_last() -> None:
     assert _native.choose() == _native.choose("") == BEST
     for name in OFFERED:
         assert _native.choose(name) == name
+
+
+def test_bounds_are_those_of_the_definition() -> None:
+    assert _native.MAX_SIDE == MAX_SIDE
+    assert _native.MAX_WINDOW == MAX_WINDOW
+    assert {"conv": _native.MAX_TERMS, "linear": _native.MAX_TERMS, "pool": _native.MAX_SUMMED} == MAX_TERMS
+    assert _native.MAX_IMAGES == reference.MAX_IMAGES
+    assert _native.INTERPOLATION_ONE == INTERPOLATION_ONE
+
+
+def test_room_for_patches_is_that_of_the_forms_that_may_compute_a_convolution() -> None:
+    sides = {stride: {side for form in FORMS if stride_of(form) == stride for side in FORMS[form]} for stride in (1, 2)}
+    for stride, size in itertools.product(sides, range(1, 14)):
+        most = stride * max(-size % side for side in sides[stride])
+        assert _native.winograd_spare(3, stride, 1, size, size + 12) == (most, most)
+    for kernel, stride, dilation in ((1, 1, 1), (5, 1, 1), (3, 3, 1), (3, 1, 2)):
+        assert _native.winograd_spare(kernel, stride, dilation, 5, 7) == (0, 0)
+    with pytest.raises(ValueError, match="at least one pixel"):
+        _native.winograd_spare(3, 1, 1, 0, 5)
 
 
 def test_the_default_engine_is_the_native_one() -> None:
@@ -486,17 +506,11 @@ MISTAKES: dict[str, Callable[[Any], None]] = {
 
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_mistake_in_building_raises_and_harms_nothing(mistake: str) -> None:
-    """Either the model goes on as if nothing had happened, or it refuses everything from then on."""
+    """The model goes on as if nothing had happened."""
     core = begun()
     with pytest.raises(ValueError, match=r"\w"):
         MISTAKES[mistake](core)
-    try:
-        add_conv(core, clip=float("inf"))
-    except ValueError as error:
-        assert "a step was refused" in str(error)  # noqa: PT017 - not every mistake has this end
-        with pytest.raises(ValueError, match="a step was refused"):
-            core.finish()
-        return
+    add_conv(core, clip=float("inf"))
     core.finish()
     q_image = np.arange(-37, 38).astype(np.int8).reshape(1, 3, 5, 5)
     result = np.zeros((1, 4, 5, 5), np.float32)
@@ -556,7 +570,7 @@ def test_a_window_may_span_2_gib_of_its_input_and_no_more(instruction_set: str, 
 
 @pytest.mark.parametrize(
     ("instruction_set", "path"),
-    [(name, path) for name, paths in OFFERED.items() for path in paths if path in ("pshufb", "vpermb-64", "tbl")],
+    [(name, path) for name, paths in OFFERED.items() for path in paths if path in ("pshufb", "vpermb-64")],
 )
 def test_tables_whose_window_spans_more_than_2_gib_are_not_made(instruction_set: str, path: str) -> None:
     """They take several times as much as the input that they are made of: another path is taken."""
@@ -636,7 +650,7 @@ def test_a_model_runs_after_the_end_of_building_and_not_before() -> None:
         lambda: core.add_image(0),
         lambda: core.finish(),
     ):
-        with pytest.raises(ValueError, match=r"finished|refused"):
+        with pytest.raises(ValueError, match="finished"):
             more()
 
 
