@@ -3,8 +3,15 @@
 import numpy as np
 from numpy.typing import NDArray
 
+MAX_SIDE: int
+MAX_WINDOW: int
+MAX_TERMS: int
+MAX_SUMMED: int
+MAX_IMAGES: int
+INTERPOLATION_ONE: int
 MAX_OUTPUTS: int
 MAX_POOLED_KERNEL: int
+MAX_POOLED_STRIDE: int
 
 _Output = tuple[int, int, float, int, int, int]
 """Buffer, first channel in it, scale, lowest and highest code, byte of code 0."""
@@ -13,7 +20,16 @@ def instruction_sets() -> list[tuple[str, bool, bool, list[str]]]:
     """Return name, compiled in, offered by this processor, paths; best first."""
 
 def choose(name: str = "") -> str:
-    """Return the instruction set used for ``name``, the best one for ``""``; raise ValueError if it cannot be used."""
+    """Return the instruction set used for ``name``, the best one for ``""``; raise ValueError if it cannot be used.
+
+    Asks the system for the tiles of AMX if that is the set, and for nothing otherwise.
+    """
+
+def winograd_spare(kernel: int, stride: int, dilation: int, height: int, width: int) -> tuple[int, int]:
+    """Return how many pixels below and right of a convolution's input Winograd's tiles reach over its borders.
+
+    ``height`` and ``width``: of its result. Zeros where no form computes such a convolution.
+    """
 
 def measure_rates(instruction_set: str) -> dict[str, float]:
     """Return nanoseconds of the set's kernels by name; see rates.h."""
@@ -139,7 +155,7 @@ class Model:
         """Return name, path, multiply-accumulates and median seconds of every step."""
 
     @property
-    def has_tiles(self) -> bool:
+    def avoids_winograd(self) -> bool:
         """Whether no form of Winograd's is taken unless it is asked for."""
 
     @property

@@ -42,7 +42,6 @@ from bitgear.graph import (
 )
 from bitgear.reference import check_image, interpolation, nearest
 
-MAX_POOLED_STRIDE = 255
 _ADVICE = "choose the engine onnxruntime"
 
 _Quantizer = tuple[float, int, int, int]
@@ -108,8 +107,8 @@ class NativeEngine:
 
     Layers take the paths that are fastest by what was measured of this machine (:mod:`bitgear.engines.rates`).
 
-    Raises :class:`~bitgear.errors.EngineUnavailable` for one that is unknown, not compiled in or not offered by the
-    processor.
+    Raises :class:`~bitgear.errors.EngineUnavailable` for one that is unknown, not compiled in, not offered by the
+    processor or refused by the system.
     """
 
     name = "native"
@@ -118,7 +117,11 @@ class NativeEngine:
         try:
             self.instruction_set = choose_instruction_set(instruction_set)
         except ValueError as error:
-            usable = [name for name, compiled, offered, _ in _native.instruction_sets() if compiled and offered]
+            usable = [
+                name
+                for name, compiled, offered, _ in _native.instruction_sets()
+                if compiled and offered and name != instruction_set
+            ]
             raise EngineUnavailable(f"{error}; usable here are {', '.join(usable)}") from error
         self.threads = threads
         self._rates = rates
@@ -227,7 +230,8 @@ class _Lowering:
         conv = self.named.get(node.input)
         if not isinstance(conv, Conv) or self.readers[conv.name] > 1 or conv.groups > 1 or conv.residual is not None:
             return False
-        return conv.stride > 1 and node.kernel <= _native.MAX_POOLED_KERNEL and node.stride <= MAX_POOLED_STRIDE
+        fits = node.kernel <= _native.MAX_POOLED_KERNEL and node.stride <= _native.MAX_POOLED_STRIDE
+        return conv.stride > 1 and fits
 
     def _collect_sum(self, node: SummingNode) -> None:
         folded = self.folded[node.name] = fold(self.master, node, self.plan)
@@ -235,12 +239,9 @@ class _Lowering:
         padding, spare = (0, 0), (0, 0)
         if isinstance(node, Conv | AvgPool):
             padding = borders(node)
-        transformed = self.path != "" or not self.core.has_tiles
-        if isinstance(node, Conv) and node.kernel == 3 and node.stride <= 2 and node.dilation == 1 and transformed:
+        if isinstance(node, Conv) and (self.path != "" or not self.core.avoids_winograd):
             _, height, width = self.shapes[node.name]
-            sides = (2, 3, 4) if node.stride == 1 else (2,)
-            down, across = (node.stride * max(-size % side for side in sides) for size in (height, width))
-            spare = (down, across)  # Winograd's tiles reach over the end
+            spare = _native.winograd_spare(node.kernel, node.stride, node.dilation, height, width)
         buffer = self._buffer(self.shapes[node.input], padding, spare, quantizer[3])
         self.read_from[node.name] = buffer
         self.feeds[node.input].append(_Feed(buffer, 0, quantizer))

@@ -114,7 +114,8 @@ def _instruction_set(name: str) -> str | None:
 def choose_instruction_set(name: str) -> str:
     """Return the instruction set of that name, or the best of this processor (``""``), where there is the extension.
 
-    Raises ``ValueError`` for one that is unknown, not compiled in or not offered by the processor.
+    Raises ``ValueError`` for one that is unknown, not compiled in, not offered by the processor or refused by the
+    system.
     """
     from bitgear import _native
 

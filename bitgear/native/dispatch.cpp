@@ -54,14 +54,35 @@ bool has_avx512_vnni() {
 #endif
 }
 
-// Also asks Linux, which keeps the tiles' eight kilobytes from processes that do not.
+#if defined(__x86_64__) && defined(__linux__)
+constexpr int kTileData = 18;  // XFEATURE_XTILEDATA
+
+// Whether Linux knows the tiles' eight kilobytes as part of a thread's state.
+bool linux_has_tiles() {
+    constexpr long kSupported = 0x1021;  // ARCH_GET_XCOMP_SUPP
+    unsigned long long features = 0;
+    return syscall(SYS_arch_prctl, kSupported, &features) == 0 && (features >> kTileData & 1) != 0;
+}
+#endif
+
+// Asks Linux for what a set needs, which it keeps from processes that do not ask. Only of a set that is to be used:
+// with tiles a thread's state no longer fits alternate stacks for signals of the customary size, so Linux refuses
+// either those or tiles, whichever comes second.
+bool permitted(const Isa* isa) {
+#if defined(__x86_64__) && defined(__linux__)
+    constexpr long kRequest = 0x1023;  // ARCH_REQ_XCOMP_PERM
+    return isa != kIsaAmx || syscall(SYS_arch_prctl, kRequest, kTileData) == 0;
+#else
+    return isa != nullptr;
+#endif
+}
+
 bool has_avx512_amx() {
 #if defined(__x86_64__) && defined(__linux__)
-    constexpr long kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
-    constexpr unsigned kTiles = 3u << 24, kGfni = 1u << 8;       // AMX-TILE and AMX-INT8
+    constexpr unsigned kTiles = 3u << 24, kGfni = 1u << 8;  // AMX-TILE and AMX-INT8
     const Features features(0);
     return kIsaAmx != nullptr && has_avx512_vnni() && (features.d & kTiles) == kTiles && (features.c & kGfni) != 0 &&
-           syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+           linux_has_tiles();
 #else
     return false;
 #endif
@@ -94,7 +115,8 @@ const Isa* choose_isa(const char* name) {
     const IsaEntry* entries = instruction_sets(&count);
     const bool any = name == nullptr || name[0] == '\0';
     for (int i = 0; i < count; ++i) {
-        if (entries[i].isa != nullptr && entries[i].supported && (any || std::strcmp(name, entries[i].name) == 0)) {
+        if (entries[i].isa != nullptr && entries[i].supported && (any || std::strcmp(name, entries[i].name) == 0) &&
+            permitted(entries[i].isa)) {
             return entries[i].isa;
         }
     }

@@ -14,9 +14,25 @@ struct IsaEntry {
 // All instruction sets by preference, best first; `portable` is the last one and always there.
 const IsaEntry* instruction_sets(int* count);
 
-// The instruction set named, or the best one if `name` is null or empty. Null if it is unknown, not compiled or not
-// supported.
+// The instruction set named, or the best one if `name` is null or empty. Null if it is unknown, not compiled, not
+// supported, or if the system refuses this process what it needs; nothing is asked of the system for any other set.
 const Isa* choose_isa(const char* name);
+
+// What a thread does before it multiplies, and when it is done.
+class Entered {
+public:
+    explicit Entered(const Isa& isa) : isa_(isa) {
+        if (isa_.enter != nullptr) isa_.enter();
+    }
+    Entered(const Entered&) = delete;
+    Entered& operator=(const Entered&) = delete;
+    ~Entered() {
+        if (isa_.leave != nullptr) isa_.leave();
+    }
+
+private:
+    const Isa& isa_;
+};
 
 // From files isa_*.cpp; null where the compiler's target is another architecture.
 extern const Isa* const kIsaPortable;

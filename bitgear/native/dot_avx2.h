@@ -447,8 +447,6 @@ void sums(const DotTile& tile) {
         kTiles[tile.rows - 1](tile, tile.w + static_cast<std::size_t>(b) * tile.block_bytes, tile.acc + b * kBlock);
 }
 
-bool always_exact(int, int) { return true; }
-
 const DotPath kDots[] = {
     {"pairs", kDotRows, kDotBlocks, kPackedGroup, pairs_exact, pairs_period, pack_pairs, pairs, nullptr},
     {"words", kDotRows, kDotBlocks, kPackedGroup, always_exact, nullptr, pack_words, words, nullptr},

@@ -26,6 +26,9 @@ typedef std::uint8_t VecB __attribute__((vector_size(BG_VECTOR_BYTES)));      //
 typedef std::int8_t VecS __attribute__((vector_size(BG_VECTOR_BYTES)));       // signed ones
 typedef std::uint8_t VecQ __attribute__((vector_size(BG_VECTOR_BYTES / 4)));  // as many bytes as floats in a vector
 
+// Of multiplications whose sums never overflow (DotPath::exact).
+constexpr bool always_exact(int, int) { return true; }
+
 template <class V>
 inline V load(const void* p) {
     V v;

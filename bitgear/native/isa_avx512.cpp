@@ -275,8 +275,6 @@ void dot_quick(const DotTile& tile, const EpilogueTile& to) {
     }
 }
 
-bool always_exact(int, int) { return true; }
-
 constexpr DotPath kVnni{"vnni", 12, 2, kBlock * kGroup, always_exact, nullptr, pack_bytes, dot<Bytes>, dot_quick};
 constexpr DotPath kDots[] = {kVnni};
 constexpr DotPath kWordsPath{"vnni-16", 12, 2, kBlock * kGroup, always_exact, nullptr, pack_bytes, dot<Words>, nullptr};

@@ -117,8 +117,6 @@ void dot(const DotTile& tile) {
     }
 }
 
-bool always_exact(int, int) { return true; }
-
 const DotPath kDots[] = {{"sdot", kDotRows, kDotBlocks, kPackedGroup, always_exact, nullptr, pack_bytes, dot, nullptr}};
 
 const Isa kIsa = {"neon-dotprod",

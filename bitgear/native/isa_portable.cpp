@@ -46,8 +46,6 @@ void dot(const DotTile& tile) {
     }
 }
 
-bool always_exact(int, int) { return true; }
-
 const DotPath kDots[] = {
     {"scalar", 8, 4, kBlock * kGroup, always_exact, nullptr, pack_bytes, dot<std::uint8_t, std::int8_t>, nullptr}};
 const DotPath kWordsPath{

@@ -1,9 +1,10 @@
 // What an instruction set provides: plain functions on plain memory, no Python, no allocation, no state.
 //
-// Everything is written once in generic.h and compiled once for each instruction set; the multiplications alone have
-// hand-written versions. An instruction set is chosen at run time (dispatch.h).
+// Everything is written once in generic.h and compiled once for each instruction set; what takes most of the time has
+// hand-written versions beside it: multiplications, what makes bytes of their sums, Winograd's transforms, pictures. An
+// instruction set is chosen at run time (dispatch.h).
 //
-// Activations are bytes, [image][row][column][channel], channels padded to a multiple of 4. A byte holds `code + zero`,
+// Activations are bytes, [row][column][channel], channels padded to a multiple of 4. A byte holds `code + zero`,
 // where `zero` is 0 for unsigned codes and 2^(bits-1) for signed ones; the constant `zero * sum of weights` is taken
 // off again in the epilogue (`offset`). Buffers have kSlackBytes readable bytes behind them.
 #pragma once
@@ -126,17 +127,16 @@ struct DotPath {
     bool inverts = false;  // run_quick goes by Quantizer::inverse, which all must allow
 };
 
-// Multiplication by table look-up, for weights of `planes` bits (2 or 3) and activation bytes 0..2^act_bits-1:
-// a table holds the sums of all subsets of `inputs` activations, a weight's bit plane is an index into it.
-// Tables: [pixel][group][table_bytes]. Packed weights: [column block][group][vector_bytes * vectors].
+// Multiplication by table look-up, for weights of `planes` bits and activation bytes 0..max_act: a table holds the sums
+// of all subsets of `inputs` activations, a weight's bit plane is an index into it. Tables:
+// [pixel][group][table_bytes]. Packed weights: [column block][group][group_bytes].
 struct LutTile {
     int rows;
     const std::uint8_t* const* tables;  // first table of each window
     const Run* runs;                    // offset in table bytes, groups of `inputs`
     int run_count;
     const std::uint8_t* w;  // one column block
-    int act_max;
-    std::int32_t* acc;  // [rows][columns]
+    std::int32_t* acc;      // [rows][columns]
 };
 
 struct LutPath {

@@ -9,7 +9,7 @@
 
 constexpr int kLutInputs = 6, kLutColumns = 64;
 
-// Sums of three activations 0..7 fit a table of 8 entries; entry e of the table for index i of three 2-bit codes is
+// Sums of three activations 0..3 fit a table of 8 entries; entry e of the table for index i of three 2-bit codes is
 // repeated over the 64 entries for the low and the high three bits of e.
 struct SubsetSums {
     alignas(64) std::uint8_t low[64][64];   // [three codes][entry]: sum over the entry's bits 0..2
@@ -33,7 +33,7 @@ struct SubsetSums {
 // Known to the compiler: nothing of this file may run before the processor has been asked.
 constexpr SubsetSums kSubsetSums;
 
-void lut_tables2(const std::uint8_t* codes, int pixels, std::size_t pixel_bytes, int groups, std::uint8_t* tables) {
+void lut_tables(const std::uint8_t* codes, int pixels, std::size_t pixel_bytes, int groups, std::uint8_t* tables) {
     for (int p = 0; p < pixels; ++p, codes += pixel_bytes) {
         for (int g = 0; g < groups; ++g, tables += 64) {
             std::uint64_t six;
@@ -251,7 +251,7 @@ void lut_quick(const LutTile& tile, const EpilogueTile& to) {
 constexpr int kLutQuickGroups = kLutFlush - kLutSteps;
 
 const LutPath kLuts[] = {
-    {"vpermb-64", 2, kLutColumns, kLutInputs, 64, 2 * kLutColumns, kLutRows, 3, lut_tables2, lut_pack, lut,
+    {"vpermb-64", 2, kLutColumns, kLutInputs, 64, 2 * kLutColumns, kLutRows, 3, lut_tables, lut_pack, lut,
      kLutQuickGroups, lut_quick},
 };
 constexpr int kLutCount = 1;

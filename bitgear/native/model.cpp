@@ -9,6 +9,7 @@
 #include <cstring>
 #include <mutex>
 
+#include "dispatch.h"
 #include "pass.h"
 #include "pool.h"
 
@@ -87,12 +88,11 @@ struct Model::Call {
 
 // What every thread of a call does. The number of threads is known only now: the barrier is told by the first.
 void Model::Call::work(int index, int count) {
-    if (model.isa_->enter != nullptr) model.isa_->enter();
+    const Entered entered(*model.isa_);
     const int whole = batch / count * count;
     for (int image = index; image < whole; image += count) take_through(image, index, 0, 1);
     if (whole > 0 && whole < batch && count > 1) barrier.wait(count);  // what follows uses the first thread's arena
     for (int image = whole; image < batch; ++image) take_through(image, 0, index, count);
-    if (model.isa_->leave != nullptr) model.isa_->leave();
 }
 
 // Takes an image through all steps in the arena of thread `owner`, as thread `index` of the `count` that do so.
@@ -171,13 +171,13 @@ void Model::run_call(const std::int8_t* q_images, int batch, int threads, float*
 }
 
 void Model::run(const std::int8_t* q_images, int batch, int threads, float* results) const {
-    check(finished_, "the model is not finished");
+    check_finished();
     check(threads >= 1, "a call needs a thread");
     run_call(q_images, batch, threads, results, nullptr);
 }
 
 std::vector<StepTime> Model::profile(const std::int8_t* q_images, int batch, int threads, int rounds) const {
-    check(finished_, "the model is not finished");
+    check_finished();
     check(threads >= 1 && batch >= 1 && rounds >= 1, "a measurement needs a thread, an image and a round");
     std::vector<float> results(sz(batch) * result_channels_ * sz(result_height_) * sz(result_width_));
     std::vector<std::vector<double>> all(steps_.size());

@@ -48,7 +48,13 @@ struct Geometry {
     int kernel = 1, stride = 1, dilation = 1, groups = 1;
 };
 
-constexpr int kMaxPooled = 15;  // largest window of a pooling behind a convolution
+constexpr int kMaxSide = 1 << 16;    // of a value, a border, a padding, and channels
+constexpr int kMaxWindow = 255;      // side of a window, and its dilation
+constexpr int kMaxTerms = 1 << 16;   // of a convolution's sum: that many products of bytes fit 32 bits
+constexpr int kMaxSummed = 1 << 23;  // bytes of a window: their sum does
+constexpr int kMaxImages = 1 << 30;  // of a call: 32 bits count them, and those that loops go beyond the last one
+constexpr int kMaxPooled = 15;       // largest window of a pooling behind a convolution
+constexpr int kMaxPooledStride = 255;
 
 // Max pooling right behind a convolution. No window may lie wholly outside.
 struct Pooling {
@@ -124,7 +130,19 @@ struct PixelLutColumns {
     std::ptrdiff_t results;  // where tables of their sums' bytes begin; -1: there are none
 };
 
-// What every step has; the fields of a kind are below its name.
+// The tiles of a product: of equal size rather than full ones and a small rest, or, of a path that reads stretches of
+// places, as large as its stretches reach.
+struct Tiles {
+    int pixels = 0, count = 0;
+    std::vector<int> starts;  // of a path that reads stretches: the first pixel of each, and one behind the last pixel
+
+    int start(int tile) const {
+        return starts.empty() ? static_cast<int>(static_cast<std::int64_t>(pixels) * tile / count)
+                              : starts[static_cast<std::size_t>(tile)];
+    }
+};
+
+// What every step has; then, below the name of a kind, what that one has, and those that read it, too.
 struct Step {
     enum class Kind { image, conv, sum, bilinear, maximum, copy } kind;
     std::string name;    // of the graph's node
@@ -154,12 +172,11 @@ struct Step {
     int in_channels = 0;
     int input_channel = 0;  // first input channel of a group
     int period = 0;
-    std::vector<int> tile_starts;  // dot: the first pixel of each tile, and one behind the last pixel
+    Tiles tiles;  // dot, not pooled
     std::vector<Run> runs;
     int k_groups = 0;             // groups of a window (dot), of a pixel (lut, winograd)
     std::size_t block_bytes = 0;  // of one packed block
     std::vector<std::int32_t> tap_offsets;
-    int act_max = 255;
     // conv whose windows lie in woven rows, in a thread's own memory
     int woven_rows = 0;    // at hand at the same time; 0: windows lie in the input
     int woven_pixels = 0;  // of a row
@@ -203,6 +220,20 @@ struct Step {
     std::uint8_t pad_byte = 0;
 };
 
+// Pixels behind an input's borders over which the tiles of Winograd's forms reach.
+struct Spare {
+    int bottom = 0, right = 0;
+};
+
+// What a form needs for results of that size.
+inline Spare spare_of(const WinogradForm& form, int height, int width) {
+    const auto missing = [&](int size, int side) { return form.stride * ((side - size % side) % side); };
+    return {missing(height, form.n), missing(width, form.m)};
+}
+
+// What every form needs that may compute such a convolution.
+Spare winograd_spare(const Geometry& geometry, int height, int width);
+
 struct StepTime {
     std::string name, detail;
     double macs;
@@ -230,6 +261,7 @@ public:
     void add_copy(const std::string& name, int input, int output, int channel, const std::vector<int>& source_y,
                   const std::vector<int>& source_x, int pad_channels, std::uint8_t pad_byte);
     void finish();
+    void check_finished() const { check(finished_, "the model is not finished"); }
 
     std::size_t resident_bytes() const { return resident_bytes_; }
     std::size_t arena_bytes() const { return arena_bytes_; }
@@ -241,7 +273,7 @@ public:
     const std::vector<Step>& steps() const { return steps_; }
     // Whether convolutions multiply tiles (DotPath::places), beside which Winograd's transforms take longer than what
     // they save: such a form is only taken if it is asked for.
-    bool has_tiles() const;
+    bool avoids_winograd() const;
     // How often memory for running was allocated: once for each number of calls at the same time, and for more threads.
     std::size_t allocations() const { return allocations_; }
 

@@ -45,14 +45,15 @@ private:
 using Codes = nb::ndarray<const std::int8_t, nb::c_contig, nb::device::cpu>;
 using Floats = nb::ndarray<float, nb::c_contig, nb::device::cpu>;
 using Images = nb::ndarray<const std::int8_t, nb::ndim<4>, nb::c_contig, nb::device::cpu>;
-constexpr std::size_t kMostPixels = std::size_t{1} << 30;  // so that sizes in bytes fit an int
-constexpr std::size_t kMostImages = std::size_t{1} << 30;  // 32 bits count them, and those that loops go beyond
+constexpr std::size_t kMostBytes = std::size_t{1} << 30;  // of a picture: its sizes fit an int
 // buffer, first channel, scale, lowest code, highest code, byte of code 0
 using OutputTuple = std::tuple<int, int, float, int, int, int>;
 
 // How many pictures there are.
 int batch_of(const Model& model, const Images& q_image) {
-    if (q_image.shape(0) > kMostImages) throw nb::value_error("there are more pictures than the engine counts");
+    model.check_finished();
+    if (q_image.shape(0) > static_cast<std::size_t>(kMaxImages))
+        throw nb::value_error("there are more pictures than the engine counts");
     if (q_image.shape(1) != 3 || q_image.shape(2) != static_cast<std::size_t>(model.image_height()) ||
         q_image.shape(3) != static_cast<std::size_t>(model.image_width())) {
         throw nb::value_error("the picture has another shape than the model's");
@@ -78,8 +79,9 @@ std::vector<Output> outputs_of(const std::vector<OutputTuple>& tuples) {
 const Isa* isa_of(const std::string& name) {
     const Isa* isa = choose_isa(name.c_str());
     if (isa == nullptr)
-        throw nb::value_error(
-            ("instruction set '" + name + "' is unknown, not compiled in or not offered by this processor").c_str());
+        throw nb::value_error(("instruction set '" + name +
+                               "' is unknown, not compiled in or not offered by this processor, or not to this process")
+                                  .c_str());
     return isa;
 }
 
@@ -91,8 +93,8 @@ void place_picture_into(const std::string& isa, const Array<const std::uint8_t, 
                         const Array<const std::int8_t, 2>& table, std::tuple<int, int, int> bar,
                         const Array<std::int8_t, 3>& codes) {
     const auto size = [](std::size_t n) { return static_cast<int>(n); };
-    if (pixels.size() == 0 || pixels.shape(2) != 3 || pixels.size() > kMostPixels || codes.shape(0) != 3 ||
-        codes.size() > kMostPixels || table.shape(0) != 3 || table.shape(1) != 256) {
+    if (pixels.size() == 0 || pixels.shape(2) != 3 || pixels.size() > kMostBytes || codes.shape(0) != 3 ||
+        codes.size() > kMostBytes || table.shape(0) != 3 || table.shape(1) != 256) {
         throw nb::value_error("a picture is [height][width][3], codes are [3][height][width], a table is [3][256]");
     }
     const auto [red, green, blue] = bar;
@@ -130,7 +132,7 @@ void reduce_picture_into(const Array<const std::uint8_t, 3>& pixels, std::pair<i
                          const Array<std::uint8_t, 3>& averages) {
     const auto [across, down] = factors;
     const auto blocks = [](std::size_t n, int factor) { return (n + sz(factor) - 1) / sz(factor); };
-    if (pixels.size() == 0 || pixels.shape(2) != 3 || pixels.size() > kMostPixels || across < 1 || down < 1 ||
+    if (pixels.size() == 0 || pixels.shape(2) != 3 || pixels.size() > kMostBytes || across < 1 || down < 1 ||
         across > kMostAveraged / down || averages.shape(0) != blocks(pixels.shape(0), down) ||
         averages.shape(1) != blocks(pixels.shape(1), across) || averages.shape(2) != 3) {
         throw nb::value_error("a picture is [height][width][3], averages have one for each block of it");
@@ -147,7 +149,7 @@ void paint_mask_into(const std::string& isa, const Array<const float, 3>& logits
                      const Array<std::uint8_t, 2>& mask) {
     if (logits.size() == 0 || logits.shape(0) > 256 || mask.shape(0) != y_first.size() ||
         mask.shape(1) != x_first.size() || y_first.size() != y_share.size() || x_first.size() != x_share.size() ||
-        logits.size() > kMostPixels || mask.size() > kMostPixels) {
+        logits.size() > kMostBytes || mask.size() > kMostBytes) {
         throw nb::value_error(
             "logits are [1 to 256 classes][rows][columns]; every row and column of a mask has a sample");
     }
@@ -179,8 +181,15 @@ void count_ids_into(const Array<const std::uint8_t, 2>& mask, const Array<std::i
 NB_MODULE(_native, m) {
     using namespace bitgear;
     nb::set_leak_warnings(false);  // models still in use when the interpreter ends are no leak
+    m.attr("MAX_SIDE") = kMaxSide;
+    m.attr("MAX_WINDOW") = kMaxWindow;
+    m.attr("MAX_TERMS") = kMaxTerms;
+    m.attr("MAX_SUMMED") = kMaxSummed;
+    m.attr("MAX_IMAGES") = kMaxImages;
+    m.attr("INTERPOLATION_ONE") = kInterpolationOne;
     m.attr("MAX_OUTPUTS") = kMaxOutputs;
     m.attr("MAX_POOLED_KERNEL") = kMaxPooled;
+    m.attr("MAX_POOLED_STRIDE") = kMaxPooledStride;
 
     m.def("instruction_sets", [] {
         int count = 0;
@@ -198,6 +207,14 @@ NB_MODULE(_native, m) {
         }
         return result;
     });
+    m.def(
+        "winograd_spare",
+        [](int kernel, int stride, int dilation, int height, int width) {
+            if (height < 1 || width < 1) throw nb::value_error("a value has at least one pixel");
+            const Spare spare = winograd_spare({kernel, stride, dilation, 1}, height, width);
+            return std::make_pair(spare.bottom, spare.right);
+        },
+        "kernel"_a, "stride"_a, "dilation"_a, "height"_a, "width"_a);
     m.def("choose", [](const std::string& name) { return std::string(isa_of(name)->name); }, "name"_a = "");
     m.def(
         "measure_rates",
@@ -288,7 +305,11 @@ NB_MODULE(_native, m) {
         .def("add_maximum", &Model::add_maximum, "name"_a, "input"_a, "output"_a, "channel"_a, "kernel"_a, "stride"_a)
         .def("add_copy", &Model::add_copy, "name"_a, "input"_a, "output"_a, "channel"_a, "source_y"_a, "source_x"_a,
              "pad_channels"_a, "pad_byte"_a)
-        .def("finish", &Model::finish)
+        .def("finish",
+             [](Model& self) {
+                 const WithoutLock released;
+                 self.finish();
+             })
         .def(
             "run",
             [](const Model& self, const Images& q_image, const Floats& result, int threads) {
@@ -315,7 +336,7 @@ NB_MODULE(_native, m) {
                 return rows;
             },
             "q_image"_a, "threads"_a, "rounds"_a)
-        .def_prop_ro("has_tiles", &Model::has_tiles)
+        .def_prop_ro("avoids_winograd", &Model::avoids_winograd)
         .def_prop_ro("resident_bytes", &Model::resident_bytes)
         .def_prop_ro("arena_bytes", &Model::arena_bytes)
         .def_prop_ro("allocations", &Model::allocations)

@@ -2,13 +2,14 @@
 
 #include <pthread.h>
 #include <sched.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <condition_variable>
 #include <cstdint>
+#include <exception>
 #include <memory>
 #include <mutex>
-#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -67,10 +68,27 @@ private:
     }
     std::atomic<std::uint64_t> taken_[CPU_SETSIZE / kBits] = {};
 };
+
+// Which processors the process may use: its first thread's, not those to which the caller may have been bound.
+bool processors(cpu_set_t& set) { return sched_getaffinity(getpid(), sizeof set, &set) == 0; }
+
+// A thread starts on the processors of the one that starts it; a helper serves all others, too.
+void run_anywhere() {
+    if (cpu_set_t all; processors(all)) sched_setaffinity(0, sizeof all, &all);
+}
+
+int core_count() {
+    if (cpu_set_t all; processors(all)) return CPU_COUNT(&all);
+    return static_cast<int>(std::thread::hardware_concurrency());
+}
 #else
 struct Places {
     void take() {}
 };
+
+void run_anywhere() {}
+
+int core_count() { return static_cast<int>(std::thread::hardware_concurrency()); }
 #endif
 
 struct Job {
@@ -114,18 +132,20 @@ public:
 private:
     Helper* start() {
         if (all_.size() + 1 >= static_cast<std::size_t>(max_threads())) return nullptr;
-        auto helper = std::make_unique<Helper>();
         try {
+            auto helper = std::make_unique<Helper>();
+            all_.reserve(all_.size() + 1);  // what fails does so before there is a thread
+            idle_.reserve(all_.size() + 1);
             std::thread(work, helper.get()).detach();
-        } catch (const std::system_error&) {
-            return nullptr;  // no more threads to be had: the call runs with those it has
+            all_.push_back(std::move(helper));
+        } catch (const std::exception&) {
+            return nullptr;  // no more threads, or no memory, to be had: the call runs with those it has
         }
-        all_.push_back(std::move(helper));
-        idle_.reserve(all_.size());
         return all_.back().get();
     }
 
     static void work(Helper* self) {
+        run_anywhere();
         for (;;) {
             Job* job = nullptr;
             const auto has_job = [&] { return (job = self->job.load(std::memory_order_acquire)) != nullptr; };
@@ -165,12 +185,7 @@ void Barrier::wait(int count) {
 int max_threads() {
     static std::atomic<int> known{0};  // no lock, which a child of fork() might find held
     if (const int cores = known.load(std::memory_order_relaxed); cores > 0) return cores;
-    int cores = static_cast<int>(std::thread::hardware_concurrency());
-#if defined(__linux__)
-    cpu_set_t set;
-    if (sched_getaffinity(0, sizeof set, &set) == 0) cores = CPU_COUNT(&set);
-#endif
-    cores = std::clamp(cores, 1, kMaxThreads);
+    const int cores = std::clamp(core_count(), 1, kMaxThreads);
     known.store(cores, std::memory_order_relaxed);
     return cores;
 }

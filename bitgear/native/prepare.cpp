@@ -4,6 +4,7 @@
 #include <limits>
 #include <numeric>
 #include <stdexcept>
+#include <utility>
 
 #include "prepare.h"
 #include "quantizer.h"
@@ -11,12 +12,10 @@
 namespace bitgear {
 namespace {
 
-constexpr double kFarWeightBytes = 1 << 20;  // what a core's second cache does not keep
-constexpr double kAlike = 1.0 / 16;          // times of layers that differ by less count as equal
-constexpr double kWaiting = 1.0 / 3;         // of the time that bringing weights takes, about
-constexpr int kManyPixels = 128;             // for which looking at weights pays
-constexpr int kMostTerms = 1 << 16;          // of a convolution's sum: that many products of bytes fit 32 bits
-constexpr int kMostWindow = 1 << 23;         // bytes whose sum does
+constexpr double kFarWeightBytes = 1 << 20;                // what a core's second cache does not keep
+constexpr double kAlike = 1.0 / 16;                        // times of layers that differ by less count as equal
+constexpr double kWaiting = 1.0 / 3;                       // of the time that bringing weights takes, about
+constexpr int kManyPixels = 128;                           // for which looking at weights pays
 constexpr std::size_t kMostMemory = std::size_t{1} << 31;  // bytes that a thread works in
 
 // Whether windows of a convolution are read from woven rows, where they have no padding: of the picture, that is.
@@ -63,18 +62,12 @@ void pack_runs(const DotPath& dot, const std::vector<Run>& runs, const std::int8
     }
 }
 
-// Tiles of equal size rather than full ones and a small rest; of a path that reads stretches of places, of which
-// `row_places` lie between a pixel and the one below it, as many pixels as its stretches reach.
-std::vector<int> tile_starts(const Step& step, int row_places) {
+// `row_places`: of those that a path reads stretches of, how many lie between a pixel and the one below it.
+Tiles tiles_of(const Step& step, int row_places) {
     const DotPath& dot = *step.dot;
     const int pixels = step.conv_height * step.conv_width;
+    if (dot.places == 0) return {pixels, ceil_div(pixels, dot.max_rows), {}};
     std::vector<int> starts{0};
-    if (dot.places == 0) {
-        const int tiles = (pixels + dot.max_rows - 1) / dot.max_rows;
-        for (int t = 1; t <= tiles; ++t)
-            starts.push_back(static_cast<int>(static_cast<std::int64_t>(pixels) * t / tiles));
-        return starts;
-    }
     const auto place = [&](int pixel) {
         return std::int64_t{pixel / step.conv_width} * row_places + pixel % step.conv_width;
     };
@@ -84,7 +77,9 @@ std::vector<int> tile_starts(const Step& step, int row_places) {
         }
         starts.push_back(p);
     }
-    return starts;
+    starts.shrink_to_fit();
+    const int count = static_cast<int>(starts.size()) - 1;
+    return {pixels, count, std::move(starts)};
 }
 
 }  // namespace
@@ -144,8 +139,7 @@ void Model::check_step(const Step& step) const {
 
 int Model::add_buffer(int height, int width, int channels, int top, int left, int bottom, int right, int spare_bottom,
                       int spare_right, std::uint8_t fill) {
-    constexpr int kMax = 1 << 16;
-    const auto side = [](int n) { return n >= 0 && n <= kMax; };
+    const auto side = [](int n) { return n >= 0 && n <= kMaxSide; };
     check(!finished_, "the model is finished");
     check(height >= 1 && width >= 1 && channels >= 1 && side(height) && side(width) && side(channels) && side(top) &&
               side(left) && side(bottom) && side(right) && side(spare_bottom) && side(spare_right),
@@ -216,8 +210,8 @@ void Model::add_conv(const std::string& name, const ConvSpec& spec, const std::i
     Undo undo(*this);
     const Buffer input = checked_buffer(spec.input);
     const Geometry& g = spec.geometry;
-    check(g.kernel >= 1 && g.kernel <= 255 && g.stride >= 1 && g.dilation >= 1 && g.dilation <= 255 && g.groups >= 1 &&
-              spec.channels >= 1,
+    check(g.kernel >= 1 && g.kernel <= kMaxWindow && g.stride >= 1 && g.dilation >= 1 && g.dilation <= kMaxWindow &&
+              g.groups >= 1 && spec.channels >= 1,
           "a convolution's sizes are out of range");
     check(input.channels % g.groups == 0 && spec.channels % g.groups == 0, "channels are no multiple of groups");
     check(q8_size == sz(spec.channels) * sz(input.channels / g.groups) * sz(g.kernel * g.kernel),
@@ -232,7 +226,7 @@ void Model::add_conv(const std::string& name, const ConvSpec& spec, const std::i
     const int parts = depthwise ? 1 : g.groups;  // any other grouping: a step for each group
     const int in_channels = input.channels / g.groups;
     const int channels = spec.channels / parts;
-    check(std::int64_t{in_channels} * g.kernel * g.kernel <= kMostTerms,
+    check(std::int64_t{in_channels} * g.kernel * g.kernel <= kMaxTerms,
           "a convolution sums more terms than 32 bits hold");
     check(offsets_fit(g, input.row_bytes(), sz(input.pixel_bytes)),
           "a convolution's window spans more than 2 GiB of its input");
@@ -249,8 +243,9 @@ void Model::add_conv(const std::string& name, const ConvSpec& spec, const std::i
         if (spec.pooling.kernel > 0) {
             const Pooling& pool = spec.pooling;
             check(g.groups == 1 && spec.residual.buffer < 0 && pool.kernel <= kMaxPooled && pool.stride >= 1 &&
-                      pool.stride <= 255 && pool.padding >= 0 && pool.padding < pool.kernel && pool.height >= 1 &&
-                      pool.width >= 1 && pool.height <= (step.conv_height - 1 + pool.padding) / pool.stride + 1 &&
+                      pool.stride <= kMaxPooledStride && pool.padding >= 0 && pool.padding < pool.kernel &&
+                      pool.height >= 1 && pool.width >= 1 &&
+                      pool.height <= (step.conv_height - 1 + pool.padding) / pool.stride + 1 &&
                       pool.width <= (step.conv_width - 1 + pool.padding) / pool.stride + 1,
                   "pooling does not fit its convolution");
             step.height = pool.height;
@@ -262,7 +257,6 @@ void Model::add_conv(const std::string& name, const ConvSpec& spec, const std::i
         step.channel = part * channels;
         step.geometry = g;
         step.residual = spec.residual;
-        step.act_max = spec.act_max;
         step.outputs = spec.outputs;
         for (Output& output : step.outputs) output.channel += step.channel;
         step.result = spec.result;
@@ -349,7 +343,8 @@ std::vector<Model::Choice> Model::choices(const Step& step, const ConvSpec& spec
     if (isa_->pixel_lut != nullptr && wanted(isa_->pixel_lut->name) && pixel_lut_fits(step, spec))
         all.push_back(pixel_lut_choice(step, spec));
     for (const WinogradForm& form : kWinograd) {
-        if (!wanted(form.name) || (spec.path.empty() && has_tiles()) || !winograd_fits(step, spec, form)) continue;
+        if (!wanted(form.name) || (spec.path.empty() && avoids_winograd()) || !winograd_fits(step, spec, form))
+            continue;
         const auto add = [&](const DotPath& dot) {
             if (dot.exact(form.span() * spec.act_max, winograd_weight_bound(form, spec.weight_bits)))
                 all.push_back(winograd_choice(step, spec, form, dot));
@@ -378,7 +373,7 @@ std::vector<Model::Choice> Model::choices(const Step& step, const ConvSpec& spec
     return all;
 }
 
-bool Model::has_tiles() const {
+bool Model::avoids_winograd() const {
     return std::any_of(isa_->dots, isa_->dots + isa_->dot_count, [](const DotPath& dot) { return dot.places > 0; });
 }
 
@@ -465,9 +460,9 @@ void Model::prepare_dot(Step& step, const ConvSpec& spec, const std::int8_t* q8)
     if (unbounded) {
         for (Output& output : step.outputs) bound_sums(output.quantizer, largest * most_act);
     }
-    // Woven rows have places of their own.
-    step.tile_starts = tile_starts(step, woven ? std::numeric_limits<int>::max() : input.row_pixels());
-    if (step.tile_starts.back() > 1)
+    if (spec.pooling.kernel == 0)  // woven rows have places of their own
+        step.tiles = tiles_of(step, woven ? std::numeric_limits<int>::max() : input.row_pixels());
+    if (step.conv_height * step.conv_width > 1)
         read_stretches(*step.dot, sz(g.stride) * sz(woven ? g.kernel * step.in_channels : input.pixel_bytes));
     step.detail = step.dot->name;
     std::size_t scratch = sizeof(std::int32_t) * kMaxRows * kMaxBlocks * kBlock;
@@ -490,7 +485,7 @@ void Model::prepare_dot(Step& step, const ConvSpec& spec, const std::int8_t* q8)
         step.woven_row_bytes = sz(step.woven_pixels * g.kernel * step.in_channels) + kSlackBytes;
         scratch += sz(step.woven_rows) * step.woven_row_bytes;
     }
-    resident_bytes_ += step.packed.size();
+    resident_bytes_ += step.packed.size() + step.tiles.starts.size() * sizeof(int);
     scratch_bytes_ = std::max(scratch_bytes_, scratch);
 }
 
@@ -525,16 +520,16 @@ void Model::add_window_sum(const std::string& name, int input, int kernel, int s
                            const Constants& constants, const std::vector<Output>& outputs, bool result) {
     Undo undo(*this);
     const Buffer& b = checked_buffer(input);
-    check(
-        kernel >= 0 && kernel <= 255 && stride >= 1 && fits(b, kernel) && constants.multiplier.size() == sz(b.channels),
-        "a window's sizes are out of range");
+    check(kernel >= 0 && kernel <= kMaxWindow && stride >= 1 && fits(b, kernel) &&
+              constants.multiplier.size() == sz(b.channels),
+          "a window's sizes are out of range");
     Step& step = push(Step::Kind::sum, name, input);
     step.channels = step.result_channels = b.channels;
     step.geometry.kernel = kernel;
     step.geometry.stride = stride;
     step.window_height = kernel > 0 ? kernel : b.height;
     step.window_width = kernel > 0 ? kernel : b.width;
-    check(std::int64_t{step.window_height} * step.window_width <= kMostWindow,
+    check(std::int64_t{step.window_height} * step.window_width <= kMaxSummed,
           "a window sums more pixels than 32 bits hold");
     step.height = (b.top + b.height + b.bottom - step.window_height) / stride + 1;
     step.width = (b.left + b.width + b.right - step.window_width) / stride + 1;
@@ -581,7 +576,7 @@ void Model::add_bilinear(const std::string& name, int input, const std::vector<I
 void Model::add_maximum(const std::string& name, int input, int output, int channel, int kernel, int stride) {
     Undo undo(*this);
     const Buffer& b = checked_buffer(input);
-    check(kernel >= 1 && kernel <= 255 && stride >= 1 && fits(b, kernel), "a window's sizes are out of range");
+    check(kernel >= 1 && kernel <= kMaxWindow && stride >= 1 && fits(b, kernel), "a window's sizes are out of range");
     Step& step = push(Step::Kind::maximum, name, input);
     step.channels = b.channels;
     step.geometry.kernel = kernel;
@@ -603,7 +598,7 @@ void Model::add_copy(const std::string& name, int input, int output, int channel
         return std::all_of(axis.begin(), axis.end(), [size](int i) { return i >= 0 && i < size; });
     };
     check(inside(source_y, source.height) && inside(source_x, source.width) && pad_channels >= 0 &&
-              pad_channels <= (1 << 16),
+              pad_channels <= kMaxSide,
           "a copy reads outside its input");
     Step& step = push(Step::Kind::copy, name, input);
     step.channels = source.channels;
@@ -643,7 +638,7 @@ void Model::finish() {
             uses(output.buffer);
         }
         resident_bytes_ += (step.multiplier.size() + step.bias.size() + step.quick.size()) * sizeof(float) +
-                           step.offset.size() * sizeof(std::int32_t);
+                           step.offset.size() * sizeof(std::int32_t) + step.runs.size() * sizeof(Run);
     }
     // First fit, largest first: buffers that live at the same time get separate places.
     std::vector<Buffer*> order;

@@ -41,7 +41,21 @@ int winograd_strip(const WinogradForm& form, int channels, int tile_rows) {
     return std::clamp(fitting / tile_rows * tile_rows, tile_rows, 8 * tile_rows);
 }
 
+bool suits(const WinogradForm& form, const Geometry& g) {
+    return g.kernel == 3 && g.stride == form.stride && g.dilation == 1;
+}
+
 }  // namespace
+
+Spare winograd_spare(const Geometry& geometry, int height, int width) {
+    Spare most;
+    for (const WinogradForm& form : kWinograd) {
+        if (!suits(form, geometry)) continue;
+        const Spare spare = spare_of(form, height, width);
+        most = {std::max(most.bottom, spare.bottom), std::max(most.right, spare.right)};
+    }
+    return most;
+}
 
 Model::Choice Model::winograd_choice(const Step& step, const ConvSpec& spec, const WinogradForm& form,
                                      const DotPath& dot) const {
@@ -70,12 +84,10 @@ Model::Choice Model::winograd_choice(const Step& step, const ConvSpec& spec, con
 }
 
 bool Model::winograd_fits(const Step& step, const ConvSpec& spec, const WinogradForm& form) const {
-    const Geometry& g = spec.geometry;
-    if (g.kernel != 3 || g.stride != form.stride || g.dilation != 1 || step.in_channels > kWinogradMaxChannels)
-        return false;
+    if (!suits(form, spec.geometry) || step.in_channels > kWinogradMaxChannels) return false;
     const Buffer& input = buffers_[sz(spec.input)];
-    const bool room = input.spare_bottom >= form.stride * ((form.n - step.height % form.n) % form.n) &&
-                      input.spare_right >= form.stride * ((form.m - step.width % form.m) % form.m);
+    const Spare spare = spare_of(form, step.height, step.width);
+    const bool room = input.spare_bottom >= spare.bottom && input.spare_right >= spare.right;
     const std::size_t words = 2 * sz(form.positions()) * sz(step.channels) * sz(step.in_channels);
     // Of small maps tiles of stride 2 reach over the ends, and save too little for nearly three times the weights.
     const int tiles = round_up(step.height, form.n) / form.n * (round_up(step.width, form.m) / form.m);

@@ -222,7 +222,6 @@ struct LutProbe {
         whole.runs = windows.runs;
         whole.run_count = kTaps;
         whole.w = weights.data();
-        whole.act_max = 1;
         whole.acc = reinterpret_cast<std::int32_t*>(acc.data());
         tap = whole;
         tap.runs = &one_tap;

@@ -85,8 +85,8 @@ inline void quicken(Quantizer& q, const float* multiplier, const float* bias, in
     q.multiplier = quick_multiplier;
     q.bias = quick_bias;
     q.residual_scale = static_cast<float>(residual_scale * one);
-    q.window = static_cast<std::int32_t>(std::ceil(2.0 * (error * kFixedOne + 1.0)));
     q.quick = ordinary && error <= kMaxQuickError;
+    q.window = q.quick ? static_cast<std::int32_t>(std::ceil(2.0 * (error * kFixedOne + 1.0))) : 0;
     // Less a little for its own roundings.
     q.most_sum = (1.0 - 1e-6) * (kFixedMost - (largest_bias + largest_residual + shift) * kFixedOne) / most_multiplier;
     bound_sums(q, largest_sum);

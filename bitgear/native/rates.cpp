@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <stdexcept>
 
+#include "dispatch.h"
 #include "probes.h"
 
 namespace bitgear {
@@ -110,7 +111,7 @@ Rates rates_of(const Isa& isa, const NamedTimes& times) {
 }
 
 Rates measure_rates(const Isa& isa) {
-    if (isa.enter != nullptr) isa.enter();
+    const Entered entered(isa);
     Stopwatch watch;
     std::vector<std::unique_ptr<DotProbe>> dots;
     std::unique_ptr<DotProbe> words;
@@ -143,7 +144,6 @@ Rates measure_rates(const Isa& isa) {
     const std::size_t epilogue = watch.add(32, [&] { isa.epilogue(reader.tile); });
     watch.run(kRounds);
     const double stream = stream_ns(first);
-    if (isa.leave != nullptr) isa.leave();
 
     Rates rates = empty(isa);
     for (int i = 0; i < isa.dot_count; ++i) rates.dots[sz(i)] = dots[sz(i)]->rates(watch);

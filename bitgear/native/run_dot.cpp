@@ -46,13 +46,13 @@ private:
 void Model::Pass::run_dot(const Step& step, int index, int count) const {
     const int blocks = ceil_div(step.channels, kBlock), max_blocks = step.dot->max_blocks;
     const int groups = ceil_div(blocks, max_blocks);
-    const int tiles = static_cast<int>(step.tile_starts.size()) - 1;
+    const int tiles = step.tiles.count;
     const bool columns = share_columns(tiles, groups, step.packed.size(), count);
     const Range my_groups = columns ? share(groups, index, count) : Range{0, groups};
     const Range my_tiles = columns ? Range{0, tiles} : share(tiles, index, count);
     Windows windows(*this, step);
     DotTile tile{};
-    tile.row_step = step.tile_starts.back() > 1 ? windows.step_bytes() : 0;
+    tile.row_step = step.tiles.pixels > 1 ? windows.step_bytes() : 0;
     tile.runs = step.runs.data();
     tile.run_count = static_cast<int>(step.runs.size());
     tile.block_bytes = step.block_bytes;
@@ -78,10 +78,13 @@ void Model::Pass::run_dot(const Step& step, int index, int count) const {
     const Passes passes(my_groups, sz(max_blocks) * step.block_bytes);
     for (int pass = 0; pass < passes.count(); ++pass) {
         const Range now = passes.groups(pass);
-        Position p = position(step.tile_starts[sz(my_tiles.begin)], step.width);
+        int done = step.tiles.start(my_tiles.begin);
+        Position p = position(done, step.width);
         for (int t = my_tiles.begin; t < my_tiles.end; ++t) {
             Pixels where;
-            where.add_following(p, step.tile_starts[sz(t) + 1] - step.tile_starts[sz(t)], step.width);
+            const int end = step.tiles.start(t + 1);
+            where.add_following(p, end - done, step.width);
+            done = end;
             where.addresses(*model.isa_, windows.step_bytes(), a,
                             [&](const Position& first) { return windows.at(first); });
             tile.rows = where.rows;
@@ -111,7 +114,7 @@ void Model::Pass::run_pooled(const Step& step, int index, int count) const {
     const std::uint8_t* a[kMaxRows];
     DotTile tile{};
     tile.a = a;
-    tile.row_step = step.tile_starts.back() > 1 ? windows.step_bytes() : 0;
+    tile.row_step = step.conv_height * step.conv_width > 1 ? windows.step_bytes() : 0;
     tile.runs = step.runs.data();
     tile.run_count = static_cast<int>(step.runs.size());
     tile.block_bytes = step.block_bytes;

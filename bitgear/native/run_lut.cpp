@@ -19,7 +19,6 @@ void Model::Pass::run_lut(const Step& step, int index, int count) const {
     LutTile tile{};
     tile.runs = step.runs.data();
     tile.run_count = static_cast<int>(step.runs.size());
-    tile.act_max = step.act_max;
     tile.acc = reinterpret_cast<std::int32_t*>(scratch + step.table_bytes);
     const std::uint8_t* first[kMaxRows];
     tile.tables = first;

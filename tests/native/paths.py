@@ -27,7 +27,6 @@ PLANS = {
     "vpermb-64": ("2",),
     "vpermb-pixels": ("2",),
     "pshufb": ("2",),
-    "tbl": ("2",),
     "winograd-2x2": ("6", "w4a6", "w6a2", "3"),
     "winograd-2x3": ("w6a4", "4", "w3a4", "w4a2"),
     "winograd-2x4": ("w6a3", "w4a3", "3", "w2a3"),

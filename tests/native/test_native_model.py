@@ -2,8 +2,11 @@
 
 import dataclasses
 import itertools
+import resource
 import sys
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +18,8 @@ from bitgear.checkpoint import read_master
 from bitgear.engines import create_engine
 from bitgear.engines.registry import KERNEL_VARIABLE, native_instruction_set
 from bitgear.errors import EngineUnavailable, GraphError, InputError, PrecisionNotOffered
-from bitgear.graph import IMAGE, Concat, Conv, Graph, MaxPool, Pool, Resize, Shortcut
+from bitgear.fold import INTERPOLATION_ONE
+from bitgear.graph import IMAGE, MAX_SIDE, MAX_TERMS, MAX_WINDOW, Concat, Conv, Graph, MaxPool, Pool, Resize, Shortcut
 from bitgear.inputs import InputRecord
 from bitgear.models import find_master
 from tests.masters import random_codes, random_master, tiny_master
@@ -53,6 +57,25 @@ def test_instruction_sets_come_best_first_and_portable_last() -> None:
     assert _native.choose() == _native.choose("") == BEST
     for name in OFFERED:
         assert _native.choose(name) == name
+
+
+def test_bounds_are_those_of_the_definition() -> None:
+    assert _native.MAX_SIDE == MAX_SIDE
+    assert _native.MAX_WINDOW == MAX_WINDOW
+    assert {"conv": _native.MAX_TERMS, "linear": _native.MAX_TERMS, "pool": _native.MAX_SUMMED} == MAX_TERMS
+    assert _native.MAX_IMAGES == reference.MAX_IMAGES
+    assert _native.INTERPOLATION_ONE == INTERPOLATION_ONE
+
+
+def test_room_for_patches_is_that_of_the_forms_that_may_compute_a_convolution() -> None:
+    sides = {stride: {side for form in FORMS if stride_of(form) == stride for side in FORMS[form]} for stride in (1, 2)}
+    for stride, size in itertools.product(sides, range(1, 14)):
+        most = stride * max(-size % side for side in sides[stride])
+        assert _native.winograd_spare(3, stride, 1, size, size + 12) == (most, most)
+    for kernel, stride, dilation in ((1, 1, 1), (5, 1, 1), (3, 3, 1), (3, 1, 2)):
+        assert _native.winograd_spare(kernel, stride, dilation, 5, 7) == (0, 0)
+    with pytest.raises(ValueError, match="at least one pixel"):
+        _native.winograd_spare(3, 1, 1, 0, 5)
 
 
 def test_the_default_engine_is_the_native_one() -> None:
@@ -250,6 +273,30 @@ def test_bytes_are_those_of_weights_and_constants_and_add_up() -> None:
         assert model.nbytes == model.core.resident_bytes
         assert 0.25 * shipped.parameter_count < model.nbytes < 4 * shipped.parameter_count
         assert model.core.arena_bytes > 32 * 32 * 16
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="the system does not tell a process's memory")
+@pytest.mark.parametrize("instruction_set", OFFERED)
+def test_what_a_model_keeps_of_a_large_picture_is_counted(instruction_set: str) -> None:
+    """Tables of its tiles would take a multiple of the weights."""
+
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+    measured(instruction_set)
+    before = resident()
+    kept = []
+    for _ in range(4):
+        core = _native.Model(instruction_set, measured(instruction_set))
+        for channels in (3, 4):
+            core.add_buffer(4096, 4096, channels, 0, 0, 0, 0, 0, 0, 0)
+        core.add_image(0)
+        ones: dict[str, Any] = {"kernel": 1, "act_max": 255, "zero": 0}
+        add_conv(core, q8=np.ones((4, 3, 1, 1), np.int8), outputs=[output(1)], result=False, **ones)
+        add_conv(core, input=1, q8=np.ones((4, 4, 1, 1), np.int8), **ones)
+        core.finish()
+        kept.append(core)
+    assert resident() - before < sum(core.resident_bytes for core in kept) + 8 * 2**20
 
 
 def test_nodes_that_nobody_reads_take_neither_memory_nor_time() -> None:
@@ -459,17 +506,11 @@ MISTAKES: dict[str, Callable[[Any], None]] = {
 
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_mistake_in_building_raises_and_harms_nothing(mistake: str) -> None:
-    """Either the model goes on as if nothing had happened, or it refuses everything from then on."""
+    """The model goes on as if nothing had happened."""
     core = begun()
     with pytest.raises(ValueError, match=r"\w"):
         MISTAKES[mistake](core)
-    try:
-        add_conv(core, clip=float("inf"))
-    except ValueError as error:
-        assert "a step was refused" in str(error)  # noqa: PT017 - not every mistake has this end
-        with pytest.raises(ValueError, match="a step was refused"):
-            core.finish()
-        return
+    add_conv(core, clip=float("inf"))
     core.finish()
     q_image = np.arange(-37, 38).astype(np.int8).reshape(1, 3, 5, 5)
     result = np.zeros((1, 4, 5, 5), np.float32)
@@ -529,7 +570,7 @@ def test_a_window_may_span_2_gib_of_its_input_and_no_more(instruction_set: str, 
 
 @pytest.mark.parametrize(
     ("instruction_set", "path"),
-    [(name, path) for name, paths in OFFERED.items() for path in paths if path in ("pshufb", "vpermb-64", "tbl")],
+    [(name, path) for name, paths in OFFERED.items() for path in paths if path in ("pshufb", "vpermb-64")],
 )
 def test_tables_whose_window_spans_more_than_2_gib_are_not_made(instruction_set: str, path: str) -> None:
     """They take several times as much as the input that they are made of: another path is taken."""
@@ -597,9 +638,10 @@ def test_a_model_runs_after_the_end_of_building_and_not_before() -> None:
     core = begun()
     q_image, result = np.zeros((1, 3, 5, 5), np.int8), np.zeros((1, 4, 5, 5), np.float32)
     add_conv(core)
-    for call in (lambda: core.run(q_image, result, 1), lambda: core.profile(q_image, 1, 1)):
-        with pytest.raises(ValueError, match="not finished"):
-            call()
+    for model in (core, _native.Model("portable", measured("portable"))):
+        for call in (partial(model.run, q_image, result, 1), partial(model.profile, q_image, 1, 1)):
+            with pytest.raises(ValueError, match="not finished"):
+                call()
     core.finish()
     core.run(q_image, result, 1)
     for more in (
@@ -608,7 +650,7 @@ def test_a_model_runs_after_the_end_of_building_and_not_before() -> None:
         lambda: core.add_image(0),
         lambda: core.finish(),
     ):
-        with pytest.raises(ValueError, match=r"finished|refused"):
+        with pytest.raises(ValueError, match="finished"):
             more()
 
 

@@ -1,10 +1,13 @@
 """Calls at the same time, threads inside a call, memory kept between calls, the interpreter's lock, and fork."""
 
+import itertools
 import os
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +19,7 @@ from bitgear.checkpoint import Master
 from bitgear.engines import ModelCache, create_engine
 from bitgear.graph import IMAGE, Conv, Graph, Linear, Pool
 from tests.masters import random_codes, random_master, tiny_master
-from tests.native.paths import OFFERED, NativeModel, derived
+from tests.native.paths import OFFERED, NativeModel, _native, derived, measured
 
 ROOT = Path(__file__).parents[2]
 
@@ -151,33 +154,28 @@ def test_calls_at_the_same_time_have_memory_of_their_own_and_leave_it_to_later_o
 # -- the interpreter's lock -------------------------------------------------------------------------------------------
 
 
-def test_the_lock_is_released_for_the_whole_pass() -> None:
-    """Other Python threads go on while a call runs.
+def others_go_on_during(calls: Iterable[Callable[[], None]]) -> bool:
+    """Return whether other Python threads go on while one of some calls runs.
 
     With this switch interval a thread keeps the lock until it gives it up by itself. The caller gives it up nowhere
     between its two looks at the counter but, if at all, inside the call.
     """
-    graph = Graph((Conv("a", IMAGE, 64, 3, padding=1), Conv("b", "a", 64, 3, padding=1), Pool("p", "b")))
-    master = random_master(Graph((*graph.nodes, Linear("z", "p", 3))), 32, 1)
-    model = derived(master, 8, "portable")
-    q_images = np.ascontiguousarray(random_codes(master, 2))
-    result = np.empty((2, 3), np.float32)
     counter, done = [0], threading.Event()
-    advanced = 0
+    advanced = False
 
-    def call() -> None:
+    def work() -> None:
         nonlocal advanced
-        for _ in range(300):
+        for call in calls:
             before = counter[0]
-            model.core.run(q_images, result, 1)
-            advanced += counter[0] > before
-            if advanced == 3:
+            call()
+            if counter[0] > before:
+                advanced = True
                 break
         done.set()
 
     interval_s = sys.getswitchinterval()
     sys.setswitchinterval(1000)
-    caller = threading.Thread(target=call)
+    caller = threading.Thread(target=work)
     try:
         caller.start()
         while not done.is_set():
@@ -186,8 +184,34 @@ def test_the_lock_is_released_for_the_whole_pass() -> None:
         caller.join()
     finally:
         sys.setswitchinterval(interval_s)
-    assert advanced == 3
+    return advanced
+
+
+def test_the_lock_is_released_for_the_whole_pass() -> None:
+    graph = Graph((Conv("a", IMAGE, 64, 3, padding=1), Conv("b", "a", 64, 3, padding=1), Pool("p", "b")))
+    master = random_master(Graph((*graph.nodes, Linear("z", "p", 3))), 32, 1)
+    model = derived(master, 8, "portable")
+    q_images = np.ascontiguousarray(random_codes(master, 2))
+    result = np.empty((2, 3), np.float32)
+    for _ in range(3):
+        assert others_go_on_during(partial(model.core.run, q_images, result, 1) for _ in range(300))
     np.testing.assert_array_equal(result, reference.run(master, q_images, 8))
+
+
+def test_the_lock_is_released_while_buffers_get_their_places() -> None:
+    """Of many buffers that takes long."""
+
+    def finishes() -> Iterator[Callable[[], None]]:
+        for _ in range(30):
+            core = _native.Model("portable", measured("portable"))
+            buffers = [core.add_buffer(1, 1, 3, 0, 0, 0, 0, 0, 0, 0) for _ in range(3000)]
+            core.add_image(buffers[0])
+            for before, after in itertools.pairwise(buffers):
+                core.add_maximum("m", before, after, 0, 1, 1)
+            core.add_window_sum("s", buffers[-1], 0, 1, 0, [1.0] * 3, [], True)
+            yield core.finish
+
+    assert others_go_on_during(finishes())
 
 
 # -- fork -------------------------------------------------------------------------------------------------------------
@@ -293,6 +317,33 @@ print("done")
 """
 
 
+BOUND = """
+import os, threading
+from pathlib import Path
+from bitgear.engines import create_engine
+from tests.masters import random_codes, tiny_master
+
+def tasks():
+    return {int(task.name) for task in Path("/proc/self/task").iterdir()}
+
+master = tiny_master(2)
+model = create_engine("native", threads=2).derive(master, 8)
+everywhere = os.sched_getaffinity(0)
+others = tasks()
+
+def work():
+    others.add(threading.get_native_id())
+    os.sched_setaffinity(0, {min(everywhere)})
+    model.run(random_codes(master, 2))
+
+caller = threading.Thread(target=work)
+caller.start()
+caller.join()
+helpers = tasks() - others
+print("done" if [os.sched_getaffinity(task) for task in helpers] == [everywhere] else helpers)
+"""
+
+
 def assert_done(code: str, timeout_s: float = 120) -> None:
     """Run a program in a process of its own; it says at its end that it is done, and nothing else."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
@@ -311,6 +362,54 @@ def test_a_forked_child_runs_models_with_threads_of_its_own() -> None:
 def test_a_fork_at_any_moment_of_a_call_leaves_the_child_a_model_that_runs() -> None:
     """Short calls of one model all the time: many of the forks meet one that takes its memory or gives it back."""
     assert_done(CALLS_AND_FORKS)
+
+
+# -- processors -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(
+    not hasattr(os, "sched_setaffinity") or len(os.sched_getaffinity(0)) == 1,
+    reason="there are no processors to choose",
+)
+def test_a_thread_that_is_bound_to_a_processor_binds_no_helper() -> None:
+    """It makes the process's first call: it neither is the measure of how many there may be, nor of where they run."""
+    assert_done(BOUND)
+
+
+STACKS = """
+import ctypes, mmap, os
+from bitgear import _native
+
+class Stack(ctypes.Structure):
+    _fields_ = (("sp", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t))
+
+libc = ctypes.CDLL(None, use_errno=True)
+memory = mmap.mmap(-1, 8192)
+stack = Stack(ctypes.addressof(ctypes.c_char.from_buffer(memory)), 0, 8192)
+
+def place_stack():
+    return libc.sigaltstack(ctypes.byref(stack), None) == 0
+
+def refuses(name):
+    try:
+        _native.choose(name)
+    except ValueError as error:
+        return "or not to this process" in str(error)
+    return False
+
+ORDER
+"""
+STACK_FIRST = (
+    "print('done' if place_stack() and refuses('avx512-amx') and _native.choose() == 'avx512-vnni' else 'wrong')"
+)
+ENGINE_FIRST = "print('done' if _native.choose('avx2') == 'avx2' and place_stack() else 'no room')"
+
+
+@pytest.mark.skipif("avx512-amx" not in OFFERED, reason="the processor has no tiles")
+@pytest.mark.parametrize("order", [STACK_FIRST, ENGINE_FIRST], ids=["stack first", "engine first"])
+def test_tiles_are_asked_for_where_they_are_used_alone(order: str) -> None:
+    """Linux refuses tiles beside small alternate stacks for signals, and such stacks beside tiles."""
+    assert_done(STACKS.replace("ORDER", order))
 
 
 # -- the end of a process ---------------------------------------------------------------------------------------------
