@@ -39,7 +39,7 @@ _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
 def run(settings: Settings, *, engine: Engine | None = None) -> int:
-    """Serve until SIGTERM or SIGINT; return the exit status, 0 after an orderly stop.
+    """Serve until SIGTERM, SIGINT or SIGHUP, unless that is ignored; return the exit status, 0 after an orderly stop.
 
     The first signal drains: not ready at once, accepting for ``drain_delay_s`` more, then finishing what is in flight
     within ``drain_timeout_s``. The second ends the process on the spot, with status 1.
@@ -93,6 +93,10 @@ class _Server(uvicorn.Server):
         self._drained_at_s = time.monotonic() + self._runtime.settings.drain_delay_s
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        hang_up = getattr(signal, "SIGHUP", None)  # not on every platform
+        in_main = threading.current_thread() is threading.main_thread()
+        if hang_up is not None and in_main and signal.getsignal(hang_up) is signal.SIG_DFL:  # nohup has it ignored
+            signal.signal(hang_up, self.handle_exit)
         asyncio.get_running_loop().set_exception_handler(_Handler())
         await super().startup(sockets)
         for listener in sockets or ():

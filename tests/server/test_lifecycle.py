@@ -109,7 +109,7 @@ def head(length: int) -> bytes:
     return f"POST {PATH} HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: {length}\r\n\r\n".encode()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_finishes_what_is_in_flight_and_ends_with_0(tmp_path: Path, number: int) -> None:
     image = png()
     with process(tmp_path, drain_delay_s=1) as server:
