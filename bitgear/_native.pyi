@@ -10,6 +10,8 @@ MAX_SUMMED: int
 MAX_IMAGES: int
 INTERPOLATION_ONE: int
 MAX_OUTPUTS: int
+MAX_AVERAGED: int
+MAX_PICTURE_BYTES: int
 MAX_POOLED_KERNEL: int
 MAX_POOLED_STRIDE: int
 
@@ -19,7 +21,7 @@ _Output = tuple[int, int, float, int, int, int]
 def instruction_sets() -> list[tuple[str, bool, bool, list[str]]]:
     """Return name, compiled in, offered by this processor, paths; best first."""
 
-def choose(name: str = "") -> str:
+def choose(name: str = "", multiplies: bool = True) -> str:
     """Return the instruction set used for ``name``, the best one for ``""``; raise ValueError if it cannot be used.
 
     Asks the system for the tiles of AMX if that is the set, and for nothing otherwise.

@@ -77,7 +77,10 @@ def native_failure() -> Exception | None:
     try:
         # By name: a build of another version may lack some, and is as good as none.
         from bitgear._native import (  # noqa: F401
+            MAX_AVERAGED,
             MAX_OUTPUTS,
+            MAX_PICTURE_BYTES,
+            MAX_POOLED_STRIDE,
             Model,
             choose,
             count_ids,
@@ -87,6 +90,7 @@ def native_failure() -> Exception | None:
             paint_mask,
             place_picture,
             reduce_picture,
+            winograd_spare,
         )
     except Exception as error:  # whatever its initialisation raises
         return error
@@ -106,13 +110,15 @@ def _instruction_set(name: str) -> str | None:
     if native_failure() is not None:
         return None
     try:
-        return choose_instruction_set(name)
+        return choose_instruction_set(name, multiplies=False)
     except ValueError:
         return None
 
 
-def choose_instruction_set(name: str) -> str:
+def choose_instruction_set(name: str, *, multiplies: bool = True) -> str:
     """Return the instruction set of that name, or the best of this processor (``""``), where there is the extension.
+
+    ``multiplies``: or is for pictures alone, which needs nothing that the system grants.
 
     Raises ``ValueError`` for one that is unknown, not compiled in, not offered by the processor or refused by the
     system.
@@ -122,4 +128,4 @@ def choose_instruction_set(name: str) -> str:
     # Looked up here: the extension takes text alone, and a variable of the environment may hold any bytes.
     if name and name not in {known for known, *_ in _native.instruction_sets()}:
         raise ValueError(f"instruction set {name!r} is unknown")
-    return _native.choose(name)
+    return _native.choose(name, multiplies)

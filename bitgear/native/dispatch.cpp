@@ -110,17 +110,28 @@ const IsaEntry* instruction_sets(int* count) {
     return entries;
 }
 
-const Isa* choose_isa(const char* name) {
+namespace {
+
+template <class Accept>
+const Isa* first_isa(const char* name, Accept accept) {
     int count = 0;
     const IsaEntry* entries = instruction_sets(&count);
     const bool any = name == nullptr || name[0] == '\0';
     for (int i = 0; i < count; ++i) {
         if (entries[i].isa != nullptr && entries[i].supported && (any || std::strcmp(name, entries[i].name) == 0) &&
-            permitted(entries[i].isa)) {
+            accept(entries[i].isa)) {
             return entries[i].isa;
         }
     }
     return nullptr;
 }
+
+}  // namespace
+
+const Isa* find_isa(const char* name) {
+    return first_isa(name, [](const Isa*) { return true; });
+}
+
+const Isa* choose_isa(const char* name) { return first_isa(name, permitted); }
 
 }  // namespace bitgear

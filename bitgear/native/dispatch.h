@@ -18,6 +18,9 @@ const IsaEntry* instruction_sets(int* count);
 // supported, or if the system refuses this process what it needs; nothing is asked of the system for any other set.
 const Isa* choose_isa(const char* name);
 
+// The same for whoever multiplies nothing, such as with pictures: the system is asked for nothing.
+const Isa* find_isa(const char* name);
+
 // What a thread does before it multiplies, and when it is done.
 class Entered {
 public:

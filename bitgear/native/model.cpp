@@ -162,7 +162,7 @@ void Model::give_back(std::unique_ptr<Context> context) const {
 
 void Model::run_call(const std::int8_t* q_images, int batch, int threads, float* results,
                      std::vector<double>* seconds) const {
-    threads = std::min(threads, max_threads());
+    threads = usable_threads(threads);
     std::unique_ptr<Context> context = take_context(threads);
     Call call{*this, *context, q_images, batch, results, {}, seconds};
     run_parallel(

@@ -76,8 +76,9 @@ std::vector<Output> outputs_of(const std::vector<OutputTuple>& tuples) {
     return outputs;
 }
 
-const Isa* isa_of(const std::string& name) {
-    const Isa* isa = choose_isa(name.c_str());
+// `multiplies`: or is about pictures and codes alone.
+const Isa* isa_of(const std::string& name, bool multiplies) {
+    const Isa* isa = multiplies ? choose_isa(name.c_str()) : find_isa(name.c_str());
     if (isa == nullptr)
         throw nb::value_error(("instruction set '" + name +
                                "' is unknown, not compiled in or not offered by this processor, or not to this process")
@@ -123,7 +124,7 @@ void place_picture_into(const std::string& isa, const Array<const std::uint8_t, 
         throw nb::value_error(
             "the content lies outside the input, or the box outside the picture, or it shrinks by more than four");
     }
-    const Isa* chosen = isa_of(isa);
+    const Isa* chosen = isa_of(isa, false);
     const WithoutLock released;
     place_picture(chosen->pixels, p, codes.data());
 }
@@ -164,7 +165,7 @@ void paint_mask_into(const std::string& isa, const Array<const float, 3>& logits
         return Samples{static_cast<int>(first.size()), static_cast<int>(cells), first.data(), share.data()};
     };
     const Samples y = samples(y_first, y_share, logits.shape(1)), x = samples(x_first, x_share, logits.shape(2));
-    const Isa* chosen = isa_of(isa);
+    const Isa* chosen = isa_of(isa, false);
     const WithoutLock released;
     paint_mask(chosen->pixels, logits.data(), static_cast<int>(logits.shape(0)), y, x, mask.data());
 }
@@ -188,6 +189,8 @@ NB_MODULE(_native, m) {
     m.attr("MAX_IMAGES") = kMaxImages;
     m.attr("INTERPOLATION_ONE") = kInterpolationOne;
     m.attr("MAX_OUTPUTS") = kMaxOutputs;
+    m.attr("MAX_AVERAGED") = kMostAveraged;
+    m.attr("MAX_PICTURE_BYTES") = kMostBytes;
     m.attr("MAX_POOLED_KERNEL") = kMaxPooled;
     m.attr("MAX_POOLED_STRIDE") = kMaxPooledStride;
 
@@ -215,11 +218,13 @@ NB_MODULE(_native, m) {
             return std::make_pair(spare.bottom, spare.right);
         },
         "kernel"_a, "stride"_a, "dilation"_a, "height"_a, "width"_a);
-    m.def("choose", [](const std::string& name) { return std::string(isa_of(name)->name); }, "name"_a = "");
+    m.def(
+        "choose", [](const std::string& name, bool multiplies) { return std::string(isa_of(name, multiplies)->name); },
+        "name"_a = "", "multiplies"_a = true);
     m.def(
         "measure_rates",
         [](const std::string& name) {
-            const Isa* isa = isa_of(name);
+            const Isa* isa = isa_of(name, true);
             const WithoutLock released;
             return named(*isa, measure_rates(*isa));
         },
@@ -230,7 +235,7 @@ NB_MODULE(_native, m) {
            nb::ndarray<std::int8_t, nb::c_contig, nb::device::cpu> out) {
             if (out.size() != q8.size() || bits < 2 || bits > 8)
                 throw nb::value_error("derive needs an output of the same size and 2 to 8 bits");
-            isa_of(isa)->derive(q8.data(), q8.size(), bits, out.data());
+            isa_of(isa, false)->derive(q8.data(), q8.size(), bits, out.data());
         },
         "instruction_set"_a, "q8"_a, "bits"_a, "out"_a.noconvert());
     m.def("place_picture", place_picture_into, "instruction_set"_a, "pixels"_a.noconvert(), "box"_a, "content"_a,
@@ -244,7 +249,7 @@ NB_MODULE(_native, m) {
         .def(
             "__init__",
             [](Model* self, const std::string& name, const NamedTimes& rates) {
-                const Isa* isa = isa_of(name);
+                const Isa* isa = isa_of(name, true);
                 new (self) Model(isa, rates_of(*isa, rates));
             },
             "instruction_set"_a, "rates"_a)

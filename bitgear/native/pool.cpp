@@ -69,24 +69,38 @@ private:
     std::atomic<std::uint64_t> taken_[CPU_SETSIZE / kBits] = {};
 };
 
-// Which processors the process may use: its first thread's, not those to which the caller may have been bound.
-bool processors(cpu_set_t& set) { return sched_getaffinity(getpid(), sizeof set, &set) == 0; }
+using Processors = cpu_set_t;
 
-// A thread starts on the processors of the one that starts it; a helper serves all others, too.
-void run_anywhere() {
-    if (cpu_set_t all; processors(all)) sched_setaffinity(0, sizeof all, &all);
+// Those that the process may use, as far as can be told: its first thread's and the caller's. Either of them may be
+// bound to some, as threads of an event loop or of OpenMP are; both are in a process that is.
+Processors processors() {
+    Processors of_first, of_caller, both;
+    CPU_ZERO(&of_first);
+    CPU_ZERO(&of_caller);
+    sched_getaffinity(getpid(), sizeof of_first, &of_first);
+    sched_getaffinity(0, sizeof of_caller, &of_caller);
+    CPU_OR(&both, &of_first, &of_caller);
+    return both;
 }
 
+// A thread starts on the processors of the one that starts it; a helper serves all others, too.
+void run_on(const Processors& set) { sched_setaffinity(0, sizeof set, &set); }
+
 int core_count() {
-    if (cpu_set_t all; processors(all)) return CPU_COUNT(&all);
-    return static_cast<int>(std::thread::hardware_concurrency());
+    const Processors all = processors();
+    const int count = CPU_COUNT(&all);  // 0: there are more than fit the set
+    return count > 0 ? count : static_cast<int>(std::thread::hardware_concurrency());
 }
 #else
 struct Places {
     void take() {}
 };
 
-void run_anywhere() {}
+struct Processors {};
+
+Processors processors() { return {}; }
+
+void run_on(const Processors&) {}
 
 int core_count() { return static_cast<int>(std::thread::hardware_concurrency()); }
 #endif
@@ -100,6 +114,7 @@ struct Job {
 };
 
 struct Helper {
+    const Processors home = processors();
     std::atomic<Job*> job{nullptr};
     int index = 0;
     std::mutex mutex;
@@ -131,7 +146,7 @@ public:
 
 private:
     Helper* start() {
-        if (all_.size() + 1 >= static_cast<std::size_t>(max_threads())) return nullptr;
+        if (all_.size() + 1 >= static_cast<std::size_t>(usable_threads(kMaxThreads))) return nullptr;
         try {
             auto helper = std::make_unique<Helper>();
             all_.reserve(all_.size() + 1);  // what fails does so before there is a thread
@@ -145,7 +160,7 @@ private:
     }
 
     static void work(Helper* self) {
-        run_anywhere();
+        run_on(self->home);
         for (;;) {
             Job* job = nullptr;
             const auto has_job = [&] { return (job = self->job.load(std::memory_order_acquire)) != nullptr; };
@@ -182,18 +197,19 @@ void Barrier::wait(int count) {
     while (!spin_until(released)) std::this_thread::yield();  // more threads than cores: let the others work
 }
 
-int max_threads() {
-    static std::atomic<int> known{0};  // no lock, which a child of fork() might find held
-    if (const int cores = known.load(std::memory_order_relaxed); cores > 0) return cores;
-    const int cores = std::clamp(core_count(), 1, kMaxThreads);
-    known.store(cores, std::memory_order_relaxed);
-    return cores;
+int usable_threads(int wanted) {
+    static std::atomic<int> known{1};  // no lock, which a child of fork() might find held
+    int most = known.load(std::memory_order_relaxed);
+    if (wanted <= most) return wanted;
+    most = std::max(most, std::min(core_count(), kMaxThreads));
+    known.store(most, std::memory_order_relaxed);
+    return std::min(wanted, most);
 }
 
 void run_parallel(int threads, void (*body)(void* argument, int index, int count), void* argument) {
     Helper* helpers[kMaxThreads];
     int found = 0;
-    if (threads > 1) found = g_pool->acquire(std::min(threads, max_threads()) - 1, helpers);
+    if (threads > 1) found = g_pool->acquire(usable_threads(threads) - 1, helpers);
     if (found == 0) {
         body(argument, 0, 1);
         return;

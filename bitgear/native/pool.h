@@ -16,8 +16,9 @@ private:
     std::atomic<int> phase_{0};
 };
 
-// Threads that a call can have at most: the cores this process may use.
-int max_threads();
+// How many threads of those wanted a call can have: no more than there are processors that the process may use, as far
+// as that was ever seen. The system is asked only by whoever wants more.
+int usable_threads(int wanted);
 
 // Calls body(argument, index, count) on the calling thread and on up to `threads` - 1 idle helpers, count in all, each
 // with an index of its own. Helpers that work for another call are not waited for: a call then runs with fewer threads.

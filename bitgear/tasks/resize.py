@@ -9,7 +9,6 @@ from bitgear.engines.registry import native_instruction_set
 REDUCING_GAP = 2
 """A picture that shrinks by twice this or more is first averaged in blocks, until it shrinks by this or more still."""
 _BILINEAR = Image.Resampling.BILINEAR
-_MOST_AVERAGED = 1 << 24
 
 
 def resize(pixels: NDArray[np.uint8], width_px: int, height_px: int) -> NDArray[np.uint8]:
@@ -37,10 +36,11 @@ def reduce(pixels: NDArray[np.uint8], width_px: int, height_px: int) -> tuple[ND
     shown = (width / across, height / down)
     if across == down == 1:
         return pixels, shown
-    if native_instruction_set() is None or across * down > _MOST_AVERAGED:
-        return np.asarray(Image.fromarray(pixels).reduce((across, down))), shown
-    from bitgear import _native
+    if native_instruction_set() is not None:
+        from bitgear import _native
 
-    averages = np.empty((-(-height // down), -(-width // across), 3), np.uint8)
-    _native.reduce_picture(np.ascontiguousarray(pixels), (across, down), averages)
-    return averages, shown
+        if pixels.size <= _native.MAX_PICTURE_BYTES and across * down <= _native.MAX_AVERAGED:
+            averages = np.empty((-(-height // down), -(-width // across), 3), np.uint8)
+            _native.reduce_picture(np.ascontiguousarray(pixels), (across, down), averages)
+            return averages, shown
+    return np.asarray(Image.fromarray(pixels).reduce((across, down))), shown

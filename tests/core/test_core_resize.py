@@ -73,3 +73,14 @@ def test_resizing_is_near_to_pillows_in_one_go() -> None:
 def test_a_picture_of_the_size_comes_back_as_it_is() -> None:
     pixels = pictures(9, 11)[0]
     assert resize(pixels, 11, 9) is pixels
+
+
+@pytest.mark.parametrize("bound", ["MAX_PICTURE_BYTES", "MAX_AVERAGED"])
+def test_what_is_too_large_for_the_extension_is_averaged_without_it(
+    bound: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    native = pytest.importorskip("bitgear._native")
+    pixels = pictures(60, 80)[0]
+    expected = reduce(pixels, 8, 8)[0]
+    monkeypatch.setattr(native, bound, 1)
+    np.testing.assert_array_equal(reduce(pixels, 8, 8)[0], expected)

@@ -333,7 +333,7 @@ others = tasks()
 
 def work():
     others.add(threading.get_native_id())
-    os.sched_setaffinity(0, {min(everywhere)})
+    os.sched_setaffinity(BOUND_THREAD, {min(everywhere)})
     model.run(random_codes(master, 2))
 
 caller = threading.Thread(target=work)
@@ -371,9 +371,10 @@ def test_a_fork_at_any_moment_of_a_call_leaves_the_child_a_model_that_runs() -> 
     not hasattr(os, "sched_setaffinity") or len(os.sched_getaffinity(0)) == 1,
     reason="there are no processors to choose",
 )
-def test_a_thread_that_is_bound_to_a_processor_binds_no_helper() -> None:
-    """It makes the process's first call: it neither is the measure of how many there may be, nor of where they run."""
-    assert_done(BOUND)
+@pytest.mark.parametrize("bound", ["0", "os.getpid()"], ids=["caller", "first thread"])
+def test_a_thread_that_is_bound_to_a_processor_binds_no_helper(bound: str) -> None:
+    """Neither is the measure of how many there may be, nor of where they run, while the other one is free."""
+    assert_done(BOUND.replace("BOUND_THREAD", bound))
 
 
 STACKS = """
@@ -402,11 +403,21 @@ ORDER
 STACK_FIRST = (
     "print('done' if place_stack() and refuses('avx512-amx') and _native.choose() == 'avx512-vnni' else 'wrong')"
 )
+PICTURES_FIRST = """
+import numpy as np
+from bitgear.inputs import InputRecord
+from bitgear.tasks.letterbox import Letterbox
+record = InputRecord.centred(16, 128)
+Letterbox.of(200, 200, record).codes(np.zeros((200, 200, 3), np.uint8), record)
+print('done' if place_stack() else 'no room')
+"""
 ENGINE_FIRST = "print('done' if _native.choose('avx2') == 'avx2' and place_stack() else 'no room')"
 
 
 @pytest.mark.skipif("avx512-amx" not in OFFERED, reason="the processor has no tiles")
-@pytest.mark.parametrize("order", [STACK_FIRST, ENGINE_FIRST], ids=["stack first", "engine first"])
+@pytest.mark.parametrize(
+    "order", [STACK_FIRST, ENGINE_FIRST, PICTURES_FIRST], ids=["stack first", "engine first", "pictures first"]
+)
 def test_tiles_are_asked_for_where_they_are_used_alone(order: str) -> None:
     """Linux refuses tiles beside small alternate stacks for signals, and such stacks beside tiles."""
     assert_done(STACKS.replace("ORDER", order))
