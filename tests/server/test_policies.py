@@ -84,7 +84,7 @@ def test_what_every_policy_keeps_to(data: st.DataObject, name: str) -> None:
             rung = max(positions(one.allowed), key=lambda rung: ladder.rungs[rung].latency_ms(one.images))
         alone_s = ladder.rungs[rung].latency_ms(one.images) / 1000
         if name == "look-ahead" and not one.priority:  # gives way where some must
-            alone_s *= 1 + LookAhead.margin
+            alone_s *= 1 + DEFAULT_MARGIN
         assert one.hard
         assert one.deadline_s < load.now_s + alone_s
     left = [position for position in range(len(queue)) if position not in drop]

@@ -32,7 +32,7 @@ def master_path(tmp_path: Path) -> Path:
     [
         ({"engine": "magic"}, EngineUnavailable),
         ({"profile": "none"}, SettingsError),
-        ({"profiles": Path("/nonexistent")}, SettingsError),
+        ({"profiles": Path(__file__) / "none"}, SettingsError),
         ({"policy": "fixed-mixed-9.9"}, SettingsError),
     ],
 )
