@@ -22,3 +22,6 @@ if not TYPE_CHECKING:  # a type checker would take every name for one that exist
         from bitgear import predictor
 
         return getattr(predictor, name)
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})

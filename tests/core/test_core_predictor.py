@@ -168,6 +168,7 @@ def test_threads_and_other_processes_answer_the_same(model: Callable[[str], Pred
 
 def test_the_package_names_what_is_public_and_nothing_else() -> None:
     assert bitgear.__all__ == predictor.__all__
+    assert {*bitgear.__all__} <= {*dir(bitgear)}
     for name in bitgear.__all__:
         assert getattr(bitgear, name) is getattr(predictor, name)
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
