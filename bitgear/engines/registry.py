@@ -78,6 +78,8 @@ def native_failure() -> Exception | None:
         # By name: a build of another version may lack some, and is as good as none.
         from bitgear._native import (  # noqa: F401
             MAX_OUTPUTS,
+            MAX_POOLED_KERNEL,
+            MAX_POOLED_STRIDE,
             Model,
             choose,
             count_ids,
@@ -87,6 +89,7 @@ def native_failure() -> Exception | None:
             paint_mask,
             place_picture,
             reduce_picture,
+            winograd_spare,
         )
     except Exception as error:  # whatever its initialisation raises
         return error
