@@ -109,7 +109,9 @@ def conditions(report: Mapping[str, Any]) -> str:
     """Return what was measured on, and against which objective."""
     lag_ms = max(row["client_lag_p99_ms"] for row in report["rows"])
     share = max(row["client_cpu_share"] for row in report["rows"])
-    late = any(row["client_too_busy"] for row in report["rows"])
+    late = ", too late for some rows: it was slow, or found no connection free" * any(
+        row["client_too_busy"] for row in report["rows"]
+    )
     different = sum(row["different_answers"] for row in report["rows"])
     settings = ", ".join(report["settings"]) or "as they come"
     kernel = f"kernels {report['kernel']}; " if "kernel" in report else ""
@@ -126,7 +128,7 @@ def conditions(report: Mapping[str, Any]) -> str:
         f"{report['capacity_narrowest_per_s']:.0f} at the narrowest width. Settings: {settings}. The objective is "
         f"{SLO_FACTOR:g} times that latency over HTTP unless another multiple is named. The client took at most "
         f"{100 * share:.1f} % of one core and sent at most {lag_ms:.1f} ms late (99th percentile)"
-        f"{', which is too late for some rows' if late else ''}. "
+        f"{late}. "
         f"{answers}"
     )
 
