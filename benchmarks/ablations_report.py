@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 
 from benchmarks.ablations import ARMS, SELECTION
 from benchmarks.measure import RESULTS, write_report
+from benchmarks.student import clear_of_zero
 from bitgear.files import write_atomically
 from trainer.report import COLORS
 
@@ -24,10 +25,6 @@ REPORT = Path(__file__).parent.parent / "docs" / "reports" / "ablations"
 BASE = "joint"
 WIDTHS = ("8", "6", "4", "2")
 ARM_COLORS = ("#1b3a6b", "#d97b3f", "#3a8fb7", "#b8323c", "#66b2a6", "#8a6bb0")
-T95 = {1: 12.71, 2: 4.30, 3: 3.18, 4: 2.78, 5: 2.57, 6: 2.45, 7: 2.36, 8: 2.31, 9: 2.26}
-"""Student's t by degrees of freedom: two-sided, 95 %."""
-T95_MANY = 2.23
-"""Of ten degrees; of more it is a little less."""
 
 Cell = Mapping[str, Any]
 
@@ -129,20 +126,23 @@ def clear_differences(pairs: Mapping[str, Sequence[tuple[float, float]]]) -> str
     """Return in words whether more differences are clear of chance, by a paired t-test over seeds, than by chance.
 
     ``pairs``: for each comparison by name, shares of one and the other, seed by seed; those of one seed are left out.
+    They are not independent, widths and plans of a seed being of one network, so that many are clear of chance together
+    more often than the binomial distribution has it: it can say that nothing is shown, and not that something is.
     """
     tested = {name: values for name, values in pairs.items() if len(values) > 1}
     clear = []
     for name, values in tested.items():
         differences = [100 * (one - other) for one, other in values]
         mean, error = np.mean(differences), np.std(differences, ddof=1) / len(differences) ** 0.5
-        if abs(mean) > T95.get(len(differences) - 1, T95_MANY) * error:
+        if abs(mean) > clear_of_zero(len(differences)) * error:
             clear.append(f"{name} ({mean:+.2f})")
     count = len(tested)
     chance = sum(math.comb(count, k) * 0.05**k * 0.95 ** (count - k) for k in range(len(clear), count + 1))
     listed = f" ({', '.join(clear)})" if clear else ""
     return (
-        f"{'Shown' if chance < 0.05 else 'Not shown'}.\nOf {count} differences, seed by seed, {len(clear)} are clear "
-        f"of chance at 95 %{listed};\nso many or more would be with a probability of {chance:.2f} if nothing differed."
+        f"{'Perhaps' if chance < 0.05 else 'Not shown'}.\nOf {count} differences, seed by seed, {len(clear)} are clear "
+        f"of chance at 95 %{listed};\nso many or more would be with a probability of {chance:.2f} if nothing "
+        "differed and comparisons were independent,\nwhich those of one network are not, so that it is more."
     )
 
 
@@ -164,23 +164,27 @@ def alrs_said(joint: Sequence[Cell], first: Cell) -> str:
     if not pairs:
         return ""
     text = f"**Does a reading of ALRS other than `{BASE}`'s matter beyond what seeds do?** {clear_differences(pairs)}"
-    least, rate = least_gradient(of_arm(joint, "alrs-literal")), first["recipe"]["train"]["lr"]
+    (least, whose), rate = least_gradient(of_arm(joint, "alrs-literal")), first["recipe"]["train"]["lr"]
     if "alrs-literal" in arms and least > rate:
         text += (
             "\n\n`alrs-literal` never trained a weight scale: Eq. 6 takes G, which averages "
-            f"{least:.2f} or more in every epoch at every width,\nfrom a rate of {rate} or less, and what is left is "
-            "floored at zero. That arm is worth what scales that stay as they began are worth."
+            f"{least:.2f} or more in every epoch at every width{whose},\nfrom a rate of {rate} or less, "
+            "and what is left is floored at zero. That arm is worth what scales that stay as they began are worth."
         )
     return text
 
 
-def least_gradient(literal: Sequence[Cell]) -> float:
-    """Return the least G, the mean of an epoch at a width, of cells, or of the shipped joint training by the recipe."""
+def least_gradient(literal: Sequence[Cell]) -> tuple[float, str]:
+    """Return the least G, the mean of an epoch at a width, of cells, or else of the shipped joint training; and whose.
+
+    The latter in words if it is not the cells'.
+    """
     recorded = [cell["weight_scale_gradient"] for cell in literal if "weight_scale_gradient" in cell]
-    if not recorded:
-        report = json.loads((REPORT.parent / "resnet20-joint" / "report.json").read_text(encoding="utf-8"))
-        return min(min(row["weight_scale_gradient"].values()) for row in report["epochs"])
-    return min(min(values) for each in recorded for values in each.values())
+    if recorded:
+        return min(min(values) for each in recorded for values in each.values()), ""
+    report = json.loads((REPORT.parent / "resnet20-joint" / "report.json").read_text(encoding="utf-8"))
+    least = min(min(row["weight_scale_gradient"].values()) for row in report["epochs"])
+    return least, "\nof the shipped joint training (these runs kept none)"
 
 
 def stage_said(stage: Sequence[Cell]) -> str:

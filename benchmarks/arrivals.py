@@ -54,12 +54,16 @@ def replay_moments(
     """Return recorded moments, from one drawn at random on, at the speed that fits them into ``duration_s``.
 
     Bursts stay bursts. After the last recorded moment comes the first, a mean gap later: a short trace is repeated.
+
+    Where so many from it on have one stamp, all come at once, at the start.
     """
     gaps_s = np.diff(np.sort(recorded_s.astype(np.float64)))
     gaps_s = np.append(gaps_s, gaps_s.mean() if gaps_s.any() else 1.0)
     first, count = rng.integers(len(gaps_s)), round(rate_per_s * duration_s)
     kept_s = np.cumsum(gaps_s[(first + np.arange(count)) % len(gaps_s)])
-    return np.concatenate([[0.0], kept_s[:-1]]) * (duration_s / kept_s[-1]) if count else np.empty(0)
+    if not count:
+        return np.empty(0)
+    return np.concatenate([[0.0], kept_s[:-1]]) * (duration_s / kept_s[-1] if kept_s[-1] else 1.0)
 
 
 def read_trace(path: Path, rate_per_s: float, duration_s: float, rng: np.random.Generator) -> Moments:
@@ -93,7 +97,10 @@ def read_intervals(path: Path) -> Moments:
 
 
 def _renewal(total: float, cv2: float, rng: np.random.Generator) -> Moments:
-    """Return moments within ``total``, that many of them, rounded: a renewal process on the condition of its count."""
+    """Return moments within ``total``, that many of them, rounded, scaled so that the next would come at its end.
+
+    With ``cv2`` = 1 that is the process on the condition of its count. Gaps are shorter by one part in the count.
+    """
     count = round(total)
     ends = np.cumsum(np.ones(count + 1) if cv2 == 0 else rng.gamma(1 / cv2, cv2, count + 1))
     moments: Moments = ends[:-1] * (total / ends[-1])

@@ -200,6 +200,23 @@ def tune(peer: Peer, pictures: Pictures, cores: int) -> tuple[Layout, dict[str, 
     return best, tried
 
 
+def set_ups(
+    peers: Sequence[Peer], pictures: Pictures, cores: int, file: Path, notes: Path, *, tuned: bool
+) -> dict[str, Any]:
+    """Return how each other server is set up, and what it was tried with: of ``file`` if ``tuned``, else tried now.
+
+    What is tried is kept in the file, and drops the rounds in ``notes``, which may be of another set-up.
+    """
+    known: dict[str, Any] = json.loads(file.read_text()) if tuned else {}
+    for peer in peers:
+        if peer.package not in known:
+            notes.unlink(missing_ok=True)
+            layout, tried = tune(peer, pictures, cores)
+            known[peer.package] = {"layout": asdict(layout), "tried": tried}
+            file.write_text(json.dumps(known))
+    return known
+
+
 def engine_alone(path: Path, bits: int, threads: int, calls: int) -> float:
     """Return pictures a second of the engine: ``calls`` at the same time, of ``threads`` threads each."""
     command = [sys.executable, "-m", "benchmarks.engine_alone", str(path), *map(str, (bits, threads, calls))]
@@ -346,16 +363,11 @@ def main() -> None:
     tuned = arguments.tuned or (arguments.resume and tuning_file.is_file())
     if tuned and not tuning_file.is_file():
         raise SystemExit(f"{tuning_file} does not exist; run with --tune-only first")
-    tuning: dict[str, Any] = json.loads(tuning_file.read_text()) if tuned else {}
-    for peer in peers:
-        if peer.package not in tuning:
-            layout, tried = tune(peer, pictures, cores)
-            tuning[peer.package] = {"layout": asdict(layout), "tried": tried}
-            tuning_file.write_text(json.dumps(tuning))
+    notes = WORK / "rounds.json"
+    tuning = set_ups(peers, pictures, cores, tuning_file, notes, tuned=tuned)
     if arguments.tune_only:
         return
 
-    notes = WORK / "rounds.json"
     if not arguments.resume:
         notes.unlink(missing_ok=True)
     with contextlib.ExitStack() as stack:

@@ -253,7 +253,11 @@ def _curves_said(stages: Mapping[str, Sequence[dict[str, Any]]], watches_test: b
     ]
     if short:
         ended = f"What is exported is the state after {' and '.join(short)}, a choice that curves may have made."
-    elif all(SCHEDULE in rows[-1] for rows in trained.values()):
+    elif any(len(stretches(rows)) > 1 for rows in trained.values()):
+        ended = (
+            "The schedule was changed midway, a choice that curves may have made; the last epoch is what is exported."
+        )
+    elif all(SCHEDULE in row for rows in trained.values() for row in rows):
         ended = "They steer nothing in this run: the last epoch is what is exported."
     else:
         ended = "What is exported is the state after the last epoch told above."

@@ -54,7 +54,12 @@ def trained_recipe(config: RunConfig, history: History) -> dict[str, Any]:
 
 
 def warn_of_past(name: str, section: Section, rows: Sequence[Row]) -> None:
-    """Say on standard error which entries of a section whose training has ended have no effect, if any have none."""
+    """Say on standard error which entries of a section whose training has ended have no effect, if any have none.
+
+    Where no epoch was trained, as on from masters, there is nothing that they could have differed from.
+    """
+    if not rows:
+        return
     vain = {key: was for key, was in _trained(rows).items() if was != getattr(section, key)}
     if vain:
         given = " and ".join(f"{name}.{key} = {getattr(section, key)}" for key in vain)

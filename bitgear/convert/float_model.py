@@ -37,6 +37,8 @@ IR_VERSION = 8
 FLOATS = (np.float16, np.float32, np.float64)
 LARGEST_WEIGHT = 127 * MAX_SCALE
 """What the largest code of weights stands for at the largest scale."""
+_TORCH_BEFORE_1_6 = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
+"""What ``torch.save`` began its files with before they were zips: a number of its own, pickled."""
 Floats = NDArray[np.float32]
 
 
@@ -138,8 +140,9 @@ def read_state(path: Path) -> dict[str, NDArray[Any]]:
 def torch_hint(path: Path) -> str:
     """Return what to do with a file that ``torch.save`` wrote, to end a message with; empty for any other file."""
     with path.open("rb") as file:
-        zipped = file.read(2) == b"PK"
-    return "; torch.save wrote it: give its state dict to safetensors.torch.save_file, and then that file" * zipped
+        head = file.read(1024)
+    saved = (head.startswith(b"PK") and b"data.pkl" in head) or head.startswith(_TORCH_BEFORE_1_6)
+    return "; torch.save wrote it: give its state dict to safetensors.torch.save_file, and then that file" * saved
 
 
 def read_metadata(path: Path) -> dict[str, str]:

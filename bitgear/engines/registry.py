@@ -80,6 +80,7 @@ def native_failure() -> Exception | None:
             MAX_AVERAGED,
             MAX_OUTPUTS,
             MAX_PICTURE_BYTES,
+            MAX_POOLED_KERNEL,
             MAX_POOLED_STRIDE,
             Model,
             choose,

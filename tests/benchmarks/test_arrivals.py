@@ -57,6 +57,14 @@ def test_a_window_of_a_trace_has_the_rate_that_is_asked_for(count: int) -> None:
     assert 5 - moments_s[-1] < 25 / count
 
 
+def test_a_window_of_a_trace_in_which_no_time_passes_comes_at_once() -> None:
+    recorded_s = np.full(100, 5.0)
+    windows = [arrivals.replay_moments(recorded_s, 10, 6, np.random.default_rng(seed)) for seed in range(20)]
+    assert all(len(moments_s) == 60 for moments_s in windows)
+    assert all(np.all((moments_s >= 0) & (moments_s <= 6)) for moments_s in windows)
+    assert any(not moments_s.any() for moments_s in windows)
+
+
 def test_seeds_are_other_windows_of_a_trace() -> None:
     recorded_s = arrivals.gamma(10, 4, 100, rng())
     one, other = (arrivals.replay_moments(recorded_s, 50, 5, np.random.default_rng(seed)) for seed in (0, 1))

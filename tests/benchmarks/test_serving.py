@@ -80,3 +80,30 @@ def test_others_without_the_best_engine_are_no_bar() -> None:
     lines = serving_tables.table(report(engine=None)).splitlines()
     assert lines[3].endswith("| 1.90 (1.58-1.98) | 1.0 / 2.0 / 25.0 |")
     assert "ONNX Runtime alone" in serving_tables.conditions(report(engine=None))
+
+
+def test_rounds_are_dropped_where_a_set_up_is_tried_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[str] = []
+    monkeypatch.setattr(serving, "tune", lambda peer, *_: (tried.append(peer.name), (Layout(2, 1, "E"), {}))[1])
+    file, notes = tmp_path / "set-ups.json", tmp_path / "rounds.json"
+    notes.touch()
+    peers, pictures = [serving.LITSERVE], Pictures("none", (b"",))
+    first = serving.set_ups(peers, pictures, 2, file, notes, tuned=False)
+    assert not notes.exists()
+    notes.touch()
+    assert serving.set_ups(peers, pictures, 2, file, notes, tuned=True) == first
+    assert notes.exists()
+    serving.set_ups([*peers, serving.MLSERVER], pictures, 2, file, notes, tuned=True)
+    assert not notes.exists()
+    assert tried == ["LitServe", "MLServer"]
+
+
+def test_who_leaves_requests_unanswered_misses_and_is_no_bar() -> None:
+    content = report(engine="OpenVINO")
+    content["rows"][0]["unanswered"] = 0
+    content["rows"][1]["unanswered"] = 2  # MLServer, with the better tail of what it answered
+    content["rows"][3]["unanswered"] = 1
+    lines = serving_tables.table(content).splitlines()
+    assert lines[2].endswith("15.0, 1 unanswered MISSES |")
+    assert lines[3].endswith("25.0 |")
+    assert lines[5].endswith("20.0, 2 unanswered |")

@@ -70,27 +70,65 @@ def report() -> dict[str, Any]:
     }
 
 
+def by_seed(load: float, **effective: list[float]) -> list[dict[str, Any]]:
+    """Return rows of policies, with underscores for hyphens, by their effective accuracy of each seed."""
+    return [
+        row(policy.replace("_", "-"), load, 0.98, sum(values) / len(values), effective_by_seed=values)
+        for policy, values in effective.items()
+    ]
+
+
 def test_bars_say_what_is_met_and_by_whom_it_is_beaten() -> None:
     content = report()
-    content["rows"][0] |= {"effective_by_seed": [0.53, 0.54, 0.52]}
-    content["rows"][1] |= {"effective_by_seed": [0.52, 0.53, 0.50]}
-    content["rows"][2] |= {"effective_by_seed": [0.49, 0.50, 0.51]}
-    content["rows"][3] |= {"effective_by_seed": [0.51, 0.51, 0.54]}
+    met = by_seed(0.9, look_ahead=[0.53, 0.54, 0.55], slackfit=[0.52, 0.53, 0.541])
+    missed = by_seed(1.2, look_ahead=[0.49, 0.50, 0.51], fixed_2=[0.51, 0.52, 0.531], fixed_8=[0.1, 0.2, 0.3])
+    content["rows"] = [*met, *missed]
     found = slo_tables.bars(content)
-    assert [bar.verdict for bar in found] == ["met", "MISSED", "met", "MISSED"]
+    assert [bar.verdict for bar in found] == ["MISSED", "MISSED", "met", "MISSED"]
     assert "fixed-2" in found[3].asked
     table = slo_tables.bar_table(content)
-    assert table.count("MISSED") == 2
+    assert table.count("MISSED") == 3
     assert "0.970 at load 0.9, 0.970 at load 1.2" in table
+    assert "of attainment alone" not in table
+    assert "of attainment alone" in slo_tables.bar_table(report())
     assert slo_tables.bars({**content, "rows": []}) == []
 
 
 @pytest.mark.parametrize(("others", "verdict"), [([0.4, 0.3, 0.49], "met"), ([0.2, 0.5, 0.4], "not told apart")])
 def test_policies_are_told_apart_by_their_seeds_in_pairs(others: list[float], verdict: str) -> None:
     content = report()
-    content["rows"][2] |= {"effective_by_seed": [0.5, 0.4, 0.6]}
-    content["rows"][3] |= {"effective_by_seed": others}
+    content["rows"] = by_seed(1.2, look_ahead=[0.5, 0.4, 0.6], fixed_2=others)
     assert slo_tables.bars(content)[-1].verdict == verdict
+
+
+def test_few_seeds_need_more_than_two_standard_errors() -> None:
+    content = report()
+    content["rows"] = by_seed(1.2, look_ahead=[0.5, 0.5, 0.5], fixed_2=[0.49, 0.47, 0.46])  # t = 3.02 of 4.30
+    assert slo_tables.bars(content)[-1].verdict == "not told apart"
+
+
+def test_one_of_several_that_is_ahead_has_to_be_further_ahead_than_one_alone() -> None:
+    ours, best, other = [0.5, 0.5, 0.5], [0.51, 0.52, 0.52], [0.3, 0.2, 0.4]  # t = -5 of 4.30, and 6.21 of two
+    content = report()
+    content["rows"] = by_seed(1.2, look_ahead=ours, fixed_4=best)
+    assert slo_tables.bars(content)[-1].verdict == "MISSED"
+    content["rows"] = by_seed(1.2, look_ahead=ours, fixed_4=best, fixed_8=other)
+    assert slo_tables.bars(content)[-1].verdict == "not told apart"
+
+
+def test_what_is_met_is_met_against_each_of_the_others() -> None:
+    content = report()
+    content["rows"] = by_seed(1.2, look_ahead=[0.5] * 3, fixed_4=[0.49, 0.48, 0.48], fixed_8=[0.1, 0.5, 0.7])
+    bar = slo_tables.bars(content)[-1]
+    assert (bar.verdict, "fixed-8" in bar.asked) == ("not told apart", True)
+
+
+def test_policies_that_are_equally_good_in_a_scene_are_both_the_best() -> None:
+    content = report()
+    content["rows"] = [row("look-ahead", 0.9, 0.98, 0.5), row("slackfit", 0.9, 0.97, 0.5)]
+    matrix = slo_tables.matrix_table(content)
+    assert "0.980 / **0.500** | 0.970 / **0.500**" in matrix
+    assert "look-ahead in 1, slackfit in 1" in matrix
 
 
 def test_one_seed_tells_nothing_apart() -> None:

@@ -159,7 +159,7 @@ def test_it_tells_that_the_extension_is_missing(monkeypatch: pytest.MonkeyPatch)
 
 
 @needs_extension
-@pytest.mark.parametrize("lacking", ["choose", "measure_rates", "place_picture"])
+@pytest.mark.parametrize("lacking", ["choose", "measure_rates", "place_picture", "MAX_POOLED_STRIDE", "winograd_spare"])
 def test_it_tells_that_the_extension_is_of_another_version(lacking: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from bitgear import _native
 

@@ -11,7 +11,7 @@ from tests.trainer.tiny_runs import tiny_config, tiny_run
 from trainer.loop import Run
 from trainer.pipeline import finish, train_master
 from trainer.report import markdown
-from trainer.schedule import stretches, told, trained_recipe
+from trainer.schedule import stretches, told, trained_recipe, warn_of_past
 from trainer.state import History
 
 
@@ -51,6 +51,11 @@ def test_nothing_is_warned_of_while_a_configuration_stays(
     assert "warning" not in capsys.readouterr().err
 
 
+def test_nothing_is_warned_of_where_no_epoch_was_trained(capsys: pytest.CaptureFixture[str]) -> None:
+    warn_of_past("fp32", tiny_config(fp32={"epochs": 60}).fp32, [])
+    assert not capsys.readouterr().err
+
+
 def test_epochs_by_several_schedules_are_told_one_after_the_other() -> None:
     history = History(epochs=rows_of((2, 0.1), (2, 0.1), (5, 0.2)))
     train = trained_recipe(tiny_config(train={"epochs": 3, "lr": 0.7}), history)["train"]
@@ -77,6 +82,15 @@ def test_a_report_says_whether_the_last_epoch_is_that_of_the_schedule() -> None:
     assert "Joint training: 1 of 2 epochs, 1 minutes." in part
     assert "the state after epoch 1 of 2 (joint training)" in part
     assert "Curves" not in report_of([])
+
+
+def test_curves_steer_nothing_only_where_one_schedule_was_trained_from_the_first_epoch_on() -> None:
+    shortened = report_of(rows_of((4, 0.1), (4, 0.1), (3, 0.1)))
+    assert "steer nothing" not in shortened
+    assert "The schedule was changed midway, a choice that curves may have made" in shortened
+    continued = report_of([{"epoch": 1, "seconds": 60.0}, *rows_of((2, 0.1), (2, 0.1))[1:]])
+    assert "steer nothing" not in continued
+    assert "What is exported is the state after the last epoch told above." in continued
 
 
 def test_a_report_says_where_curves_are_of_the_test_images() -> None:
