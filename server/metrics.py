@@ -19,8 +19,8 @@ from server.scheduler import BatchReport
 BUCKETS_S = tuple(round(0.0005 * 1.5**i, 6) for i in range(26))
 """Geometric, factor 1.5, from 0.5 ms to 12.6 s."""
 
-PHASE_BUCKETS_S = tuple(round(0.00005 * 2.0**i, 6) for i in range(17))
-"""Geometric, factor 2, from 50 microseconds, for a small network takes less than 0.5 ms, to 3.3 s."""
+PHASE_BUCKETS_S = tuple(round(0.00005 * 2.0**i, 6) for i in range(19))
+"""Geometric, factor 2, from 50 microseconds, for a small network takes less than 0.5 ms, to 13 s."""
 
 DECISION_BUCKETS_S = tuple(round(0.000005 * 2.0**i, 6) for i in range(13))
 """From 5 microseconds to 20 ms."""

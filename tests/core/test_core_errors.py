@@ -1,6 +1,8 @@
 """The error tree: a stable code each, drawn in the docstring of its module."""
 
+import copy
 import inspect
+import pickle
 import re
 
 import pytest
@@ -33,3 +35,19 @@ def test_the_drawn_tree_has_the_real_parents() -> None:
     assert drawn_tree(errors.__doc__) == {
         cls.__name__: cls.__base__.__name__ for cls in CLASSES if cls is not errors.BitgearError
     }
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        errors.InputError("three words here"),
+        errors.PrecisionNotOffered("mixed-1.0", ["8", "4"], "m"),
+        errors.ImageTooLarge(9, 9, 64, 8),
+        errors.SystemRefused(FileNotFoundError(2, "No such file", "x.jpg")),
+    ],
+)
+def test_an_error_comes_back_from_another_process_as_it_was(error: errors.BitgearError) -> None:
+    for again in (pickle.loads(pickle.dumps(error)), copy.copy(error)):
+        assert type(again) is type(error)
+        assert str(again) == str(error)
+        assert vars(again) == vars(error)

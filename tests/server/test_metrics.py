@@ -117,7 +117,7 @@ def test_the_error_of_a_ladder_is_told_as_it_is_for_as_long_as_its_model_is_serv
 
 
 @pytest.mark.parametrize(
-    ("bounds_s", "first_s", "last_s", "factor"), [(BUCKETS_S, 0.0005, 12.6, 1.5), (PHASE_BUCKETS_S, 0.00005, 3.28, 2)]
+    ("bounds_s", "first_s", "last_s", "factor"), [(BUCKETS_S, 0.0005, 12.6, 1.5), (PHASE_BUCKETS_S, 0.00005, 13.1, 2)]
 )
 def test_buckets_are_geometric(bounds_s: tuple[float, ...], first_s: float, last_s: float, factor: float) -> None:
     assert (bounds_s[0], bounds_s[-1]) == (first_s, pytest.approx(last_s, rel=0.01))
