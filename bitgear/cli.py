@@ -179,7 +179,12 @@ def _tell(lines: Iterable[str], json_file: Path | None, results: object) -> None
     if json_file is not None:
         from bitgear.files import write_json
 
-        write_json(json_file, results)
+        try:
+            write_json(json_file, results)
+        finally:  # a file that cannot be written is no reason to say nothing
+            for line in lines:
+                _say(line)
+        return
     for line in lines:
         _say(line)
 
@@ -502,9 +507,6 @@ def evaluate(
     for name, row in results.items():
         values = "".join(f"{value:16.2%}" for value in row.metrics.values())
         lines.append(f"{name:<{widest}}{values}  {row.images / row.seconds:10.1f}")
-    if store:
-        kept = {name: row.stored for name, row in results.items() if name in master.precisions}
-        rewrite_master(path, lambda stored: stored.with_accuracy(kept), of=master)
     found = {
         "model": master.name,
         "engine": runner.name,
@@ -512,7 +514,12 @@ def evaluate(
         "split": split,
         "precisions": {name: row.to_json() for name, row in results.items()},
     }
-    _tell(lines, json_file, found)
+    try:
+        if store:
+            kept = {name: row.stored for name, row in results.items() if name in master.precisions}
+            rewrite_master(path, lambda stored: stored.with_accuracy(kept), of=master)
+    finally:  # what took so long is told, whatever becomes of the master
+        _tell(lines, json_file, found)
 
 
 @app.command()

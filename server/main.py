@@ -88,6 +88,8 @@ class _Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - the signature of a handler
         if self._drained_at_s is not None:
+            if sig == getattr(signal, "SIGHUP", None):  # a shell and its terminal may both send one
+                return
             os._exit(1)
         self._runtime.drain()
         self._drained_at_s = time.monotonic() + self._runtime.settings.drain_delay_s
