@@ -19,7 +19,7 @@ from benchmarks.ablations import ARMS, SELECTION
 from benchmarks.measure import RESULTS, write_report
 from benchmarks.student import clear_of_zero
 from bitgear.files import write_atomically
-from trainer.report import COLORS
+from bitgear.search.grid import WIDTH_COLORS
 
 REPORT = Path(__file__).parent.parent / "docs" / "reports" / "ablations"
 BASE = "joint"
@@ -258,7 +258,7 @@ def draw_convergence(cells: Sequence[Cell], path: Path) -> None:
             color = ARM_COLORS[number % len(ARM_COLORS)]
             panel.plot(epochs, mean, color=color, marker=".", label=arm)
             panel.fill_between(epochs, losses.min(0), losses.max(0), color=color, alpha=0.15, linewidth=0)
-        panel.set_title(f"{bits} bit", color=COLORS[int(bits)])
+        panel.set_title(f"{bits} bit", color=WIDTH_COLORS[int(bits)])
         panel.set_yscale("log")
         panel.set_xlabel("epoch")
         panel.set_ylabel("training loss")

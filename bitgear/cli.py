@@ -176,17 +176,14 @@ def _tell(lines: Iterable[str], json_file: Path | None, results: object) -> None
     if json_file == STDOUT:
         typer.echo(json.dumps(results, indent=2))
         return
-    if json_file is not None:
-        from bitgear.files import write_json
+    try:
+        if json_file is not None:
+            from bitgear.files import write_json
 
-        try:
             write_json(json_file, results)
-        finally:  # a file that cannot be written is no reason to say nothing
-            for line in lines:
-                _say(line)
-        return
-    for line in lines:
-        _say(line)
+    finally:  # a file that cannot be written is no reason to say nothing
+        for line in lines:
+            _say(line)
 
 
 def _version(wanted: bool) -> None:

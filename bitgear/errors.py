@@ -35,6 +35,7 @@
     └── SearchError               a search for plans that cannot give any
 """
 
+import copyreg
 import reprlib
 from collections.abc import Iterable
 
@@ -54,13 +55,6 @@ def quoted(value: object) -> str:
     return text if len(text) <= 200 else f"{text[:200]}..."
 
 
-def _again(kind: type["BitgearError"], args: tuple[object, ...], members: dict[str, object]) -> "BitgearError":
-    error = kind.__new__(kind, *args)
-    error.args = args
-    error.__dict__.update(members)
-    return error
-
-
 class BitgearError(Exception):
     """Base of all errors raised on purpose. ``str(error)`` says what was given, what was expected and what to do."""
 
@@ -68,7 +62,7 @@ class BitgearError(Exception):
 
     def __reduce__(self) -> tuple[object, ...]:
         """Pickle it as what it says, whatever it was made of: a pool of processes waits for ever for an error else."""
-        return _again, (type(self), self.args, self.__dict__)
+        return copyreg.__newobj__, (type(self), *self.args), self.__dict__  # type: ignore[attr-defined]  # not typed
 
 
 class PrecisionError(BitgearError):

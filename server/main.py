@@ -35,6 +35,8 @@ BACKLOG = 2048
 SILENCE_S = 60.0
 """How long a server that cannot accept connections says nothing more of it."""
 
+_HANG_UP: int | None = getattr(signal, "SIGHUP", None)  # not on every platform
+
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
@@ -88,17 +90,16 @@ class _Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - the signature of a handler
         if self._drained_at_s is not None:
-            if sig == getattr(signal, "SIGHUP", None):  # a shell and its terminal may both send one
+            if sig == _HANG_UP:  # a shell and its terminal may both send one
                 return
             os._exit(1)
         self._runtime.drain()
         self._drained_at_s = time.monotonic() + self._runtime.settings.drain_delay_s
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        hang_up = getattr(signal, "SIGHUP", None)  # not on every platform
         in_main = threading.current_thread() is threading.main_thread()
-        if hang_up is not None and in_main and signal.getsignal(hang_up) is signal.SIG_DFL:  # nohup has it ignored
-            signal.signal(hang_up, self.handle_exit)
+        if _HANG_UP is not None and in_main and signal.getsignal(_HANG_UP) is signal.SIG_DFL:  # nohup has it ignored
+            signal.signal(_HANG_UP, self.handle_exit)
         asyncio.get_running_loop().set_exception_handler(_Handler())
         await super().startup(sockets)
         for listener in sockets or ():

@@ -22,7 +22,6 @@ from trainer.state import History
 
 mpl.use("agg")
 
-COLORS = WIDTH_COLORS
 CODE_COLORS = ("#1b3a6b", "#7fa8d1", "#e8e4da", "#d97b3f")
 
 
@@ -100,7 +99,9 @@ def _curves(history: History, name: str, label: str, factor: float, start: float
     rows = [row for row in history.epochs if name in row]
     for bits in rows[0][name]:
         values = [factor * row[name][bits] for row in rows]
-        axes.plot([row["epoch"] for row in rows], values, color=COLORS[int(bits)], marker=".", label=f"{bits} bit")
+        axes.plot(
+            [row["epoch"] for row in rows], values, color=WIDTH_COLORS[int(bits)], marker=".", label=f"{bits} bit"
+        )
     if start is not None:
         axes.axhline(factor * start, color="#555555", linestyle="--", linewidth=1, label="FP32 start")
     axes.set_xlabel("epoch")
@@ -113,7 +114,7 @@ def _curves(history: History, name: str, label: str, factor: float, start: float
 def _supernet(history: History, path: Path) -> None:
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.add_subplot()
-    for name, color in (("uniform", COLORS[8]), ("drawn", COLORS[2])):
+    for name, color in (("uniform", WIDTH_COLORS[8]), ("drawn", WIDTH_COLORS[2])):
         points = [(row["epoch"], row["loss"][name]) for row in history.hasb_epochs if name in row["loss"]]
         if points:
             axes.plot(*zip(*points, strict=True), color=color, marker=".", label=f"{name} widths")
@@ -151,8 +152,10 @@ def draw_traces(traces: Traces, plans: Mapping[str, Plan], path: Path) -> None:
     )
     axes, places = upper[0], np.arange(len(names))
     shown = [max(average[name], 0.0) for name in names]
-    axes.bar(places, shown, yerr=[error[name] for name in names], color=COLORS[6], ecolor=COLORS[8], capsize=2)
-    axes.axhline(float(np.mean(shown)), color=COLORS[2], linestyle="--", linewidth=1, label="mean over layers")
+    axes.bar(
+        places, shown, yerr=[error[name] for name in names], color=WIDTH_COLORS[6], ecolor=WIDTH_COLORS[8], capsize=2
+    )
+    axes.axhline(float(np.mean(shown)), color=WIDTH_COLORS[2], linestyle="--", linewidth=1, label="mean over layers")
     axes.set_ylabel("Hessian trace / weights")
     axes.legend(frameon=False)
     last = axes
