@@ -64,7 +64,7 @@ class Crew:
         self._idle_workers = list(range(workers))
         self._errands = Errands()
         self._errands_since_call = 0
-        self._on_errands: set[int] = set()
+        self._on_errands: dict[int, Errand] = {}
         self._wanted = self._due = False
         self._holds_waiting = 0
         self._called_s = clock()
@@ -77,12 +77,15 @@ class Crew:
         """Say what an engine call is. Before any is wanted."""
         self._call = call
 
-    def errand(self, errand: Errand, request: Waiting) -> None:
-        """Have something short done for a request. Raises :class:`~server.errors.Draining` once the crew is closed."""
+    def errand(self, do: Callable[[], None], request: Waiting, whose: object = None) -> None:
+        """Have something short done for a request of somebody.
+
+        Raises :class:`~server.errors.Draining` once the crew is closed.
+        """
         with self._lock:
             if self._closed:
                 raise Draining()
-            self._errands.put(errand, request)
+            self._errands.put(Errand(do, request, whose))
             self._rouse()
 
     @property
@@ -94,6 +97,12 @@ class Crew:
         """Return how many errands go before one of that order for a deadline."""
         with self._lock:
             return self._errands.before(order_s, self._clock())
+
+    def coming(self, whose: object) -> list[Waiting]:
+        """Return the requests of somebody whose errands are not done yet, in no order."""
+        with self._lock:
+            begun = [errand.request for errand in self._on_errands.values() if errand.whose is whose]
+            return begun + self._errands.of(whose)
 
     def want(self, due: bool = False) -> None:
         """Have an engine call made, as soon as a worker and its cores are free and no errand waits.
@@ -223,10 +232,11 @@ class Crew:
             if kind is None:
                 return False
             if kind == "errand":
-                do, cores, worker = self._errands.pop(self._clock()), 1, None
+                errand = self._errands.pop(self._clock())
+                do, cores, worker = errand.do, 1, None
                 self._free -= 1
                 self._errands_since_call += 1
-                self._on_errands.add(threading.get_ident())
+                self._on_errands[threading.get_ident()] = errand
             else:
                 worker, cores = self._idle_workers.pop(), self.threads
                 do = partial(self._call, worker)
@@ -240,7 +250,7 @@ class Crew:
         with self._lock:
             if worker is None:
                 self._free += 1
-                self._on_errands.discard(threading.get_ident())
+                del self._on_errands[threading.get_ident()]
             else:
                 self._idle_workers.append(worker)
                 self._end_call(cores)

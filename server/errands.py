@@ -4,16 +4,22 @@ import itertools
 from bisect import bisect_left, insort
 from collections.abc import Callable
 from operator import itemgetter
+from typing import NamedTuple
 
 from server.policy import Waiting
 from server.turns import Turns
 
-Errand = Callable[[], None]
+
+class Errand(NamedTuple):
+    """What is to be done for a request. ``whose`` that is: any object, such as a model."""
+
+    do: Callable[[], None]
+    request: Waiting
+    whose: object
+
 
 _order_of = itemgetter(0)
-
-
-_Queue = list[tuple[float, int, Waiting, Errand]]
+_Queue = list[tuple[float, int, Errand]]
 
 
 class Errands:
@@ -32,20 +38,25 @@ class Errands:
     def __len__(self) -> int:
         return len(self._hard) + len(self._others)
 
-    def put(self, errand: Errand, request: Waiting) -> None:
+    def put(self, errand: Errand) -> None:
         """Add an errand; behind those of the same order."""
-        queue = self._hard if request.hard else self._others
-        insort(queue, (request.order_s, next(self._numbers), request, errand))
+        queue = self._hard if errand.request.hard else self._others
+        insort(queue, (errand.request.order_s, next(self._numbers), errand))
 
     def pop(self, now_s: float) -> Errand:
         """Remove and return the one whose turn it is. There must be one."""
         if not self._hard or not self._others:
             queue = self._hard or self._others
         elif self._others[0] < self._hard[0]:
-            queue = self._hard if self._turns.gives_way(self._others[0][2].is_late(now_s)) else self._others
+            queue = self._hard if self._turns.gives_way(self._others[0][2].request.is_late(now_s)) else self._others
         else:
             queue = self._hard
-        return queue.pop(0)[3]
+        return queue.pop(0)[2]
+
+    def of(self, whose: object) -> list[Waiting]:
+        """Return the requests of one whose errands wait."""
+        queues = (self._hard, self._others)
+        return [errand.request for queue in queues for _, _, errand in queue if errand.whose is whose]
 
     def before(self, order_s: float, now_s: float) -> int:
         """Return how many go before a hard one of that order, now.
@@ -53,9 +64,9 @@ class Errands:
         Those that are over do not, for nobody waits for them; nor does what is late, but not hard.
         """
         return sum(
-            request.deadline_s >= now_s
+            errand.request.deadline_s >= now_s
             for queue in (self._hard, self._others)
-            for _, _, request, _ in queue[: bisect_left(queue, order_s, key=_order_of)]
+            for _, _, errand in queue[: bisect_left(queue, order_s, key=_order_of)]
         )
 
     def clear(self) -> None:

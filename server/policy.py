@@ -82,7 +82,9 @@ class Load:
     come in, recent average. ``workers``: how many engine workers there are, the asking one included; ``busy_until_s``:
     when each of them is expected to be free, in any order; those that are left out are free, all if it is empty.
     ``elsewhere``: for each request that waits for another model, in order of it, its deadline, and the seconds that one
-    worker takes at least for it and all before it.
+    worker takes at least for it and all before it. ``coming``: requests for this model that are still to be made ready,
+    by decoding a picture, say, in any order; they cannot run yet, but will want their time.
+    ``ready_s``: the seconds of one worker that it takes to make one of them ready.
     """
 
     now_s: float
@@ -91,6 +93,8 @@ class Load:
     workers: int = 1
     busy_until_s: tuple[float, ...] = ()
     elsewhere: Sequence[tuple[float, float]] = ()
+    coming: Sequence[Waiting] = ()
+    ready_s: float = 0.0
 
     def elsewhere_s(self, until_s: float) -> float:
         """Return how long all workers take at least for what other models' requests are due from now until then."""

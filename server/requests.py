@@ -11,7 +11,7 @@ from starlette.types import Receive
 
 from server.calls import Pending
 from server.crew import Crew
-from server.errors import DeadlineExceeded
+from server.errors import DeadlineExceeded, RequestError
 from server.exchange import Exchange, ServedAt, Step
 from server.policy import Admission, Waiting, admit, explain
 from server.precision import Wish
@@ -71,10 +71,12 @@ class Requests:
         """
         pending: Pending[_Done[T]] = Pending(exchange.started_s + self._rules.longest_s(wish))
         request = _Request(pending, model, exchange, prepare, time.monotonic())
-        known = self._waiting(request, wish, _anything(model))
+        known = self._waiting(request, wish, self._likely(request, wish))
         if model.refresh is not None and self._scheduler.crowded_out(model, known, self._rules.conduct.margin):
             raise DeadlineExceeded("queue")
-        done = await pending.wait(receive, lambda: self._crew.errand(lambda: self._prepare(request, wish), known))
+        done = await pending.wait(
+            receive, lambda: self._crew.errand(lambda: self._prepare(request, wish), known, model)
+        )
         exchange.steps = done.steps
         exchange.served = done.inference.served
         return done.inference
@@ -123,6 +125,13 @@ class Requests:
 
     def _admission(self, request: "_Request[T]", wish: Wish) -> Admission:
         return admit(wish, request.model.ladder, self._rules.profile_of(wish))
+
+    def _likely(self, request: "_Request[T]", wish: Wish) -> Admission:
+        """Return the admission of a request of which not all may be known yet."""
+        try:
+            return self._admission(request, wish)
+        except RequestError:  # it may ask for something else in its body, or be refused when that was read
+            return Admission(request.model.ladder.all_rungs, 0, "default", "default", pinned=False)
 
     def _waiting(self, request: "_Request[T]", wish: Wish, admission: Admission, images: int = 1) -> Waiting:
         return Waiting(
@@ -187,8 +196,3 @@ class _Prepared(Generic[T]):
 class _Done(Generic[T]):
     inference: Inference[T]
     steps: Sequence[Step]
-
-
-def _anything(model: ServedModel) -> Admission:
-    """Return the admission of a request that has yet to say what it wants."""
-    return Admission(model.ladder.all_rungs, 0, "default", "default", pinned=False)

@@ -137,11 +137,13 @@ class _Lane:
     ready_s: float = 0.0
     arrivals_s: deque[float] = field(default_factory=lambda: deque(maxlen=ARRIVALS))
 
-    def arrivals_per_s(self, now_s: float) -> float:
-        if len(self.arrivals_s) < 2:
+    def arrivals_per_s(self, now_s: float, coming: int) -> float:
+        """Return how many requests came lately, with those that are not submitted yet."""
+        count = len(self.arrivals_s) + coming
+        if count < 2 or not self.arrivals_s:
             return 0.0
         span_s = now_s - self.arrivals_s[0]
-        return (len(self.arrivals_s) - 1) / span_s if span_s > 0 else 0.0
+        return (count - 1) / span_s if span_s > 0 else 0.0
 
     def note_ready(self, ready_s: float) -> None:
         if self.ready_s > 0:
@@ -319,7 +321,7 @@ class Scheduler:
             return None
         model, lane, queue = min(waiting, key=lambda item: _order(item[2][0]))
         ladder = model.ladder
-        dispatch, decision_s = self._decide(slot, ladder, lane, queue, now_s)
+        dispatch, decision_s = self._decide(slot, model, lane, queue, now_s)
         expired += [queue[i] for i in dispatch.drop]
         rung = ladder.rungs[dispatch.rung]
         jobs = [queue[i] for i in dispatch.members]
@@ -349,9 +351,10 @@ class Scheduler:
         return first if self._turns.gives_way(bool(first)) else waiting
 
     def _decide(
-        self, slot: int, ladder: Ladder, lane: _Lane, queue: Sequence[Job], now_s: float
+        self, slot: int, model: ServedModel, lane: _Lane, queue: Sequence[Job], now_s: float
     ) -> tuple[Dispatch, float]:
-        load = self._load(lane, queue, now_s, slot)
+        ladder = model.ladder
+        load = self._load(lane, queue, now_s, self._crew.coming(model), slot)
         started_s = self._clock()
         try:
             dispatch = self.policy.dispatch(ladder, load)
@@ -363,17 +366,21 @@ class Scheduler:
         self._decided(decision_s)
         return dispatch, decision_s
 
-    def _load(self, lane: _Lane, jobs: Sequence[Job], now_s: float, asking: int | None = None) -> Load:
+    def _load(
+        self, lane: _Lane, jobs: Sequence[Job], now_s: float, coming: Sequence[Waiting] = (), asking: int | None = None
+    ) -> Load:
         """Return what these jobs of a lane are to a policy, what waits in other lanes, and what runs in other slots."""
         return Load(
             now_s=now_s,
             queue=[job.waiting for job in jobs],
-            arrivals_per_s=lane.arrivals_per_s(now_s),
+            arrivals_per_s=lane.arrivals_per_s(now_s, len(coming)),
             workers=self.workers,
             busy_until_s=tuple(
                 batch.expected_s for slot, batch in enumerate(self._running) if slot != asking and batch is not None
             ),
             elsewhere=self._elsewhere(lane),
+            coming=coming,
+            ready_s=lane.ready_s * self.workers / self._crew.cores,
         )
 
     def _elsewhere(self, lane: _Lane) -> Sequence[tuple[float, float]]:

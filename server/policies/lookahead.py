@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from operator import add, gt
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from server.ladder import Ladder
 from server.policies.batches import (
@@ -24,7 +24,9 @@ from server.policies.batches import (
     others,
     work_of,
 )
-from server.policy import Dispatch, Load, Reason
+from server.policy import Dispatch, Load, Reason, Waiting
+
+T = TypeVar("T")
 
 BURSTINESS = 8.0
 """Squared coefficient of variation that gaps between arrivals are taken to have; 1 is Poisson."""
@@ -40,6 +42,8 @@ class LookAhead:
     A precision is feasible if all deadlines that can still be met are met when the queue is served at it: in service
     order, in efficient batches, by all workers, each request at the nearest precision that it allows, everything
     taking ``margin`` longer than the ladder says; and if those of other models are too, as fast as they can be served.
+    Requests that are still to be made ready belong to the queue, though none of them can run yet, and take the time for
+    that as well.
     Of those the one is chosen that is greatest in::
 
         accuracy - price * seconds for an image         price = P * (accuracy / seconds at the fastest)
@@ -53,9 +57,10 @@ class LookAhead:
 
     A first request that names its precision, and lets itself be degraded, has the widest that is feasible.
 
-    If nothing is feasible, the fastest runs. Hard deadlines that not even that can meet any more are dropped; and
-    then, as some must be lost, those that it would only meet with luck, unless they have priority or nobody else waits:
-    what they take, one with more time would not get.
+    If nothing is feasible, P is 1, among the precisions at which the batch itself is in time: mostly the fastest runs.
+    Hard deadlines that not even that can meet any more are dropped; and then, as some must be lost, those that it would
+    only meet with luck, unless they have priority or nobody else waits: what they take, one with more time would not
+    get.
     """
 
     margin: float
@@ -80,19 +85,21 @@ class LookAhead:
                 drop, left = tight, others(len(load.queue), tight)
                 outlook = _Outlook(ladder, load, left, self.margin)
                 chosen = outlook.best()
-        rung, members, reason = chosen or outlook.at_fastest()
+        rung, members, reason = chosen or outlook.most()
         return Dispatch(rung, members, drop, reason)
 
 
 class _Pieces(NamedTuple):
     """A queue in pieces: of each, when it is due, and how many requests of each kind it has.
 
-    ``until_s``: on the clock; ``due_s``: in seconds from now, less what other models need until then. ``kinds_s``: by
-    mask and rung, what those of a kind take in each piece, as far as anybody has asked.
+    ``until_s``: on the clock; ``due_s``: in seconds from now, less what other models need until then. ``ready_s``: what
+    it takes to make those ready that are not; empty if all are. ``kinds_s``: by mask and rung, what those of a kind
+    take in each piece, as far as anybody has asked.
     """
 
     until_s: list[float]
     due_s: list[float]
+    ready_s: list[float]
     counts: dict[int, list[float]]
     kinds_s: dict[tuple[int, int], list[float]]
 
@@ -100,7 +107,8 @@ class _Pieces(NamedTuple):
 class _Outlook:
     """One look at what is ``left`` of a queue, positions of which there is one at least. Times are in seconds from now.
 
-    ``masks``, ``deadlines_s``: of the requests looked at, each of which stands for ``each`` of the queue.
+    ``masks``, ``deadlines_s``, ``comes``: of the requests looked at, each of which stands for ``each`` of all: whether
+    it is still to be made ready is what the last one says, which is empty if all are.
     """
 
     def __init__(self, ladder: Ladder, load: Load, left: Sequence[int], margin: float) -> None:
@@ -109,42 +117,50 @@ class _Outlook:
         self.queue = load.queue
         self.left = left
         self.longer = 1 + margin
-        self.count = len(left)
+        soonest_s = load.now_s + load.ready_s + min(ladder.alone_s)
+        coming = [one for one in load.coming if not one.hard or one.deadline_s >= soonest_s]
+        self.count = len(left) + len(coming)
         self.step = max(1, self.count // LOOKED_AT)
         looked_at = [self.queue[position] for position in left[:: self.step]]
+        self.comes: list[bool] = []
+        if coming:
+            looked_at, self.comes = _merged(looked_at, coming[:: self.step])
         self.each = self.count / len(looked_at)
+        first = self.queue[left[0]]
+        self.mask = first.allowed
         self.masks = list(map(allowed_of, looked_at))
         self.kinds = {self.masks[0]} if self.masks.count(self.masks[0]) == len(looked_at) else set(self.masks)
-        self.worth = ladder.worth(self.masks[0])
+        self.worth = ladder.worth(self.mask)
         images = list(map(images_of, looked_at))
         self.images: float = 1.0 if images.count(1) == len(looked_at) else sum(images) / len(looked_at)
         self.workers = load.workers
         self.arrivals_per_s = load.arrivals_per_s
         busy_s = [until_s - load.now_s for until_s in load.busy_until_s if until_s > load.now_s]
         self.idle = max(1, load.workers - len(busy_s))
-        images_left = self.count * self.images
+        images_left = len(left) * self.images
         self.crowd, self.share = crowd(ladder, images_left, load.workers), math.ceil(images_left / self.idle)
         self.others_s = (busy_s + [0.0] * load.workers)[: load.workers - 1]
 
         self.now_s = load.now_s
         self.pieces: dict[tuple[tuple[int, ...], int], _Pieces] = {}
         # How much time newcomers have, judging by those who came last; less than none where late ones stand there.
-        self.room_s = self.queue[left[self.count - 1 - self.count // 4]].deadline_s - self.now_s
+        self.room_s = looked_at[len(looked_at) - 1 - len(looked_at) // 4].deadline_s - self.now_s
         self.deadlines_s = list(map(deadline_of, looked_at))
         self.soonest_s = load.now_s + min(ladder.alone_s[ladder.fastest(mask)] for mask in self.kinds)
         if min(self.deadlines_s) < self.soonest_s:  # aims that are missed: nothing is to be gained from them
             self.deadlines_s = [due_s if due_s >= self.soonest_s else math.inf for due_s in self.deadlines_s]
-        self.head_s = self.deadlines_s[0] - self.now_s
+        self.head_s = first.deadline_s - self.now_s if first.deadline_s >= self.soonest_s else math.inf
         # The queue is at least so much work: each request at the fastest that it allows.
         least_s = self.each * sum(self._request_s(ladder.fastest(mask)) * self.masks.count(mask) for mask in self.kinds)
-        self.request_s = least_s / self.count
+        self.request_s = least_s / self.count + load.ready_s
         # What all workers take at least before newcomers have had their time, but for the first request here.
-        self.backlog_s = (least_s - self.request_s + sum(self.others_s)) / self.workers
+        self.backlog_s = (least_s - least_s / self.count + sum(self.others_s)) / self.workers
+        self.backlog_s += len(coming) * load.ready_s / self.workers
         self.backlog_s += load.elsewhere_s(self.now_s + self.room_s)
 
     def best(self) -> tuple[int, tuple[int, ...], Reason] | None:
         """Return the rung, the members, and why it is not a wider one; None: nothing keeps every deadline."""
-        rungs: Sequence[int] = self.ladder.by_speed(self.masks[0])
+        rungs: Sequence[int] = self.ladder.by_speed(self.mask)
         members: dict[int, tuple[int, ...]] = {}
         feasible: dict[int, bool] = {}
 
@@ -164,14 +180,20 @@ class _Outlook:
                 return rung, members[rung], self._reason(rung)
         return None
 
-    def at_fastest(self) -> tuple[int, tuple[int, ...], Reason]:
-        """Return what :meth:`best` does, of the fastest rung that the first request allows."""
-        rung = self.ladder.fastest(self.masks[0])
-        return rung, self._members(rung, self._timely_batch(rung)), self._reason(rung)
+    def most(self) -> tuple[int, tuple[int, ...], Reason]:
+        """Return what :meth:`best` does, where not all can be in time: the rung that makes the most of it."""
+        rungs = self.ladder.by_speed(self.mask)
+        worth, image_s, price = self.worth, self.ladder.image_s, self.images * self._most_price()
+        rung = max(rungs, key=lambda rung: worth[rung] - price * image_s[rung])
+        members = self._members(rung, self._timely_batch(rung))
+        if rung != rungs[-1] and self._first_s(rung, members) is None:
+            rung = rungs[-1]
+            members = self._members(rung, self._timely_batch(rung))
+        return rung, members, self._reason(rung)
 
     def _reason(self, rung: int) -> Reason:
         """Say ``slack`` if the first request alone has no time for the next wider rung that it allows."""
-        wider = self.masks[0] & ((1 << rung) - 1)
+        wider = self.mask & ((1 << rung) - 1)
         if not wider:
             return "slack"
         alone_s = self.longer * self.ladder.rungs[wider.bit_length() - 1].latency_ms(1) / 1000
@@ -180,11 +202,16 @@ class _Outlook:
     def _weigh(self, rung: int) -> float:
         """Return what a request is worth at a rung, less the price of its time."""
         chosen = self.ladder.rungs[rung]
-        price = self._price(chosen.latency_ms(1) / 1000)
-        if price == 0:
+        chance = self._chance(chosen.latency_ms(1) / 1000)
+        if chance == 0:
             return self.worth[rung]
         batch = self._timely_batch(rung)
-        return self.worth[rung] - price * self.images * chosen.latency_ms(batch) / batch / 1000
+        image_s = chosen.latency_ms(batch) / batch / 1000
+        return self.worth[rung] - chance * self._most_price() * self.images * image_s
+
+    def _most_price(self) -> float:
+        """Return what a second of a worker is worth, in accuracy of answers, where time does not suffice."""
+        return self.ladder.rungs[self.ladder.fastest(self.mask)].accuracy / self.request_s
 
     def _timely_batch(self, rung: int) -> int:
         """Return a worthwhile batch that leaves something for the other workers that are idle, and is not late."""
@@ -193,13 +220,12 @@ class _Outlook:
             return batch
         return self.ladder.rungs[rung].images_within(1000 * self.head_s / self.longer, batch)
 
-    def _price(self, first_s: float) -> float:
-        """Return what a second of a worker is worth, in accuracy of answers, if a batch of ``first_s`` runs next."""
+    def _chance(self, first_s: float) -> float:
+        """Return the chance that work grows beyond what can be saved, if a batch of ``first_s`` runs next."""
         if self.count == 1 and self.head_s == math.inf:
             return 0.0  # late in any case, and alone
         work_s = self.backlog_s + first_s / self.workers
-        chance = _overwhelmed(work_s, self.room_s, self.arrivals_per_s, self.request_s / self.workers)
-        return chance * self.ladder.rungs[self.ladder.fastest(self.masks[0])].accuracy / self.request_s
+        return _overwhelmed(work_s, self.room_s, self.arrivals_per_s, self.request_s / self.workers)
 
     def _request_s(self, rung: int) -> float:
         return self.images * self.ladder.image_s[rung]
@@ -213,6 +239,11 @@ class _Outlook:
 
     def _feasible(self, rung: int, members: tuple[int, ...]) -> bool:
         """Return whether all is in time if ``members`` run at a rung, and then the rest as near to it as it allows."""
+        first_s = self._first_s(rung, members)
+        return first_s is not None and self._rest_in_time(rung, members, first_s)
+
+    def _first_s(self, rung: int, members: tuple[int, ...]) -> float | None:
+        """Return what ``members`` take at a rung; None: one of them would be late."""
         chosen = [self.queue[position] for position in members]
         first_s = self.longer * self.ladder.rungs[rung].latency_ms(sum(map(images_of, chosen))) / 1000
         due_s = min(map(deadline_of, chosen))
@@ -220,12 +251,13 @@ class _Outlook:
             due_s = min(
                 (later_s for later_s in map(deadline_of, chosen) if later_s >= self.soonest_s), default=math.inf
             )
-        if first_s > due_s - self.now_s:
-            return False
+        return None if first_s > due_s - self.now_s else first_s
+
+    def _rest_in_time(self, rung: int, members: tuple[int, ...], first_s: float) -> bool:
         batch, taken = self.ladder.efficient_batches[rung], self._looked_at(members)
         piece = max(batch, -(-(len(self.masks) - len(taken)) // PIECES))
         pieces = self._pieces(taken, piece)
-        parts_s: list[float] = []
+        parts_s = pieces.ready_s
         for mask in pieces.counts:
             kind_s = self._kind_s(pieces, mask, nearest(mask, rung))
             parts_s = list(map(add, parts_s, kind_s)) if parts_s else kind_s
@@ -243,11 +275,18 @@ class _Outlook:
         left, step = self.left, self.step
         if isinstance(left, range):
             if members[-1] - left.start == len(members) - 1:  # the first ones
-                return tuple(range(-(-len(members) // step)))
-            places = [position - left.start for position in members]
+                taken = tuple(range(-(-len(members) // step)))
+                return taken if not self.comes else self._among_ready(taken)
+            places: Sequence[int] = [position - left.start for position in members]
         else:
             places = [bisect_left(left, position) for position in members]
-        return tuple(place // step for place in places if place % step == 0)
+        taken = tuple(place // step for place in places if place % step == 0)
+        return taken if not self.comes else self._among_ready(taken)
+
+    def _among_ready(self, places: tuple[int, ...]) -> tuple[int, ...]:
+        """Return where those stand that have these places among what is ready."""
+        ready = [place for place, comes in enumerate(self.comes) if not comes]
+        return tuple(ready[place] for place in places)
 
     def _in_time_elsewhere(self, until_s: Sequence[float], done_s: Sequence[float]) -> bool:
         """Return whether what other models wait for is in time as well.
@@ -267,11 +306,7 @@ class _Outlook:
         known = self.pieces.get((taken, piece))
         if known is not None:
             return known
-        deadlines_s, masks = self.deadlines_s[len(taken) :], self.masks[len(taken) :]
-        if taken and taken[-1] != len(taken) - 1:  # not the first ones
-            deadlines_s, masks = self.deadlines_s.copy(), self.masks.copy()
-            for position in reversed(taken):
-                del deadlines_s[position], masks[position]
+        deadlines_s, masks, comes = (_without(column, taken) for column in (self.deadlines_s, self.masks, self.comes))
         starts = range(0, len(masks), piece)
         until_s = [min(deadlines_s[start : start + piece]) for start in starts]
         due_s = [moment_s - self.now_s for moment_s in until_s]
@@ -283,7 +318,9 @@ class _Outlook:
         else:
             parts = [masks[start : start + piece] for start in starts]
             counts = {mask: [self.each * part.count(mask) for part in parts] for mask in self.kinds}
-        found = self.pieces[taken, piece] = _Pieces(until_s, due_s, counts, {})
+        each_s = self.longer * self.each * self.load.ready_s
+        ready_s = [each_s * sum(comes[start : start + piece]) for start in starts] if comes else []
+        found = self.pieces[taken, piece] = _Pieces(until_s, due_s, ready_s, counts, {})
         return found
 
     def _kind_s(self, pieces: _Pieces, mask: int, rung: int) -> list[float]:
@@ -297,6 +334,25 @@ class _Outlook:
         found = [count * request_s - (-count // requests) * batch_s for count in pieces.counts[mask]]
         pieces.kinds_s[mask, rung] = found
         return found
+
+
+def _merged(ready: list[Waiting], coming: Sequence[Waiting]) -> tuple[list[Waiting], list[bool]]:
+    """Return both together, in the order in which they are served, and of each whether it comes."""
+    both = [*ready, *coming]
+    orders_s = [waiting.order_s if waiting.priority else waiting.deadline_s for waiting in both]
+    places = sorted(range(len(both)), key=orders_s.__getitem__)
+    return [both[place] for place in places], [place >= len(ready) for place in places]
+
+
+def _without(column: list[T], taken: tuple[int, ...]) -> list[T]:
+    """Return a column without these places, which ascend; none, if there is nothing in it."""
+    if not taken or taken[-1] == len(taken) - 1:  # the first ones
+        return column[len(taken) :]
+    left = column.copy()
+    if left:
+        for place in reversed(taken):
+            del left[place]
+    return left
 
 
 def _in_turn(parts_s: Sequence[float], free_s: list[float]) -> list[float]:

@@ -197,6 +197,21 @@ def test_who_holds_cores_goes_before_a_call_that_is_due_and_so_before_errands(be
     b.awaits("first", "call", "second")
 
 
+def test_whose_errands_are_not_done_yet(bench: Callable[..., Bench]) -> None:
+    b, one, other = bench(1), object(), object()
+    works = [Work(name, b.begun, lambda: None) for name in ("a", "b", "c")]
+    requests = [Waiting(due_s, 1, hard) for due_s, hard in ((1.0, True), (2.0, False), (3.0, True))]
+    for work, request, whose in zip(works, requests, (one, other, one), strict=True):
+        b.crew.errand(work, request, whose)
+    b.awaits("a")
+    assert b.crew.coming(one) == [requests[0], requests[2]]  # the first is being done
+    assert b.crew.coming(other) == [requests[1]]
+    assert b.crew.coming(object()) == []
+    for work in works:
+        work.let_go.set()
+    wait_until(lambda: not b.crew.coming(one) and not b.crew.coming(other), "nothing to come")
+
+
 def test_errands_go_in_their_order(bench: Callable[..., Bench]) -> None:
     b = bench(1)
     first = b.errand("first")

@@ -1,6 +1,8 @@
 """Errands: whose turn it is."""
 
-from server.errands import Errands
+from functools import partial
+
+from server.errands import Errand, Errands
 from server.policy import Waiting
 from server.turns import LATE_TURN
 
@@ -18,13 +20,13 @@ def errands_of(*requests: Waiting) -> tuple[Errands, list[str]]:
     errands, done = Errands(), list[str]()
     for request in requests:
         name = f"{'hard' if request.hard else 'other'} {request.order_s:g}"
-        errands.put(lambda name=name: done.append(name), request)  # type: ignore[misc]
+        errands.put(Errand(partial(done.append, name), request, None))
     return errands, done
 
 
 def all_at(errands: Errands, now_s: float) -> None:
     while errands:
-        errands.pop(now_s)()
+        errands.pop(now_s).do()
 
 
 def test_the_least_order_goes_first() -> None:
@@ -37,7 +39,7 @@ def test_the_least_order_goes_first() -> None:
 def test_equal_ones_go_in_turn() -> None:
     errands, done = Errands(), list[int]()
     for number in range(5):
-        errands.put(lambda number=number: done.append(number), other(7))  # type: ignore[misc]
+        errands.put(Errand(partial(done.append, number), other(7), None))
     all_at(errands, 0)
     assert done == [0, 1, 2, 3, 4]
 
@@ -62,6 +64,15 @@ def test_how_many_go_before_a_deadline() -> None:
     errands, _ = errands_of(other(1), other(2), Waiting(3.2, 1, priority=1), other(3), hard(2), hard(9))
     assert [errands.before(order_s, 0) for order_s in (0, 2, 2.5, 10)] == [0, 1, 4, 6]
     assert errands.before(10, now_s=2.5) == 3  # what is late is passed by, and nobody waits for what is over
+
+
+def test_whose_they_are() -> None:
+    errands, mine, yours = Errands(), object(), object()
+    for request, whose in ((other(1), mine), (hard(2), mine), (hard(1), yours)):
+        errands.put(Errand(lambda: None, request, whose))
+    assert errands.of(mine) == [hard(2), other(1)]
+    assert errands.of(yours) == [hard(1)]
+    assert errands.of(None) == []
 
 
 def test_none_are_left_after_a_clearance() -> None:

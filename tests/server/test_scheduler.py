@@ -10,6 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from bitgear.bits import Plan, as_plan
+from bitgear.checkpoint import Master
 from bitgear.engines import DerivedModel, ModelCache, create_engine
 from server.crew import Crew
 from server.errors import DeadlineExceeded, Draining
@@ -26,6 +27,16 @@ from tests.masters import random_codes, tiny_master
 from tests.serving import DEADLINE_S, wait_until
 
 POISON = 13
+
+
+def ladder_for(master: Master) -> Ladder:
+    """A millisecond for an image at 8 bits, as is assumed, but most of it fixed: as many as may be go together."""
+    assumed = assumed_ladder(master, 4)
+    rungs = (
+        replace(rung, fixed_ms=0.8 * rung.latency_ms(1), per_image_ms=0.2 * rung.latency_ms(1))
+        for rung in assumed.rungs
+    )
+    return Ladder.of(assumed.model, tuple(rungs), assumed.max_batch)
 
 
 @dataclass
@@ -81,7 +92,7 @@ class Bench:
         self.engine = FakeEngine()
         self.clock = Clock()
         self.reports: list[BatchReport] = []
-        self.model = ServedModel(tiny_master(), assumed_ladder(tiny_master(), max_batch=4))
+        self.model = ServedModel(tiny_master(), ladder_for(tiny_master()))
         self.crew = Crew(workers, workers, clock=self.clock)
         cache = ModelCache(self.engine, 1 << 20)
         self.decisions: list[float] = []
@@ -177,7 +188,7 @@ def test_who_has_an_answer_finds_it_counted(bench: Callable[..., Bench]) -> None
 
 def test_widths_and_models_never_share_a_batch(bench: Callable[..., Bench]) -> None:
     b = bench()
-    other = ServedModel(tiny_master(name="other"), assumed_ladder(tiny_master(name="other"), 4))
+    other = ServedModel(tiny_master(name="other"), ladder_for(tiny_master(name="other")))
     results = [b.occupy()]
     for code in range(1, 5):
         results += [b.submit(code, (8,)), b.submit(10 + code * 4, (4,)), b.submit(-code, (8,), model=other)]
@@ -303,7 +314,7 @@ def test_what_is_late_without_a_deadline_lets_others_go_first_but_not_for_ever(
     bench: Callable[..., Bench], urgent: dict[str, Any]
 ) -> None:
     b = bench()
-    other = ServedModel(tiny_master(), assumed_ladder(tiny_master(), max_batch=4))
+    other = ServedModel(tiny_master(), ladder_for(tiny_master()))
     first = b.occupy()
     late = [b.submit(code, within_s=1) for code in range(1, 7)]
     b.clock.now_s += 5
@@ -360,7 +371,7 @@ def test_what_is_late_without_a_deadline_goes_in_order_among_its_like(bench: Cal
 
 def test_callers_that_have_gone_leave_every_queue(bench: Callable[..., Bench]) -> None:
     b = bench()
-    other = ServedModel(tiny_master(), assumed_ladder(tiny_master(), max_batch=4))
+    other = ServedModel(tiny_master(), ladder_for(tiny_master()))
     first = b.occupy()
     gone = [b.job(code, model=other, within_s=50)[0] for code in range(5)]
     for job in gone:
@@ -469,7 +480,7 @@ def test_a_policy_sees_what_waits_for_other_models(bench: Callable[..., Bench]) 
         return Fixed().dispatch(ladder, load)
 
     b = bench(Broken(look))
-    other = ServedModel(tiny_master(name="other"), assumed_ladder(tiny_master(name="other"), 4))
+    other = ServedModel(tiny_master(name="other"), ladder_for(tiny_master(name="other")))
     results = [b.occupy()]
     results += [b.submit(1, (8, 2), within_s=1), *(b.submit(2, within_s=2) for _ in range(2))]
     results += [b.submit(3, (8, 2), model=other, within_s=within_s) for within_s in (4, 3.5)]
@@ -490,7 +501,7 @@ def test_of_many_that_wait_for_another_model_some_stand_for_the_rest(bench: Call
         return Fixed().dispatch(ladder, load)
 
     b = bench(Broken(look))
-    other = ServedModel(tiny_master(name="other"), assumed_ladder(tiny_master(name="other"), 4))
+    other = ServedModel(tiny_master(name="other"), ladder_for(tiny_master(name="other")))
     results = [b.occupy(), b.submit(1, within_s=1), *(b.submit(2, within_s=2, model=other) for _ in range(300))]
     b.let_go(*results)
     assert len(seen[1].elsewhere) == LOOKED_AT
@@ -617,6 +628,25 @@ def test_who_is_late_for_what_is_not_ready_yet(bench: Callable[..., Bench]) -> N
     assert late(b, 1.01 * needed, margin=0.1)
     assert not late(b, 0.99 * needed, hard=False)
     assert not late(b, -1.0)  # it goes before them
+
+
+def test_a_policy_sees_what_is_still_to_be_made_ready(bench: Callable[..., Bench]) -> None:
+    seen: list[Load] = []
+
+    def look(ladder: Ladder, load: Load) -> Dispatch:
+        seen.append(load)
+        return Fixed().dispatch(ladder, load)
+
+    b, done = bench(Broken(look), workers=2), threading.Event()
+    request = Waiting(b.clock() + 1, 1, hard=True)
+    b.crew.errand(lambda: wait_until(done.is_set, "the end of the errand"), request, b.model)
+    submit_ready_after(b, 0.02)
+    assert b.engine.begun.acquire(timeout=DEADLINE_S)
+    assert seen[0].coming == [request]
+    assert seen[0].ready_s == pytest.approx(0.02)
+    assert seen[0].arrivals_per_s == 0  # both came at the same time
+    done.set()
+    wait_until(lambda: not b.crew.coming(b.model), "the end of the errand")
 
 
 def test_one_that_was_long_in_the_making_does_not_count_for_all(bench: Callable[..., Bench]) -> None:
