@@ -14,11 +14,12 @@ NOISE = 0.03
 RESOLUTION = 1e-4
 """A width counts for this much more accuracy, at least, than any narrower one: of ten thousand pictures, one."""
 
-EFFICIENT = 1.15
-"""An image in an efficient batch takes no more than so many times what it takes in the best one.
+EFFICIENT = 1.05
+"""An image in an efficient batch takes no more than so many times what it takes in the best one."""
 
-What a larger batch would save beyond, its first images would lose by waiting for its last.
-"""
+PROMPT = 1.15
+"""The same of a prompt batch, for whom a deadline is set: what larger ones save, their first images lose by waiting for
+the last."""
 
 
 class LadderError(BitgearError):
@@ -121,12 +122,20 @@ class Ladder:
     @cached_property
     def efficient_batches(self) -> tuple[int, ...]:
         """For each rung the smallest batch in which an image takes little longer than in the best one."""
+        return self._batches(EFFICIENT)
+
+    @cached_property
+    def prompt_batches(self) -> tuple[int, ...]:
+        """Likewise, but for whom a deadline is set."""
+        return self._batches(PROMPT)
+
+    def _batches(self, longer: float) -> tuple[int, ...]:
         return tuple(
             next(
                 count
                 for count in range(1, self.max_batch + 1)
                 if rung.latency_ms(count) / count
-                <= EFFICIENT * min(rung.latency_ms(other) / other for other in (1, self.max_batch))
+                <= longer * min(rung.latency_ms(other) / other for other in (1, self.max_batch))
             )
             for rung in self.rungs
         )

@@ -270,12 +270,13 @@ class Scheduler:
         return any(self._is_full(lane, model.ladder) for model, lane in self._lanes.items() if lane.jobs)
 
     def _is_full(self, lane: _Lane, ladder: Ladder) -> bool:
-        """Return whether there is an efficient batch for each worker.
+        """Return whether there is an efficient batch for each worker, or a prompt one where a deadline is set.
 
         Where a call is short beside what it takes to make a request ready, batches save little. But all threads of a
         call must be free at once, and until they are, some cores do nothing: then there should be some requests more.
         """
-        enough = self.workers * max(ladder.efficient_batches)
+        batches = ladder.prompt_batches if lane.jobs[0].waiting.hard else ladder.efficient_batches
+        enough = self.workers * max(batches)
         if lane.ready_s > MUCH_LONGER * ladder.alone_s[0]:
             enough = min(enough, max(1, 4 * (self._crew.threads - 1)))
         return sum(job.waiting.images for job in lane.jobs[:enough]) >= enough

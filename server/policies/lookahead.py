@@ -128,6 +128,7 @@ class _Outlook:
         self.each = self.count / len(looked_at)
         first = self.queue[left[0]]
         self.mask = first.allowed
+        self.batches = ladder.prompt_batches if first.hard else ladder.efficient_batches
         self.masks = list(map(allowed_of, looked_at))
         self.kinds = {self.masks[0]} if self.masks.count(self.masks[0]) == len(looked_at) else set(self.masks)
         self.worth = ladder.worth(self.mask)
@@ -215,7 +216,7 @@ class _Outlook:
 
     def _timely_batch(self, rung: int) -> int:
         """Return a worthwhile batch that leaves something for the other workers that are idle, and is not late."""
-        batch = min(max(self.ladder.efficient_batches[rung], self.crowd), self.share)
+        batch = min(max(self.batches[rung], self.crowd), self.share)
         if self.head_s == math.inf:
             return batch
         return self.ladder.rungs[rung].images_within(1000 * self.head_s / self.longer, batch)
@@ -254,7 +255,7 @@ class _Outlook:
         return None if first_s > due_s - self.now_s else first_s
 
     def _rest_in_time(self, rung: int, members: tuple[int, ...], first_s: float) -> bool:
-        batch, taken = self.ladder.efficient_batches[rung], self._looked_at(members)
+        batch, taken = self.batches[rung], self._looked_at(members)
         piece = max(batch, -(-(len(self.masks) - len(taken)) // PIECES))
         pieces = self._pieces(taken, piece)
         parts_s = pieces.ready_s
@@ -330,7 +331,7 @@ class _Outlook:
             return known
         chosen, scale = self.ladder.rungs[rung], self.longer / 1000
         batch_s, request_s = scale * chosen.fixed_ms, scale * chosen.per_image_ms * self.images
-        requests = max(1.0, self.ladder.efficient_batches[rung] / self.images)
+        requests = max(1.0, self.batches[rung] / self.images)
         found = [count * request_s - (-count // requests) * batch_s for count in pieces.counts[mask]]
         pieces.kinds_s[mask, rung] = found
         return found

@@ -686,3 +686,17 @@ def test_calls_are_due_once_there_is_an_efficient_batch_or_they_are_short(
         for _ in range(5):
             submit_ready_after(b, ready_s)
     assert due == ([False] * 3 + [True] * 2 if ready_s == 0 else [True] * 5)
+
+
+@pytest.mark.parametrize("hard", [False, True])
+def test_calls_are_due_sooner_where_a_deadline_is_set(bench: Callable[..., Bench], hard: bool) -> None:
+    b = bench()
+    model = b.model
+    rungs = tuple(replace(rung, fixed_ms=0.15, per_image_ms=0.85) for rung in model.ladder.rungs)
+    model.start = Ladder.of(model.name, rungs, 4)
+    due: list[bool] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(b.crew, "want", lambda due_=False: due.append(due_))
+        for code in range(2):
+            b.submit(code, hard=hard)
+    assert due == [hard, True]
