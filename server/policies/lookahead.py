@@ -338,9 +338,13 @@ class _Outlook:
 
 
 def _merged(ready: list[Waiting], coming: Sequence[Waiting]) -> tuple[list[Waiting], list[bool]]:
-    """Return both together, in the order in which they are served, and of each whether it comes."""
+    """Return both together, in the order in which they are served, and of each whether it comes.
+
+    What is ready keeps its order: late ones may stand behind others.
+    """
     both = [*ready, *coming]
     orders_s = [waiting.order_s if waiting.priority else waiting.deadline_s for waiting in both]
+    orders_s[: len(ready)] = accumulate(orders_s[: len(ready)], max)
     places = sorted(range(len(both)), key=orders_s.__getitem__)
     return [both[place] for place in places], [place >= len(ready) for place in places]
 

@@ -284,6 +284,14 @@ def test_what_comes_and_what_waits_are_served_in_one_order() -> None:
     assert policy.dispatch(THREE, load).members[0] == 0
 
 
+def test_what_is_ready_keeps_its_order_among_what_comes() -> None:
+    late, high = Waiting(99.0, 0b111), Waiting(100.9, 0b111, hard=True, priority=1)
+    soon, later = queue_of(10, 60)
+    both, comes = lookahead._merged([high, soon, later, late], [*queue_of(5, 70), high])
+    assert [one for one, comes_ in zip(both, comes, strict=True) if not comes_] == [high, soon, later, late]
+    assert comes == [False, True, True, False, False, False, True]
+
+
 def test_nobody_is_served_narrower_where_making_ready_is_what_takes_time() -> None:
     # nothing is feasible, and of what a request takes a narrower precision saves next to nothing
     flood = queue_of(*[200] * 50)
