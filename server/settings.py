@@ -144,7 +144,9 @@ class Settings(BaseSettings):
         le=3600,
         description="time for a head, and then a body, to arrive, and for a client to take some of an answer",
     )
-    drain_delay_s: float = Field(0, ge=0, le=3600, description="time between SIGTERM and the end of accepting")
+    drain_delay_s: float = Field(
+        0, ge=0, le=3600, description="time between SIGTERM, SIGINT or SIGHUP and the end of accepting"
+    )
     drain_timeout_s: int = Field(20, ge=1, le=3600, description="time for requests in flight to finish after that")
     traces: bool = Field(False, description="send OpenTelemetry traces; needs the extra otel, and its own variables")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level that is logged")
