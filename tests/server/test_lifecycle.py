@@ -32,13 +32,14 @@ from tests.serving import DEADLINE_S, PATH, check_problem, png, read_answer, wai
 ROOT = Path(__file__).parents[2]
 
 PROGRAM = """
-import sys, time
+import signal, sys, time
 from bitgear.engines import create_engine
 from bitgear.errors import BitgearError
 from server.main import run
 from server.settings import load_settings
 
 derive_s, run_s = map(float, sys.argv[1:])
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # which nohup ignores, if it runs the tests
 
 class Slow:
     name = "slow"
