@@ -117,8 +117,8 @@ class _Outlook:
         self.queue = load.queue
         self.left = left
         self.longer = 1 + margin
-        soonest_s = load.now_s + load.ready_s + min(ladder.alone_s)
-        coming = [one for one in load.coming if not one.hard or one.deadline_s >= soonest_s]
+        possible_s = load.now_s + load.ready_s + min(ladder.alone_s)  # before that nothing can be done for them
+        coming = [one for one in load.coming if not one.hard or one.deadline_s >= possible_s]
         self.count = len(left) + len(coming)
         self.step = max(1, self.count // LOOKED_AT)
         looked_at = [self.queue[position] for position in left[:: self.step]]
@@ -127,7 +127,7 @@ class _Outlook:
             looked_at, self.comes = _merged(looked_at, coming[:: self.step])
         self.each = self.count / len(looked_at)
         first = self.queue[left[0]]
-        self.mask = first.allowed
+        self.mask, self.pinned = first.allowed, first.pinned
         self.batches = ladder.prompt_batches if first.hard else ladder.efficient_batches
         self.masks = list(map(allowed_of, looked_at))
         self.kinds = {self.masks[0]} if self.masks.count(self.masks[0]) == len(looked_at) else set(self.masks)
@@ -174,8 +174,8 @@ class _Outlook:
         # What is infeasible at one rung is so at all that take longer.
         if not is_feasible(rungs[0]):
             rungs = rungs[bisect_left(rungs, True, 1, key=is_feasible) :]
-        pinned = self.queue[self.left[0]].pinned  # who names a precision gets it if that can be: it has no price
-        rungs = sorted(rungs) if pinned else sorted(rungs, key=self._weigh, reverse=True)
+        # Who names a precision gets it if that can be: it has no price.
+        rungs = sorted(rungs) if self.pinned else sorted(rungs, key=self._weigh, reverse=True)
         for rung in rungs:
             if is_feasible(rung):
                 return rung, members[rung], self._reason(rung)
@@ -273,21 +273,22 @@ class _Outlook:
 
     def _looked_at(self, members: tuple[int, ...]) -> tuple[int, ...]:
         """Return which of what is looked at are among the members."""
+        taken = self._looked_at_ready(members)
+        if not self.comes:
+            return taken
+        ready = [place for place, comes in enumerate(self.comes) if not comes]
+        return tuple(ready[place] for place in taken)
+
+    def _looked_at_ready(self, members: tuple[int, ...]) -> tuple[int, ...]:
+        """Return likewise, places among what is ready and looked at."""
         left, step = self.left, self.step
         if isinstance(left, range):
             if members[-1] - left.start == len(members) - 1:  # the first ones
-                taken = tuple(range(-(-len(members) // step)))
-                return taken if not self.comes else self._among_ready(taken)
+                return tuple(range(-(-len(members) // step)))
             places: Sequence[int] = [position - left.start for position in members]
         else:
             places = [bisect_left(left, position) for position in members]
-        taken = tuple(place // step for place in places if place % step == 0)
-        return taken if not self.comes else self._among_ready(taken)
-
-    def _among_ready(self, places: tuple[int, ...]) -> tuple[int, ...]:
-        """Return where those stand that have these places among what is ready."""
-        ready = [place for place, comes in enumerate(self.comes) if not comes]
-        return tuple(ready[place] for place in places)
+        return tuple(place // step for place in places if place % step == 0)
 
     def _in_time_elsewhere(self, until_s: Sequence[float], done_s: Sequence[float]) -> bool:
         """Return whether what other models wait for is in time as well.
@@ -350,14 +351,11 @@ def _merged(ready: list[Waiting], coming: Sequence[Waiting]) -> tuple[list[Waiti
 
 
 def _without(column: list[T], taken: tuple[int, ...]) -> list[T]:
-    """Return a column without these places, which ascend; none, if there is nothing in it."""
+    """Return a column without these places, which ascend; an empty one as it is."""
     if not taken or taken[-1] == len(taken) - 1:  # the first ones
         return column[len(taken) :]
-    left = column.copy()
-    if left:
-        for place in reversed(taken):
-            del left[place]
-    return left
+    gone = set(taken)
+    return [value for place, value in enumerate(column) if place not in gone]
 
 
 def _in_turn(parts_s: Sequence[float], free_s: list[float]) -> list[float]:
