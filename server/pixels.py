@@ -1,10 +1,27 @@
-"""How much of pictures is in memory at once. A picture takes several times the bytes of its pixels while it is read."""
+"""How much of pictures is in memory at once. A picture takes several times the bytes of its pixels while it is read.
+
+A request whose picture has to wait keeps no thread meanwhile: it is made ready again from the start once there is room.
+So large pictures, which are decoded few at a time, leave threads for small ones.
+"""
 
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from bisect import insort
+from collections.abc import Callable
+from itertools import count
+from typing import NamedTuple
 
 from bitgear.tasks.pictures import Picture, decode_picture
+
+SMALL = 1 / 32
+"""A picture of no more than this share of the limit does not count: each thread has one at a time."""
+
+
+class NoRoom(Exception):
+    """A picture has to wait until there is room for ``pixels``."""
+
+    def __init__(self, pixels: int) -> None:
+        super().__init__(pixels)
+        self.pixels = pixels
 
 
 class Pixels:
@@ -13,27 +30,83 @@ class Pixels:
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self._in_work = 0
-        self._turn = threading.Lock()  # nobody overtakes whoever waits
-        self._fewer = threading.Condition()
+        self._lock = threading.Lock()
+        self._waiting: list[_Waiting] = []
+        self._numbers = count()
 
-    @contextmanager
-    def decoded(self, data: bytes) -> Iterator[Picture]:
-        """Give the picture in some bytes, which is in work until the end of the context; wait until there is room.
+    def room(self) -> "Room":
+        """Return what a request may have of it: nothing yet."""
+        return Room(self, 0)
 
-        Raises what :func:`~bitgear.tasks.pictures.decode_picture` raises. Within the context no other may be begun.
+    def wait(self, order_s: float, pixels: int, resume: Callable[["Room"], None]) -> None:
+        """Have ``resume`` called once there is room for so many pixels, which is what it is given.
+
+        Of those that wait the least ``order_s`` goes first, and nobody overtakes it. ``resume`` must be short, and
+        raise nothing; it may run on this thread, at once.
         """
-        taken = 0
+        with self._lock:
+            insort(self._waiting, _Waiting(order_s, next(self._numbers), pixels, resume))
+        self._go_on()
 
-        def take(pixels: int) -> None:
-            nonlocal taken
-            with self._turn, self._fewer:
-                self._fewer.wait_for(lambda: self._in_work + pixels <= self.limit)
-                self._in_work += pixels
-                taken = pixels
+    def take(self, more: int, held: int) -> bool:
+        """Return whether there is room for ``more`` pixels, which are in work from now on, beside those held."""
+        with self._lock:
+            if self._in_work + more > self.limit or (self._waiting and not held):
+                return False
+            self._in_work += more
+            return True
 
-        try:
-            yield decode_picture(data, self.limit, take)
-        finally:
-            with self._fewer:
-                self._in_work -= taken
-                self._fewer.notify_all()
+    def give_back(self, pixels: int) -> None:
+        """Make room for others."""
+        with self._lock:
+            self._in_work -= pixels
+        self._go_on()
+
+    def _go_on(self) -> None:
+        while True:
+            with self._lock:
+                if not self._waiting or self._in_work + self._waiting[0].pixels > self.limit:
+                    return
+                first = self._waiting.pop(0)
+                self._in_work += first.pixels
+            first.resume(Room(self, first.pixels))
+
+
+class Room:
+    """What one request has of all pixels that may be in work. For one thread at a time; closed by whoever has it."""
+
+    def __init__(self, pixels: Pixels, held: int) -> None:
+        self._pixels = pixels
+        self._held = held
+
+    @property
+    def limit(self) -> int:
+        """Of the pixels of a picture."""
+        return self._pixels.limit
+
+    def decode(self, data: bytes) -> Picture:
+        """Return the picture in some bytes. The one before it must be gone.
+
+        Raises what :func:`~bitgear.tasks.pictures.decode_picture` raises, and :class:`NoRoom`.
+        """
+        return decode_picture(data, self.limit, self._need)
+
+    def close(self) -> None:
+        """Give back what is held: the last picture is gone."""
+        held, self._held = self._held, 0
+        if held:
+            self._pixels.give_back(held)
+
+    def _need(self, pixels: int) -> None:
+        if pixels <= max(self._held, SMALL * self.limit):
+            return
+        if not self._pixels.take(pixels - self._held, self._held):
+            raise NoRoom(pixels)
+        self._held = pixels
+
+
+class _Waiting(NamedTuple):
+    order_s: float
+    number: int
+    pixels: int
+    resume: Callable[[Room], None]

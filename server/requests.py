@@ -11,8 +11,9 @@ from starlette.types import Receive
 
 from server.calls import Pending
 from server.crew import Crew
-from server.errors import DeadlineExceeded, RequestError
+from server.errors import DeadlineExceeded, Draining, RequestError
 from server.exchange import Exchange, ServedAt, Step
+from server.pixels import NoRoom, Pixels, Room
 from server.policy import Admission, Waiting, admit, explain
 from server.precision import Wish
 from server.registry import ServedModel
@@ -34,8 +35,8 @@ class Work(Generic[T]):
     finish: Callable[[NDArray[np.float32]], T]
 
 
-Prepare = Callable[[Callable[[Wish], None]], Work[T]]
-"""Makes a request ready; tells its argument what it asks for as soon as that is known."""
+Prepare = Callable[[Callable[[Wish], None], Room], Work[T]]
+"""Makes a request ready; tells its first argument what it asks for as soon as that is known, decodes in its second."""
 
 
 @dataclass(frozen=True)
@@ -50,10 +51,11 @@ class Inference(Generic[T]):
 class Requests:
     """Serves requests: threads of a crew prepare, run and finish them; the event loop does none of that."""
 
-    def __init__(self, crew: Crew, scheduler: Scheduler, rules: Rules) -> None:
+    def __init__(self, crew: Crew, scheduler: Scheduler, rules: Rules, pixels: Pixels) -> None:
         self._crew = crew
         self._scheduler = scheduler
         self._rules = rules
+        self._pixels = pixels
 
     async def infer(
         self, model: ServedModel, wish: Wish, prepare: Prepare[T], exchange: Exchange, receive: Receive
@@ -61,9 +63,9 @@ class Requests:
         """Return the answer to a request whose body has ended.
 
         ``wish``: what is known of it so far, for its deadline; that of the prepared work counts. ``prepare`` runs in a
-        thread; it passes the whole wish to its argument before it decodes, and lets through what that raises. The time
-        each phase took, and which rung served, goes to ``exchange``. ``receive`` tells whether the client is still
-        there.
+        thread; it passes the whole wish on before it decodes, and lets through what that raises, and
+        :class:`~server.pixels.NoRoom`, after which it is called again. The time each phase took, and which rung served,
+        goes to ``exchange``. ``receive`` tells whether the client is still there.
 
         Raises what ``prepare`` and the engine raise, :class:`~server.errors.WidthNotOffered`,
         :class:`~server.errors.DeadlineExceeded`, :class:`~server.errors.Draining`, and
@@ -75,25 +77,42 @@ class Requests:
         if model.refresh is not None and self._scheduler.crowded_out(model, known, self._rules.conduct.margin):
             raise DeadlineExceeded("queue")
         done = await pending.wait(
-            receive, lambda: self._crew.errand(lambda: self._prepare(request, wish), known, model)
+            receive,
+            lambda: self._crew.errand(lambda: self._prepare(request, wish, known, self._pixels.room()), known, model),
         )
         exchange.steps = done.steps
         exchange.served = done.inference.served
         return done.inference
 
-    def _prepare(self, request: "_Request[T]", wish: Wish) -> None:
-        """Make a request ready and queue it. An errand of the crew."""
-        job = None if request.pending.gone else self._job(request, wish)
+    def _prepare(self, request: "_Request[T]", wish: Wish, known: Waiting, room: Room) -> None:
+        """Make a request ready and queue it, or have that done once there is room for it. An errand of the crew."""
+        try:
+            job = None if request.pending.gone else self._job(request, wish, room)
+        except NoRoom as full:
+            room.close()
+            self._pixels.wait(known.order_s, full.pixels, lambda room: self._resume(request, wish, known, room))
+            return
+        finally:
+            room.close()
         if job is not None:
             request.pending.attach(job)
             self._scheduler.submit(job)
 
-    def _job(self, request: "_Request[T]", wish: Wish) -> Job | None:
-        """Return what a request is to the scheduler; None, and the request has failed, if it cannot be made ready."""
+    def _resume(self, request: "_Request[T]", wish: Wish, known: Waiting, room: Room) -> None:
+        try:
+            self._crew.errand(lambda: self._prepare(request, wish, known, room), known, request.model)
+        except Draining as error:  # nothing is decoded any more, so nobody misses the room
+            request.pending.fail(error)
+
+    def _job(self, request: "_Request[T]", wish: Wish, room: Room) -> Job | None:
+        """Return what a request is to the scheduler; None, and the request has failed, if it cannot be made ready.
+
+        Raises :class:`~server.pixels.NoRoom`.
+        """
         pending, model, exchange = request.pending, request.model, request.exchange
         try:
             began_s, computed_s = time.monotonic(), time.thread_time()
-            work = request.prepare(lambda whole: self._check_hope(request, whole))
+            work = request.prepare(lambda whole: self._check_hope(request, whole), room)
             exchange.asked = work.wish.asked
             admission = self._admission(request, work.wish)
             exchange.target_s = self._rules.target_s(model, work.wish)
@@ -110,6 +129,8 @@ class Requests:
                 ready_s=time.thread_time() - computed_s,  # without what it waited for others
                 deliver=lambda outcome: self._finish(request, prepared, outcome),
             )
+        except NoRoom:
+            raise
         except Exception as error:
             pending.fail(error)
             return None

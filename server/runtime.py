@@ -98,8 +98,7 @@ class Runtime:
             self.cache, policy, self._crew, self._note_batch, self._note_occupied, metrics.note_decision
         )
         self._aside = Aside(settings, engine, self.scheduler, self._crew, layout.threads)
-        self.requests = Requests(self._crew, self.scheduler, rules)
-        self.pixels = Pixels(settings.max_pixels)
+        self.requests = Requests(self._crew, self.scheduler, rules, Pixels(settings.max_pixels))
         self.permits = Permits(
             rules.conduct.max_requests, settings.max_bodies_bytes, lambda: self.scheduler.drain_per_s
         )

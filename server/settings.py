@@ -136,7 +136,9 @@ class Settings(BaseSettings):
         256 << 20, ge=1, description="bytes of all bodies in flight, beyond which requests get 429; one always may come"
     )
     max_pixels: int = Field(
-        50_000_000, ge=1, description="limit of an image's declared pixels, and of all that are decoded at once"
+        50_000_000,
+        ge=1,
+        description="limit of an image's declared pixels, and of those of large ones decoded at once",
     )
     body_timeout_s: float = Field(
         10,

@@ -1,7 +1,6 @@
 """What models take and give as tensors: the forms of an input, and how outputs are made of what a network computes."""
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +12,7 @@ from bitgear.inputs import InputRecord
 from bitgear.tasks.pictures import Picture, check_size
 from server.answers import to_json
 from server.errors import BadParameter, BadTensor, shown
-from server.pixels import Pixels
+from server.pixels import Room
 from server.tasks import Task
 from server.tensors import BYTES, InferRequest, OutputTensor, RequestedOutput, Tensor
 
@@ -68,13 +67,11 @@ def _described(datatype: str, shape: list[int], **parameters: str | float) -> di
     return {"name": INPUT, "datatype": datatype, "shape": shape, "parameters": parameters}
 
 
-def to_network(
-    tensor: Tensor, task: Task[Any, Any], record: InputRecord, pixels: Pixels, max_images: int
-) -> NetworkInput:
+def to_network(tensor: Tensor, task: Task[Any, Any], record: InputRecord, room: Room, max_images: int) -> NetworkInput:
     """Return the images in an input tensor as the network reads them. Decodes pictures: not for the event loop.
 
     Raises :class:`~server.errors.BadTensor` for a tensor that is none of the model's, and what
-    :func:`~bitgear.tasks.pictures.decode_picture` raises.
+    :meth:`~server.pixels.Room.decode` raises.
     """
     if tensor.name != INPUT:
         raise BadTensor(f"there is no input {shown(tensor.name)}; models here take {INPUT!r}", tensor.name[:40])
@@ -88,10 +85,10 @@ def to_network(
     q_image = np.empty((count, 3, record.height_px, record.width_px), np.int8)
     places, sizes_px = [], []
     for i, element in enumerate(tensor.data):
-        with _picture(element, pixels) as picture:
-            q_image[i : i + 1], place = task.preprocess(picture, record)
-            places.append(place)
-            sizes_px.append((picture.width_px, picture.height_px))
+        picture = _picture(element, room)
+        q_image[i : i + 1], place = task.preprocess(picture, record)
+        places.append(place)
+        sizes_px.append((picture.width_px, picture.height_px))
         del picture  # before the next is decoded
     return NetworkInput(q_image, places, sizes_px)
 
@@ -114,12 +111,12 @@ def _check_shape(tensor: Tensor, record: InputRecord) -> None:
         )
 
 
-def _picture(element: bytes | NDArray[Any], pixels: Pixels) -> AbstractContextManager[Picture]:
+def _picture(element: bytes | NDArray[Any], room: Room) -> Picture:
     if not isinstance(element, np.ndarray):
-        return pixels.decoded(element)
+        return room.decode(element)
     picture = Picture(element)
-    check_size(picture.width_px, picture.height_px, pixels.limit)
-    return nullcontext(picture)
+    check_size(picture.width_px, picture.height_px, room.limit)
+    return picture
 
 
 def resolve_outputs(request: InferRequest, master: Master) -> tuple[RequestedOutput, ...]:

@@ -10,6 +10,7 @@ from server import errors
 from server.controls import Controls, read_controls
 from server.exchange import Exchange, ServedAt, exchange_of
 from server.metrics import Metrics
+from server.pixels import Room
 from server.precision import PRECISION_HEADER, SOURCE_HEADER, VARY, Wish, to_wish
 from server.registry import ServedModel
 from server.requests import Inference, Work
@@ -57,7 +58,7 @@ async def serve(
     model: ServedModel,
     task: Task[Any, Any],
     receive: Callable[[Callable[[int], None]], Awaitable[Body]],
-    prepare: Callable[[Body, Controls, Callable[[Wish], None]], Work[T]],
+    prepare: Callable[[Body, Controls, Callable[[Wish], None], Room], Work[T]],
 ) -> Inference[T]:
     """Return the answer to a request that was begun.
 
@@ -75,7 +76,7 @@ async def serve(
         task.options(controls, model.master.labels)
         body = await receive(permit.add)
         return await runtime.requests.infer(
-            model, wish, lambda known: prepare(body, controls, known), exchange, request.receive
+            model, wish, lambda known, room: prepare(body, controls, known, room), exchange, request.receive
         )
 
 

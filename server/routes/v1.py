@@ -19,7 +19,7 @@ from server.metrics import Metrics
 from server.middleware import Endpoint
 from server.negotiation import preferred_type
 from server.openapi import image_request, model_request
-from server.pixels import Pixels
+from server.pixels import Room
 from server.precision import Wish, to_wish
 from server.problems import documented
 from server.registry import ServedModel
@@ -96,8 +96,8 @@ def _inference(task: Task[Any, Any], runtime: Runtime, metrics: Metrics) -> Endp
                 request.scope["headers"], request.receive, settings.max_body_bytes, settings.body_timeout_s, note
             )
 
-        def prepare(upload: Upload, controls: Controls, known: Callable[[Wish], None]) -> Work[_Finding]:
-            return _open(task, model.master, upload, controls, known, runtime.pixels)
+        def prepare(upload: Upload, controls: Controls, known: Callable[[Wish], None], room: Room) -> Work[_Finding]:
+            return _open(task, model.master, upload, controls, known, room)
 
         return _answer(model, await serve(request, runtime, model, task, receive, prepare), exchange)
 
@@ -132,7 +132,7 @@ def _open(
     upload: Upload,
     controls: Controls,
     known: Callable[[Wish], None],
-    pixels: Pixels,
+    room: Room,
 ) -> Work[_Finding]:
     """Make an upload ready for the engine. Decodes the image, once ``known`` was told: not for the event loop."""
     form = open_upload(upload)
@@ -140,9 +140,9 @@ def _open(
     wish = to_wish(controls)
     options = task.options(controls, master.labels)
     known(wish)
-    with pixels.decoded(form.image) as picture:
-        q_image, place = task.preprocess(picture, master.input)
-        width_px, height_px = picture.width_px, picture.height_px
+    picture = room.decode(form.image)
+    q_image, place = task.preprocess(picture, master.input)
+    width_px, height_px = picture.width_px, picture.height_px
     del picture  # must not wait in the queue
 
     def finish(output: NDArray[np.float32]) -> _Finding:

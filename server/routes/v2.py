@@ -18,7 +18,7 @@ from server.metrics import UNKNOWN, Metrics
 from server.middleware import Endpoint
 from server.negotiation import preferred_type
 from server.openapi import BINARY, infer_request, model_request
-from server.pixels import Pixels
+from server.pixels import Room
 from server.precision import MAX_DEADLINE_MS, Wish, to_wish
 from server.problems import documented
 from server.registry import ServedModel
@@ -120,8 +120,8 @@ def infer_endpoint(runtime: Runtime, metrics: Metrics) -> Endpoint:
                 request.scope["headers"], request.receive, settings.max_body_bytes, settings.body_timeout_s, note
             )
 
-        def prepare(body: bytes, controls: Controls, known: Callable[[Wish], None]) -> Work[_Answer]:
-            return _open(model, body, json_bytes, binary_outputs, controls, known, runtime.pixels)
+        def prepare(body: bytes, controls: Controls, known: Callable[[Wish], None], room: Room) -> Work[_Answer]:
+            return _open(model, body, json_bytes, binary_outputs, controls, known, room)
 
         inference = await serve(request, runtime, model, task, receive, prepare)
         return _answer(model, inference, exchange)
@@ -167,7 +167,7 @@ def _open(
     binary_outputs: bool,
     controls: Controls,
     known: Callable[[Wish], None],
-    pixels: Pixels,
+    room: Room,
 ) -> Work[_Answer]:
     """Make a request ready for the engine. Decodes images, once ``known`` was told: not for the event loop."""
     master = model.master
@@ -181,7 +181,7 @@ def _open(
     options = task.options(controls, master.labels)
     wanted = resolve_outputs(request, master)
     known(wish)
-    network_input = to_network(request.input, task, master.input, pixels, model.ladder.max_batch)
+    network_input = to_network(request.input, task, master.input, room, model.ladder.max_batch)
     request_id = request.id  # what was sent must not wait in the queue
 
     def finish(output: NDArray[np.float32]) -> _Answer:

@@ -1,55 +1,122 @@
 """How much of pictures is in memory at once."""
 
-import threading
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
 
 import pytest
 
 from bitgear.errors import ImageCorrupt, ImageTooLarge
-from server.pixels import Pixels
-from tests.serving import DEADLINE_S, png, wait_until
+from server.pixels import NoRoom, Pixels, Room
+from tests.serving import PATH, Running, png, running, wait_until
+
+LARGE_PX, LIMIT = 90, 32 * 16 * 16
+"""Of a picture's sides, of which there is room for one at a time; one of 16 pixels does not count."""
 
 
-def begun(pixels: Pixels, side_px: int, let_go: threading.Event, done: list[int]) -> threading.Thread:
-    """A thread that has a picture in work until it is let go, and notes when it has it."""
+def test_what_waits_has_its_turn_in_order_and_nobody_overtakes() -> None:
+    pixels, rooms = Pixels(LIMIT), dict[str, Room]()
+    first = pixels.room()
+    first.decode(png(0, 50))
+    later = pixels.room()
+    with pytest.raises(NoRoom) as caught:
+        later.decode(png(0, LARGE_PX))
+    assert caught.value.pixels == LARGE_PX**2
+    later.close()
+    for order_s, name in ((1.0, "large"), (3.0, "last"), (2.0, "next")):
+        pixels.wait(order_s, LARGE_PX**2 if name == "large" else 20 * 20, partial(rooms.__setitem__, name))
+    assert rooms == {}  # although there would be room for two of them
+    with pytest.raises(NoRoom):
+        pixels.room().decode(png(0, 20))
+    first.close()
+    assert list(rooms) == ["large"]
+    rooms["large"].decode(png(0, LARGE_PX))
+    rooms["large"].close()
+    assert list(rooms) == ["large", "next", "last"]
+    rooms["next"].close()
+    rooms["last"].close()
+    pixels.room().decode(png(0, 20))
 
-    def work() -> None:
-        with pixels.decoded(png(0, side_px)):
-            done.append(side_px)
-            assert let_go.wait(DEADLINE_S)
 
-    thread = threading.Thread(target=work)
-    thread.start()
-    return thread
+def test_who_waits_for_what_there_is_has_it_at_once() -> None:
+    pixels, rooms = Pixels(LIMIT), list[Room]()
+    pixels.wait(0.0, LARGE_PX**2, rooms.append)
+    rooms[0].decode(png(0, LARGE_PX))
 
 
-def test_pictures_wait_for_room_and_nobody_overtakes() -> None:
-    pixels, done = Pixels(1000), list[int]()
-    first, others = threading.Event(), threading.Event()
-    with pixels.decoded(png(0, 20)):  # 400
-        large = begun(pixels, 30, first, done)  # 900
-        wait_until(pixels._turn.locked, "waiting")
-        small = begun(pixels, 10, others, done)  # 100, for which there would be room
-        small.join(0.2)
-        assert done == []
-    wait_until(lambda: sorted(done) == [10, 30], "both")
-    first.set()
-    others.set()
-    for thread in (large, small):
-        thread.join(DEADLINE_S)
-        assert not thread.is_alive()
+def test_a_small_picture_needs_no_room() -> None:
+    pixels = Pixels(LIMIT)
+    pixels.room().decode(png(0, LARGE_PX))
+    pixels.wait(0.0, LARGE_PX**2, lambda _: None)
+    pixels.room().decode(png(0, 16))
+    with pytest.raises(NoRoom):
+        pixels.room().decode(png(0, 17))
+
+
+def test_several_pictures_of_a_request_need_room_for_the_largest() -> None:
+    pixels = Pixels(LIMIT)
+    room = pixels.room()
+    for side_px in (20, 60, 40, LARGE_PX):
+        room.decode(png(0, side_px))
+    room.close()
+    pixels.room().decode(png(0, 30))
+    for side_px in (40, 50):
+        room.decode(png(0, side_px))
+    with pytest.raises(NoRoom):
+        room.decode(png(0, LARGE_PX))
 
 
 def test_a_picture_that_cannot_be_read_leaves_no_trace() -> None:
-    pixels = Pixels(1000)
+    pixels = Pixels(LIMIT)
     for _ in range(3):
-        with pytest.raises(ImageCorrupt), pixels.decoded(png(0, 30)[:-40]):
-            pass
-        assert pixels._in_work == 0  # else the next would wait for ever
-    with pixels.decoded(png(0, 31)) as picture:
-        assert picture.width_px == 31
+        room = pixels.room()
+        with pytest.raises(ImageCorrupt):
+            room.decode(png(0, LARGE_PX)[:-40])
+        room.close()
+        room.close()
+    assert pixels.room().decode(png(0, LARGE_PX)).width_px == LARGE_PX
 
 
 def test_a_picture_that_is_too_large_is_refused_at_once() -> None:
-    pixels = Pixels(1000)
-    with pixels.decoded(png(0, 20)), pytest.raises(ImageTooLarge), pixels.decoded(png(0, 40)):
-        pass
+    pixels = Pixels(LIMIT)
+    pixels.room().decode(png(0, LARGE_PX))
+    with pytest.raises(ImageTooLarge):
+        pixels.room().decode(png(0, 91))
+
+
+def _ask(server: Running, side_px: int, **headers: str) -> int:
+    return server.client.post(PATH, content=png(0, side_px), headers=headers).status_code
+
+
+def test_large_pictures_that_wait_keep_no_thread_from_others(tmp_path: Path) -> None:
+    with running(tmp_path, max_pixels=LIMIT, workers=1, engine_workers=1) as server, ThreadPoolExecutor(6) as callers:
+        pixels = server.app.state.runtime.requests._pixels
+        held = pixels.room()
+        held.decode(png(0, LARGE_PX))
+        large = [callers.submit(_ask, server, LARGE_PX) for _ in range(5)]
+        wait_until(lambda: len(pixels._waiting) == 5, "five wait")
+        assert _ask(server, 16) == 200
+        assert not any(call.done() for call in large)
+        held.close()
+        assert [call.result() for call in large] == [200] * 5
+
+
+def test_a_request_that_fails_gives_its_room_back(tmp_path: Path) -> None:
+    with running(tmp_path, max_pixels=LIMIT) as server:
+        answer = server.client.post(PATH, content=png(0, LARGE_PX)[:-40])
+        assert answer.status_code == 422
+        wait_until(lambda: server.app.state.runtime.requests._pixels._in_work == 0, "nothing is in work")
+        assert _ask(server, LARGE_PX) == 200
+
+
+def test_who_gives_up_waiting_for_room_leaves_it_to_others(tmp_path: Path) -> None:
+    with running(tmp_path, max_pixels=LIMIT) as server, ThreadPoolExecutor(1) as callers:
+        pixels = server.app.state.runtime.requests._pixels
+        held = pixels.room()
+        held.decode(png(0, LARGE_PX))
+        assert _ask(server, LARGE_PX, **{"Deadline-Ms": "50"}) == 504
+        patient = callers.submit(_ask, server, LARGE_PX)
+        wait_until(lambda: len(pixels._waiting) == 2, "two wait")
+        held.close()
+        assert patient.result() == 200
+        wait_until(lambda: pixels._in_work == 0, "nothing is in work")
