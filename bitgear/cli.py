@@ -1,5 +1,6 @@
 """The command ``bitgear``. Each verb imports what it needs, so that none waits for the others' libraries."""
 
+import errno
 import json
 import math
 import os
@@ -46,6 +47,7 @@ DEFAULT_MODEL = "resnet20-cifar10"
 DEFAULT_TOP_K = 3
 DEFAULT_CONFIDENCE = 0.25
 STDOUT = Path("-")
+"""What the hyphen names; ``./-`` is another path that equals this one, and a file."""
 DRAWN_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 """Of pictures that are written, by suffix."""
 
@@ -78,8 +80,21 @@ def _is_open(file: Path) -> bool:
     return False
 
 
+def _file_or_stdout(given: str) -> Path:
+    return STDOUT if given == str(STDOUT) else Path(given)
+
+
 def _in_a_folder_or_stdout(file: Path | None) -> Path | None:
-    return file if file == STDOUT else _in_a_folder(file)
+    if file is not STDOUT:
+        return _in_a_folder(file)
+    _check_stdout()
+    return file
+
+
+def _check_stdout() -> None:
+    """Refuse a standard output that is closed: Python has none then, and click says nothing of what it cannot print."""
+    if sys.stdout is None:
+        raise SystemRefused(OSError(errno.EBADF, "the standard output is closed"))
 
 
 def _as_a_folder(folder: Path | None) -> Path | None:
@@ -108,7 +123,7 @@ def _keep_apart(written: Mapping[str, Path | None], read: Mapping[str, Path | No
     """Refuse a file to be written that is another one to be written, or one that is read."""
     taken = {os.path.realpath(file): name for name, file in read.items() if file is not None}
     for option, file in written.items():
-        if file is None:
+        if file is None or file is STDOUT:
             continue
         other = taken.setdefault(os.path.realpath(file), option)
         if other != option:
@@ -121,7 +136,11 @@ ThreadsOption = Annotated[int, typer.Option(min=1, help="Threads of the engine f
 JsonOption = Annotated[
     Path | None,
     typer.Option(
-        "--json", help="Write the results to this file; -: print them, and no table.", callback=_in_a_folder_or_stdout
+        "--json",
+        help="Write the results to this file; -: print them, and no table.",
+        metavar="PATH",
+        parser=_file_or_stdout,
+        callback=_in_a_folder_or_stdout,
     ),
 ]
 
@@ -164,8 +183,13 @@ def _printable(text: str) -> str:
     return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
+def _print(text: str) -> None:
+    _check_stdout()
+    typer.echo(text)
+
+
 def _say(line: str) -> None:
-    typer.echo(_printable(line))
+    _print(_printable(line))
 
 
 def _tell(lines: Iterable[str], json_file: Path | None, results: object) -> None:
@@ -173,8 +197,8 @@ def _tell(lines: Iterable[str], json_file: Path | None, results: object) -> None
 
     Whoever reads the table may go away in the middle of it, which ends this process.
     """
-    if json_file == STDOUT:
-        typer.echo(json.dumps(results, indent=2))
+    if json_file is STDOUT:
+        _print(json.dumps(results, indent=2))
         return
     try:
         if json_file is not None:
@@ -188,7 +212,7 @@ def _tell(lines: Iterable[str], json_file: Path | None, results: object) -> None
 
 def _version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"bitgear {__version__}")
+        _print(f"bitgear {__version__}")
         raise typer.Exit
 
 
@@ -541,7 +565,7 @@ def inspect(
     path = find_master(file)
     description: dict[str, Any] = describe(read_master(path), path.stat().st_size)
     if as_json:
-        typer.echo(json.dumps(description, indent=2))
+        _print(json.dumps(description, indent=2))
         return
     for line in as_lines(description):
         _say(line)
@@ -588,6 +612,7 @@ def _own_stdout() -> Iterator[Callable[[str], object]]:
 
     HiGHS, which solves the programme, prints remarks there past Python, some when the process ends.
     """
+    _check_stdout()
     with os.fdopen(os.dup(1), "w") as stdout:
         os.dup2(2, 1)
         yield stdout.write
@@ -723,16 +748,16 @@ def refine(
     )  # fmt: skip
     moved = f"{found.refined.start_distance:.4g} -> {found.refined.distance:.4g} after {found.refined.trials} trials"
     if found.held is not None:
-        typer.echo(f"nearer to 8 bits is {found.held}, which the master has: {moved}; nothing was written")
+        _print(f"nearer to 8 bits is {found.held}, which the master has: {moved}; nothing was written")
         return
     if found.refined.trials == 0:
-        typer.echo(f"no bits can move from {start} at the same mean width; nothing was written")
+        _print(f"no bits can move from {start} at the same mean width; nothing was written")
         return
     if found.plan is None or found.test is None:
-        typer.echo(f"nothing is nearer to 8 bits than {start}: {moved}; nothing was written")
+        _print(f"nothing is nearer to 8 bits than {start}: {moved}; nothing was written")
         return
     test = _shares(found.test.metrics)
-    typer.echo(f"{found.plan.name:16} mean {found.mean_bits:.2f} bits  {test}  (from 8 bits: {moved})")
+    _print(f"{found.plan.name:16} mean {found.mean_bits:.2f} bits  {test}  (from 8 bits: {moved})")
 
 
 @app.command("import")
@@ -824,9 +849,9 @@ def train(
     from bitgear.describe import describe, precision_lines
 
     size_bytes = made.stat().st_size
-    typer.echo(f"{made}  {size_bytes:,} bytes")
+    _print(f"{made}  {size_bytes:,} bytes")
     for line in precision_lines(describe(read_master(made), size_bytes)):
-        typer.echo(line)
+        _print(line)
 
 
 @app.command()
@@ -853,9 +878,9 @@ def hessian(
     path = find_config(config)
     traces = measure_sensitivities(path, data, out, weights=weights, master=master)
     average, error = traces.average(), traces.error()
-    typer.echo(f"{traces.network}: {traces.count} estimates, relative error {traces.relative_error():.1%}")
+    _print(f"{traces.network}: {traces.count} estimates, relative error {traces.relative_error():.1%}")
     for name, value in average.items():
-        typer.echo(f"{name:24} {value:12.4e} ± {error[name]:.1e}")
+        _print(f"{name:24} {value:12.4e} ± {error[name]:.1e}")
 
 
 @app.command()
@@ -876,7 +901,7 @@ def tune(
     for tuned in tune_plans(path, data, out, master=master, names=plan or ()):
         reached = {metric: value for metric, value in tuned.after.items() if metric != "images"}
         told = ", ".join(f"{metric} {tuned.before[metric]:.2%} -> {value:.2%}" for metric, value in reached.items())
-        typer.echo(f"{tuned.name:16} {told}")
+        _print(f"{tuned.name:16} {told}")
 
 
 if __name__ == "__main__":
