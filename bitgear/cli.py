@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from enum import StrEnum
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 
@@ -34,6 +34,7 @@ if TYPE_CHECKING:  # each verb imports what it needs
     from bitgear.tasks.classify import Prediction
     from bitgear.tasks.detect import Detection
     from bitgear.tasks.members import Members
+    from bitgear.tasks.pictures import Picture
     from bitgear.tasks.segment import Segmentation
 
 app = typer.Typer(
@@ -289,10 +290,13 @@ def predict(
     ] = None,
 ) -> None:
     """Classify an image, detect what is in it, or segment it, as the model does: here or on a server."""
+    from bitgear.tasks.pictures import decode_picture
+
     _keep_apart({"--draw": draw, "--json": json_file}, {"IMAGE": image})
     content = image.read_bytes()  # once: it may be a pipe
+    decoded = cache(partial(decode_picture, content))
     if url is None:
-        answer = _predict_here(content, precision, model, top_k, confidence, draw, engine or "auto")
+        answer = _predict_here(decoded, precision, model, top_k, confidence, draw, engine or "auto")
     elif engine is not None:
         raise typer.BadParameter("the server at --url has an engine of its own", param_hint="--engine")
     elif "/" in model:  # no server has a model of such a name
@@ -302,9 +306,7 @@ def predict(
     shown = answer.shown
     lines = [f"{image.name}  {answer.heading}", *shown.lines]
     if draw is not None and shown.paint is not None:
-        from bitgear.tasks.pictures import decode_picture
-
-        _write_picture(shown.paint(decode_picture(content).pixels), draw)
+        _write_picture(shown.paint(decoded().pixels), draw)
         lines.append(f"drawn: {draw}")
     _tell(lines, json_file, answer.first | shown.members() | answer.last if json_file is not None else None)
 
@@ -329,7 +331,7 @@ class _Answer:
 
 
 def _predict_here(
-    content: bytes,
+    decoded: "Callable[[], Picture]",
     precision: str,
     model: str,
     top_k: int | None,
@@ -338,12 +340,11 @@ def _predict_here(
     engine: str,
 ) -> _Answer:
     from bitgear.predictor import load
-    from bitgear.tasks.pictures import decode_picture
 
     loaded, wish = load(model, engine=engine), precision.strip()
     master, least = loaded.master, DEFAULT_CONFIDENCE if confidence is None else confidence
     _check_options(master.task, top_k, confidence, draw)
-    picture = decode_picture(content)
+    picture = decoded()
     match master.task:
         case "detect":
             shown = _shown_boxes(loaded.detect(picture, wish, confidence=least), least)
