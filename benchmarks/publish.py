@@ -7,7 +7,6 @@ What stands between these marks is made from reports and typed by nobody; benchm
 which report.
 """
 
-import argparse
 import itertools
 import json
 import re
@@ -17,7 +16,7 @@ from typing import Any
 
 from benchmarks import eight_bits_tables, engine_tables, plan_tables, serving_tables, slo_tables
 from benchmarks.contest import NATIVE
-from benchmarks.measure import RESULTS
+from benchmarks.measure import RESULTS, command_line
 from benchmarks.networks import SHIPPED
 from bitgear.bits import MASTER_BITS, WIDTHS
 from bitgear.checkpoint import Master, read_master
@@ -526,7 +525,7 @@ def _said_default(default: object) -> str:
 
 def main() -> None:
     """Write or check the documents."""
-    parser = argparse.ArgumentParser()
+    parser = command_line(__doc__)
     parser.add_argument("--check", action="store_true")
     check = parser.parse_args().check
     stale = []
