@@ -22,7 +22,7 @@ from bitgear.bits import MASTER_BITS, WIDTHS
 from bitgear.checkpoint import Master, read_master
 from bitgear.files import write_atomically
 from bitgear.models import find_master
-from bitgear.tasks.metrics import SHOWN
+from bitgear.tasks.metrics import METRIC_NAMES, SHOWN
 from server.metrics import TABLE
 from server.settings import Settings
 
@@ -41,7 +41,6 @@ IMPORTS = ("import-mobilenet-v1-075", "import-mobilenet-v1-025")
 MODEL = "resnet20-cifar10"
 SEGMENTER = "camvid-resnet"
 DETECTOR = "bccd-resnet"
-SAID = {"miou": "mean IoU", "pixel_accuracy": "pixel accuracy", "map50_95": "mAP50-95", "map50": "mAP50"}
 
 
 def blocks() -> dict[str, str]:
@@ -294,7 +293,7 @@ def _trained(model: str, metrics: Sequence[str]) -> str:
     for name in metrics:
         images = master.accuracy[MASTER_BITS]["images"]
         lines.append(
-            f"| {SAID[name]}, {images:,} test images | {100 * master.provenance[f'fp32_{name}']:.1f} | "
+            f"| {METRIC_NAMES[name]}, {images:,} test images | {100 * master.provenance[f'fp32_{name}']:.1f} | "
             + " | ".join(f"**{100 * figures[name]:.1f}**" for figures in measured.values())
             + " |"
         )
@@ -308,7 +307,7 @@ def _pretraining(report: dict[str, Any]) -> str:
     starts = {"scratch": "from scratch", "cifar10": "encoder pretrained"}
     return "\n".join(
         [
-            f"| {report['model']}, {SAID[metric]} of `val` in %, epoch | " + " | ".join(epochs) + " |",
+            f"| {report['model']}, {METRIC_NAMES[metric]} of `val` in %, epoch | " + " | ".join(epochs) + " |",
             "|---|" + "---|" * len(epochs),
             *(
                 f"| {starts[row['start']]} | "
@@ -353,7 +352,9 @@ def _detector_starts() -> str:
 
 
 def _starts(metric: str, reports: Mapping[str, dict[str, Any]]) -> str:
-    lines = [f"| {SAID[metric]} in % | `val`, FP32 | FP32 | " + " | ".join(f"{bits} bit" for bits in WIDTHS) + " |"]
+    lines = [
+        f"| {METRIC_NAMES[metric]} in % | `val`, FP32 | FP32 | " + " | ".join(f"{bits} bit" for bits in WIDTHS) + " |"
+    ]
     lines.append("|---|" + "---|" * (len(WIDTHS) + 2))
     for what, report in reports.items():
         measured = report["master"]["precisions"]
