@@ -10,7 +10,6 @@ the same order. The tables and plots of docs/reports/ablations are made from the
 ``python -m benchmarks.ablations_report``.
 """
 
-import argparse
 import shutil
 import time
 from collections.abc import Iterable, Mapping
@@ -21,6 +20,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from benchmarks.measure import command_line
 from bitgear.bits import LayerBits, Plan
 from bitgear.files import write_json
 from trainer.config import Config
@@ -195,7 +195,7 @@ def cells(arms: Iterable[str], seeds: Iterable[int]) -> list[tuple[str, int]]:
 
 def main() -> None:
     """Run every cell that has no result yet."""
-    parser = argparse.ArgumentParser()
+    parser = command_line(__doc__)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--weights", type=Path, required=True)
     parser.add_argument("--master", type=Path, help="of resnet20-cifar10, for arms of the super-network stage")

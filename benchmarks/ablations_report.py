@@ -4,7 +4,6 @@ python -m benchmarks.ablations_report --cells DIR  # gathers the cells of benchm
 python -m benchmarks.ablations_report              # writes it from benchmarks/results/ablations.json
 """
 
-import argparse
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from benchmarks.ablations import ARMS, SELECTION
-from benchmarks.measure import RESULTS, write_report
+from benchmarks.measure import RESULTS, command_line, write_report
 from benchmarks.student import clear_of_zero
 from bitgear.files import write_atomically
 from bitgear.search.grid import WIDTH_COLORS
@@ -358,7 +357,7 @@ Far from trained: what the arms differ by counts, not what they reach.
 
 def main() -> None:
     """Gather if asked to, then write the report."""
-    parser = argparse.ArgumentParser()
+    parser = command_line(__doc__)
     parser.add_argument("--cells", type=Path, help="output folder of benchmarks.ablations")
     arguments = parser.parse_args()
     if arguments.cells is not None:

@@ -8,7 +8,6 @@ precision. The bound is :func:`~benchmarks.attainment.ceiling`: one server as fa
 narrowest width, all the time. No measurement goes into it.
 """
 
-import argparse
 import itertools
 from pathlib import Path
 
@@ -16,7 +15,7 @@ import numpy as np
 
 from benchmarks.attainment import ceiling
 from benchmarks.cases import BAR_LOADS, BURSTY_CV2, SLO_FACTOR, Scene
-from benchmarks.measure import write_report
+from benchmarks.measure import command_line, write_report
 
 CORES, GAINS = (2, 4, 8), (1.2, 1.4, 1.6, 1.8, 2.0, 2.5)
 REQUESTS, SEEDS = 20_000, 3
@@ -31,7 +30,7 @@ def bound(cores: int, gain: float, load: float) -> float:
 
 def main() -> None:
     """Compute, print and write the report."""
-    parser = argparse.ArgumentParser()
+    parser = command_line(__doc__)
     parser.add_argument("--json", type=Path, help="the report, instead of benchmarks/results/bounds.json")
     arguments = parser.parse_args()
     rows = [

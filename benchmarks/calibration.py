@@ -5,13 +5,12 @@
 FILE is a master, of which the trained widths are taken; accuracy is the trainer's own, on the test images.
 """
 
-import argparse
 import tempfile
 from pathlib import Path
 
 import torch
 
-from benchmarks.measure import write_report
+from benchmarks.measure import command_line, write_report
 from bitgear.bits import WIDTHS
 from bitgear.models import find_master
 from trainer.config import read_config
@@ -20,7 +19,7 @@ from trainer.loop import Run
 
 def main() -> None:
     """Run the comparison and print a table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__)
     parser.add_argument("--config", type=Path, required=True)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--master", default="resnet20-cifar10")

@@ -7,7 +7,6 @@ and ones with a floor. Time is short in some and plentiful in others, so that fe
 Ladders: one that is made up, of six widths, and the one in a report of ``benchmarks.slo``, of widths and plans.
 """
 
-import argparse
 import gc
 import json
 import time
@@ -17,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.measure import RESULTS, write_report
+from benchmarks.measure import RESULTS, command_line, write_report
 from benchmarks.simulate import STEEP, made_up, told
 from server.ladder import Ladder
 from server.policies import create_policy
@@ -67,7 +66,7 @@ def rows(ladder: Ladder) -> Iterator[dict[str, Any]]:
 
 def main() -> None:
     """Measure, print, and write the report."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__)
     parser.add_argument("--slo", type=Path, default=RESULTS / "slo-quick.json", help="a report of benchmarks.slo")
     parser.add_argument("--json", type=Path, help="the report, instead of benchmarks/results/decisions.json")
     arguments = parser.parse_args()

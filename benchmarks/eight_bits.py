@@ -28,7 +28,7 @@ import numpy as np
 import torch
 
 from benchmarks.ablations import cells
-from benchmarks.measure import write_report
+from benchmarks.measure import command_line, write_report
 from bitgear.checkpoint import Master, read_master
 from bitgear.engines.registry import create_native
 from bitgear.files import write_json
@@ -240,7 +240,7 @@ def measure(arguments: argparse.Namespace) -> None:
 
 def main() -> None:
     """Run the part that is asked for."""
-    parser = argparse.ArgumentParser()
+    parser = command_line(__doc__)
     commands = parser.add_subparsers(required=True)
     for name, run in (("begin", begin_cells), ("train", train_cells)):
         training = commands.add_parser(name)

@@ -38,7 +38,7 @@ from tqdm import tqdm
 from benchmarks import engine_figure
 from benchmarks.contest import FP32, INT8, NATIVE, Contender, Times, hold, ratio
 from benchmarks.engine_tables import Row, busy_note, layer_table, ready_table, table
-from benchmarks.measure import write_report
+from benchmarks.measure import command_line, write_report
 from benchmarks.networks import ALL, NETWORKS, Network, network
 from benchmarks.peers import Peers, hold_to, missing
 from bitgear.bits import Plan
@@ -93,7 +93,7 @@ def main() -> None:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__)
     parser.add_argument("--networks", nargs="+", choices=ALL, default=NETWORKS, metavar="NAME", help=", ".join(ALL))
     parser.add_argument("--threads", type=int, nargs="+", default=[2])
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8])

@@ -1,5 +1,6 @@
-"""What all measurements share: order statistics, the machine, and the report file."""
+"""What all measurements share: the command line, order statistics, the machine, and the report file."""
 
+import argparse
 import platform
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +14,11 @@ from bitgear.files import write_json
 from bitgear.machine import processor
 
 RESULTS = Path(__file__).parent / "results"
+
+
+def command_line(doc: str | None) -> argparse.ArgumentParser:
+    """Return a parser without arguments yet, whose help begins with the docstring of a script."""
+    return argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
 
 
 def summary(samples_ms: Sequence[float]) -> dict[str, float]:

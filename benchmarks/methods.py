@@ -8,7 +8,6 @@ training pictures, which tells plans apart better than top-1 does. The best of a
 pictures is told by the other half.
 """
 
-import argparse
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from benchmarks.measure import write_report
+from benchmarks.measure import command_line, write_report
 from bitgear.bits import MASTER_BITS
 from bitgear.checkpoint import read_master
 from bitgear.engines import Engine, create_engine
@@ -56,7 +55,7 @@ class Trial:
 
 def main() -> None:
     """Run both methods and print what they find."""
-    parser = argparse.ArgumentParser()
+    parser = command_line(__doc__)
     parser.add_argument("--model", default="resnet20-cifar10")
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--trials", type=int, default=24)

@@ -6,12 +6,11 @@ Starts a server of its own. "round trip" is measured by the client around the wh
 server's own, from the answer. Overhead is the median of (round trip - infer) over single requests, widths in turn.
 """
 
-import argparse
 import http.client
 from typing import Any
 
 from benchmarks import servers
-from benchmarks.measure import summary, write_report
+from benchmarks.measure import command_line, summary, write_report
 from benchmarks.pictures import noise
 from bitgear.checkpoint import read_master
 from bitgear.models import find_master
@@ -21,7 +20,7 @@ PHASES = ("queue", "decode", "switch", "infer", "post", "total")
 
 def main() -> None:
     """Run the measurement and print a table."""
-    parser = argparse.ArgumentParser()
+    parser = command_line(__doc__)
     parser.add_argument("--model", default="resnet20-cifar10")
     parser.add_argument("--requests", type=int, default=3000)
     arguments = parser.parse_args()

@@ -7,7 +7,6 @@ The pictures are the first ones of a data set's split ``test``, as JPEG. Phases 
 network's output. Its share is that of the whole, single requests compared.
 """
 
-import argparse
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from benchmarks import servers
-from benchmarks.measure import summary, write_report
+from benchmarks.measure import command_line, summary, write_report
 from benchmarks.pictures import jpeg
 from bitgear.checkpoint import Master, read_master
 from bitgear.evaluate import read_data
@@ -32,7 +31,7 @@ WARM_ROUNDS = 1
 
 def main() -> None:
     """Run the measurement and print a table."""
-    parser = argparse.ArgumentParser()
+    parser = command_line(__doc__)
     parser.add_argument("--data", action="append", required=True, metavar="MODEL=PATH", help="a shipped model's data")
     parser.add_argument("--pictures", type=int, default=20)
     parser.add_argument("--rounds", type=int, default=4, help="over all pictures and widths")

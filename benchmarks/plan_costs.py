@@ -6,13 +6,12 @@ Plans are drawn at random, in equal parts from widths {8, 6, 4, 2}, {4, 2} and a
 measured as a search does. Beside the costs of the search: the mean width.
 """
 
-import argparse
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-from benchmarks.measure import write_report
+from benchmarks.measure import command_line, write_report
 from bitgear.checkpoint import read_master
 from bitgear.engines import Engine, create_engine
 from bitgear.evaluate import evaluate_master
@@ -32,7 +31,7 @@ def main() -> None:
     """Run the measurement and print rank correlations."""
     from scipy.stats import spearmanr
 
-    parser = argparse.ArgumentParser()
+    parser = command_line(__doc__)
     parser.add_argument("--model", default="resnet20-cifar10")
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--plans", type=int, default=60)

@@ -6,7 +6,6 @@ Calls are of single pictures with one thread; all precisions of a model take tur
 the least of the medians of a few calls: a busy machine only adds to them.
 """
 
-import argparse
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.measure import summary, write_report
+from benchmarks.measure import command_line, summary, write_report
 from bitgear.bits import Plan
 from bitgear.checkpoint import Master, read_master
 from bitgear.engines.native import NativeModel
@@ -26,7 +25,7 @@ from bitgear.search.timings import MIN_PASSES, ROUNDS, measure_timings, random_p
 
 def main() -> None:
     """Run the measurement and print a table."""
-    parser = argparse.ArgumentParser()
+    parser = command_line(__doc__)
     parser.add_argument("--models", nargs="+", default=list(shipped_masters()))
     parser.add_argument("--random", type=int, default=12)
     parser.add_argument(

@@ -8,13 +8,12 @@ same order: from scratch, and from the encoder. Every few epochs both are measur
 stopped and given again: a run goes on from its last epoch.
 """
 
-import argparse
 import json
 from pathlib import Path
 from typing import Any
 
 from benchmarks.eight_bits import read_run
-from benchmarks.measure import write_report
+from benchmarks.measure import command_line, write_report
 from trainer.config import CONFIGS, DetectConfig, RunConfig, SegmentConfig
 from trainer.loop import Run
 
@@ -41,7 +40,7 @@ def about(run: Path) -> dict[str, Any]:
 
 def main() -> None:
     """Train both networks and write the report."""
-    parser = argparse.ArgumentParser()
+    parser = command_line(__doc__)
     parser.add_argument("--config", type=Path, required=True, help="a file, or a shipped configuration's name")
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--encoder", type=Path, required=True, help="the folder of the run that trained it")

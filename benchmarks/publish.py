@@ -7,7 +7,6 @@ What stands between these marks is made from reports and typed by nobody; benchm
 which report.
 """
 
-import argparse
 import itertools
 import json
 import re
@@ -17,13 +16,13 @@ from typing import Any
 
 from benchmarks import eight_bits_tables, engine_tables, plan_tables, serving_tables, slo_tables
 from benchmarks.contest import NATIVE
-from benchmarks.measure import RESULTS
+from benchmarks.measure import RESULTS, command_line
 from benchmarks.networks import SHIPPED
 from bitgear.bits import MASTER_BITS, WIDTHS
 from bitgear.checkpoint import Master, read_master
 from bitgear.files import write_atomically
 from bitgear.models import find_master
-from bitgear.tasks.metrics import SHOWN
+from bitgear.tasks.metrics import METRIC_NAMES, SHOWN
 from server.metrics import TABLE
 from server.settings import Settings
 
@@ -42,7 +41,6 @@ IMPORTS = ("import-mobilenet-v1-075", "import-mobilenet-v1-025")
 MODEL = "resnet20-cifar10"
 SEGMENTER = "camvid-resnet"
 DETECTOR = "bccd-resnet"
-SAID = {"miou": "mean IoU", "pixel_accuracy": "pixel accuracy", "map50_95": "mAP50-95", "map50": "mAP50"}
 
 
 def blocks() -> dict[str, str]:
@@ -295,7 +293,7 @@ def _trained(model: str, metrics: Sequence[str]) -> str:
     for name in metrics:
         images = master.accuracy[MASTER_BITS]["images"]
         lines.append(
-            f"| {SAID[name]}, {images:,} test images | {100 * master.provenance[f'fp32_{name}']:.1f} | "
+            f"| {METRIC_NAMES[name]}, {images:,} test images | {100 * master.provenance[f'fp32_{name}']:.1f} | "
             + " | ".join(f"**{100 * figures[name]:.1f}**" for figures in measured.values())
             + " |"
         )
@@ -309,7 +307,7 @@ def _pretraining(report: dict[str, Any]) -> str:
     starts = {"scratch": "from scratch", "cifar10": "encoder pretrained"}
     return "\n".join(
         [
-            f"| {report['model']}, {SAID[metric]} of `val` in %, epoch | " + " | ".join(epochs) + " |",
+            f"| {report['model']}, {METRIC_NAMES[metric]} of `val` in %, epoch | " + " | ".join(epochs) + " |",
             "|---|" + "---|" * len(epochs),
             *(
                 f"| {starts[row['start']]} | "
@@ -354,7 +352,9 @@ def _detector_starts() -> str:
 
 
 def _starts(metric: str, reports: Mapping[str, dict[str, Any]]) -> str:
-    lines = [f"| {SAID[metric]} in % | `val`, FP32 | FP32 | " + " | ".join(f"{bits} bit" for bits in WIDTHS) + " |"]
+    lines = [
+        f"| {METRIC_NAMES[metric]} in % | `val`, FP32 | FP32 | " + " | ".join(f"{bits} bit" for bits in WIDTHS) + " |"
+    ]
     lines.append("|---|" + "---|" * (len(WIDTHS) + 2))
     for what, report in reports.items():
         measured = report["master"]["precisions"]
@@ -526,7 +526,7 @@ def _said_default(default: object) -> str:
 
 def main() -> None:
     """Write or check the documents."""
-    parser = argparse.ArgumentParser()
+    parser = command_line(__doc__)
     parser.add_argument("--check", action="store_true")
     check = parser.parse_args().check
     stale = []

@@ -15,7 +15,6 @@ In pieces: ``--tune-only``, some 3 minutes, then ``--tuned``, some 5. Whole roun
 to that is what HTTP, JPEG and JSON cost.
 """
 
-import argparse
 import base64
 import contextlib
 import json
@@ -31,7 +30,7 @@ from tqdm import tqdm
 
 from benchmarks import arrivals, loadgen, servers
 from benchmarks.loadgen import Plan, Record
-from benchmarks.measure import write_report
+from benchmarks.measure import command_line, write_report
 from benchmarks.networks import RANDOM, master_file
 from benchmarks.peers import Peers
 from benchmarks.pictures import Pictures, message, photographs
@@ -337,7 +336,7 @@ def _paused(contestants: Sequence[Contestant], but: Contestant | None = None) ->
 def main() -> None:
     """Tune, measure, print and write the report."""
     servers.end_in_order()
-    parser = argparse.ArgumentParser()
+    parser = command_line(__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder of imagenet1000.tar")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", type=Path, help="the report, instead of benchmarks/results/serving.json")

@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from benchmarks.attainment import EXPIRED, OK, Outcomes, ceiling, score
 from benchmarks.cases import ADAPTIVE, Scene, all_scenes, bar_scenes, fixed
-from benchmarks.measure import write_report
+from benchmarks.measure import command_line, write_report
 from bitgear.bits import Plan
 from bitgear.checkpoint import read_master
 from bitgear.engines import create_engine
@@ -191,7 +191,7 @@ def _measured(name: str, max_batch: int) -> Ladder:
 
 def main() -> None:
     """Simulate what is asked for, and print and write the report."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__)
     parser.add_argument("--master", help="a shipped master or a file, to be measured with one thread")
     parser.add_argument("--slo", type=Path, help="a report of benchmarks.slo: its ladder, capacity and objective")
     parser.add_argument("--data", type=Path, help="folder of data sets, for traces")

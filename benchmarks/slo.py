@@ -14,7 +14,6 @@ for come first. ``--kernel`` holds the server to an instruction set, for what an
 ``--data`` there are neither labels nor traces, and the pictures are those in examples/.
 """
 
-import argparse
 import json
 import math
 import shutil
@@ -33,7 +32,7 @@ from benchmarks.attainment import OK, Outcomes, ceiling, outstanding, score
 from benchmarks.cases import ADAPTIVE, Case, Scene, all_scenes, bar_scenes, fixed, pinned, planned
 from benchmarks.histograms import Histogram
 from benchmarks.loadgen import Plan, Record
-from benchmarks.measure import write_report
+from benchmarks.measure import command_line, write_report
 from benchmarks.networks import RANDOM, master_file
 from benchmarks.pictures import Grades, Pictures, examples, miou, photographs, street_scenes
 from benchmarks.subject import Subject, body_of, subject
@@ -212,7 +211,7 @@ def at_rest(server: Subject, seconds: float) -> dict[str, Any]:
 def main() -> None:
     """Run what is asked for, and print and write the report."""
     servers.end_in_order()
-    parser = argparse.ArgumentParser()
+    parser = command_line(__doc__)
     parser.add_argument("--data", type=Path, help="folder of camvid.tar, imagenet1000.tar and traces")
     parser.add_argument("--model", default=DEFAULT_MODEL, help=f"a shipped master, a file, or {', '.join(RANDOM)}")
     extent = parser.add_mutually_exclusive_group()

@@ -8,7 +8,6 @@ first third all models are derived at all widths and buffers reach their sizes. 
 the second and the last third, if descriptors are left, or if counts do not agree.
 """
 
-import argparse
 import contextlib
 import json
 import random
@@ -20,7 +19,7 @@ from collections import Counter
 from pathlib import Path
 
 from benchmarks import servers
-from benchmarks.measure import write_report
+from benchmarks.measure import command_line, write_report
 from benchmarks.pictures import noise
 
 SAMPLES = 30
@@ -30,7 +29,7 @@ GROWTH = 1.03
 
 def main() -> None:
     """Run the soak, print what was seen, and write the report."""
-    parser = argparse.ArgumentParser()
+    parser = command_line(__doc__)
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--connections", type=int, default=16)
     arguments = parser.parse_args()

@@ -6,14 +6,13 @@ Every round starts a server of its own and asks it for the photograph in example
 widths, each of which is derived for that request.
 """
 
-import argparse
 import json
 import time
 from pathlib import Path
 from typing import Any
 
 from benchmarks import servers
-from benchmarks.measure import summary, write_report
+from benchmarks.measure import command_line, summary, write_report
 
 WIDTHS = (8, 4, 2)
 PHOTO = Path(__file__).parent.parent / "examples" / "cat.jpg"
@@ -22,7 +21,7 @@ DEADLINE_S = 30
 
 def main() -> None:
     """Run the measurement and print it."""
-    parser = argparse.ArgumentParser()
+    parser = command_line(__doc__)
     parser.add_argument("--model", default="resnet20-cifar10")
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()

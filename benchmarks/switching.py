@@ -6,7 +6,6 @@
 same width from disk, makes a session with the default settings and answers once. Rounds alternate the two.
 """
 
-import argparse
 import tempfile
 import time
 from pathlib import Path
@@ -14,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
-from benchmarks.measure import summary, write_report
+from benchmarks.measure import command_line, summary, write_report
 from bitgear.checkpoint import read_master
 from bitgear.engines import create_engine
 from bitgear.engines.onnxruntime import build_onnx
@@ -23,7 +22,7 @@ from bitgear.models import find_master
 
 def main() -> None:
     """Run the measurement and print a table."""
-    parser = argparse.ArgumentParser()
+    parser = command_line(__doc__)
     parser.add_argument("--model", default="resnet20-cifar10")
     parser.add_argument("--rounds", type=int, default=30)
     arguments = parser.parse_args()

@@ -1,5 +1,6 @@
 """The command ``bitgear``. Each verb imports what it needs, so that none waits for the others' libraries."""
 
+import errno
 import json
 import math
 import os
@@ -10,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from enum import StrEnum
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 
@@ -33,6 +34,7 @@ if TYPE_CHECKING:  # each verb imports what it needs
     from bitgear.tasks.classify import Prediction
     from bitgear.tasks.detect import Detection
     from bitgear.tasks.members import Members
+    from bitgear.tasks.pictures import Picture
     from bitgear.tasks.segment import Segmentation
 
 app = typer.Typer(
@@ -46,6 +48,7 @@ DEFAULT_MODEL = "resnet20-cifar10"
 DEFAULT_TOP_K = 3
 DEFAULT_CONFIDENCE = 0.25
 STDOUT = Path("-")
+"""What the hyphen names; ``./-`` is another path that equals this one, and a file."""
 DRAWN_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 """Of pictures that are written, by suffix."""
 
@@ -78,8 +81,21 @@ def _is_open(file: Path) -> bool:
     return False
 
 
+def _file_or_stdout(given: str) -> Path:
+    return STDOUT if given == str(STDOUT) else Path(given)
+
+
 def _in_a_folder_or_stdout(file: Path | None) -> Path | None:
-    return file if file == STDOUT else _in_a_folder(file)
+    if file is not STDOUT:
+        return _in_a_folder(file)
+    _check_stdout()
+    return file
+
+
+def _check_stdout() -> None:
+    """Refuse a standard output that is closed: Python has none then, and click says nothing of what it cannot print."""
+    if sys.stdout is None:
+        raise SystemRefused(OSError(errno.EBADF, "the standard output is closed"))
 
 
 def _as_a_folder(folder: Path | None) -> Path | None:
@@ -108,7 +124,7 @@ def _keep_apart(written: Mapping[str, Path | None], read: Mapping[str, Path | No
     """Refuse a file to be written that is another one to be written, or one that is read."""
     taken = {os.path.realpath(file): name for name, file in read.items() if file is not None}
     for option, file in written.items():
-        if file is None:
+        if file is None or file is STDOUT:
             continue
         other = taken.setdefault(os.path.realpath(file), option)
         if other != option:
@@ -121,7 +137,11 @@ ThreadsOption = Annotated[int, typer.Option(min=1, help="Threads of the engine f
 JsonOption = Annotated[
     Path | None,
     typer.Option(
-        "--json", help="Write the results to this file; -: print them, and no table.", callback=_in_a_folder_or_stdout
+        "--json",
+        help="Write the results to this file; -: print them, and no table.",
+        metavar="PATH",
+        parser=_file_or_stdout,
+        callback=_in_a_folder_or_stdout,
     ),
 ]
 
@@ -164,8 +184,13 @@ def _printable(text: str) -> str:
     return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
+def _print(text: str) -> None:
+    _check_stdout()
+    typer.echo(text)
+
+
 def _say(line: str) -> None:
-    typer.echo(_printable(line))
+    _print(_printable(line))
 
 
 def _tell(lines: Iterable[str], json_file: Path | None, results: object) -> None:
@@ -173,8 +198,8 @@ def _tell(lines: Iterable[str], json_file: Path | None, results: object) -> None
 
     Whoever reads the table may go away in the middle of it, which ends this process.
     """
-    if json_file == STDOUT:
-        typer.echo(json.dumps(results, indent=2))
+    if json_file is STDOUT:
+        _print(json.dumps(results, indent=2))
         return
     try:
         if json_file is not None:
@@ -188,7 +213,7 @@ def _tell(lines: Iterable[str], json_file: Path | None, results: object) -> None
 
 def _version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"bitgear {__version__}")
+        _print(f"bitgear {__version__}")
         raise typer.Exit
 
 
@@ -265,10 +290,13 @@ def predict(
     ] = None,
 ) -> None:
     """Classify an image, detect what is in it, or segment it, as the model does: here or on a server."""
+    from bitgear.tasks.pictures import decode_picture
+
     _keep_apart({"--draw": draw, "--json": json_file}, {"IMAGE": image})
     content = image.read_bytes()  # once: it may be a pipe
+    decoded = cache(partial(decode_picture, content))
     if url is None:
-        answer = _predict_here(content, precision, model, top_k, confidence, draw, engine or "auto")
+        answer = _predict_here(decoded, precision, model, top_k, confidence, draw, engine or "auto")
     elif engine is not None:
         raise typer.BadParameter("the server at --url has an engine of its own", param_hint="--engine")
     elif "/" in model:  # no server has a model of such a name
@@ -278,9 +306,7 @@ def predict(
     shown = answer.shown
     lines = [f"{image.name}  {answer.heading}", *shown.lines]
     if draw is not None and shown.paint is not None:
-        from bitgear.tasks.pictures import decode_picture
-
-        _write_picture(shown.paint(decode_picture(content).pixels), draw)
+        _write_picture(shown.paint(decoded().pixels), draw)
         lines.append(f"drawn: {draw}")
     _tell(lines, json_file, answer.first | shown.members() | answer.last if json_file is not None else None)
 
@@ -305,7 +331,7 @@ class _Answer:
 
 
 def _predict_here(
-    content: bytes,
+    decoded: "Callable[[], Picture]",
     precision: str,
     model: str,
     top_k: int | None,
@@ -314,12 +340,11 @@ def _predict_here(
     engine: str,
 ) -> _Answer:
     from bitgear.predictor import load
-    from bitgear.tasks.pictures import decode_picture
 
     loaded, wish = load(model, engine=engine), precision.strip()
     master, least = loaded.master, DEFAULT_CONFIDENCE if confidence is None else confidence
     _check_options(master.task, top_k, confidence, draw)
-    picture = decode_picture(content)
+    picture = decoded()
     match master.task:
         case "detect":
             shown = _shown_boxes(loaded.detect(picture, wish, confidence=least), least)
@@ -541,7 +566,7 @@ def inspect(
     path = find_master(file)
     description: dict[str, Any] = describe(read_master(path), path.stat().st_size)
     if as_json:
-        typer.echo(json.dumps(description, indent=2))
+        _print(json.dumps(description, indent=2))
         return
     for line in as_lines(description):
         _say(line)
@@ -588,6 +613,7 @@ def _own_stdout() -> Iterator[Callable[[str], object]]:
 
     HiGHS, which solves the programme, prints remarks there past Python, some when the process ends.
     """
+    _check_stdout()
     with os.fdopen(os.dup(1), "w") as stdout:
         os.dup2(2, 1)
         yield stdout.write
@@ -723,16 +749,16 @@ def refine(
     )  # fmt: skip
     moved = f"{found.refined.start_distance:.4g} -> {found.refined.distance:.4g} after {found.refined.trials} trials"
     if found.held is not None:
-        typer.echo(f"nearer to 8 bits is {found.held}, which the master has: {moved}; nothing was written")
+        _print(f"nearer to 8 bits is {found.held}, which the master has: {moved}; nothing was written")
         return
     if found.refined.trials == 0:
-        typer.echo(f"no bits can move from {start} at the same mean width; nothing was written")
+        _print(f"no bits can move from {start} at the same mean width; nothing was written")
         return
     if found.plan is None or found.test is None:
-        typer.echo(f"nothing is nearer to 8 bits than {start}: {moved}; nothing was written")
+        _print(f"nothing is nearer to 8 bits than {start}: {moved}; nothing was written")
         return
     test = _shares(found.test.metrics)
-    typer.echo(f"{found.plan.name:16} mean {found.mean_bits:.2f} bits  {test}  (from 8 bits: {moved})")
+    _print(f"{found.plan.name:16} mean {found.mean_bits:.2f} bits  {test}  (from 8 bits: {moved})")
 
 
 @app.command("import")
@@ -824,9 +850,9 @@ def train(
     from bitgear.describe import describe, precision_lines
 
     size_bytes = made.stat().st_size
-    typer.echo(f"{made}  {size_bytes:,} bytes")
+    _print(f"{made}  {size_bytes:,} bytes")
     for line in precision_lines(describe(read_master(made), size_bytes)):
-        typer.echo(line)
+        _print(line)
 
 
 @app.command()
@@ -853,9 +879,9 @@ def hessian(
     path = find_config(config)
     traces = measure_sensitivities(path, data, out, weights=weights, master=master)
     average, error = traces.average(), traces.error()
-    typer.echo(f"{traces.network}: {traces.count} estimates, relative error {traces.relative_error():.1%}")
+    _print(f"{traces.network}: {traces.count} estimates, relative error {traces.relative_error():.1%}")
     for name, value in average.items():
-        typer.echo(f"{name:24} {value:12.4e} ± {error[name]:.1e}")
+        _print(f"{name:24} {value:12.4e} ± {error[name]:.1e}")
 
 
 @app.command()
@@ -876,7 +902,7 @@ def tune(
     for tuned in tune_plans(path, data, out, master=master, names=plan or ()):
         reached = {metric: value for metric, value in tuned.after.items() if metric != "images"}
         told = ", ".join(f"{metric} {tuned.before[metric]:.2%} -> {value:.2%}" for metric, value in reached.items())
-        typer.echo(f"{tuned.name:16} {told}")
+        _print(f"{tuned.name:16} {told}")
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from bitgear.checkpoint import Master
 from bitgear.describe import describe
 from bitgear.files import write_atomically, write_json
 from bitgear.search.grid import WIDTH_COLORS, draw_widths
+from bitgear.tasks.metrics import METRIC_NAMES
 from trainer.hessian import Traces
 from trainer.schedule import SCHEDULE, cut_short, stretches
 from trainer.state import History
@@ -23,11 +24,6 @@ from trainer.state import History
 mpl.use("agg")
 
 CODE_COLORS = ("#1b3a6b", "#7fa8d1", "#e8e4da", "#d97b3f")
-
-
-METRIC_NAMES: Mapping[str, str] = {
-    "top1": "top-1", "miou": "mIoU", "pixel_accuracy": "pixel accuracy", "map50_95": "mAP 50-95", "map50": "mAP 50",
-}  # fmt: skip
 CELL_WIDTH_PX = 320
 """Width of a picture on the contact sheet."""
 

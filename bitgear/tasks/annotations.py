@@ -500,9 +500,11 @@ def _read_map(where: str, content: bytes, shape: tuple[int, int], classes: int) 
             ids = np.array(image)  # of a palette image the indices
             if image.mode == "L" and (bits := content[PNG_DEPTH_BYTE]) < 8:
                 ids //= 255 // ((1 << bits) - 1)  # few bits of grey come spread over 0..255
+    except (DataError, MemoryError):
+        raise
     except UnidentifiedImageError as error:  # says which Python object it is of
         raise DataError(f"{where} cannot be read as a PNG: it is none, or its beginning is damaged") from error
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except Exception as error:  # the codec raises many types on damaged files
         raise DataError(f"{where} cannot be read as a PNG: {error}") from error
     if ids.shape != shape:
         raise DataError(f"{where} has {ids.shape[1]} x {ids.shape[0]} pixels; its picture has {shape[1]} x {shape[0]}")

@@ -1,6 +1,6 @@
 """What can be asked of results: ranges of options and names of classes, for the server, the command and programs."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -44,12 +44,13 @@ def check_option(name: str, value: object, check: Callable[[object], Any]) -> No
 def class_ids(given: Sequence[int | str], labels: Sequence[str]) -> tuple[int, ...]:
     """Return the ids, ascending, of classes given by name or by id; text that is a name counts as the name.
 
-    Raises :class:`~bitgear.errors.InputError` for what is no class, none at all, or more than ``MAX_NAMES``.
+    Raises :class:`~bitgear.errors.InputError` for what is no class, no list, none at all, or more than
+    ``MAX_NAMES``.
 
     >>> class_ids(["dog", 0], ("cat", "cow", "dog"))
     (0, 2)
     """
-    if isinstance(given, str) or not 1 <= len(given) <= MAX_NAMES:
+    if isinstance(given, str) or not isinstance(given, Collection) or not 1 <= len(given) <= MAX_NAMES:
         raise InputError(f"classes {quoted(given)}: expected a list of 1 to {MAX_NAMES} names or ids")
     ids = {str(class_id): class_id for class_id in range(len(labels))}
     ids.update({label: class_id for class_id, label in enumerate(labels)})

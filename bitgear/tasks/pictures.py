@@ -1,7 +1,8 @@
 """Encoded image bytes -> RGB pixels, for everything that takes pictures from outside."""
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -20,6 +21,7 @@ from bitgear.errors import (
     ImageAnimated,
     ImageCorrupt,
     ImageEmpty,
+    ImageError,
     ImageFormatUnsupported,
     ImageTooLarge,
     InputError,
@@ -84,17 +86,17 @@ def as_picture(image: ImageInput) -> Picture:
     if isinstance(image, str | PathLike):
         return decode_picture(_read(image))
     if isinstance(image, np.ndarray):
-        picture = Picture(np.repeat(image[:, :, None], 3, axis=2) if image.ndim == 2 else image)
+        # Of grey no copy: what is refused need not fit into memory three times.
+        picture = Picture(np.broadcast_to(image[:, :, None], (*image.shape, 3)) if image.ndim == 2 else image)
         check_size(picture.width_px, picture.height_px, DEFAULT_LIMIT_PIXELS)
         return picture
     if isinstance(image, Image.Image):
         if image.mode not in _MODES:
             raise InputError(f"a Pillow image of mode {image.mode!r} has no one RGB; try image.convert('RGB')")
         check_size(*image.size, DEFAULT_LIMIT_PIXELS)
-        try:
-            return Picture(_to_rgb(ImageOps.exif_transpose(image)))
-        except (OSError, SyntaxError, ValueError) as error:  # pixels may be read only now, of a file that is closed
-            raise ImageCorrupt(f"the Pillow image cannot be read: {error}") from error
+        with _corrupt("the Pillow image cannot be read: its file is closed, truncated or damaged"):
+            pixels = _to_rgb(ImageOps.exif_transpose(image))
+        return Picture(pixels)
     raise InputError(
         f"a picture is a path, the bytes of a file, a uint8 array or a Pillow image, not {type(image).__name__}"
     )
@@ -123,26 +125,31 @@ def decode_picture(
     """
     if not data:
         raise ImageEmpty("no image bytes were given; send a JPEG, PNG or WebP file")
-    try:
+    with _corrupt("the image header is damaged; send the file again"):
         image = _open(data)
-    except ImageFormatUnsupported:
-        raise
-    except Exception as error:  # the codecs raise many types on damaged headers
-        raise ImageCorrupt("the image header is damaged; send the file again") from error
     with image:
         check_size(*image.size, limit_pixels)
         if getattr(image, "n_frames", 1) != 1:
             raise ImageAnimated("the image has several frames; send one frame as a still image")
         begin(image.width * image.height)
-        try:
+        with _corrupt("the image is truncated or damaged; send the whole file"):
             pixels = _plain_jpeg(image, data)
             if pixels is None:
                 image.load()
                 ImageOps.exif_transpose(image, in_place=True)
                 pixels = _to_rgb(image)
-            return Picture(pixels)
-        except Exception as error:
-            raise ImageCorrupt("the image is truncated or damaged; send the whole file") from error
+        return Picture(pixels)
+
+
+@contextmanager
+def _corrupt(said: str) -> Iterator[None]:
+    """Make :class:`ImageCorrupt` of what codecs raise on damaged files: many types, and none that is theirs alone."""
+    try:
+        yield
+    except (ImageError, MemoryError):
+        raise
+    except Exception as error:
+        raise ImageCorrupt(said) from error
 
 
 def check_size(width_px: int, height_px: int, limit_pixels: int) -> None:

@@ -430,6 +430,45 @@ def test_a_hyphen_prints_the_results_and_nothing_else(
     assert not Path("-").exists()
 
 
+def test_the_hyphen_alone_is_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = bitgear("doctor", "--json", "./-")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("bitgear ")  # the table
+    assert isinstance(json.loads(Path("-").read_text()), dict)
+    Image.new("RGB", (8, 8)).save("-", "PNG")
+    assert isinstance(json.loads(bitgear("predict", "./-", "--json", "-").stdout), dict)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("doctor", "--json", "-"),
+        ("doctor",),
+        ("inspect", "resnet20-cifar10", "--json"),
+        ("evaluate", "resnet20-cifar10", "--data", "no such folder", "--json", "-"),
+        ("search", "resnet20-cifar10", "--data", ".", "--json"),
+    ],
+)
+def test_a_standard_output_that_is_closed_is_told(arguments: tuple[str, ...]) -> None:
+    """Before anything is computed that could only be printed."""
+    command = ["sh", "-c", 'exec "$@" >&-', "sh", sys.executable, "-m", "bitgear.cli", *arguments]
+    done = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False, timeout=120)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: the standard output is closed;")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is full")
+def test_a_device_that_is_full_is_told() -> None:
+    command = [sys.executable, "-m", "bitgear.cli", "doctor", "--json", "-"]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False, timeout=120)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: No space left on device;")
+    assert done.stderr.count("\n") == 1
+
+
 @pytest.mark.parametrize("name", ["/dev/stdout", "/dev/fd/1", "/dev/stderr", "log", "/dev/null", "linked"])
 def test_what_is_open_or_no_regular_file_is_not_replaced(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -9,6 +9,7 @@ import sys
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from bitgear.checkpoint import read_master, write_master
 from bitgear.engines import create_engine
 from bitgear.errors import ServerUnreachable
 from bitgear.evaluate import evaluate_master, read_data
+from bitgear.tasks import pictures
 from bitgear.tasks.detect import Detection
 from bitgear.tasks.drawing import color, draw_boxes, draw_mask
 from tests.cli.test_cli import bitgear
@@ -85,6 +87,16 @@ def test_a_detector_tells_and_draws_its_boxes(boxes: Path, photo: Path, tmp_path
     with Image.open(drawn) as image, Image.open(photo) as original:
         assert image.size == (160, 120)
         assert not np.array_equal(np.asarray(image), np.asarray(original))
+
+
+def test_a_picture_that_is_drawn_on_is_decoded_once(
+    boxes: Path, photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decode = Mock(side_effect=pictures.decode_picture)
+    monkeypatch.setattr(pictures, "decode_picture", decode)
+    arguments = ["predict", str(photo), "--model", str(boxes), "--draw", str(tmp_path / "drawn.png")]
+    assert CliRunner().invoke(cli.app, arguments).exit_code == 0
+    decode.assert_called_once_with(photo.read_bytes())
 
 
 def test_a_picture_may_come_through_a_pipe(boxes: Path, photo: Path, tmp_path: Path) -> None:

@@ -339,6 +339,11 @@ def test_a_missing_or_damaged_map_is_named(maps: Path) -> None:
     file.write_bytes(content[: len(content) // 2])
     with pytest.raises(DataError, match=r"valannot/n.png cannot be read"):
         read_label_maps(maps, "val", HEIGHT, WIDTH)
+    end_bytes, profile = 12, b"iCCP"  # an empty one, of which Pillow raises an IndexError
+    damage = bytes(4) + profile + struct.pack(">I", zlib.crc32(profile))
+    file.write_bytes(content[:-end_bytes] + damage + content[-end_bytes:])
+    with pytest.raises(DataError, match=r"valannot/n.png cannot be read"):
+        read_label_maps(maps, "val", HEIGHT, WIDTH)
     file.write_bytes(b"no picture")
     with pytest.raises(DataError, match=r"valannot/n.png cannot be read as a PNG: it is none, or its beginning"):
         read_label_maps(maps, "val", HEIGHT, WIDTH)

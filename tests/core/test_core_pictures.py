@@ -5,12 +5,13 @@ import struct
 import zlib
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, ImageOps
 
 from bitgear import errors
 from bitgear.errors import ImageError
@@ -248,6 +249,25 @@ def test_damaged_bytes_give_an_image_error_or_a_picture(data: st.DataObject) -> 
         assert picture.pixels.shape[2] == 3
 
 
+@pytest.mark.parametrize("kind", [b"iCCP", b"gAMA", b"fdAT"])
+def test_what_is_behind_the_pixels_may_be_damaged_too(kind: bytes) -> None:
+    """Pillow reads it with the pixels, and raises what a programming error would."""
+    data = png(2, 2, rows(np.zeros((2, 2, 3), np.uint8)), (kind, b""))
+    with Image.open(io.BytesIO(data)) as opened:
+        for image in (data, opened):
+            with pytest.raises(errors.ImageCorrupt):
+                as_picture(image)
+
+
+@pytest.mark.parametrize("given", [encode(RGB), Image.fromarray(RGB)], ids=["bytes", "Pillow"])
+def test_memory_that_is_missing_is_no_fault_of_the_picture(
+    given: bytes | Image.Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ImageOps, "exif_transpose", Mock(side_effect=MemoryError))
+    with pytest.raises(MemoryError):
+        as_picture(given)
+
+
 def test_no_bytes_at_all() -> None:
     with pytest.raises(errors.ImageEmpty):
         decode_picture(b"")
@@ -319,6 +339,7 @@ def test_a_program_gives_a_picture_as_it_has_it(tmp_path: Path) -> None:
     for image in given:
         np.testing.assert_array_equal(as_picture(image).pixels, RGB)  # type: ignore[arg-type]
     np.testing.assert_array_equal(as_picture(GREY).pixels, as_rgb(GREY))
+    assert np.shares_memory(as_picture(GREY).pixels, GREY)
     np.testing.assert_array_equal(as_picture(RGB[::-1, ::2]).pixels, RGB[::-1, ::2])
 
 

@@ -116,6 +116,7 @@ def test_a_model_of_another_task_is_refused_by_name(model: Callable[[str], Predi
         ({"classes": [99]}, "classes names '99', which is no class of this model; known are 0 to"),
         ({"classes": []}, "expected a list of 1 to 1000 names or ids"),
         ({"classes": BOX_LABELS[0]}, "expected a list of 1 to 1000 names or ids"),
+        ({"classes": 0}, "classes 0: expected a list of 1 to 1000 names or ids"),
     ],
     ids=str,
 )

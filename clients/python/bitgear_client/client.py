@@ -175,8 +175,8 @@ class Client:
     servers that take requests with a key only, to ``BITGEAR_API_KEY``. ``timeout_s`` bounds each connect, write and
     read of one attempt, but not the wait for one of its 100 connections; ``None`` means no bound. ``retry_budget_s``:
     refusals for now (429, 503) and failed connections are tried again until this many seconds after the call began; 0
-    turns that off. Both go up to 1,000,000. ``transport`` replaces the network; ``clock``, ``sleep`` and ``random``
-    replace time and chance, for tests.
+    turns that off. Both go up to 1,000,000. ``transport`` replaces the network, in the process that makes the client
+    alone; ``clock``, ``sleep`` and ``random`` replace time and chance, for tests.
 
     Proxies and certificates are those that the environment names (``HTTP_PROXY``, ``NO_PROXY``, ``SSL_CERT_FILE`` ...).
 
@@ -390,9 +390,11 @@ class Client:
         """Return the connections of this process; it takes none over that it was forked with.
 
         On those two processes would read each other's answers. Nor are they closed here: a lock of theirs may have been
-        held when the process was forked.
+        held when the process was forked. A transport that was given may hold such connections, and there is no other.
         """
         if self._pid != os.getpid() and not self._http.is_closed:
+            if self._transport is not None:
+                raise ClientUnusable("a client with a transport was used in another process; make one for each")
             self._http = self._connected()
             self._pid = os.getpid()  # set last: a thread that reads it finds the connections too
         return self._http

@@ -5,7 +5,7 @@
     BitgearClientError
     ├── InputError                  an argument that cannot be sent (also a ValueError)
     │   └── ImageInputError         a missing file, a wrong dtype or shape, Pillow not installed
-    ├── ClientUnusable              closed, or of another event loop (also a RuntimeError)
+    ├── ClientUnusable              closed, or of another event loop or process (also a RuntimeError)
     ├── TransportError              no answer arrived
     │   ├── Timeout
     │   └── ConnectionFailed        refused, reset, or closed before the answer was complete
@@ -55,7 +55,7 @@ class ImageInputError(InputError):
 
 
 class ClientUnusable(BitgearClientError, RuntimeError):
-    """The client was closed, or its first call was made in another event loop; nothing was sent."""
+    """The client was closed, or is of another event loop or process; nothing was sent."""
 
 
 class TransportError(BitgearClientError):

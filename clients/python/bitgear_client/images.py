@@ -96,6 +96,8 @@ def _pillow_png(image: "PIL.Image.Image") -> bytes:
     png = io.BytesIO()
     try:
         ImageOps.exif_transpose(image).save(png, format="PNG")
-    except (OSError, ValueError, SyntaxError) as error:  # pixels are read here: the file may be damaged or closed
+    except MemoryError:
+        raise
+    except Exception as error:  # pixels are read here: of files that are damaged or closed, codecs raise many types
         raise ImageInputError(f"cannot encode the Pillow image: {error}") from error
     return png.getvalue()

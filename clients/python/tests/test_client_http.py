@@ -459,7 +459,7 @@ def test_a_forked_process_has_connections_of_its_own():
             pass
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever).start()
+        threading.Thread(target=server.serve_forever, daemon=True).start()
         client = Client(f"http://127.0.0.1:{server.server_port}")
         client.live()
 
@@ -484,8 +484,23 @@ def test_a_client_that_was_closed_before_a_fork_is_closed_in_the_child():
     def use():
         with pytest.raises(ClientUnusable, match="closed"):
             client.live()
+        client.close()
 
     assert succeeds_in_a_fork(use)
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_transport_that_was_given_is_of_one_process():
+    client = Client(transport=httpx.MockTransport(Server({})))
+
+    def use():
+        for call in (client.live, client.close):
+            with pytest.raises(ClientUnusable, match="process"):
+                call()
+
+    assert succeeds_in_a_fork(use)
+    assert client.live()
+    client.close()
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
@@ -507,6 +522,8 @@ def succeeds_in_a_fork(work):
     """Return whether ``work`` ended without an error in a forked process."""
     process = multiprocessing.get_context("fork").Process(target=work)
     process.start()
+    process.join(60)
+    process.kill()  # if it hangs
     process.join()
     return process.exitcode == 0
 

@@ -2,6 +2,7 @@
 
 import io
 import sys
+import zlib
 from pathlib import Path
 
 import numpy
@@ -133,6 +134,15 @@ def test_a_damaged_pillow_image():
     damaged = Image.open(io.BytesIO(file.getvalue()[:-200]))
     with pytest.raises(ImageInputError, match="cannot encode"):
         image_bytes(damaged)
+
+
+def test_a_pillow_image_that_is_damaged_behind_its_pixels():
+    file = io.BytesIO()
+    Image.fromarray(_pixels((2, 2, 3))).save(file, "PNG")
+    png, end_bytes, profile = file.getvalue(), 12, b"iCCP"  # an empty one, of which Pillow raises an IndexError
+    chunk = bytes(4) + profile + zlib.crc32(profile).to_bytes(4, "big")
+    with pytest.raises(ImageInputError, match="cannot encode"):
+        image_bytes(Image.open(io.BytesIO(png[:-end_bytes] + chunk + png[-end_bytes:])))
 
 
 @pytest.mark.parametrize("other", [None, 1, [[0]], object()])
