@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitgear.checkpoint import Master
+from bitgear.errors import ImageError
 from bitgear.inputs import InputRecord
 from bitgear.tasks.pictures import Picture, check_size
 from server.answers import to_json
@@ -71,7 +72,7 @@ def to_network(tensor: Tensor, task: Task[Any, Any], record: InputRecord, room: 
     """Return the images in an input tensor as the network reads them. Decodes pictures: not for the event loop.
 
     Raises :class:`~server.errors.BadTensor` for a tensor that is none of the model's, and what
-    :meth:`~server.pixels.Room.decode` raises.
+    :meth:`~server.pixels.Room.decode` raises, which says of several pictures which one it is.
     """
     if tensor.name != INPUT:
         raise BadTensor(f"there is no input {shown(tensor.name)}; models here take {INPUT!r}", tensor.name[:40])
@@ -85,7 +86,12 @@ def to_network(tensor: Tensor, task: Task[Any, Any], record: InputRecord, room: 
     q_image = np.empty((count, 3, record.height_px, record.width_px), np.int8)
     places, sizes_px = [], []
     for i, element in enumerate(tensor.data):
-        picture = _picture(element, room)
+        try:
+            picture = _picture(element, room)
+        except ImageError as error:
+            if count > 1:
+                error.args = (f"image {i + 1} of {count}: {error}",)
+            raise
         q_image[i : i + 1], place = task.preprocess(picture, record)
         places.append(place)
         sizes_px.append((picture.width_px, picture.height_px))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from bitgear import reference
-from bitgear.errors import ImageEmpty, ImageTooLarge
+from bitgear.errors import ImageEmpty, ImageFormatUnsupported, ImageTooLarge
 from bitgear.tasks.pictures import LIMIT_SIDE_PX, Picture
 from server.answers import to_json
 from server.errors import BadParameter, BadTensor
@@ -140,6 +140,14 @@ def test_the_side_of_pixels_is_limited_too(task: str, axis: int) -> None:
     read_line(LIMIT_SIDE_PX)
     with pytest.raises(ImageTooLarge, match=f"{LIMIT_SIDE_PX} along a side"):
         read_line(LIMIT_SIDE_PX + 1)
+
+
+@pytest.mark.parametrize(("bad", "error"), [(b"nope", ImageFormatUnsupported), (png(0, 101), ImageTooLarge)])
+def test_of_several_pictures_the_bad_one_is_named(bad: bytes, error: type[Exception]) -> None:
+    with pytest.raises(error, match=r"^image 2 of 3: "):
+        read(Tensor("image", BYTES, (3,), [png(), bad, png()]))
+    with pytest.raises(error, match=r"^(?!image 1 of 1)"):
+        read(Tensor("image", BYTES, (1,), [bad]))
 
 
 def test_pixels_have_the_limit_of_files() -> None:
