@@ -24,7 +24,7 @@ from bitgear.errors import (
     ModelNotFound,
     ServerUnreachable,
     SystemRefused,
-    needs_extra,
+    of_extra,
 )
 
 if TYPE_CHECKING:  # each verb imports what it needs
@@ -811,14 +811,6 @@ def import_(
     _tell(lines, json_file, report)
 
 
-@contextmanager
-def _needs_torch() -> Iterator[None]:
-    try:
-        yield
-    except ImportError as error:
-        raise needs_extra("training", "train", error) from error
-
-
 @app.command()
 def train(
     config: Annotated[Path, typer.Argument(help="TOML file of the run, or the name of a shipped configuration.")],
@@ -840,7 +832,7 @@ def train(
     ] = None,
 ) -> None:
     """Train, calibrate, export and report: from FP32 weights to a master. Starts under torchrun too."""
-    with _needs_torch():
+    with of_extra("training", "train"):
         from trainer.pipeline import find_config, train_master
     path = find_config(config)
     made = train_master(path, data, out, weights=weights, teacher=teacher, masters=master or (), from_epoch=from_epoch)
@@ -874,7 +866,7 @@ def hessian(
     ] = None,
 ) -> None:
     """Measure how sensitive each layer is: the trace of the Hessian of the loss, for each weight of the layer."""
-    with _needs_torch():
+    with of_extra("training", "train"):
         from trainer.pipeline import find_config, measure_sensitivities
     path = find_config(config)
     traces = measure_sensitivities(path, data, out, weights=weights, master=master)
@@ -896,7 +888,7 @@ def tune(
     plan: Annotated[list[str] | None, typer.Option(help="Name of a plan. Repeatable. Default: all of them.")] = None,
 ) -> None:
     """Train batch norm and scales of plans, which are theirs alone: every other precision stays the same to the bit."""
-    with _needs_torch():
+    with of_extra("training", "train"):
         from trainer.pipeline import find_config, tune_plans
     path = find_config(config)
     for tuned in tune_plans(path, data, out, master=master, names=plan or ()):

@@ -13,10 +13,13 @@ from bitgear.engines.registry import (
     native_failure,
     native_instruction_set,
 )
-from bitgear.errors import EngineUnavailable
+from bitgear.errors import EngineUnavailable, named
 from bitgear.machine import available_cores, processor
 
-_LIBRARIES = ("numpy", "onnxruntime", "onnx", "safetensors", "pillow", "simplejpeg", "torch")
+_LIBRARIES = (
+    "numpy", "onnxruntime", "onnx", "safetensors", "pillow", "simplejpeg", "zlib-ng",
+    "torch", "scipy", "matplotlib", "pycocotools",
+)  # fmt: skip
 
 
 def diagnose() -> dict[str, Any]:
@@ -49,7 +52,7 @@ def diagnose() -> dict[str, Any]:
         "processor": processor(),
         "cores": available_cores(),
         "kernel_variable": os.environ.get(KERNEL_VARIABLE),
-        "native_failure": None if failure is None else f"{type(failure).__name__}: {failure}",
+        "native_failure": None if failure is None else named(failure),
         "instruction_sets": sets,
         "rates_ns": rates,
         "engines": {name: _state(name) for name in ENGINE_NAMES},

@@ -37,7 +37,8 @@
 
 import copyreg
 import reprlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 _REPR = reprlib.Repr()
 _REPR.maxlevel = 2
@@ -251,11 +252,24 @@ class EngineUnavailable(BitgearError):
     code = "engine-unavailable"
 
 
-def needs_extra(purpose: str, extra: str, error: ImportError) -> EngineUnavailable:
-    """Return that ``purpose`` needs what bitgear installs only with an extra."""
-    return EngineUnavailable(
-        f"{purpose} needs bitgear's extra {extra!r}: pip install -e '.[{extra}]' in its checkout ({error})"
-    )
+@contextmanager
+def of_extra(purpose: str, extra: str) -> Iterator[None]:
+    """Import within it what bitgear installs only with an extra, for ``purpose``.
+
+    Raises :class:`EngineUnavailable` for whatever the import raises: a library that does not fit another one, or lacks
+    one of the system's, has errors of its own.
+    """
+    try:
+        yield
+    except Exception as error:
+        raise EngineUnavailable(
+            f"{purpose} needs bitgear's extra {extra!r}: pip install -e '.[{extra}]' in its checkout ({named(error)})"
+        ) from error
+
+
+def named(error: Exception) -> str:
+    """Return what an error says, after its class."""
+    return f"{type(error).__name__}: {error}"
 
 
 class DataError(BitgearError):

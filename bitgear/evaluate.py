@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from bitgear.bits import Precision
 from bitgear.checkpoint import Master
 from bitgear.engines.base import Engine
-from bitgear.errors import DataError, needs_extra
+from bitgear.errors import DataError, of_extra
 from bitgear.inputs import InputRecord
 from bitgear.tasks.annotations import IGNORE, BoxedPictures, LabelledMaps, read_boxed_pictures, read_label_maps
 from bitgear.tasks.classify import top1
@@ -158,13 +158,11 @@ def measure_detector(
 
     Objects that are ignored count neither for nor against it.
 
-    Raises :class:`~bitgear.errors.EngineUnavailable` if pycocotools is not installed.
+    Raises :class:`~bitgear.errors.EngineUnavailable` if pycocotools cannot be imported.
     """
-    try:
+    with of_extra("measuring a detector", "evaluate"):
         from pycocotools.coco import COCO
         from pycocotools.cocoeval import COCOeval
-    except ImportError as error:
-        raise needs_extra("measuring a detector", "evaluate", error) from error
     told: list[dict[str, Any]] = []
     for begin in range(0, len(data.items), BATCH_IMAGES):
         items = data.items[begin : begin + BATCH_IMAGES]

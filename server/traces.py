@@ -30,7 +30,7 @@ class Traces:
 
     def __init__(self, exporter: "SpanExporter | None" = None) -> None:
         try:
-            from opentelemetry.sdk.resources import Resource
+            from opentelemetry.sdk.resources import OTELResourceDetector, Resource
             from opentelemetry.sdk.trace import TracerProvider
             from opentelemetry.sdk.trace.export import BatchSpanProcessor
             from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
@@ -44,7 +44,9 @@ class Traces:
                 f"traces need OpenTelemetry: {error}; install bitgear's extra 'otel': "
                 "pip install -e '.[otel]' in its checkout"
             ) from error
-        self._provider = TracerProvider(resource=Resource.create({"service.name": SERVICE}), shutdown_on_exit=False)
+        # Else its own variables, OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES, would not count for the name.
+        resource = Resource.create({"service.name": SERVICE}).merge(OTELResourceDetector().detect())
+        self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)
         self._provider.add_span_processor(BatchSpanProcessor(exporter))
         self._tracer = self._provider.get_tracer(SERVICE, __version__)
         self._propagator = TraceContextTextMapPropagator()

@@ -6,7 +6,7 @@ from functools import cache
 from typing import TYPE_CHECKING, SupportsIndex
 
 from bitgear.engines.base import Engine
-from bitgear.errors import EngineUnavailable, quoted
+from bitgear.errors import EngineUnavailable, named, quoted
 
 if TYPE_CHECKING:
     from bitgear.engines.native import NativeEngine
@@ -40,9 +40,9 @@ def create_engine(name: str = AUTO, threads: int = 1) -> Engine:
     if name == "onnxruntime":
         try:
             from bitgear.engines.onnxruntime import OnnxRuntimeEngine
-        except ImportError as error:
+        except Exception as error:  # onnx has others than ImportError, of a protobuf that does not fit
             raise EngineUnavailable(
-                f"engine 'onnxruntime' cannot be loaded: {error}; install onnx and onnxruntime"
+                f"engine 'onnxruntime' cannot be loaded: {named(error)}; install onnx and onnxruntime"
             ) from error
         return OnnxRuntimeEngine(threads)
     raise EngineUnavailable(f"engine {name!r} is unknown; known are {AUTO}, {', '.join(ENGINE_NAMES)}")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bitgear.errors import needs_extra
+from bitgear.errors import of_extra
 from bitgear.search.space import Choice, Space, Table
 
 _LARGEST = 1e4
@@ -26,11 +26,9 @@ class Limit:
 
 
 def check_solver() -> None:
-    """Raise :class:`~bitgear.errors.EngineUnavailable` if SciPy, which solves programmes, is not installed."""
-    try:
+    """Raise :class:`~bitgear.errors.EngineUnavailable` if SciPy, which solves programmes, cannot be imported."""
+    with of_extra("searching for plans", "search"):
         import scipy.optimize  # noqa: F401
-    except ImportError as error:
-        raise needs_extra("searching for plans", "search", error) from error
 
 
 def solve(space: Space, costs: Table, limits: Sequence[Limit], pin: tuple[int, int] | None = None) -> Choice | None:

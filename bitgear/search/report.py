@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from bitgear.bits import LayerBits
-from bitgear.errors import needs_extra
+from bitgear.errors import of_extra
 from bitgear.evaluate import Measured
 from bitgear.files import write_atomically, write_json
 from bitgear.search.grid import draw_widths
@@ -96,11 +96,9 @@ def layer_bits(result: Result, choice: Choice) -> dict[str, int]:
 
 
 def check_plots() -> None:
-    """Raise :class:`~bitgear.errors.EngineUnavailable` if matplotlib, which draws the plots, is not installed."""
-    try:
+    """Raise :class:`~bitgear.errors.EngineUnavailable` if matplotlib, which draws the plots, cannot be imported."""
+    with of_extra("drawing a report", "search"):
         import matplotlib.figure  # noqa: F401
-    except ImportError as error:
-        raise needs_extra("drawing a report", "search", error) from error
 
 
 def write_report(result: Result, folder: Path) -> None:

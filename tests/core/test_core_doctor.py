@@ -171,6 +171,15 @@ def test_it_tells_that_the_extension_is_of_another_version(lacking: str, monkeyp
     assert lines(doctor(), "native extension") == [found["native_failure"]]
 
 
+def test_an_engine_whose_library_fails_in_its_own_way_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "onnx.py").write_text("raise TypeError('Descriptors cannot be created directly')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "onnx")
+    monkeypatch.delitem(sys.modules, "bitgear.engines.onnxruntime", raising=False)
+    (state,) = [line for line in lines(doctor(), "engine") if line.startswith("onnxruntime")]
+    assert "cannot be loaded: TypeError: Descriptors cannot be created directly;" in state
+
+
 def test_it_goes_on_where_no_engine_but_the_reference_works(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "bitgear._native", None)
     monkeypatch.delitem(sys.modules, "bitgear.engines.onnxruntime", raising=False)

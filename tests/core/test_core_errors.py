@@ -51,3 +51,16 @@ def test_an_error_comes_back_from_another_process_as_it_was(error: errors.Bitgea
         assert type(again) is type(error)
         assert str(again) == str(error)
         assert vars(again) == vars(error)
+
+
+@pytest.mark.parametrize(
+    "raised", [ImportError("no module"), OSError("libcudart.so: cannot open"), TypeError("protobuf")]
+)
+def test_whatever_the_import_of_an_extra_raises_says_what_it_was_for(raised: Exception) -> None:
+    said = f"training needs bitgear's extra 'train': pip install -e '.[train]' in its checkout ({errors.named(raised)})"
+    with (
+        pytest.raises(errors.EngineUnavailable, match=f"^{re.escape(said)}$") as caught,
+        errors.of_extra("training", "train"),
+    ):
+        raise raised
+    assert caught.value.__cause__ is raised

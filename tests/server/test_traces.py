@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
@@ -38,6 +39,19 @@ def spans_of(folder: Path, *requests: Exchanged) -> list[ReadableSpan]:
             return list(exporter.get_finished_spans())
 
     return asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"), [("OTEL_SERVICE_NAME", "gears"), ("OTEL_RESOURCE_ATTRIBUTES", "service.name=gears")]
+)
+def test_the_environment_names_the_service(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str, value: str
+) -> None:
+    (*_, unnamed) = spans_of(tmp_path, Exchanged())
+    assert unnamed.resource.attributes["service.name"] == "bitgear"
+    monkeypatch.setenv(variable, value)
+    (*_, named) = spans_of(tmp_path, Exchanged())
+    assert named.resource.attributes["service.name"] == "gears"
 
 
 def attributes(span: ReadableSpan) -> dict[str, Any]:
