@@ -11,6 +11,7 @@ network too. To wake another thread, and wait until it has the interpreter, take
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -93,8 +94,8 @@ class Crew:
         """How many errands nobody has begun yet."""
         return len(self._errands)
 
-    def errands_before(self, order_s: float) -> int:
-        """Return how many errands go before one of that order for a deadline."""
+    def errands_before(self, order_s: float) -> Counter[object]:
+        """Return how many errands go before one of that order for a deadline, by whose they are."""
         with self._lock:
             return self._errands.before(order_s, self._clock())
 

@@ -2,6 +2,7 @@
 
 import itertools
 from bisect import bisect_left, insort
+from collections import Counter
 from collections.abc import Callable
 from operator import itemgetter
 from typing import NamedTuple
@@ -58,15 +59,16 @@ class Errands:
         queues = (self._hard, self._others)
         return [errand.request for queue in queues for _, _, errand in queue if errand.whose is whose]
 
-    def before(self, order_s: float, now_s: float) -> int:
-        """Return how many go before a hard one of that order, now.
+    def before(self, order_s: float, now_s: float) -> Counter[object]:
+        """Return how many go before a hard one of that order, now, by whose they are.
 
         Those that are over do not, for nobody waits for them; nor does what is late, but not hard.
         """
-        return sum(
-            errand.request.deadline_s >= now_s
+        return Counter(
+            errand.whose
             for queue in (self._hard, self._others)
             for _, _, errand in queue[: bisect_left(queue, order_s, key=_order_of)]
+            if errand.request.deadline_s >= now_s
         )
 
     def clear(self) -> None:

@@ -214,20 +214,25 @@ class Scheduler:
         return 0 if lane is None else len(lane.jobs)
 
     def crowded_out(self, model: ServedModel, newcomer: Waiting, margin: float) -> bool:
-        """Return whether a request would be late for what waits to be made ready before it.
+        """Return whether a request would be late for what waits to be made ready before it, for whichever models.
 
         However narrow all of that is served, and with ``margin``. False if nothing does: what may be wrong is found
         out by trying.
         """
-        ahead = self._crew.errands_before(newcomer.order_s) if newcomer.hard else 0
-        if ahead == 0:
+        ahead = self._crew.errands_before(newcomer.order_s) if newcomer.hard else None
+        if not ahead:
             return False
-        lane, crew = self._lanes.get(model), self._crew
-        ready_s = 0.0 if lane is None else lane.ready_s
-        image_s = min(model.ladder.image_s) / model.ladder.noise
-        each_s = max(image_s / self.workers, (ready_s + crew.threads * image_s) / crew.cores)
-        needed_s = ahead * each_s + min(model.ladder.alone_s)
+        needed_s = sum(count * self._least_s(whose) for whose, count in ahead.items()) + min(model.ladder.alone_s)
         return needed_s * (1 + margin) > newcomer.deadline_s - self._clock()
+
+    def _least_s(self, whose: object) -> float:
+        """Return what all cores take at least to make a request of a model ready and to serve it."""
+        if not isinstance(whose, ServedModel):
+            return 0.0
+        lane, crew = self._lanes.get(whose), self._crew
+        ready_s = 0.0 if lane is None else lane.ready_s
+        image_s = min(whose.ladder.image_s) / whose.ladder.noise
+        return max(image_s / self.workers, (ready_s + crew.threads * image_s) / crew.cores)
 
     def hopeless(self, model: ServedModel, newcomer: Waiting, margin: float) -> bool:
         """Return whether a request that is to be made ready now would be late for what waits.

@@ -62,8 +62,8 @@ def test_priority_makes_nobody_late() -> None:
 
 def test_how_many_go_before_a_deadline() -> None:
     errands, _ = errands_of(other(1), other(2), Waiting(3.2, 1, priority=1), other(3), hard(2), hard(9))
-    assert [errands.before(order_s, 0) for order_s in (0, 2, 2.5, 10)] == [0, 1, 4, 6]
-    assert errands.before(10, now_s=2.5) == 3  # what is late is passed by, and nobody waits for what is over
+    assert [errands.before(order_s, 0).total() for order_s in (0, 2, 2.5, 10)] == [0, 1, 4, 6]
+    assert errands.before(10, now_s=2.5).total() == 3  # what is late is passed by, and nobody waits for what is over
 
 
 def test_whose_they_are() -> None:

@@ -593,9 +593,9 @@ def test_pinned_requests_do_not_starve_among_those_that_give_way(bench: Callable
     assert served(pinned).rung.precision == "8"
 
 
-def submit_ready_after(b: Bench, ready_s: float) -> None:
+def submit_ready_after(b: Bench, ready_s: float, model: ServedModel | None = None) -> None:
     """Submit a job that took so long to be made ready."""
-    job, _ = b.job(1)
+    job, _ = b.job(1, model=model)
     job.ready_s = ready_s
     b.scheduler.submit(job)
 
@@ -611,9 +611,9 @@ def needed_s(b: Bench, ready_s: float) -> float:
     return 3 * (ready_s + min(ladder.image_s) / ladder.noise) + min(ladder.alone_s)
 
 
-def three_ahead(b: Bench) -> None:
+def three_ahead(b: Bench, model: ServedModel | None = None) -> None:
     for _ in range(3):
-        b.crew.errand(lambda: None, Waiting(b.clock(), 1, hard=True))
+        b.crew.errand(lambda: None, Waiting(b.clock(), 1, hard=True), model or b.model)
 
 
 def test_who_is_late_for_what_is_not_ready_yet(bench: Callable[..., Bench]) -> None:
@@ -628,6 +628,20 @@ def test_who_is_late_for_what_is_not_ready_yet(bench: Callable[..., Bench]) -> N
     assert late(b, 1.01 * needed, margin=0.1)
     assert not late(b, 0.99 * needed, hard=False)
     assert not late(b, -1.0)  # it goes before them
+
+
+@pytest.mark.parametrize(("own_s", "other_s"), [(0.5, 0.02), (0.02, 0.5)])
+def test_what_is_not_ready_yet_takes_what_its_own_model_does(
+    bench: Callable[..., Bench], own_s: float, other_s: float
+) -> None:
+    b, other = bench(), ServedModel(tiny_master(name="other"), ladder_for(tiny_master(name="other")))
+    b.occupy()
+    submit_ready_after(b, own_s)
+    submit_ready_after(b, other_s, other)
+    three_ahead(b, other)
+    needed = needed_s(b, other_s)
+    assert late(b, 0.99 * needed)
+    assert not late(b, 1.01 * needed)
 
 
 def test_a_policy_sees_what_is_still_to_be_made_ready(bench: Callable[..., Bench]) -> None:
