@@ -22,7 +22,7 @@ from server.layout import plan_layout
 from server.metrics import Metrics
 from server.middleware import Shortcut, Surround
 from server.openapi import SECURITY_SCHEMES, WITH_KEY
-from server.problems import problem_of, problem_schemas, respond, translate
+from server.problems import note, problem_schemas, respond, translate
 from server.profiles import active_profile, load_profiles
 from server.repository import Repository
 from server.routes.operations import operations_routes
@@ -124,5 +124,5 @@ class _App(FastAPI):
 async def _answer_error(request: Request, error: Exception) -> Response:
     exchange = exchange_of(request.scope)
     error = translate(error, request.method, lambda: _methods(request))
-    exchange.problem = problem_of(error).name
+    note(error, exchange)
     return respond(error, exchange.request_id)

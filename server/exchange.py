@@ -26,6 +26,11 @@ _SCOPE_KEY = "bitgear.exchange"
 RECEIVED = "bitgear.received_s"
 """In the state of an ASGI request: when its first bytes were read, on the monotonic clock, if the protocol tells."""
 
+UNANSWERED = "unanswered"
+"""Why a request failed that has no answer: the client went away, or the server stopped."""
+
+PHASES = ("queue", "decode", "switch", "infer", "post")
+
 FOLLOWED = "bitgear.is_followed"
 """There too: a function that tells whether pipelined requests wait for the answer."""
 
@@ -46,7 +51,7 @@ class ServedAt:
 
 
 class Step(NamedTuple):
-    """A part of the work on a request, ``queue``, ``decode``, ``switch``, ``infer`` or ``post``, and when it was."""
+    """A part of the work on a request, one of :data:`PHASES`, and when it was."""
 
     phase: str
     started_s: float
@@ -61,7 +66,8 @@ class Exchange:
     a served name, or ``unknown``. ``asked``: a digit, the name of a plan, ``auto``, or None before it was read.
     ``target_s``: in what time after receipt it should be answered; None: never known. ``served`` and ``steps`` stand
     once there is a result. ``status`` None: nothing was answered. ``problem``: the name of the problem that was
-    answered. ``started_s``, ``answered_s``: on the monotonic clock.
+    answered; ``stage``: how far the request had come, where its deadline was that. ``started_s``, ``answered_s``: on
+    the monotonic clock.
     """
 
     request_id: str
@@ -75,6 +81,7 @@ class Exchange:
     steps: Sequence[Step] = ()
     status: int | None = None
     problem: str | None = None
+    stage: str | None = None
     answered_s: float | None = None
 
     @functools.cached_property
@@ -84,6 +91,11 @@ class Exchange:
         for phase, _, duration_s in self.steps:
             sums[phase] = sums.get(phase, 0.0) + duration_s * 1000
         return sums
+
+    @property
+    def failure(self) -> str | None:
+        """The name of the problem that was answered, or :data:`UNANSWERED`; None: it was answered as asked."""
+        return UNANSWERED if self.status is None else self.problem
 
     def elapsed_ms(self) -> float:
         """Return milliseconds from receipt to the answer, or to now if there is none yet."""

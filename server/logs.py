@@ -5,9 +5,11 @@ import logging
 import sys
 import time
 
+from server.exchange import PHASES
+
 FIELDS = (
     "request_id", "trace_id", "method", "path", "model", "task", "precision_asked", "precision_served", "reason",
-    "batch_images", "queue_ms", "infer_ms", "total_ms", "status",
+    "stage", "batch_images", "target_ms", *(f"{phase}_ms" for phase in PHASES), "total_ms", "status",
 )  # fmt: skip
 """What a record may carry beside time, level and message, in this order."""
 

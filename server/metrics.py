@@ -39,8 +39,6 @@ NONE = "none"
 Metric = TypeVar("Metric", Counter, Gauge, Histogram, Summary)
 
 UNKNOWN = "unknown"
-UNANSWERED = "unanswered"
-"""Reason of a rejection without an answer: the client went away, or the server stopped."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -208,7 +206,7 @@ class Metrics:
         model, task, served = exchange.model, exchange.task, exchange.served
         self._of(_IN_FLIGHT, model).dec()
         precision, source, code = NONE, NONE, str(exchange.status or NONE)
-        reason = UNANSWERED if exchange.status is None else exchange.problem
+        reason = exchange.failure
         if served is not None and reason is None:
             precision, source = served.rung.precision, served.source
             self._of(_SERVED, model, precision, served.reason).inc()

@@ -11,9 +11,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from bitgear.errors import BitgearError
 from server.body import ClientGone
 from server.errors import Draining
-from server.exchange import FOLLOWED, REQUEST_ID_HEADER, Exchange, begin, exchange_of
+from server.exchange import FOLLOWED, PHASES, REQUEST_ID_HEADER, Exchange, begin, exchange_of
 from server.metrics import Metrics
-from server.problems import INTERNAL, problem_of, respond
+from server.problems import INTERNAL, note, respond
 from server.traces import Traces
 
 LINGER_S = 2.0
@@ -68,7 +68,7 @@ class Surround:
     async def _refuse(self, error: Exception, scope: Scope, wire: "_Wire") -> None:
         exchange = exchange_of(scope)
         if exchange.status is None:  # otherwise an answer is on its way, and it is too late for another
-            exchange.problem = problem_of(error).name
+            note(error, exchange)
             await respond(error, exchange.request_id)(scope, wire.receive, wire.send)
 
 
@@ -168,11 +168,12 @@ def _log(exchange: Exchange, scope: Scope) -> None:
             "model": exchange.model,
             "task": exchange.task,
             "precision_asked": exchange.asked,
-            "precision_served": served.precision if served is not None and exchange.problem is None else None,
-            "reason": exchange.problem or (served.reason if served is not None else None),
+            "precision_served": served.precision if served is not None and exchange.failure is None else None,
+            "reason": exchange.failure or (served.reason if served is not None else None),
+            "stage": exchange.stage,
             "batch_images": served.batch_images if served is not None else None,
-            "queue_ms": _rounded(exchange.phases_ms.get("queue")),
-            "infer_ms": _rounded(exchange.phases_ms.get("infer")),
+            "target_ms": _rounded(None if exchange.target_s is None else exchange.target_s * 1000),
+            **{f"{phase}_ms": _rounded(exchange.phases_ms.get(phase)) for phase in PHASES},
             "total_ms": _rounded(exchange.elapsed_ms()),
             "status": exchange.status,
         },

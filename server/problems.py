@@ -12,6 +12,7 @@ from starlette.responses import Response
 from bitgear.errors import BitgearError, ImageEmpty, ImageError, ImageTooLarge
 from server import errors
 from server.answers import PrecisionName
+from server.exchange import Exchange
 
 MEDIA_TYPE = "application/problem+json"
 URN = "urn:bitgear:problem:"
@@ -83,6 +84,12 @@ def translate(error: Exception, method: str, allowed: Callable[[], Iterable[str]
     if isinstance(error, HTTPException) and error.status_code == 404:
         return errors.UnknownPath("nothing is served at this path; GET /openapi.json lists the paths")
     return error
+
+
+def note(error: Exception, exchange: Exchange) -> None:
+    """Note what is answered to an error."""
+    exchange.problem = problem_of(error).name
+    exchange.stage = _members(error).get("stage")
 
 
 def respond(error: Exception, request_id: str) -> Response:

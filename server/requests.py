@@ -72,6 +72,7 @@ class Requests:
         :class:`~server.body.ClientGone`.
         """
         pending: Pending[_Done[T]] = Pending(exchange.started_s + self._rules.longest_s(wish))
+        exchange.target_s = self._rules.target_s(model, wish)
         request = _Request(pending, model, exchange, prepare, time.monotonic())
         known = self._waiting(request, wish, self._likely(request, wish))
         if model.refresh is not None and self._scheduler.crowded_out(model, known, self._rules.conduct.margin):

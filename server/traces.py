@@ -68,7 +68,7 @@ class Traces:
         )
         exchange.trace_id = f"{span.get_span_context().trace_id:032x}"
         if exchange.status is None or exchange.status >= 500:
-            span.set_status(Status(StatusCode.ERROR, exchange.problem or "unanswered"))
+            span.set_status(Status(StatusCode.ERROR, exchange.failure))
         within = set_span_in_context(span)
         for step in exchange.steps:
             start_s = step.started_s + to_epoch_s

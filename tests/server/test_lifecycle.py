@@ -358,20 +358,33 @@ def test_one_json_line_per_request_whatever_the_request_says(tmp_path: Path) -> 
             client.post(PATH, content=png(), headers={"Precision": '9","status":200,"x":"'})
             client.get('/%0A{"level":"error"}')
             client.get("/v2/health/live")
+            client.post(PATH, content=png(), headers={"Deadline-Ms": "0.01"})
+        with socket.create_connection(("127.0.0.1", port)) as leaves:
+            leaves.sendall(f"POST {PATH} HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n".encode())
+        wait_until(lambda: server.log.read_text().count('"message": "request"') == 5, "five lines")
         server.signal(signal.SIGTERM)
         assert server.status() == 0
         lines = [json.loads(line) for line in server.log.read_text().splitlines()]
-    first, second, third = [line for line in lines if line["message"] == "request"]
+    first, second, third, late, unanswered = [line for line in lines if line["message"] == "request"]
     assert set(first) == {
         "time", "level", "message", "request_id", "trace_id", "method", "path", "model", "task", "precision_asked",
-        "precision_served", "reason", "batch_images", "queue_ms", "infer_ms", "total_ms", "status",
+        "precision_served", "reason", "stage", "batch_images", "target_ms", "queue_ms", "decode_ms", "switch_ms",
+        "infer_ms", "post_ms", "total_ms", "status",
     }  # fmt: skip
     assert (first["request_id"], first["model"], first["status"]) == ("mine", "tiny", 200)
     assert (first["precision_asked"], first["precision_served"], first["reason"]) == ("4", 4, "asked")
     assert (first["trace_id"], second["trace_id"]) == ("0af7651916cd43dd8448eb211c80319c", None)
     assert (first["task"], first["batch_images"]) == ("classify", 1)
     assert 0 < first["infer_ms"] < first["total_ms"]
+    assert 0 < first["decode_ms"] < first["total_ms"] < first["target_ms"]
     assert (second["status"], second["reason"], second["precision_served"]) == (400, "bad-parameter", None)
+    assert (late["status"], late["reason"], late["stage"], late["target_ms"]) == (
+        504,
+        "deadline-exceeded",
+        "queue",
+        0.01,
+    )
+    assert (unanswered["status"], unanswered["reason"], unanswered["stage"]) == (None, "unanswered", None)
     assert (third["status"], third["path"]) == (404, '/\n{"level":"error"}')
 
 
