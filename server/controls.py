@@ -1,7 +1,7 @@
 """What can be asked of a route: a table of controls, and how headers, query and body fields are read by it."""
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qsl
@@ -66,16 +66,24 @@ def read_controls(
     return add_controls(known, {}, given)
 
 
-def add_controls(known: Mapping[str, Control], controls: Controls, given: Iterable[tuple[str, object]]) -> Controls:
+def add_controls(
+    known: Mapping[str, Control],
+    controls: Controls,
+    given: Iterable[tuple[str, object]],
+    further: Sequence[str] = (),
+) -> Controls:
     """Return ``controls`` with further ones, by name: strings, or the values of a JSON body.
 
-    Raises as :func:`read_controls` does.
+    ``further``: names of what may be given beside controls, for who gives another. Raises as :func:`read_controls`
+    does.
     """
     result = dict(controls)
     for name, raw in given:
         control = known.get(name)
         if control is None:
-            raise BadParameter(f"parameter {shown(name)} is unknown; known are {', '.join(known)}", name[:40])
+            raise BadParameter(
+                f"parameter {shown(name)} is unknown; known are {', '.join([*known, *further])}", name[:40]
+            )
         try:
             value = control.parse(raw)
         except ValueError as error:

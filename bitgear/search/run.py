@@ -174,9 +174,11 @@ class _Search:
         best = {goal: self._best(goal, limit) for goal, limit in goals.items()}
         plans = [trial for trials in (finalists, *best.values()) for trial in trials if trial.plan.layers]
         timed_widths, timed = self._timed(uniform, plans)
-        chosen = {trial.choice: ("front of time and accuracy", trial) for trial in worthwhile(
-            [timed[trial.choice] for trial in finalists], timed_widths, self.options.front
-        )}  # fmt: skip
+        front = worthwhile([timed[trial.choice] for trial in finalists], timed_widths, self.options.front)
+        if len(front) < self.options.front:
+            few = f"{len(front) or 'no'} plans that nothing dominates, {self.options.front} were asked for"
+            self.told.append(f"front of time and accuracy: {few}")
+        chosen = {trial.choice: ("front of time and accuracy", trial) for trial in front}
         for goal, trials in best.items():
             trial = self._picked(goal, [timed[trial.choice] for trial in trials])
             if trial is not None:

@@ -151,6 +151,10 @@ def _metadata(model: ServedModel) -> dict[str, Any]:
     }
 
 
+FURTHER = ("timeout", "binary_data_output")
+"""Parameters of the protocol's own."""
+
+
 @dataclass(frozen=True)
 class _Answer:
     """What a worker made of the outputs: the request's id, and the member ``outputs`` with the tensors behind it."""
@@ -176,7 +180,7 @@ def _open(
     for given, own in ((request.model_name, model.name), (request.model_version, model.version)):
         if given not in (None, own):
             raise BadRequest(f"the body asks for {shown(given)}, but the path for {own}; leave it out of the body")
-    controls = add_controls(task.controls, controls, _as_controls(request.parameters))
+    controls = add_controls(task.controls, controls, _as_controls(request.parameters), FURTHER)
     wish = to_wish(controls)
     options = task.options(controls, master.labels)
     wanted = resolve_outputs(request, master)

@@ -146,7 +146,10 @@ def test_plans_stay_where_nothing_was_found_to_replace_them(
     content = file.read_bytes()
     monkeypatch.setattr(_Search, "_finalists", lambda *_: [])
     result = search_and_write(request(file, data, replace(OPTIONS, goals=()), replace=True))
-    assert result.told == ["no plan was found to replace those that the master has, which stay"]
+    assert result.told == [
+        "front of time and accuracy: no plans that nothing dominates, 2 were asked for",
+        "no plan was found to replace those that the master has, which stay",
+    ]
     assert file.read_bytes() == content
 
 

@@ -242,6 +242,11 @@ def test_parameters_that_are_refused(server: Running, parameters: dict[str, Any]
     server.refused(answer, 400, "bad-parameter", parameter=name)
 
 
+def test_who_gives_an_unknown_parameter_is_told_all_known_ones(server: Running) -> None:
+    answer = server.client.post(INFER, json=images(png(), parameters={"sequence_id": 1}))
+    assert answer.json()["detail"].endswith(", priority, top_k, timeout, binary_data_output")
+
+
 def test_a_width_that_is_not_offered(server: Running) -> None:
     body = images(png(), parameters={"precision": 8, "device_profile": "edge-small"})
     server.refused(server.client.post(INFER, json=body), 422, "width-not-offered", offered_precisions=[4, 3, 2])
