@@ -24,6 +24,7 @@ from safetensors.numpy import save
 
 from bitgear.bits import MASTER_BITS, WIDTHS, Plan, check_bits, is_plan_name
 from bitgear.errors import (
+    CheckpointCorrupt,
     CheckpointError,
     CheckpointNotFound,
     CheckpointTruncated,
@@ -70,6 +71,9 @@ VERSION = 4
 TASKS = ("classify", "detect", "segment")
 EXTRA_CHANNELS: Mapping[str, int] = {"detect": 4}
 """Channels of the output that stand for no class: the four sides of a box."""
+DATA_DIGEST = "data_sha256"
+"""Metadata entry, which may be missing: SHA-256 of all bytes behind the header, in hexadecimal."""
+
 MAX_HEADER_BYTES = 4 * 1024 * 1024
 """A hundred times what a network of fifty layers needs. Parsed, nested lists take up to forty times their bytes."""
 
@@ -299,6 +303,11 @@ def _read(path: Path) -> Master:
     view = memoryview(content).toreadonly()
     tensors: dict[str, NDArray[Any]] = {}
     data = view[header.data_start :]
+    if header.metadata.get(DATA_DIGEST, found := hashlib.sha256(data).hexdigest()) != found:
+        raise CheckpointCorrupt(
+            f"holds other tensors than were written: their SHA-256 begins with {found[:12]}, and metadata entry "
+            f"{DATA_DIGEST!r} says {quoted(header.metadata[DATA_DIGEST][:12])}; copy the file again"
+        )
     for name, entry in header.entries.items():
         begin, end = entry["data_offsets"]
         tensors[name] = np.frombuffer(data[begin:end], _DTYPES[entry["dtype"]]).reshape(entry["shape"])
@@ -625,7 +634,7 @@ def write_master(master: Master, path: str | os.PathLike[str]) -> None:
     for each in master.plans:
         held |= each.tensors
     tensors = {name: np.ascontiguousarray(held[name]) for name in sorted(held)}
-    content = _sorted_header(save(tensors, metadata))
+    content = _with_metadata(save(tensors), metadata)
     with _named(path):  # nobody asked for the sibling that is checked
         write_atomically(path, content, check=_read)
 
@@ -674,9 +683,15 @@ def _dump(value: Any) -> str:
         raise MetadataInvalid(f"the metadata cannot be written as JSON: {error}") from error
 
 
-def _sorted_header(content: bytes) -> bytes:
-    """Return a safetensors file with the keys of its header sorted: the library orders metadata by a random hash."""
+def _with_metadata(content: bytes, metadata: Mapping[str, str]) -> bytes:
+    """Return a safetensors file with metadata and a digest of its tensors, the keys of its header sorted.
+
+    The library orders metadata by a random hash.
+    """
     (length,) = struct.unpack("<Q", content[:8])
-    header = _dump(json.loads(content[8 : 8 + length])).encode()
+    data = content[8 + length :]
+    entries = json.loads(content[8 : 8 + length])
+    digest = hashlib.sha256(data).hexdigest()
+    header = _dump({**entries, "__metadata__": {**metadata, DATA_DIGEST: digest}}).encode()
     header += b" " * (-len(header) % 8)  # tensors stay aligned to 8 bytes
-    return struct.pack("<Q", len(header)) + header + content[8 + length :]
+    return struct.pack("<Q", len(header)) + header + data

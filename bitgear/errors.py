@@ -10,6 +10,7 @@
     ├── CheckpointError           a master that cannot be used
     │   ├── CheckpointNotFound
     │   ├── CheckpointTruncated   the file ends before its content does
+    │   ├── CheckpointCorrupt     its tensors are not those that were written
     │   ├── HeaderTooLarge        the declared header exceeds the limit
     │   ├── HeaderInvalid         the header is not what safetensors prescribes
     │   ├── NotAMaster            a safetensors file, but not one of ours
@@ -111,6 +112,12 @@ class CheckpointTruncated(CheckpointError):
     """The file ends before the content its header declares."""
 
     code = "checkpoint-truncated"
+
+
+class CheckpointCorrupt(CheckpointError):
+    """The tensors are not those that were written."""
+
+    code = "checkpoint-corrupt"
 
 
 class HeaderTooLarge(CheckpointError):

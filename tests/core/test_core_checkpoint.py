@@ -58,7 +58,7 @@ def join(header: Any, data: bytes) -> bytes:
 
 def with_tensors(content: bytes, change: Callable[[dict[str, np.ndarray]], None]) -> bytes:
     """The file with its tensors changed, laid out anew by the safetensors library."""
-    header, data = split(content)
+    header, data = split(with_metadata(content, data_sha256=None))
     dtypes = {"I8": np.int8, "F16": np.float16, "F32": np.float32}
     tensors = {}
     for name, entry in header.items():
@@ -361,6 +361,21 @@ def test_the_name_is_read_from_the_header_alone(tmp_path: Path, content: bytes) 
         assert str(caught.value).startswith(f"{path}: ")
     with pytest.raises(errors.CheckpointNotFound):
         read_name(tmp_path / "missing.safetensors")
+
+
+def test_a_file_whose_tensors_are_not_what_was_written_is_refused(tmp_path: Path, content: bytes) -> None:
+    header, data = split(content)
+    assert header["__metadata__"]["data_sha256"] == hashlib.sha256(data).hexdigest()
+    start = len(content) - len(data)
+    for place in (start, len(content) - 1):
+        flipped = bytearray(content)
+        flipped[place] ^= 1
+        assert type(rejected(tmp_path, bytes(flipped))) is errors.CheckpointCorrupt
+        path = tmp_path / "without.safetensors"
+        path.write_bytes(with_metadata(bytes(flipped), data_sha256=None))
+        read_master(path)  # as of writers that know nothing of it
+    for other in ("", "0" * 64, header["__metadata__"]["data_sha256"].upper()):
+        assert type(rejected(tmp_path, with_metadata(content, data_sha256=other))) is errors.CheckpointCorrupt
 
 
 @pytest.mark.parametrize("size", range(8))
