@@ -66,27 +66,57 @@ class _Object:
 
 @dataclass(frozen=True, eq=False)
 class BoxedPictures:
-    """Pictures with boxes. ``read`` decodes one of ``items``; a class id is an index into ``classes``."""
+    """Pictures with boxes. ``read`` decodes one of ``items``; a class id is an index into ``classes``.
+
+    ``source`` and ``split``: where they are from, for errors.
+    """
 
     items: list[BoxedPicture]
     classes: tuple[str, ...]
     read: Callable[[BoxedPicture], Picture]
+    source: Path
+    split: str
 
     def __len__(self) -> int:
         return len(self.items)
 
+    def check_measurable(self) -> None:
+        """Raise :class:`~bitgear.errors.DataError` if there is no object to be found: precision is of nothing then."""
+        if not any(len(item.class_ids) for item in self.items):
+            raise DataError(
+                f"{self.source}: none of the {len(self)} pictures of split {self.split} has an object that counts "
+                "(crowds and difficult ones do not); give a split that is annotated"
+            )
+
 
 @dataclass(frozen=True, eq=False)
 class LabelledMaps:
-    """``images``: uint8 (N, H, W, 3) RGB; ``maps``: class ids, uint8 (N, H, W), 255 where nothing is labelled."""
+    """``images``: uint8 (N, H, W, 3) RGB; ``maps``: class ids, uint8 (N, H, W), 255 where nothing is labelled.
+
+    ``source`` and ``split``: where they are from, for errors.
+    """
 
     names: tuple[str, ...]
     classes: tuple[str, ...]
     images: NDArray[np.uint8]
     maps: NDArray[np.uint8]
+    source: Path
+    split: str
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def check_measurable(self) -> None:
+        """Raise :class:`~bitgear.errors.DataError` if no pixel is labelled: an overlap is of nothing then."""
+        if (self.maps == IGNORE).all():
+            raise _void_alone(self.source, self.split, len(self))
+
+
+def _void_alone(source: Path, split: str, count: int) -> DataError:
+    return DataError(
+        f"{source}: none of the {count} label maps of split {split} labels a pixel: they are void alone; give maps of "
+        "the classes"
+    )
 
 
 def read_boxed_pictures(source: Path, split: str) -> BoxedPictures:
@@ -115,7 +145,7 @@ def read_boxed_pictures(source: Path, split: str) -> BoxedPictures:
                 )
             items, classes = _voc(source, listed, names, read)
     fetch = picture_reader(source, [item.name for item in items])
-    return BoxedPictures(items, classes, lambda item: _read_picture(source, item, fetch))
+    return BoxedPictures(items, classes, lambda item: _read_picture(source, item, fetch), source, split)
 
 
 def _read_picture(source: Path, item: BoxedPicture, fetch: Callable[[str], bytes]) -> Picture:
@@ -428,7 +458,7 @@ def read_label_maps(
     with open_files(source) as (names, read):
         classes = _class_names(source, names, read)
         record = replace(InputRecord.centred(width_px, 128), height_px=height_px, mean=mean)
-        void = len(classes) if classes[-1] != VOID else len(classes) - 1
+        void = _void(classes)
         pictures = _with_maps(source, split, names)
         images = np.empty((len(pictures), height_px, width_px, 3), np.uint8)
         maps = np.empty((len(pictures), height_px, width_px), np.uint8)
@@ -437,15 +467,26 @@ def read_label_maps(
             images[i] = letterbox.place(pixels)
             maps[i] = _placed_map(np.where(ids == void, IGNORE, ids), letterbox)
             progress(1)
-    return LabelledMaps(tuple(PurePosixPath(name).stem for name in pictures), classes[:void], images, maps)
+    stems = tuple(PurePosixPath(name).stem for name in pictures)
+    return LabelledMaps(stems, classes[:void], images, maps, source, split)
 
 
 def check_label_maps(source: Path, split: str) -> None:
-    """Raise :class:`~bitgear.errors.DataError` as :func:`read_label_maps` does, and keep nothing of what was read."""
+    """Raise :class:`~bitgear.errors.DataError` as :func:`read_label_maps` does, and if no pixel is labelled.
+
+    Nothing of what was read is kept.
+    """
     with open_files(source) as (names, read):
         classes = _class_names(source, names, read)
-        for _ in _labelled(source, _with_maps(source, split, names), read, len(classes)):
-            pass
+        pictures = _with_maps(source, split, names)
+        known = [(ids < _void(classes)).any() for _, ids in _labelled(source, pictures, read, len(classes))]
+    if not any(known):
+        raise _void_alone(source, split, len(known))
+
+
+def _void(classes: Sequence[str]) -> int:
+    """Return the id of the class that means not labelled, or one that no class has."""
+    return len(classes) - (classes[-1] == VOID)
 
 
 def _labelled(

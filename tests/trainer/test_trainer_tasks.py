@@ -99,8 +99,17 @@ def test_a_split_without_an_object_is_refused(tmp_path: Path, split: str) -> Non
     file = data / "annotations" / f"{split}.json"
     listed = json.loads(file.read_text())
     file.write_text(json.dumps({**listed, "annotations": [{**each, "iscrowd": 1} for each in listed["annotations"]]}))
-    with pytest.raises(DataError, match=f"no picture of split {split} has an object"):
+    with pytest.raises(DataError, match=f"none of the . pictures of split {split} has an object that counts"):
         Run(detect_config(), data, tmp_path / "run", progress=False)
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_a_split_without_a_labelled_pixel_is_refused(tmp_path: Path, split: str) -> None:
+    data = write_maps(tmp_path / "set")
+    for file in (data / f"{split}annot").iterdir():
+        Image.fromarray(np.full((40, 56), 2 if int(file.stem) % 2 else 255, np.uint8)).save(file)
+    with pytest.raises(DataError, match=f"none of the 4 label maps of split {split} labels a pixel"):
+        Run(segment_config(), data, tmp_path / "run", progress=False)
 
 
 def test_small_pictures_fill_their_cells_of_the_contact_sheet(tmp_path: Path) -> None:

@@ -57,9 +57,8 @@ class Detect(FromScratch):
         for split, other in (("val", self.validation), ("test", self.test)):
             if other.classes != self.labels:
                 raise DataError(f"{folder} has other classes in {split} than in train")
-        for split, data_of in (("train", train), ("val", self.validation), ("test", self.test)):
-            if not any(len(item.class_ids) for item in data_of.items):
-                raise DataError(f"{folder}: no picture of split {split} has an object that counts (crowds do not)")
+        for boxed in (train, self.validation, self.test):
+            boxed.check_measurable()
         self.training_images = len(train.items)
         self.graph = self.network.graph(data.height_px, data.width_px, len(self.labels) + SIDES)
         table = torch.tensor(self.record.table()).to(device)
