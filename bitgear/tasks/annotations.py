@@ -499,7 +499,7 @@ def _labelled(
 
 
 def _with_maps(source: Path, split: str, names: set[str]) -> dict[str, str]:
-    """Return the pictures of a split, in order, each with the name of its label map."""
+    """Return the pictures of a split, in order, each with the name of its label map; no map is left over."""
     pictures = [
         name
         for name in sorted(names)
@@ -516,6 +516,12 @@ def _with_maps(source: Path, split: str, names: set[str]) -> dict[str, str]:
     for name, map_name in maps.items():
         if map_name not in found:
             raise DataError(f"{source} has the picture {name}, but not its label map {map_name}")
+    for name in sorted(found.keys() - set(maps.values())):
+        if name.startswith(f"{split}annot/") and name.endswith(".png") and "/." not in name:
+            raise DataError(
+                f"{source} has the label map {found[name]}, but no JPEG, PNG or WebP picture "
+                f"{split}/{PurePosixPath(name).stem}; pictures lie in {split}/ itself, their maps in {split}annot/"
+            )
     return {name: found[map_name] for name, map_name in maps.items()}
 
 

@@ -352,6 +352,19 @@ def test_a_missing_or_damaged_map_is_named(maps: Path) -> None:
         read_label_maps(maps, "val", HEIGHT, WIDTH)
 
 
+@pytest.mark.parametrize("name", ["sub/k", "k"])
+def test_a_map_whose_picture_is_not_read_is_named(maps: Path, name: str) -> None:
+    save(maps / "val" / f"{name}.{'png' if '/' in name else 'bmp'}", picture())
+    save(maps / "valannot" / f"{name}.png", np.zeros((HEIGHT, WIDTH), np.uint8))
+    with pytest.raises(DataError, match=rf"has the label map valannot/{name}\.png, but no .* picture val/k; pictures"):
+        read_label_maps(maps, "val", HEIGHT, WIDTH)
+
+
+def test_what_a_desktop_lays_beside_maps_is_none(maps: Path) -> None:
+    (maps / "valannot" / "._m.png").write_bytes(b"of macOS")
+    assert read_label_maps(maps, "val", HEIGHT, WIDTH).names == ("m", "n")
+
+
 @pytest.mark.parametrize("listed", ["[]", '["one"]', '{"0": "sky"}', '["sky", 5]', "["])
 def test_class_names_that_are_none_are_refused(maps: Path, listed: str) -> None:
     (maps / "classes.json").write_text(listed)
