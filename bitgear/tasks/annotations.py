@@ -126,8 +126,8 @@ def read_boxed_pictures(source: Path, split: str) -> BoxedPictures:
 
     - COCO: ``annotations/{split}.json`` or ``annotations/instances_{split}.json``, whose ``file_name`` is relative to
       the data set, to ``images/`` or to ``{split}/``. Classes in the order of their category ids. Crowds are ignored.
-    - Pascal VOC: ``Annotations/NAME.xml``, ``JPEGImages/NAME.jpg|png|webp`` and ``ImageSets/Main/{split}.txt``. Classes
-      in alphabetical order over all annotations. Difficult objects are ignored.
+    - Pascal VOC: ``Annotations/NAME.xml``, ``JPEGImages/NAME.jpg|png|webp`` and ``ImageSets/Main/{split}.txt``. A name
+      may hold folders. Classes in alphabetical order over all annotations. Difficult objects are ignored.
 
     Raises :class:`~bitgear.errors.DataError`.
     """
@@ -337,16 +337,17 @@ def _voc(
     source: Path, listed: str, names: set[str], read: Callable[[str], bytes]
 ) -> tuple[list[BoxedPicture], tuple[str, ...]]:
     # Classes are those of all annotations, so that every split has the same.
-    annotations = {PurePosixPath(name).stem: name for name in sorted(names) if _is_voc(name)}
+    annotations = {_voc_stem(name): name for name in sorted(names) if _is_voc(name)}
     parsed = {stem: _voc_objects(f"{source}: {name}", read(name)) for stem, name in annotations.items()}
     classes = tuple(sorted({label for _, objects in parsed.values() for label, *_ in objects}))
     if not classes:
         raise DataError(f"{source}: no file in Annotations/ has an object, so that there are no classes")
-    pictures = {
-        PurePosixPath(name).stem: name
-        for name in sorted(names)
-        if name.startswith("JPEGImages/") and PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES
-    }
+    pictures: dict[str, str] = {}
+    for name in sorted(names):
+        if name.startswith("JPEGImages/") and PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES:
+            other = pictures.setdefault(_voc_stem(name), name)
+            if other != name:
+                raise DataError(f"{source} has the pictures {other} and {name}, which would share an annotation")
     try:
         lines = read(listed).decode("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
@@ -374,6 +375,11 @@ def _listed_stem(line: str, stems: Collection[str]) -> str:
     whole = line.strip()
     *before, last = whole.rsplit(maxsplit=1)
     return before[0] if before and whole not in stems and last in ("-1", "0", "1") else whole
+
+
+def _voc_stem(name: str) -> str:
+    """Return what a list calls a file in Annotations/ or JPEGImages/: with the folders in there, without its suffix."""
+    return name.partition("/")[2].removesuffix(PurePosixPath(name).suffix)
 
 
 def _is_voc(name: str) -> bool:

@@ -282,6 +282,23 @@ def test_a_line_of_a_list_names_a_picture_whole_or_before_a_flag(voc: Path, line
     assert [item.name for item in read_boxed_pictures(voc, "train").items] == [f"JPEGImages/{read}.png"]
 
 
+@pytest.mark.parametrize("form", [lambda folder: folder, packed])
+def test_voc_names_of_one_stem_in_two_folders_are_two_pictures(voc: Path, form: Callable[[Path], Path]) -> None:
+    save(voc / "JPEGImages" / "night" / "x.png", picture())
+    (voc / "Annotations" / "night").mkdir()
+    (voc / "Annotations" / "night" / "x.xml").write_text(voc_xml(("owl", (2, 2, 9, 9))))
+    (voc / "ImageSets" / "Main" / "train.txt").write_text("x\nnight/x\n")
+    data = read_boxed_pictures(form(voc), "train")
+    assert [item.name for item in data.items] == ["JPEGImages/x.png", "JPEGImages/night/x.png"]
+    assert [[data.classes[i] for i in item.class_ids] for item in data.items] == [["dog", "cat"], ["owl"]]
+
+
+def test_two_pictures_of_one_voc_annotation_are_refused(voc: Path) -> None:
+    save(voc / "JPEGImages" / "x.jpg", picture())
+    with pytest.raises(DataError, match=r"the pictures JPEGImages/x\.jpg and JPEGImages/x\.png, which would share"):
+        read_boxed_pictures(voc, "train")
+
+
 def test_difficult_objects_are_ignored(voc: Path) -> None:
     xml = voc_xml(("dog", (1, 1, 10, 10)), ("cat", (5, 6, 40, 30)))
     (voc / "Annotations" / "x.xml").write_text(xml.replace("</object>", "<difficult>1</difficult></object>", 1))
