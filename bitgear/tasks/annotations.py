@@ -43,7 +43,8 @@ class BoxedPicture:
     """A picture and the objects in it. ``boxes_xyxy``: float32 (K, 4) in pixels; ``class_ids``: int64 (K,).
 
     ``ignored_xyxy`` and ``ignored_ids`` are those that need not be found and are not wrong to find: crowds in COCO,
-    difficult objects in Pascal VOC.
+    difficult objects in Pascal VOC. ``annotation``: the file that says so, and ``line_in`` finds the line in its bytes
+    that gives the picture's size.
     """
 
     name: str
@@ -53,6 +54,8 @@ class BoxedPicture:
     class_ids: NDArray[np.int64]
     ignored_xyxy: NDArray[np.float32]
     ignored_ids: NDArray[np.int64]
+    annotation: str
+    line_in: Callable[[bytes], int]
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,11 @@ class BoxedPictures:
                 f"{self.source}: none of the {len(self)} pictures of split {self.split} has an object that counts "
                 "(crowds and difficult ones do not); give a split that is annotated"
             )
+
+    def check_pictures(self) -> None:
+        """Raise :class:`~bitgear.errors.DataError` as :attr:`read` does for any picture; keep nothing of them."""
+        for item in self.items:
+            self.read(item)
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,9 +159,11 @@ def read_boxed_pictures(source: Path, split: str) -> BoxedPictures:
 def _read_picture(source: Path, item: BoxedPicture, fetch: Callable[[str], bytes]) -> Picture:
     picture = _decode(source, item.name, fetch(item.name))
     if (picture.width_px, picture.height_px) != (item.width_px, item.height_px):
+        with open_files(source) as (_, read):
+            line = item.line_in(read(item.annotation))
         raise DataError(
-            f"{source}: {item.name} has {picture.width_px} x {picture.height_px} pixels upright; its annotation says "
-            f"{item.width_px} x {item.height_px}"
+            f"{source}: {item.name} has {picture.width_px} x {picture.height_px} pixels upright; {item.annotation}, "
+            f"line {line} says {item.width_px} x {item.height_px}"
         )
     return picture
 
@@ -179,9 +189,15 @@ def _coco(
         if category["id"] in class_of:
             raise DataError(f"{where}, line {line_of('categories', i)}: two categories have the id {category['id']}")
         class_of[category["id"]] = index
-    classes = tuple(str(entry["name"]) for entry in sorted(categories, key=lambda entry: int(entry["id"])))
-    if not classes or not all(classes) or _twice(classes):
+    if not categories:
         raise DataError(f"{where} must list categories, each with a name of its own")
+    named = [str(entry["name"]) for entry in categories]
+    if (wrong := _repeated(named) if all(named) else named.index("")) is not None:
+        raise DataError(
+            f"{where}, line {line_of('categories', wrong)}: category {categories[wrong]['id']} has the name "
+            f"{named[wrong]!r}; expected a name of its own"
+        )
+    classes = tuple(str(entry["name"]) for entry in sorted(categories, key=lambda entry: int(entry["id"])))
     pictures: dict[int, dict[str, Any]] = {}
     fields = {"id": int, "file_name": str, "width": int, "height": int}
     for i, entry in enumerate(_entries(where, document, "images", fields, line_of)):
@@ -209,6 +225,8 @@ def _coco(
             numbers.add(number)
         if len(entry["bbox"]) != 4 or not all(type(n) in (int, float) and not abs(n) > FARTHEST for n in entry["bbox"]):
             raise DataError(f"{label()} has the bbox {str(entry['bbox'])[:60]}; expected four numbers [x, y, w, h]")
+        if entry.get("iscrowd", 0) not in (0, 1):
+            raise DataError(f"{label()} has the iscrowd {entry['iscrowd']!r:.40}; expected 0 or 1")
         x, y, width, height = map(float, entry["bbox"])
         box = _checked_box(label, (x, y, x + width, y + height), picture["width"], picture["height"])
         objects[entry["image_id"]].append(_Object(box, class_of[entry["category_id"]], bool(entry.get("iscrowd"))))
@@ -222,11 +240,13 @@ def _coco(
             raise DataError(
                 f"{where}, line {line_of('images', i)} lists the picture {entry['file_name']!r}, which is not there"
             )
-        items.append(_boxed(found, entry["width"], entry["height"], objects[key]))
+        line_in = partial(_json_line, key="images", index=i)
+        items.append(_boxed(found, entry["width"], entry["height"], objects[key], file, line_in))
     if not items:
         raise DataError(f"{where} lists no images")
-    if twice := _twice(item.name for item in items):
-        raise DataError(f"{where} lists the picture {twice!r} twice")
+    if (twice := _repeated(item.name for item in items)) is not None:
+        line = line_of("images", twice)
+        raise DataError(f"{where}, line {line} lists the picture {items[twice].name!r} a second time")
     return items, classes
 
 
@@ -241,23 +261,27 @@ def _own_id(entry: Any) -> str:
     return "" if number is None else f" (id {str(number)[:40]})"
 
 
-def _twice(values: Iterable[str]) -> str | None:
-    """Return the first value that was there before."""
+def _repeated(values: Iterable[str]) -> int | None:
+    """Return the index of the first value that was there before."""
     seen: set[str] = set()
-    for value in values:
+    for i, value in enumerate(values):
         if value in seen:
-            return value
+            return i
         seen.add(value)
     return None
 
 
-def _boxed(name: str, width_px: int, height_px: int, objects: Sequence[_Object]) -> BoxedPicture:
+def _boxed(
+    name: str, width_px: int, height_px: int, objects: Sequence[_Object], annotation: str,
+    line_in: Callable[[bytes], int],
+) -> BoxedPicture:  # fmt: skip
     xyxy = np.asarray([each.box for each in objects], np.float32).reshape(-1, 4)
     class_ids = np.asarray([each.class_id for each in objects], np.int64)
     ignored = np.asarray([each.ignored for each in objects], bool)
     return BoxedPicture(
-        name, width_px, height_px, xyxy[~ignored], class_ids[~ignored], xyxy[ignored], class_ids[ignored]
-    )
+        name, width_px, height_px, xyxy[~ignored], class_ids[~ignored], xyxy[ignored], class_ids[ignored], annotation,
+        line_in,
+    )  # fmt: skip
 
 
 def _checked_box(
@@ -352,7 +376,7 @@ def _voc(
         lines = read(listed).decode("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise DataError(f"{source}: {listed} is not UTF-8 text") from error
-    items = []
+    items, numbers = [], []
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
@@ -360,13 +384,15 @@ def _voc(
         if stem not in parsed or stem not in pictures:
             missing = f"Annotations/{stem}.xml" if stem not in parsed else f"a picture JPEGImages/{stem}"
             raise DataError(f"{source}: {listed}, line {number} names {stem[:80]!r}, but {missing} is not there")
+        numbers.append(number)
         (width, height), objects = parsed[stem]
         numbered = [_Object(box, classes.index(label), difficult) for label, box, difficult in objects]
-        items.append(_boxed(pictures[stem], width, height, numbered))
+        items.append(_boxed(pictures[stem], width, height, numbered, annotations[stem], _voc_size_line))
     if not items:
         raise DataError(f"{source}: {listed} names no pictures")
-    if twice := _twice(item.name for item in items):
-        raise DataError(f"{source}: {listed} names the picture {twice!r} twice")
+    if (twice := _repeated(item.name for item in items)) is not None:
+        where = f"{source}: {listed}, line {numbers[twice]}"
+        raise DataError(f"{where} names the picture {items[twice].name!r} a second time")
     return items, classes
 
 
@@ -397,7 +423,7 @@ def _voc_objects(where: str, content: bytes) -> tuple[tuple[int, int], list[tupl
     if len(content) > MAX_XML_BYTES or "<!DOCTYPE" in text or "<!ENTITY" in text:
         raise DataError(f"{where} is larger than {MAX_XML_BYTES} bytes or declares a document type; it is not read")
     try:
-        root = ElementTree.fromstring(text)  # noqa: S314 - without entities there is nothing to expand
+        root = _xml(text)
     except ElementTree.ParseError as error:
         raise DataError(f"{where} is not XML: line {error.position[0]}: {error}") from error
 
@@ -408,13 +434,16 @@ def _voc_objects(where: str, content: bytes) -> tuple[tuple[int, int], list[tupl
         except ValueError as error:
             raise DataError(f"{label()}: <{path}> is {text[:40]!r}; expected a number") from error
 
-    width, height = (number(lambda: where, root, f"size/{side}") for side in ("width", "height"))
+    def size_label() -> str:
+        return f"{where}, line {_voc_size_line(content)}"
+
+    width, height = (number(size_label, root, f"size/{side}") for side in ("width", "height"))
     if not (1 <= width <= 1 << 20 and 1 <= height <= 1 << 20):
-        raise DataError(f"{where}: <size> is {width:g} x {height:g} pixels")
+        raise DataError(f"{size_label()}: <size> is {width:g} x {height:g} pixels")
     objects = []
     for i, entry in enumerate(root.iter("object")):
         name = entry.findtext("name", "").strip()
-        label = partial(_object, where, text, i)
+        label = partial(_object, where, text, root, entry, i)
         if not name:
             raise DataError(f"{label()} has no <name>")
         # Pixels are counted from 1 and a box holds its last one, so its far side is where that pixel ends.
@@ -427,18 +456,30 @@ def _voc_objects(where: str, content: bytes) -> tuple[tuple[int, int], list[tupl
     return (int(width), int(height)), objects
 
 
-def _object(where: str, text: str, index: int) -> str:
-    """Return an object of valid XML in words, for an error: the line is where it begins."""
+def _object(where: str, text: str, root: ElementTree.Element, entry: ElementTree.Element, index: int) -> str:
+    """Return an object in words, for an error."""
+    return f"{where}, line {_xml_line(text, root, entry)}: object {index}"
+
+
+def _voc_size_line(content: bytes) -> int:
+    """Return the line, from 1 on, of the size in an annotation of valid XML; if there is none, where all begins."""
+    text = content.decode("utf-8-sig")
+    root = _xml(text)
+    size = root.find("size")
+    return _xml_line(text, root, root if size is None else size)
+
+
+def _xml(text: str) -> ElementTree.Element:
+    return ElementTree.fromstring(text)  # noqa: S314 - without entities, which are refused, there is nothing to expand
+
+
+def _xml_line(text: str, root: ElementTree.Element, element: ElementTree.Element) -> int:
+    """Return the line, from 1 on, where an element of valid XML begins."""
     lines: list[int] = []
-    parser = expat.ParserCreate(namespace_separator="}")  # so that names are those that ElementTree reads
-
-    def start(tag: str, _: object) -> None:
-        if tag == "object":
-            lines.append(parser.CurrentLineNumber)
-
-    parser.StartElementHandler = start
+    parser = expat.ParserCreate()
+    parser.StartElementHandler = lambda *_: lines.append(parser.CurrentLineNumber)
     parser.Parse(text, True)
-    return f"{where}, line {lines[index]}: object {index}"
+    return lines[next(i for i, each in enumerate(root.iter()) if each is element)]
 
 
 def read_label_maps(
@@ -513,8 +554,9 @@ def _with_maps(source: Path, split: str, names: set[str]) -> dict[str, str]:
     ]
     if not pictures:
         raise DataError(f"{source} holds no JPEG, PNG or WebP pictures in {split}/; is the split named otherwise?")
-    if twice := _twice(PurePosixPath(name).stem for name in pictures):
-        raise DataError(f"{source} has two pictures {split}/{twice}, which would share a label map")
+    if (twice := _repeated(PurePosixPath(name).stem for name in pictures)) is not None:
+        stem = PurePosixPath(pictures[twice]).stem
+        raise DataError(f"{source} has two pictures {split}/{stem}, which would share a label map")
     # What is there, by its name with the suffix in lower case.
     found = {name.removesuffix(".PNG") + ".png": name for name in names if name.endswith(".PNG")}
     found |= {name: name for name in names}
@@ -538,8 +580,8 @@ def _class_names(source: Path, names: set[str], read: Callable[[str], bytes]) ->
     valid = isinstance(listed, list) and 2 <= len(listed) <= IGNORE and all(isinstance(n, str) and n for n in listed)
     if not valid:
         raise DataError(f"{source}: {CLASSES_FILE} must be a list of 2 to {IGNORE} class names")
-    if _twice(listed):
-        raise DataError(f"{source}: {CLASSES_FILE} names the class {_twice(listed)!r} twice")
+    if (twice := _repeated(listed)) is not None:
+        raise DataError(f"{source}: {CLASSES_FILE} names the class {listed[twice]!r} twice")
     return tuple(listed)
 
 

@@ -205,6 +205,8 @@ def test_broken_coco_is_named(coco: Callable[..., Path], changes: dict[str, Any]
         ("images", 0, {"height": 0}, "image 7 has 40 x 0 pixels"),
         ("categories", 0, {"id": None}, "entry 0 of 'categories' has no 'id'"),
         ("categories", 1, {"id": 5}, "two categories have the id 5"),
+        ("categories", 1, {"name": "dog"}, "category 2 has the name 'dog'; expected a name of its own"),
+        ("categories", 0, {"name": ""}, "category 5 has the name ''"),
     ],
 )
 def test_broken_coco_is_named_with_its_line(
@@ -237,7 +239,9 @@ def test_json_that_is_none_is_named_with_its_line(coco: Callable[..., Path]) -> 
         (voc_xml(("dog", (9, 1, 3, 10))), "object 0 has the box (8, 0) to (3, 10), which is empty or inverted"),
         (voc_xml(("dog", (1, 1, 90, 10))), "leaves its picture"),
         (voc_xml(("", (1, 1, 9, 10))), "object 0 has no <name>"),
-        ("<annotation><size><width>x</width></size></annotation>", "<size/width> is 'x'"),
+        ("<annotation>\n<size><width>x</width></size></annotation>", "x.xml, line 2: <size/width> is 'x'"),
+        ("\n<annotation><object/></annotation>", "x.xml, line 2: <size/width> is ''"),
+        (voc_xml().replace(f"{WIDTH}", "0").replace("<size>", "\n<size>"), "x.xml, line 2: <size> is 0 x"),
         ("<annotation>\n<size>", "is not XML: line 2"),
         ('<!DOCTYPE a [<!ENTITY b "bb">]><annotation/>', "declares a document type"),
     ],
@@ -317,8 +321,30 @@ def test_a_picture_of_another_size_than_annotated_is_named(coco: Callable[..., P
     folder = coco()
     save(folder / "train" / "a.png", picture()[:, :-1])
     data = read_boxed_pictures(folder, "train")
-    with pytest.raises(DataError, match=r"a.png has 39 x 30 pixels"):
+    with pytest.raises(
+        DataError, match=r"a.png has 39 x 30 pixels upright; annotations/train.json, line 1 says 40 x 30"
+    ):
         data.read(data.items[0])
+    with pytest.raises(DataError, match=r"a.png has 39 x 30 pixels"):
+        data.check_pictures()
+
+
+@pytest.mark.parametrize("form", [lambda folder: folder, packed])
+def test_the_line_that_says_a_wrong_size_is_named(
+    coco: Callable[..., Path], voc: Path, form: Callable[[Path], Path]
+) -> None:
+    folder = coco()
+    save(folder / "train" / "b.png", picture()[:, :-1])
+    text = json.dumps(COCO).replace("}", "}\n")
+    (folder / "annotations" / "train.json").write_text(text)
+    data = read_boxed_pictures(form(folder), "train")
+    with pytest.raises(DataError, match=r"b.png has .*; annotations/train.json, line 2 says 40 x 30"):
+        data.check_pictures()
+    save(voc / "JPEGImages" / "y.png", picture()[:-1])
+    (voc / "Annotations" / "y.xml").write_text(voc_xml().replace("<size>", "<source><size/></source>\n\n<size>"))
+    data = read_boxed_pictures(form(voc), "train")
+    with pytest.raises(DataError, match=r"y.png has .*; Annotations/y.xml, line 3 says 40 x 30"):
+        data.check_pictures()
 
 
 def test_a_split_that_is_not_there_is_named(voc: Path, maps: Path) -> None:

@@ -227,7 +227,21 @@ def test_classes_must_be_the_same_in_every_split(split: str, tmp_path: Path) -> 
     listed = json.loads((folder / "annotations" / f"{split}.json").read_text())
     listed["categories"][0]["name"] = "apple"
     (folder / "annotations" / f"{split}.json").write_text(json.dumps(listed))
-    with pytest.raises(DataError, match=f"other classes in {split} than in train"):
+    told = f"other classes in {split} than in train: after 0 that are alike apple, blue, not red, blue"
+    with pytest.raises(DataError, match=told):
+        Run(detect_config(), folder, tmp_path / "out")
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_a_broken_picture_is_told_before_training(split: str, tmp_path: Path) -> None:
+    folder = write_boxes(tmp_path / "set")
+    file = folder / split / "03.png"
+    content = file.read_bytes()
+    file.write_bytes(content[: len(content) // 2])
+    with pytest.raises(DataError, match=rf"{split}/03\.png cannot be read as an image"):
+        Run(detect_config(), folder, tmp_path / "out")
+    Image.new("RGB", (8, 8)).save(file)
+    with pytest.raises(DataError, match=rf"03\.png has 8 x 8 .*; annotations/{split}\.json, line 1 says 56 x 40"):
         Run(detect_config(), folder, tmp_path / "out")
 
 

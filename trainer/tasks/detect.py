@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -53,12 +54,14 @@ class Detect(FromScratch):
         train = read_boxed_pictures(folder, "train")
         self.labels = train.classes
         self.validation = read_boxed_pictures(folder, "val")
-        self.test = read_boxed_pictures(folder, "test")  # what is annotated; its pictures are opened once, at the end
-        for split, other in (("val", self.validation), ("test", self.test)):
+        self.test = read_boxed_pictures(folder, "test")
+        for other in (self.validation, self.test):
             if other.classes != self.labels:
-                raise DataError(f"{folder} has other classes in {split} than in train")
+                raise _other_classes(train, other)
         for boxed in (train, self.validation, self.test):
             boxed.check_measurable()
+        for other in (self.validation, self.test):  # of train all are kept
+            other.check_pictures()  # measured later, the last at the end: too late to learn of a broken one
         self.training_images = len(train.items)
         self.graph = self.network.graph(data.height_px, data.width_px, len(self.labels) + SIDES)
         table = torch.tensor(self.record.table()).to(device)
@@ -90,6 +93,15 @@ class Detect(FromScratch):
 
     def examine(self) -> "ExaminedBoxes":
         return ExaminedBoxes(self.test, self.record, self.config.data.contact_images)
+
+
+def _other_classes(train: BoxedPictures, other: BoxedPictures) -> DataError:
+    alike = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(train.classes, other.classes, strict=False)))
+    ours, theirs = (", ".join(data.classes[alike:])[:100] or "none" for data in (train, other))
+    return DataError(
+        f"{train.source} has other classes in {other.split} than in train: after {alike} that are alike "
+        f"{theirs}, not {ours}"
+    )
 
 
 class ExaminedBoxes:
