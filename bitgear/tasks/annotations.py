@@ -140,20 +140,31 @@ def read_boxed_pictures(source: Path, split: str) -> BoxedPictures:
     Raises :class:`~bitgear.errors.DataError`.
     """
     with open_files(source) as (names, read):
-        for name in (f"annotations/{split}.json", f"annotations/instances_{split}.json"):
+        forms = (f"annotations/{split}.json", f"annotations/instances_{split}.json")
+        for name in forms:
             if name in names:
                 items, classes = _coco(source, name, read(name), split, names)
                 break
         else:
             listed = f"ImageSets/Main/{split}.txt"
             if listed not in names:
+                hint = _lies_deeper(names, *forms, listed) or "is the split named otherwise?"
                 raise DataError(
                     f"{source} holds neither annotations/{split}.json or annotations/instances_{split}.json (COCO) "
-                    f"nor {listed} (Pascal VOC); is the split named otherwise?"
+                    f"nor {listed} (Pascal VOC); {hint}"
                 )
             items, classes = _voc(source, listed, names, read)
     fetch = picture_reader(source, [item.name for item in items])
     return BoxedPictures(items, classes, lambda item: _read_picture(source, item, fetch), source, split)
+
+
+def _lies_deeper(names: Iterable[str], *wanted: str) -> str:
+    """Return where one of the files that are ``wanted`` lies below a folder, to end an error with; empty if nowhere."""
+    for name in sorted(names):
+        for file in wanted:
+            if name.endswith(f"/{file}"):
+                return f"{name} is there: give what is in {name.removesuffix(file)}, so that {file} lies at the top"
+    return ""
 
 
 def _read_picture(source: Path, item: BoxedPicture, fetch: Callable[[str], bytes]) -> Picture:
@@ -575,7 +586,8 @@ def _with_maps(source: Path, split: str, names: set[str]) -> dict[str, str]:
 
 def _class_names(source: Path, names: set[str], read: Callable[[str], bytes]) -> tuple[str, ...]:
     if CLASSES_FILE not in names:
-        raise DataError(f"{source} has no {CLASSES_FILE}, the list of class names by id")
+        deeper = _lies_deeper(names, CLASSES_FILE)
+        raise DataError(f"{source} has no {CLASSES_FILE}, the list of class names by id" + (deeper and f"; {deeper}"))
     listed = _json(f"{source}: {CLASSES_FILE}", read(CLASSES_FILE))
     valid = isinstance(listed, list) and 2 <= len(listed) <= IGNORE and all(isinstance(n, str) and n for n in listed)
     if not valid:

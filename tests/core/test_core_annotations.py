@@ -356,6 +356,20 @@ def test_a_split_that_is_not_there_is_named(voc: Path, maps: Path) -> None:
         read_label_maps(maps / "nowhere", "test", HEIGHT, WIDTH)
 
 
+def test_a_data_set_below_a_folder_of_its_archive_is_told_as_that(
+    coco: Callable[..., Path], voc: Path, maps: Path
+) -> None:
+    archive = packed(coco().parent)  # which holds all three
+    deeper = "is there: give what is in .*, so that .* lies at the top"
+    with pytest.raises(DataError, match=f"; coco/annotations/train.json {deeper}"):
+        read_boxed_pictures(archive, "train")
+    (voc / "ImageSets" / "Main" / "train.txt").rename(voc / "ImageSets" / "Main" / "val.txt")
+    with pytest.raises(DataError, match=f"; voc/ImageSets/Main/val.txt {deeper}"):
+        read_boxed_pictures(voc.parent, "val")
+    with pytest.raises(DataError, match=f"; maps/classes.json {deeper}"):
+        read_label_maps(archive, "val", HEIGHT, WIDTH)
+
+
 def wide_map() -> np.ndarray:
     return np.zeros((HEIGHT, WIDTH + 1), np.uint8)
 

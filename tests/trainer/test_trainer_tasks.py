@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from bitgear.bits import WIDTHS
 from bitgear.checkpoint import read_master
@@ -116,6 +116,14 @@ def test_small_pictures_fill_their_cells_of_the_contact_sheet(tmp_path: Path) ->
     _contact_sheet(Sheet(("truth", "8 bit"), [[np.zeros((20, 32, 3), np.uint8)] * 2]), tmp_path / "sheet.png")
     with Image.open(tmp_path / "sheet.png") as sheet:
         assert sheet.getpixel((CELL_WIDTH_PX - 1, sheet.height - 6)) == (0, 0, 0)
+
+
+def test_annotated_boxes_are_drawn_without_a_confidence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Run(detect_config(), write_boxes(tmp_path / "set"), tmp_path / "run", progress=False)
+    texts: list[str] = []
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", lambda _, __, text, **___: texts.append(text))
+    run.task.examine().sheet({})
+    assert set(texts) == {"red", "blue"}
 
 
 def test_training_sees_augmented_batches_and_tests_do_not(case: Case, done: Run) -> None:

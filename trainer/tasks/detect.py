@@ -130,7 +130,8 @@ class ExaminedBoxes:
                 detections(run(codes)[0], letterbox, self.data.classes, self.record, DetectOptions())
                 for run in columns.values()
             ]
-            rows.append([draw_boxes(picture.pixels, each) for each in (truth(item, self.data.classes), *found)])
+            annotated = draw_boxes(picture.pixels, truth(item, self.data.classes), confidences=False)
+            rows.append([annotated, *(draw_boxes(picture.pixels, each) for each in found)])
         return rows
 
 
