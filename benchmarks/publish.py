@@ -172,9 +172,11 @@ def _imports(reports: Sequence[dict[str, Any]]) -> str:
         lines.append(f"| {report['model']}, {report['master_bytes']:,} bytes | " + " | ".join(shares) + " |")
     seconds = " and ".join(f"{report['calibration_seconds']:.0f} s" for report in reports)
     counts = [reports[0]["images"][key] for key in ("calibrated", "measured")]
+    fractions = " and ".join(dict.fromkeys(f"{report['images']['central_fraction']:g}" for report in reports))
     lines += [
         "",
-        f"Calibrated on {counts[0]} of the pictures in {seconds}, measured on the other {counts[1]}.",
+        f"With `--central-fraction {fractions}`. Calibrated on {counts[0]} of the pictures in {seconds}, "
+        f"measured on the other {counts[1]}.",
     ]
     return "\n".join(lines)
 

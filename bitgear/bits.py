@@ -1,10 +1,12 @@
 """Widths, the whole numbers 2..8 of bits, and plans, which give every layer its widths."""
 
+import operator
 import re
 import string
 from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import SupportsIndex
 
 from bitgear.errors import PrecisionError
 
@@ -14,11 +16,15 @@ WIDTHS: tuple[int, ...] = (8, 7, 6, 5, 4, 3, 2)
 """All widths, highest first: the order of rows in a master and of rungs on the ladder."""
 
 
-def check_bits(bits: int) -> int:
-    """Return ``bits`` if it is a whole number from 2 to 8; raise :class:`PrecisionError` otherwise."""
-    if isinstance(bits, bool) or not isinstance(bits, int) or not MIN_BITS <= bits <= MASTER_BITS:
+def check_bits(bits: SupportsIndex) -> int:
+    """Return ``bits`` if it is a whole number, of numpy too, from 2 to 8; raise :class:`PrecisionError` otherwise."""
+    try:
+        width = 0 if isinstance(bits, bool) else operator.index(bits)
+    except TypeError:
+        width = 0
+    if not MIN_BITS <= width <= MASTER_BITS:
         raise PrecisionError(f"precision {bits!r} is not a width: expected a whole number of bits from 2 to 8")
-    return bits
+    return width
 
 
 def parse_bits(text: str) -> int:
@@ -67,8 +73,8 @@ class LayerBits:
     act_bits: int
 
     def __post_init__(self) -> None:
-        check_bits(self.weight_bits)
-        check_bits(self.act_bits)
+        object.__setattr__(self, "weight_bits", check_bits(self.weight_bits))
+        object.__setattr__(self, "act_bits", check_bits(self.act_bits))
 
     def __str__(self) -> str:
         return f"w{self.weight_bits}a{self.act_bits}"

@@ -102,6 +102,12 @@ def taken(data: Data, indices: NDArray[np.int64]) -> Data:
             return replace(data, names=names, images=data.images[indices], maps=data.maps[indices])
 
 
+def check_measurable(data: Data) -> None:
+    """Raise :class:`~bitgear.errors.DataError` if a data set has nothing in it that its task is measured by."""
+    if not isinstance(data, LabelledImages):
+        data.check_measurable()
+
+
 def _numbers(master: Master, classes: Sequence[str]) -> NDArray[np.int64]:
     """Return the master's number of each class of a data set."""
     if tuple(classes) == master.labels:
@@ -158,11 +164,13 @@ def measure_detector(
 
     Objects that are ignored count neither for nor against it.
 
-    Raises :class:`~bitgear.errors.EngineUnavailable` if pycocotools cannot be imported.
+    Raises :class:`~bitgear.errors.EngineUnavailable` if pycocotools cannot be imported, and
+    :class:`~bitgear.errors.DataError` if no object counts.
     """
     with of_extra("measuring a detector", "evaluate"):
         from pycocotools.coco import COCO
         from pycocotools.cocoeval import COCOeval
+    data.check_measurable()
     told: list[dict[str, Any]] = []
     for begin in range(0, len(data.items), BATCH_IMAGES):
         items = data.items[begin : begin + BATCH_IMAGES]
@@ -191,7 +199,7 @@ def measure_detector(
         evaluator.evaluate()
         evaluator.accumulate()
         evaluator.summarize()
-    return {"map50_95": max(float(evaluator.stats[0]), 0.0), "map50": max(float(evaluator.stats[1]), 0.0)}
+    return {"map50_95": float(evaluator.stats[0]), "map50": float(evaluator.stats[1])}
 
 
 def _as_coco(data: BoxedPictures) -> dict[str, Any]:
@@ -227,8 +235,9 @@ def measure_segmenter(
     """Return ``miou`` and ``pixel_accuracy`` (0..1), over the pixels of the network's input.
 
     Those in the bars around a picture are not labelled and do not count. Both count all pixels of all images together;
-    the mean is over the classes that occur.
+    the mean is over the classes that occur. Raises :class:`~bitgear.errors.DataError` if no pixel is labelled.
     """
+    data.check_measurable()
     letterbox = Letterbox.of(record.width_px, record.height_px, record)
     confusion = Confusion(len(labels))
     for begin in range(0, len(data.images), BATCH_IMAGES):

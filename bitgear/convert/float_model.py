@@ -1,5 +1,6 @@
 """A float32 network with batch norm folded into its convolutions: what calibration starts from and compares with."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +40,8 @@ LARGEST_WEIGHT = 127 * MAX_SCALE
 """What the largest code of weights stands for at the largest scale."""
 _TORCH_BEFORE_1_6 = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
 """What ``torch.save`` began its files with before they were zips: a number of its own, pickled."""
+_PREFIX = re.compile(r"\A((module|model|state_dict)\.)+")
+"""What wrappers and trainers of networks put before every name."""
 Floats = NDArray[np.float32]
 
 
@@ -102,8 +105,8 @@ class FloatModel:
 def read_float_model(path: Path, architecture: str | None = None, side_px: int | None = None) -> FloatModel:
     """Return the network of a state dict in a safetensors file, named after the file.
 
-    ``architecture``: a name of :data:`~bitgear.convert.architectures.ARCHITECTURES`; None recognises it. A prefix
-    ``module.`` is dropped. Raises :class:`~bitgear.convert.architectures.ArchitectureUnknown` or a subclass of
+    ``architecture``: a name of :data:`~bitgear.convert.architectures.ARCHITECTURES`; None recognises it. Raises
+    :class:`~bitgear.convert.architectures.ArchitectureUnknown` or a subclass of
     :class:`~bitgear.errors.CheckpointError` that names file and tensors.
     """
     state = read_state(path)
@@ -115,10 +118,10 @@ def read_float_model(path: Path, architecture: str | None = None, side_px: int |
 
 
 def read_state(path: Path) -> dict[str, NDArray[Any]]:
-    """Return the tensors of a safetensors file by name, without the prefix ``module.``.
+    """Return the tensors of a safetensors file by name, without ``module.``, ``model.`` or ``state_dict.`` before it.
 
-    Raises a subclass of :class:`~bitgear.errors.CheckpointError` for what is no such file, and for two tensors that
-    would have one name.
+    Those of bfloat16, which float32 holds exactly, are float32. Raises a subclass of
+    :class:`~bitgear.errors.CheckpointError` for what is no such file, and for two tensors that would have one name.
     """
     try:
         open_regular(path).close()  # a pipe would be waited for
@@ -129,11 +132,12 @@ def read_state(path: Path) -> dict[str, NDArray[Any]]:
     except (SafetensorError, KeyError, TypeError, AttributeError) as error:  # the last two of what numpy lacks
         raise HeaderInvalid(f"{path}: is not a safetensors file of plain floats: {error}{torch_hint(path)}") from error
     state: dict[str, NDArray[Any]] = {}
+    names: dict[str, str] = {}
     for name, tensor in tensors.items():
-        bare = name.removeprefix("module.")
-        if bare in state:
-            raise TensorUnexpected(f"{path}: holds a tensor {bare!r} both with the prefix 'module.' and without")
-        state[bare] = tensor
+        bare = _PREFIX.sub("", name)
+        if (other := names.setdefault(bare, name)) != name:
+            raise TensorUnexpected(f"{path}: holds the tensors {other!r} and {name!r}, which would both be {bare!r}")
+        state[bare] = tensor.astype(np.float32) if tensor.dtype.name == "bfloat16" else tensor
     return state
 
 
@@ -159,7 +163,7 @@ def fold_batch_norm(architecture: Architecture, state: Mapping[str, NDArray[Any]
     """
     for name in architecture.shapes():
         if state[name].dtype not in FLOATS:
-            raise TensorDtype(f"tensor {name!r} has dtype {state[name].dtype}; expected float16, float32 or float64")
+            raise TensorDtype(f"tensor {name!r} has dtype {state[name].dtype}; expected floats of 16 to 64 bits")
         if not np.isfinite(state[name]).all():
             raise ValueInvalid(f"tensor {name!r} holds a NaN or an infinite value")
     weights: dict[str, Floats] = {}

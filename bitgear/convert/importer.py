@@ -163,7 +163,7 @@ def _read(options: ImportOptions, model: FloatModel, progress: bool) -> Labelled
         where = options.images if options.labels is None else options.labels
         raise DataError(
             f"the network tells {outputs} classes apart, {where} names {len(data.classes)}; "
-            "give a file with the name of every class, in the order of the network's outputs"
+            "give a file with the name of every class, in the order of the network's outputs (--labels)"
         )
     return data
 

@@ -14,7 +14,7 @@ from bitgear.bits import Plan, is_plan_name, plan_name
 from bitgear.checkpoint import Master, read_master, rewrite_master, write_master
 from bitgear.engines.registry import create_native
 from bitgear.errors import MasterChanged, PlanInvalid
-from bitgear.evaluate import Measured, evaluate_master, read_data
+from bitgear.evaluate import Measured, check_measurable, evaluate_master, read_data
 from bitgear.graph import IMAGE
 from bitgear.machine import available_cores
 from bitgear.models import find_master
@@ -81,6 +81,7 @@ def search_and_write(request: SearchRequest) -> Result:
         validation=request.validate, rng=np.random.default_rng(request.options.seed),
     )  # fmt: skip
     test = read_data(master, request.data, request.test_split)
+    check_measurable(test)  # comes last: too late to learn that nothing is labelled
     with ExitStack() as bars:
 
         def stage(name: str, parts: int) -> Callable[[int], object]:
@@ -206,6 +207,7 @@ def refine_and_write(request: RefineRequest) -> Refinement:
         validation=request.validate, rng=rng,
     )  # fmt: skip
     test = read_data(master, request.data, request.test_split)
+    check_measurable(test)
     statistics = Statistics(master, engine, pictures.calibration)
     distance = Distance(master, engine, codes_of(pictures.validation, master.input), BETWEEN[master.task])
 

@@ -43,7 +43,8 @@ class BoxedPicture:
     """A picture and the objects in it. ``boxes_xyxy``: float32 (K, 4) in pixels; ``class_ids``: int64 (K,).
 
     ``ignored_xyxy`` and ``ignored_ids`` are those that need not be found and are not wrong to find: crowds in COCO,
-    difficult objects in Pascal VOC.
+    difficult objects in Pascal VOC. ``annotation``: the file that says so, and ``line_in`` finds the line in its bytes
+    that gives the picture's size.
     """
 
     name: str
@@ -53,6 +54,8 @@ class BoxedPicture:
     class_ids: NDArray[np.int64]
     ignored_xyxy: NDArray[np.float32]
     ignored_ids: NDArray[np.int64]
+    annotation: str
+    line_in: Callable[[bytes], int]
 
 
 @dataclass(frozen=True)
@@ -66,27 +69,62 @@ class _Object:
 
 @dataclass(frozen=True, eq=False)
 class BoxedPictures:
-    """Pictures with boxes. ``read`` decodes one of ``items``; a class id is an index into ``classes``."""
+    """Pictures with boxes. ``read`` decodes one of ``items``; a class id is an index into ``classes``.
+
+    ``source`` and ``split``: where they are from, for errors.
+    """
 
     items: list[BoxedPicture]
     classes: tuple[str, ...]
     read: Callable[[BoxedPicture], Picture]
+    source: Path
+    split: str
 
     def __len__(self) -> int:
         return len(self.items)
 
+    def check_measurable(self) -> None:
+        """Raise :class:`~bitgear.errors.DataError` if there is no object to be found: precision is of nothing then."""
+        if not any(len(item.class_ids) for item in self.items):
+            raise DataError(
+                f"{self.source}: none of the {len(self)} pictures of split {self.split} has an object that counts "
+                "(crowds and difficult ones do not); give a split that is annotated"
+            )
+
+    def check_pictures(self) -> None:
+        """Raise :class:`~bitgear.errors.DataError` as :attr:`read` does for any picture; keep nothing of them."""
+        for item in self.items:
+            self.read(item)
+
 
 @dataclass(frozen=True, eq=False)
 class LabelledMaps:
-    """``images``: uint8 (N, H, W, 3) RGB; ``maps``: class ids, uint8 (N, H, W), 255 where nothing is labelled."""
+    """``images``: uint8 (N, H, W, 3) RGB; ``maps``: class ids, uint8 (N, H, W), 255 where nothing is labelled.
+
+    ``source`` and ``split``: where they are from, for errors.
+    """
 
     names: tuple[str, ...]
     classes: tuple[str, ...]
     images: NDArray[np.uint8]
     maps: NDArray[np.uint8]
+    source: Path
+    split: str
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def check_measurable(self) -> None:
+        """Raise :class:`~bitgear.errors.DataError` if no pixel is labelled: an overlap is of nothing then."""
+        if (self.maps == IGNORE).all():
+            raise _void_alone(self.source, self.split, len(self))
+
+
+def _void_alone(source: Path, split: str, count: int) -> DataError:
+    return DataError(
+        f"{source}: none of the {count} label maps of split {split} labels a pixel: they are void alone; give maps of "
+        "the classes"
+    )
 
 
 def read_boxed_pictures(source: Path, split: str) -> BoxedPictures:
@@ -96,34 +134,47 @@ def read_boxed_pictures(source: Path, split: str) -> BoxedPictures:
 
     - COCO: ``annotations/{split}.json`` or ``annotations/instances_{split}.json``, whose ``file_name`` is relative to
       the data set, to ``images/`` or to ``{split}/``. Classes in the order of their category ids. Crowds are ignored.
-    - Pascal VOC: ``Annotations/NAME.xml``, ``JPEGImages/NAME.jpg|png|webp`` and ``ImageSets/Main/{split}.txt``. Classes
-      in alphabetical order over all annotations. Difficult objects are ignored.
+    - Pascal VOC: ``Annotations/NAME.xml``, ``JPEGImages/NAME.jpg|png|webp`` and ``ImageSets/Main/{split}.txt``. A name
+      may hold folders. Classes in alphabetical order over all annotations. Difficult objects are ignored.
 
     Raises :class:`~bitgear.errors.DataError`.
     """
     with open_files(source) as (names, read):
-        for name in (f"annotations/{split}.json", f"annotations/instances_{split}.json"):
+        forms = (f"annotations/{split}.json", f"annotations/instances_{split}.json")
+        for name in forms:
             if name in names:
                 items, classes = _coco(source, name, read(name), split, names)
                 break
         else:
             listed = f"ImageSets/Main/{split}.txt"
             if listed not in names:
+                hint = _lies_deeper(names, *forms, listed) or "is the split named otherwise?"
                 raise DataError(
                     f"{source} holds neither annotations/{split}.json or annotations/instances_{split}.json (COCO) "
-                    f"nor {listed} (Pascal VOC); is the split named otherwise?"
+                    f"nor {listed} (Pascal VOC); {hint}"
                 )
             items, classes = _voc(source, listed, names, read)
     fetch = picture_reader(source, [item.name for item in items])
-    return BoxedPictures(items, classes, lambda item: _read_picture(source, item, fetch))
+    return BoxedPictures(items, classes, lambda item: _read_picture(source, item, fetch), source, split)
+
+
+def _lies_deeper(names: Iterable[str], *wanted: str) -> str:
+    """Return where one of the files that are ``wanted`` lies below a folder, to end an error with; empty if nowhere."""
+    for name in sorted(names):
+        for file in wanted:
+            if name.endswith(f"/{file}"):
+                return f"{name} is there: give what is in {name.removesuffix(file)}, so that {file} lies at the top"
+    return ""
 
 
 def _read_picture(source: Path, item: BoxedPicture, fetch: Callable[[str], bytes]) -> Picture:
     picture = _decode(source, item.name, fetch(item.name))
     if (picture.width_px, picture.height_px) != (item.width_px, item.height_px):
+        with open_files(source) as (_, read):
+            line = item.line_in(read(item.annotation))
         raise DataError(
-            f"{source}: {item.name} has {picture.width_px} x {picture.height_px} pixels upright; its annotation says "
-            f"{item.width_px} x {item.height_px}"
+            f"{source}: {item.name} has {picture.width_px} x {picture.height_px} pixels upright; {item.annotation}, "
+            f"line {line} says {item.width_px} x {item.height_px}"
         )
     return picture
 
@@ -149,9 +200,15 @@ def _coco(
         if category["id"] in class_of:
             raise DataError(f"{where}, line {line_of('categories', i)}: two categories have the id {category['id']}")
         class_of[category["id"]] = index
-    classes = tuple(str(entry["name"]) for entry in sorted(categories, key=lambda entry: int(entry["id"])))
-    if not classes or not all(classes) or _twice(classes):
+    if not categories:
         raise DataError(f"{where} must list categories, each with a name of its own")
+    named = [str(entry["name"]) for entry in categories]
+    if (wrong := _repeated(named) if all(named) else named.index("")) is not None:
+        raise DataError(
+            f"{where}, line {line_of('categories', wrong)}: category {categories[wrong]['id']} has the name "
+            f"{named[wrong]!r}; expected a name of its own"
+        )
+    classes = tuple(str(entry["name"]) for entry in sorted(categories, key=lambda entry: int(entry["id"])))
     pictures: dict[int, dict[str, Any]] = {}
     fields = {"id": int, "file_name": str, "width": int, "height": int}
     for i, entry in enumerate(_entries(where, document, "images", fields, line_of)):
@@ -179,6 +236,8 @@ def _coco(
             numbers.add(number)
         if len(entry["bbox"]) != 4 or not all(type(n) in (int, float) and not abs(n) > FARTHEST for n in entry["bbox"]):
             raise DataError(f"{label()} has the bbox {str(entry['bbox'])[:60]}; expected four numbers [x, y, w, h]")
+        if entry.get("iscrowd", 0) not in (0, 1):
+            raise DataError(f"{label()} has the iscrowd {entry['iscrowd']!r:.40}; expected 0 or 1")
         x, y, width, height = map(float, entry["bbox"])
         box = _checked_box(label, (x, y, x + width, y + height), picture["width"], picture["height"])
         objects[entry["image_id"]].append(_Object(box, class_of[entry["category_id"]], bool(entry.get("iscrowd"))))
@@ -192,11 +251,13 @@ def _coco(
             raise DataError(
                 f"{where}, line {line_of('images', i)} lists the picture {entry['file_name']!r}, which is not there"
             )
-        items.append(_boxed(found, entry["width"], entry["height"], objects[key]))
+        line_in = partial(_json_line, key="images", index=i)
+        items.append(_boxed(found, entry["width"], entry["height"], objects[key], file, line_in))
     if not items:
         raise DataError(f"{where} lists no images")
-    if twice := _twice(item.name for item in items):
-        raise DataError(f"{where} lists the picture {twice!r} twice")
+    if (twice := _repeated(item.name for item in items)) is not None:
+        line = line_of("images", twice)
+        raise DataError(f"{where}, line {line} lists the picture {items[twice].name!r} a second time")
     return items, classes
 
 
@@ -211,23 +272,27 @@ def _own_id(entry: Any) -> str:
     return "" if number is None else f" (id {str(number)[:40]})"
 
 
-def _twice(values: Iterable[str]) -> str | None:
-    """Return the first value that was there before."""
+def _repeated(values: Iterable[str]) -> int | None:
+    """Return the index of the first value that was there before."""
     seen: set[str] = set()
-    for value in values:
+    for i, value in enumerate(values):
         if value in seen:
-            return value
+            return i
         seen.add(value)
     return None
 
 
-def _boxed(name: str, width_px: int, height_px: int, objects: Sequence[_Object]) -> BoxedPicture:
+def _boxed(
+    name: str, width_px: int, height_px: int, objects: Sequence[_Object], annotation: str,
+    line_in: Callable[[bytes], int],
+) -> BoxedPicture:  # fmt: skip
     xyxy = np.asarray([each.box for each in objects], np.float32).reshape(-1, 4)
     class_ids = np.asarray([each.class_id for each in objects], np.int64)
     ignored = np.asarray([each.ignored for each in objects], bool)
     return BoxedPicture(
-        name, width_px, height_px, xyxy[~ignored], class_ids[~ignored], xyxy[ignored], class_ids[ignored]
-    )
+        name, width_px, height_px, xyxy[~ignored], class_ids[~ignored], xyxy[ignored], class_ids[ignored], annotation,
+        line_in,
+    )  # fmt: skip
 
 
 def _checked_box(
@@ -307,21 +372,22 @@ def _voc(
     source: Path, listed: str, names: set[str], read: Callable[[str], bytes]
 ) -> tuple[list[BoxedPicture], tuple[str, ...]]:
     # Classes are those of all annotations, so that every split has the same.
-    annotations = {PurePosixPath(name).stem: name for name in sorted(names) if _is_voc(name)}
+    annotations = {_voc_stem(name): name for name in sorted(names) if _is_voc(name)}
     parsed = {stem: _voc_objects(f"{source}: {name}", read(name)) for stem, name in annotations.items()}
     classes = tuple(sorted({label for _, objects in parsed.values() for label, *_ in objects}))
     if not classes:
         raise DataError(f"{source}: no file in Annotations/ has an object, so that there are no classes")
-    pictures = {
-        PurePosixPath(name).stem: name
-        for name in sorted(names)
-        if name.startswith("JPEGImages/") and PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES
-    }
+    pictures: dict[str, str] = {}
+    for name in sorted(names):
+        if name.startswith("JPEGImages/") and PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES:
+            other = pictures.setdefault(_voc_stem(name), name)
+            if other != name:
+                raise DataError(f"{source} has the pictures {other} and {name}, which would share an annotation")
     try:
         lines = read(listed).decode("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise DataError(f"{source}: {listed} is not UTF-8 text") from error
-    items = []
+    items, numbers = [], []
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
@@ -329,13 +395,15 @@ def _voc(
         if stem not in parsed or stem not in pictures:
             missing = f"Annotations/{stem}.xml" if stem not in parsed else f"a picture JPEGImages/{stem}"
             raise DataError(f"{source}: {listed}, line {number} names {stem[:80]!r}, but {missing} is not there")
+        numbers.append(number)
         (width, height), objects = parsed[stem]
         numbered = [_Object(box, classes.index(label), difficult) for label, box, difficult in objects]
-        items.append(_boxed(pictures[stem], width, height, numbered))
+        items.append(_boxed(pictures[stem], width, height, numbered, annotations[stem], _voc_size_line))
     if not items:
         raise DataError(f"{source}: {listed} names no pictures")
-    if twice := _twice(item.name for item in items):
-        raise DataError(f"{source}: {listed} names the picture {twice!r} twice")
+    if (twice := _repeated(item.name for item in items)) is not None:
+        where = f"{source}: {listed}, line {numbers[twice]}"
+        raise DataError(f"{where} names the picture {items[twice].name!r} a second time")
     return items, classes
 
 
@@ -344,6 +412,11 @@ def _listed_stem(line: str, stems: Collection[str]) -> str:
     whole = line.strip()
     *before, last = whole.rsplit(maxsplit=1)
     return before[0] if before and whole not in stems and last in ("-1", "0", "1") else whole
+
+
+def _voc_stem(name: str) -> str:
+    """Return what a list calls a file in Annotations/ or JPEGImages/: with the folders in there, without its suffix."""
+    return name.partition("/")[2].removesuffix(PurePosixPath(name).suffix)
 
 
 def _is_voc(name: str) -> bool:
@@ -361,7 +434,7 @@ def _voc_objects(where: str, content: bytes) -> tuple[tuple[int, int], list[tupl
     if len(content) > MAX_XML_BYTES or "<!DOCTYPE" in text or "<!ENTITY" in text:
         raise DataError(f"{where} is larger than {MAX_XML_BYTES} bytes or declares a document type; it is not read")
     try:
-        root = ElementTree.fromstring(text)  # noqa: S314 - without entities there is nothing to expand
+        root = _xml(text)
     except ElementTree.ParseError as error:
         raise DataError(f"{where} is not XML: line {error.position[0]}: {error}") from error
 
@@ -372,13 +445,16 @@ def _voc_objects(where: str, content: bytes) -> tuple[tuple[int, int], list[tupl
         except ValueError as error:
             raise DataError(f"{label()}: <{path}> is {text[:40]!r}; expected a number") from error
 
-    width, height = (number(lambda: where, root, f"size/{side}") for side in ("width", "height"))
+    def size_label() -> str:
+        return f"{where}, line {_voc_size_line(content)}"
+
+    width, height = (number(size_label, root, f"size/{side}") for side in ("width", "height"))
     if not (1 <= width <= 1 << 20 and 1 <= height <= 1 << 20):
-        raise DataError(f"{where}: <size> is {width:g} x {height:g} pixels")
+        raise DataError(f"{size_label()}: <size> is {width:g} x {height:g} pixels")
     objects = []
     for i, entry in enumerate(root.iter("object")):
         name = entry.findtext("name", "").strip()
-        label = partial(_object, where, text, i)
+        label = partial(_object, where, text, root, entry, i)
         if not name:
             raise DataError(f"{label()} has no <name>")
         # Pixels are counted from 1 and a box holds its last one, so its far side is where that pixel ends.
@@ -391,18 +467,30 @@ def _voc_objects(where: str, content: bytes) -> tuple[tuple[int, int], list[tupl
     return (int(width), int(height)), objects
 
 
-def _object(where: str, text: str, index: int) -> str:
-    """Return an object of valid XML in words, for an error: the line is where it begins."""
+def _object(where: str, text: str, root: ElementTree.Element, entry: ElementTree.Element, index: int) -> str:
+    """Return an object in words, for an error."""
+    return f"{where}, line {_xml_line(text, root, entry)}: object {index}"
+
+
+def _voc_size_line(content: bytes) -> int:
+    """Return the line, from 1 on, of the size in an annotation of valid XML; if there is none, where all begins."""
+    text = content.decode("utf-8-sig")
+    root = _xml(text)
+    size = root.find("size")
+    return _xml_line(text, root, root if size is None else size)
+
+
+def _xml(text: str) -> ElementTree.Element:
+    return ElementTree.fromstring(text)  # noqa: S314 - without entities, which are refused, there is nothing to expand
+
+
+def _xml_line(text: str, root: ElementTree.Element, element: ElementTree.Element) -> int:
+    """Return the line, from 1 on, where an element of valid XML begins."""
     lines: list[int] = []
-    parser = expat.ParserCreate(namespace_separator="}")  # so that names are those that ElementTree reads
-
-    def start(tag: str, _: object) -> None:
-        if tag == "object":
-            lines.append(parser.CurrentLineNumber)
-
-    parser.StartElementHandler = start
+    parser = expat.ParserCreate()
+    parser.StartElementHandler = lambda *_: lines.append(parser.CurrentLineNumber)
     parser.Parse(text, True)
-    return f"{where}, line {lines[index]}: object {index}"
+    return lines[next(i for i, each in enumerate(root.iter()) if each is element)]
 
 
 def read_label_maps(
@@ -428,7 +516,7 @@ def read_label_maps(
     with open_files(source) as (names, read):
         classes = _class_names(source, names, read)
         record = replace(InputRecord.centred(width_px, 128), height_px=height_px, mean=mean)
-        void = len(classes) if classes[-1] != VOID else len(classes) - 1
+        void = _void(classes)
         pictures = _with_maps(source, split, names)
         images = np.empty((len(pictures), height_px, width_px, 3), np.uint8)
         maps = np.empty((len(pictures), height_px, width_px), np.uint8)
@@ -437,15 +525,26 @@ def read_label_maps(
             images[i] = letterbox.place(pixels)
             maps[i] = _placed_map(np.where(ids == void, IGNORE, ids), letterbox)
             progress(1)
-    return LabelledMaps(tuple(PurePosixPath(name).stem for name in pictures), classes[:void], images, maps)
+    stems = tuple(PurePosixPath(name).stem for name in pictures)
+    return LabelledMaps(stems, classes[:void], images, maps, source, split)
 
 
 def check_label_maps(source: Path, split: str) -> None:
-    """Raise :class:`~bitgear.errors.DataError` as :func:`read_label_maps` does, and keep nothing of what was read."""
+    """Raise :class:`~bitgear.errors.DataError` as :func:`read_label_maps` does, and if no pixel is labelled.
+
+    Nothing of what was read is kept.
+    """
     with open_files(source) as (names, read):
         classes = _class_names(source, names, read)
-        for _ in _labelled(source, _with_maps(source, split, names), read, len(classes)):
-            pass
+        pictures = _with_maps(source, split, names)
+        known = [(ids < _void(classes)).any() for _, ids in _labelled(source, pictures, read, len(classes))]
+    if not any(known):
+        raise _void_alone(source, split, len(known))
+
+
+def _void(classes: Sequence[str]) -> int:
+    """Return the id of the class that means not labelled, or one that no class has."""
+    return len(classes) - (classes[-1] == VOID)
 
 
 def _labelled(
@@ -458,7 +557,7 @@ def _labelled(
 
 
 def _with_maps(source: Path, split: str, names: set[str]) -> dict[str, str]:
-    """Return the pictures of a split, in order, each with the name of its label map."""
+    """Return the pictures of a split, in order, each with the name of its label map; no map is left over."""
     pictures = [
         name
         for name in sorted(names)
@@ -466,8 +565,9 @@ def _with_maps(source: Path, split: str, names: set[str]) -> dict[str, str]:
     ]
     if not pictures:
         raise DataError(f"{source} holds no JPEG, PNG or WebP pictures in {split}/; is the split named otherwise?")
-    if twice := _twice(PurePosixPath(name).stem for name in pictures):
-        raise DataError(f"{source} has two pictures {split}/{twice}, which would share a label map")
+    if (twice := _repeated(PurePosixPath(name).stem for name in pictures)) is not None:
+        stem = PurePosixPath(pictures[twice]).stem
+        raise DataError(f"{source} has two pictures {split}/{stem}, which would share a label map")
     # What is there, by its name with the suffix in lower case.
     found = {name.removesuffix(".PNG") + ".png": name for name in names if name.endswith(".PNG")}
     found |= {name: name for name in names}
@@ -475,18 +575,25 @@ def _with_maps(source: Path, split: str, names: set[str]) -> dict[str, str]:
     for name, map_name in maps.items():
         if map_name not in found:
             raise DataError(f"{source} has the picture {name}, but not its label map {map_name}")
+    for name in sorted(found.keys() - set(maps.values())):
+        if name.startswith(f"{split}annot/") and name.endswith(".png") and "/." not in name:
+            raise DataError(
+                f"{source} has the label map {found[name]}, but no JPEG, PNG or WebP picture "
+                f"{split}/{PurePosixPath(name).stem}; pictures lie in {split}/ itself, their maps in {split}annot/"
+            )
     return {name: found[map_name] for name, map_name in maps.items()}
 
 
 def _class_names(source: Path, names: set[str], read: Callable[[str], bytes]) -> tuple[str, ...]:
     if CLASSES_FILE not in names:
-        raise DataError(f"{source} has no {CLASSES_FILE}, the list of class names by id")
+        deeper = _lies_deeper(names, CLASSES_FILE)
+        raise DataError(f"{source} has no {CLASSES_FILE}, the list of class names by id" + (deeper and f"; {deeper}"))
     listed = _json(f"{source}: {CLASSES_FILE}", read(CLASSES_FILE))
     valid = isinstance(listed, list) and 2 <= len(listed) <= IGNORE and all(isinstance(n, str) and n for n in listed)
     if not valid:
         raise DataError(f"{source}: {CLASSES_FILE} must be a list of 2 to {IGNORE} class names")
-    if _twice(listed):
-        raise DataError(f"{source}: {CLASSES_FILE} names the class {_twice(listed)!r} twice")
+    if (twice := _repeated(listed)) is not None:
+        raise DataError(f"{source}: {CLASSES_FILE} names the class {listed[twice]!r} twice")
     return tuple(listed)
 
 

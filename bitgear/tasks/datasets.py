@@ -346,6 +346,7 @@ def _listed(source: Path, entries: Any, classes: Sequence[str] | None) -> tuple[
     if not isinstance(entries, list) or not entries:
         raise DataError(f"{source}: {CLASSES_FILE} must be a list of pictures")
     named: dict[int, str] = {}
+    files: dict[str, int] = {}
     for i, entry in enumerate(entries):
         valid = (
             isinstance(entry, dict)
@@ -356,6 +357,11 @@ def _listed(source: Path, entries: Any, classes: Sequence[str] | None) -> tuple[
         )
         if not valid:
             raise DataError(f"{source}: entry {i} of {CLASSES_FILE} lacks a class number, a name or a file")
+        if (other := files.setdefault(entry["file"], i)) != i:
+            raise DataError(
+                f"{source}: entry {i} of {CLASSES_FILE} lists the picture {entry['file']!r}, which entry {other} lists "
+                "too; list each picture once"
+            )
         if classes is None and named.setdefault(entry["class"], entry.get("name", "")) != entry.get("name", ""):
             raise DataError(f"{source}: {CLASSES_FILE} gives class {entry['class']} two names")
     labels = [entry["class"] for entry in entries]
@@ -367,7 +373,7 @@ def _listed(source: Path, entries: Any, classes: Sequence[str] | None) -> tuple[
         raise DataError(f"{source}: {CLASSES_FILE} has class {max(labels)}; only {len(classes)} class names were given")
     else:
         _check_listed_names(source, entries, classes)
-    return [entry["file"] for entry in entries], labels, classes
+    return list(files), labels, classes
 
 
 def _check_listed_names(source: Path, entries: Sequence[Mapping[str, Any]], classes: Sequence[str]) -> None:

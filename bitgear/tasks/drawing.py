@@ -31,10 +31,12 @@ def color(class_id: int) -> tuple[int, int, int]:
     return round(red * 255), round(green * 255), round(blue * 255)
 
 
-def draw_boxes(pixels: NDArray[np.uint8], detections: Sequence[Detection]) -> NDArray[np.uint8]:
+def draw_boxes(
+    pixels: NDArray[np.uint8], detections: Sequence[Detection], *, confidences: bool = True
+) -> NDArray[np.uint8]:
     """Return the picture, uint8 (H, W, 3) RGB, with boxes, names and confidences; the best lie on top.
 
-    No box hides a name: all boxes are drawn first.
+    ``confidences``: False where nobody gave any. No box hides a name: all boxes are drawn first.
     """
     image = Image.fromarray(pixels)
     draw = ImageDraw.Draw(image)
@@ -46,7 +48,7 @@ def draw_boxes(pixels: NDArray[np.uint8], detections: Sequence[Detection]) -> ND
     for found in reversed(detections):
         x1, y1, _, _ = found.box_xyxy
         own = color(found.class_id)
-        text = f"{found.class_name} {found.confidence:.2f}"
+        text = f"{found.class_name} {found.confidence:.2f}" if confidences else found.class_name
         left, top, right, bottom = draw.textbbox((0, 0), text, font=font)
         width, height = right - left + 4, bottom - top + 4
         corner_x = min(max(x1, 0), max(image.width - width, 0))

@@ -209,11 +209,12 @@ def test_random_weights_are_the_seeds() -> None:
     assert random_float_model("resnet20", side_px=16).input.height_px == 16
 
 
-def test_a_state_dict_in_a_file(tmp_path: Path) -> None:
+@pytest.mark.parametrize("prefix", ["", "module.", "model.", "state_dict.", "state_dict.module."])
+def test_a_state_dict_in_a_file(tmp_path: Path, prefix: str) -> None:
     state = tiny_state("resnet20")
     expected = fold_batch_norm(architecture_of(state, 32), state)
-    stored = {f"module.{key}": tensor for key, tensor in state.items()}
-    stored["module.bn1.num_batches_tracked"] = np.asarray(7, np.int64)  # type: ignore[assignment]
+    stored = {f"{prefix}{key}": tensor for key, tensor in state.items()}
+    stored[f"{prefix}bn1.num_batches_tracked"] = np.asarray(7, np.int64)  # type: ignore[assignment]
     path = tmp_path / "net.safetensors"
     save_file(stored, path, {"source": "made up"})
     model = read_float_model(path)
@@ -231,6 +232,17 @@ def test_other_floats_are_taken(tmp_path: Path, dtype: type) -> None:
     path = tmp_path / "net.safetensors"
     save_file({key: tensor.astype(dtype) for key, tensor in tiny_state("resnet20").items()}, path)
     assert all(weight.dtype == np.float32 for weight in read_float_model(path, "resnet20", 8).weights.values())
+
+
+def test_bfloat16_is_taken_as_the_float32_that_it_stands_for(tmp_path: Path) -> None:
+    path = tmp_path / "net.safetensors"
+    values = np.asarray([1.5, -2, 2.0**-100, 3.0e38], np.float32)
+    upper = (values.view(np.uint32) >> 16).astype("<u2")
+    header = json.dumps({"a": {"dtype": "BF16", "shape": [2, 2], "data_offsets": [0, 8]}}).encode()
+    path.write_bytes(struct.pack("<Q", len(header)) + header + upper.tobytes())
+    (tensor,) = read_state(path).values()
+    assert tensor.dtype == np.float32
+    np.testing.assert_array_equal(tensor.view(np.uint32), (upper.astype(np.uint32) << 16).reshape(2, 2))
 
 
 def test_files_that_hold_no_weights(tmp_path: Path) -> None:
@@ -278,7 +290,7 @@ def test_two_tensors_of_one_name_are_refused(tmp_path: Path) -> None:
     state = tiny_state("resnet20")
     path = tmp_path / "net.safetensors"
     save_file(state | {"module.conv1.weight": state["conv1.weight"] + 1}, path)
-    with pytest.raises(TensorUnexpected, match=r"net\.safetensors: .*'conv1\.weight' both with the prefix"):
+    with pytest.raises(TensorUnexpected, match=r"net\.safetensors: .*'module\.conv1\.weight', which would both be"):
         read_float_model(path)
 
 

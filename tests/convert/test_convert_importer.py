@@ -137,7 +137,7 @@ def test_what_does_not_fit_is_said_first(
 def test_class_names_must_be_as_many_as_outputs(weights: Path, images: Path, tmp_path: Path) -> None:
     names = tmp_path / "more.txt"
     names.write_text("\n".join([*NAMES, "sixth"]))
-    with pytest.raises(DataError, match=r"tells 5 classes apart, .*more\.txt names 6"):
+    with pytest.raises(DataError, match=r"tells 5 classes apart, .*more\.txt names 6; .* \(--labels\)"):
         import_model(options(weights, images, labels=names), tmp_path / "m.safetensors", progress=False)
 
 

@@ -205,6 +205,8 @@ def test_broken_coco_is_named(coco: Callable[..., Path], changes: dict[str, Any]
         ("images", 0, {"height": 0}, "image 7 has 40 x 0 pixels"),
         ("categories", 0, {"id": None}, "entry 0 of 'categories' has no 'id'"),
         ("categories", 1, {"id": 5}, "two categories have the id 5"),
+        ("categories", 1, {"name": "dog"}, "category 2 has the name 'dog'; expected a name of its own"),
+        ("categories", 0, {"name": ""}, "category 5 has the name ''"),
     ],
 )
 def test_broken_coco_is_named_with_its_line(
@@ -237,7 +239,9 @@ def test_json_that_is_none_is_named_with_its_line(coco: Callable[..., Path]) -> 
         (voc_xml(("dog", (9, 1, 3, 10))), "object 0 has the box (8, 0) to (3, 10), which is empty or inverted"),
         (voc_xml(("dog", (1, 1, 90, 10))), "leaves its picture"),
         (voc_xml(("", (1, 1, 9, 10))), "object 0 has no <name>"),
-        ("<annotation><size><width>x</width></size></annotation>", "<size/width> is 'x'"),
+        ("<annotation>\n<size><width>x</width></size></annotation>", "x.xml, line 2: <size/width> is 'x'"),
+        ("\n<annotation><object/></annotation>", "x.xml, line 2: <size/width> is ''"),
+        (voc_xml().replace(f"{WIDTH}", "0").replace("<size>", "\n<size>"), "x.xml, line 2: <size> is 0 x"),
         ("<annotation>\n<size>", "is not XML: line 2"),
         ('<!DOCTYPE a [<!ENTITY b "bb">]><annotation/>', "declares a document type"),
     ],
@@ -282,6 +286,23 @@ def test_a_line_of_a_list_names_a_picture_whole_or_before_a_flag(voc: Path, line
     assert [item.name for item in read_boxed_pictures(voc, "train").items] == [f"JPEGImages/{read}.png"]
 
 
+@pytest.mark.parametrize("form", [lambda folder: folder, packed])
+def test_voc_names_of_one_stem_in_two_folders_are_two_pictures(voc: Path, form: Callable[[Path], Path]) -> None:
+    save(voc / "JPEGImages" / "night" / "x.png", picture())
+    (voc / "Annotations" / "night").mkdir()
+    (voc / "Annotations" / "night" / "x.xml").write_text(voc_xml(("owl", (2, 2, 9, 9))))
+    (voc / "ImageSets" / "Main" / "train.txt").write_text("x\nnight/x\n")
+    data = read_boxed_pictures(form(voc), "train")
+    assert [item.name for item in data.items] == ["JPEGImages/x.png", "JPEGImages/night/x.png"]
+    assert [[data.classes[i] for i in item.class_ids] for item in data.items] == [["dog", "cat"], ["owl"]]
+
+
+def test_two_pictures_of_one_voc_annotation_are_refused(voc: Path) -> None:
+    save(voc / "JPEGImages" / "x.jpg", picture())
+    with pytest.raises(DataError, match=r"the pictures JPEGImages/x\.jpg and JPEGImages/x\.png, which would share"):
+        read_boxed_pictures(voc, "train")
+
+
 def test_difficult_objects_are_ignored(voc: Path) -> None:
     xml = voc_xml(("dog", (1, 1, 10, 10)), ("cat", (5, 6, 40, 30)))
     (voc / "Annotations" / "x.xml").write_text(xml.replace("</object>", "<difficult>1</difficult></object>", 1))
@@ -300,8 +321,30 @@ def test_a_picture_of_another_size_than_annotated_is_named(coco: Callable[..., P
     folder = coco()
     save(folder / "train" / "a.png", picture()[:, :-1])
     data = read_boxed_pictures(folder, "train")
-    with pytest.raises(DataError, match=r"a.png has 39 x 30 pixels"):
+    with pytest.raises(
+        DataError, match=r"a.png has 39 x 30 pixels upright; annotations/train.json, line 1 says 40 x 30"
+    ):
         data.read(data.items[0])
+    with pytest.raises(DataError, match=r"a.png has 39 x 30 pixels"):
+        data.check_pictures()
+
+
+@pytest.mark.parametrize("form", [lambda folder: folder, packed])
+def test_the_line_that_says_a_wrong_size_is_named(
+    coco: Callable[..., Path], voc: Path, form: Callable[[Path], Path]
+) -> None:
+    folder = coco()
+    save(folder / "train" / "b.png", picture()[:, :-1])
+    text = json.dumps(COCO).replace("}", "}\n")
+    (folder / "annotations" / "train.json").write_text(text)
+    data = read_boxed_pictures(form(folder), "train")
+    with pytest.raises(DataError, match=r"b.png has .*; annotations/train.json, line 2 says 40 x 30"):
+        data.check_pictures()
+    save(voc / "JPEGImages" / "y.png", picture()[:-1])
+    (voc / "Annotations" / "y.xml").write_text(voc_xml().replace("<size>", "<source><size/></source>\n\n<size>"))
+    data = read_boxed_pictures(form(voc), "train")
+    with pytest.raises(DataError, match=r"y.png has .*; Annotations/y.xml, line 3 says 40 x 30"):
+        data.check_pictures()
 
 
 def test_a_split_that_is_not_there_is_named(voc: Path, maps: Path) -> None:
@@ -311,6 +354,20 @@ def test_a_split_that_is_not_there_is_named(voc: Path, maps: Path) -> None:
         read_label_maps(maps, "test", HEIGHT, WIDTH)
     with pytest.raises(DataError, match=r"neither a folder nor a tar archive|do not exist"):
         read_label_maps(maps / "nowhere", "test", HEIGHT, WIDTH)
+
+
+def test_a_data_set_below_a_folder_of_its_archive_is_told_as_that(
+    coco: Callable[..., Path], voc: Path, maps: Path
+) -> None:
+    archive = packed(coco().parent)  # which holds all three
+    deeper = "is there: give what is in .*, so that .* lies at the top"
+    with pytest.raises(DataError, match=f"; coco/annotations/train.json {deeper}"):
+        read_boxed_pictures(archive, "train")
+    (voc / "ImageSets" / "Main" / "train.txt").rename(voc / "ImageSets" / "Main" / "val.txt")
+    with pytest.raises(DataError, match=f"; voc/ImageSets/Main/val.txt {deeper}"):
+        read_boxed_pictures(voc.parent, "val")
+    with pytest.raises(DataError, match=f"; maps/classes.json {deeper}"):
+        read_label_maps(archive, "val", HEIGHT, WIDTH)
 
 
 def wide_map() -> np.ndarray:
@@ -350,6 +407,19 @@ def test_a_missing_or_damaged_map_is_named(maps: Path) -> None:
     file.unlink()
     with pytest.raises(DataError, match=r"not its label map valannot/n.png"):
         read_label_maps(maps, "val", HEIGHT, WIDTH)
+
+
+@pytest.mark.parametrize("name", ["sub/k", "k"])
+def test_a_map_whose_picture_is_not_read_is_named(maps: Path, name: str) -> None:
+    save(maps / "val" / f"{name}.{'png' if '/' in name else 'bmp'}", picture())
+    save(maps / "valannot" / f"{name}.png", np.zeros((HEIGHT, WIDTH), np.uint8))
+    with pytest.raises(DataError, match=rf"has the label map valannot/{name}\.png, but no .* picture val/k; pictures"):
+        read_label_maps(maps, "val", HEIGHT, WIDTH)
+
+
+def test_what_a_desktop_lays_beside_maps_is_none(maps: Path) -> None:
+    (maps / "valannot" / "._m.png").write_bytes(b"of macOS")
+    assert read_label_maps(maps, "val", HEIGHT, WIDTH).names == ("m", "n")
 
 
 @pytest.mark.parametrize("listed", ["[]", '["one"]', '{"0": "sky"}', '["sky", 5]', "["])

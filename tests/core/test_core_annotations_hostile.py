@@ -61,7 +61,13 @@ def test_text_is_utf_8_whatever_it_says_of_itself(tmp_path: Path, encoding: str)
     [
         (lambda d: d["annotations"][1].update(id=1), r"annotation 1 \(id 1\) has an id"),
         (lambda d: d["annotations"][1].update(id=[1]), r"annotation 1 \(id \[1\]\) has an id"),
-        (lambda d: d["images"].append({**d["images"][0], "id": 2}), r"'1\.png' twice"),
+        (
+            lambda d: d["annotations"][1].update(iscrowd="0"),
+            r"annotation 1 \(id 2\) has the iscrowd '0'; expected 0 or 1",
+        ),
+        (lambda d: d["annotations"][1].update(iscrowd=None), "has the iscrowd None"),
+        (lambda d: d["annotations"][1].update(iscrowd=[]), r"has the iscrowd \[\]"),
+        (lambda d: d["images"].append({**d["images"][0], "id": 2}), r"line 1 lists the picture '1\.png' a second"),
         (lambda d: d["categories"].append({"id": 2, "name": "a"}), "name of its own"),
         (lambda d: d["categories"][0].update(name=""), "name of its own"),
         (lambda d: d.update(categories=[], annotations=[]), "name of its own"),
@@ -99,7 +105,7 @@ def test_annotations_need_no_id_and_pictures_of_a_list_are_there_once(tmp_path: 
     (tmp_path / "Annotations").mkdir()
     (tmp_path / "Annotations" / "a.xml").write_text(XML)
     picture(tmp_path / "JPEGImages" / "a.jpg")
-    with pytest.raises(DataError, match=r"val\.txt.*twice"):
+    with pytest.raises(DataError, match=r"val\.txt, line 2 names the picture 'JPEGImages/a\.jpg' a second time"):
         read_boxed_pictures(tmp_path, "val")
 
 

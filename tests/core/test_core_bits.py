@@ -1,5 +1,9 @@
 """Widths and how they are written."""
 
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
 import pytest
 
 from bitgear.bits import (
@@ -17,6 +21,7 @@ from bitgear.bits import (
     weight_range,
 )
 from bitgear.errors import PrecisionError, PrecisionNotOffered
+from tests.masters import tiny_master
 
 
 @pytest.mark.parametrize("bits", WIDTHS)
@@ -56,7 +61,15 @@ def test_known_widths_pass_the_check(bits: int) -> None:
     assert check_bits(bits) == bits
 
 
-@pytest.mark.parametrize("bits", [1, 9, -4, 0, True, False, 4.0, "4", None, [4], float("nan")])
+@pytest.mark.parametrize("kind", [np.int64, np.uint8, np.array])
+def test_widths_of_numpy_are_whole_numbers_too(kind: Callable[[int], Any]) -> None:
+    assert type(check_bits(kind(4))) is int
+    bits = Plan.uniform(kind(4)).default
+    assert (bits, type(bits.weight_bits), type(bits.act_bits)) == (LayerBits(4, 4), int, int)
+    assert tiny_master().plan(kind(4)) == Plan.uniform(4)
+
+
+@pytest.mark.parametrize("bits", [1, 9, -4, 0, True, False, 4.0, "4", None, [4], float("nan"), np.True_, np.float64(4)])
 def test_other_values_fail_the_check(bits: object) -> None:
     with pytest.raises(PrecisionError, match="from 2 to 8"):
         check_bits(bits)  # type: ignore[arg-type]

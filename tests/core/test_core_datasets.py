@@ -367,12 +367,13 @@ def a_torn_tar(source: Path) -> None:
         (listed_as([{"class": 0}]), "entry 0"),
         (listed_as([{"class": 0, "file": "a.png", "name": 3}]), "entry 0"),
         (listed_as([{"class": 0, "file": "a.png", "name": "a"}, {"class": 0, "file": "b.png"}]), "two names"),
+        (listed_as([{"class": 0, "file": "a.png", "name": "a"}] * 2), "entry 1 .* 'a.png', which entry 0 lists too"),
         (listed_as([{"class": 1, "file": "a.png", "name": "a"}]), "does not name all classes"),
         (listed_as([{"class": 0, "file": "a.png"}]), "does not name all classes"),
         (listed_as([{"class": 0, "file": "a.png", "name": "a"}]), "lists the picture 'a.png', which is not there"),
         (listed_as([{"class": 0, "file": "../a.png", "name": "a"}]), "which is not there"),
     ],
-    ids=range(18),
+    ids=range(19),
 )
 def test_pictures_that_cannot_be_read_are_named(tmp_path: Path, make: object, complaint: str) -> None:
     make(tmp_path / "pictures")  # type: ignore[operator]

@@ -3,6 +3,7 @@
 import json
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from bitgear.tasks.detect import detections
 from bitgear.tasks.letterbox import place_picture
 from bitgear.tasks.pictures import Picture, decode_picture
 from tests.masters import tiny_master
-from tests.task_masters import BOX_LABELS, boxes_master
+from tests.task_masters import AREA_LABELS, BOX_LABELS, areas_master, boxes_master
 
 
 def write_folders(folder: Path, names: list[str], each: int = 2) -> Path:
@@ -56,7 +57,8 @@ def test_a_class_that_a_master_does_not_have_once_is_refused(
 
 def test_a_detector_is_not_measured_without_the_evaluator_of_coco(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pycocotools.coco", None)
-    data = BoxedPictures([], BOX_LABELS, lambda item: pytest.fail("read before it is known that it can be measured"))
+    read = partial(pytest.fail, "read before it is known that it can be measured")
+    data = BoxedPictures([], BOX_LABELS, read, Path("set"), "test")
     with pytest.raises(EngineUnavailable, match=r"needs bitgear's extra 'evaluate': pip install -e '\.\[evaluate\]'"):
         measure_detector(np.float32, boxes_master().input, BOX_LABELS, data)
 
@@ -163,3 +165,28 @@ def test_crowds_are_ignored_as_the_evaluator_of_coco_does(tmp_path: Path, ignore
     measured = measure_detector(model.run, master.input, master.labels, data)
     assert [measured["map50_95"], measured["map50"]] == pytest.approx(expected.stats[:2], abs=1e-6)
     assert measured["map50"] > 0
+
+
+def test_what_nothing_is_annotated_in_has_no_average_precision(tmp_path: Path) -> None:
+    (tmp_path / "annotations").mkdir()
+    Image.new("RGB", (40, 30)).save(tmp_path / "p.png")
+    crowd = {"image_id": 1, "category_id": 0, "bbox": [1, 2, 5, 6], "iscrowd": 1}
+    document = {
+        "images": [{"id": 1, "file_name": "p.png", "width": 40, "height": 30}],
+        "categories": [{"id": i, "name": name} for i, name in enumerate(BOX_LABELS)],
+        "annotations": [crowd],
+    }
+    (tmp_path / "annotations" / "test.json").write_text(json.dumps(document))
+    data = read_data(boxes_master(), tmp_path, "test")
+    with pytest.raises(DataError, match="none of the 1 pictures of split test has an object that counts"):
+        evaluate_master(boxes_master(), create_engine("reference"), data, [8])
+
+
+def test_what_no_pixel_is_labelled_in_has_no_mean_overlap(tmp_path: Path) -> None:
+    for name, pixels in (("test", np.zeros((48, 64, 3), np.uint8)), ("testannot", np.full((48, 64), 5, np.uint8))):
+        (tmp_path / name).mkdir()
+        Image.fromarray(pixels).save(tmp_path / name / "p.png")
+    (tmp_path / "classes.json").write_text(json.dumps([*AREA_LABELS, "void"]))
+    data = read_data(areas_master(), tmp_path, "test")
+    with pytest.raises(DataError, match="none of the 1 label maps of split test labels a pixel: they are void alone"):
+        evaluate_master(areas_master(), create_engine("reference"), data, [8])

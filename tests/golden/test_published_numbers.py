@@ -1,6 +1,7 @@
 """The numbers in the documents are those of the reports."""
 
 import importlib.util
+import json
 import re
 import subprocess
 import sys
@@ -8,7 +9,7 @@ from pathlib import Path
 
 from typer.main import get_command
 
-from benchmarks.publish import DOCUMENTS, MODEL, ROOT, _soak, blocks
+from benchmarks.publish import DOCUMENTS, IMPORTS, MODEL, ROOT, _soak, blocks
 from bitgear.checkpoint import read_master
 from bitgear.cli import app
 from bitgear.models import find_master
@@ -47,9 +48,16 @@ def test_every_report_has_a_command_that_is_there() -> None:
         assert set(re.findall(r"`bitgear (\w+)", commands)) <= verbs
 
 
-def test_the_evaluation_report_is_of_the_shipped_master() -> None:
-    import json
+def test_imports_are_told_with_the_crop_that_they_were_measured_with() -> None:
+    (command,) = re.findall(r"^\| `import-.+?\| (.+?) \|", (ROOT / "benchmarks/README.md").read_text(), re.MULTILINE)
+    for name in IMPORTS:
+        report = json.loads((ROOT / f"benchmarks/results/{name}.json").read_text(encoding="utf-8"))
+        option = f"--central-fraction {report['images']['central_fraction']}"
+        assert option in command
+        assert option in blocks()["imports"]
 
+
+def test_the_evaluation_report_is_of_the_shipped_master() -> None:
     report = json.loads((ROOT / "benchmarks/results/evaluate.json").read_text(encoding="utf-8"))
     master = read_master(find_master(MODEL))
     assert {name: row["top1"] for name, row in report["precisions"].items()} == {

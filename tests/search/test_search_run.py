@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 pytest.importorskip("bitgear._native")
 pytest.importorskip("scipy.optimize")
@@ -22,7 +23,7 @@ from bitgear.evaluate import Measured, evaluate_master, read_data
 from bitgear.fold import batch_norm
 from bitgear.graph import IMAGE, Conv, Graph, Linear, Pool
 from bitgear.plans import MAX_PLANS, BatchNorm, NamedPlan
-from bitgear.search import run
+from bitgear.search import command, run
 from bitgear.search.command import SearchRequest, calibration_count, search_and_write
 from bitgear.search.costs import Cost
 from bitgear.search.pictures import read_pictures
@@ -33,7 +34,7 @@ from bitgear.search.timings import Timings, measure_timings
 from bitgear.search.trials import Trial, Trials
 from tests.masters import named_plan, random_codes, tiny_graph, tiny_master
 from tests.task_masters import areas_master, boxes_master
-from tests.trainer.dense_data import write_boxes, write_maps
+from tests.trainer.dense_data import HEIGHT, WIDTH, write_boxes, write_maps
 
 
 def request(master: Path, data: Path, options: SearchOptions, **changes: object) -> SearchRequest:
@@ -370,3 +371,16 @@ def test_dense_tasks_choose_by_their_own_split(task: str, tmp_path: Path) -> Non
     assert pictures.split == "val"
     assert pictures.calibration.shape == (5, 3, 48, 64)
     assert len(pictures.validation) == 3
+
+
+def test_a_test_split_without_a_labelled_pixel_is_told_before_the_search(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(command, "measure_timings", lambda *_: pytest.fail("searched for what cannot be measured"))
+    write_master(areas_master(), tmp_path / "areas.safetensors")
+    folder = write_maps(tmp_path / "data")
+    (folder / "classes.json").write_text(json.dumps(areas_master().labels))
+    for file in (folder / "testannot").iterdir():
+        Image.fromarray(np.full((HEIGHT, WIDTH), 255, np.uint8)).save(file)
+    with pytest.raises(DataError, match="none of the 4 label maps of split test"):
+        search_and_write(request(tmp_path / "areas.safetensors", folder, OPTIONS))

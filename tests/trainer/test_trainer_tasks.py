@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from bitgear.bits import WIDTHS
 from bitgear.checkpoint import read_master
@@ -99,14 +99,31 @@ def test_a_split_without_an_object_is_refused(tmp_path: Path, split: str) -> Non
     file = data / "annotations" / f"{split}.json"
     listed = json.loads(file.read_text())
     file.write_text(json.dumps({**listed, "annotations": [{**each, "iscrowd": 1} for each in listed["annotations"]]}))
-    with pytest.raises(DataError, match=f"no picture of split {split} has an object"):
+    with pytest.raises(DataError, match=f"none of the . pictures of split {split} has an object that counts"):
         Run(detect_config(), data, tmp_path / "run", progress=False)
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_a_split_without_a_labelled_pixel_is_refused(tmp_path: Path, split: str) -> None:
+    data = write_maps(tmp_path / "set")
+    for file in (data / f"{split}annot").iterdir():
+        Image.fromarray(np.full((40, 56), 2 if int(file.stem) % 2 else 255, np.uint8)).save(file)
+    with pytest.raises(DataError, match=f"none of the 4 label maps of split {split} labels a pixel"):
+        Run(segment_config(), data, tmp_path / "run", progress=False)
 
 
 def test_small_pictures_fill_their_cells_of_the_contact_sheet(tmp_path: Path) -> None:
     _contact_sheet(Sheet(("truth", "8 bit"), [[np.zeros((20, 32, 3), np.uint8)] * 2]), tmp_path / "sheet.png")
     with Image.open(tmp_path / "sheet.png") as sheet:
         assert sheet.getpixel((CELL_WIDTH_PX - 1, sheet.height - 6)) == (0, 0, 0)
+
+
+def test_annotated_boxes_are_drawn_without_a_confidence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Run(detect_config(), write_boxes(tmp_path / "set"), tmp_path / "run", progress=False)
+    texts: list[str] = []
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", lambda _, __, text, **___: texts.append(text))
+    run.task.examine().sheet({})
+    assert set(texts) == {"red", "blue"}
 
 
 def test_training_sees_augmented_batches_and_tests_do_not(case: Case, done: Run) -> None:
@@ -218,7 +235,21 @@ def test_classes_must_be_the_same_in_every_split(split: str, tmp_path: Path) -> 
     listed = json.loads((folder / "annotations" / f"{split}.json").read_text())
     listed["categories"][0]["name"] = "apple"
     (folder / "annotations" / f"{split}.json").write_text(json.dumps(listed))
-    with pytest.raises(DataError, match=f"other classes in {split} than in train"):
+    told = f"other classes in {split} than in train: after 0 that are alike apple, blue, not red, blue"
+    with pytest.raises(DataError, match=told):
+        Run(detect_config(), folder, tmp_path / "out")
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_a_broken_picture_is_told_before_training(split: str, tmp_path: Path) -> None:
+    folder = write_boxes(tmp_path / "set")
+    file = folder / split / "03.png"
+    content = file.read_bytes()
+    file.write_bytes(content[: len(content) // 2])
+    with pytest.raises(DataError, match=rf"{split}/03\.png cannot be read as an image"):
+        Run(detect_config(), folder, tmp_path / "out")
+    Image.new("RGB", (8, 8)).save(file)
+    with pytest.raises(DataError, match=rf"03\.png has 8 x 8 .*; annotations/{split}\.json, line 1 says 56 x 40"):
         Run(detect_config(), folder, tmp_path / "out")
 
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -53,13 +54,14 @@ class Detect(FromScratch):
         train = read_boxed_pictures(folder, "train")
         self.labels = train.classes
         self.validation = read_boxed_pictures(folder, "val")
-        self.test = read_boxed_pictures(folder, "test")  # what is annotated; its pictures are opened once, at the end
-        for split, other in (("val", self.validation), ("test", self.test)):
+        self.test = read_boxed_pictures(folder, "test")
+        for other in (self.validation, self.test):
             if other.classes != self.labels:
-                raise DataError(f"{folder} has other classes in {split} than in train")
-        for split, data_of in (("train", train), ("val", self.validation), ("test", self.test)):
-            if not any(len(item.class_ids) for item in data_of.items):
-                raise DataError(f"{folder}: no picture of split {split} has an object that counts (crowds do not)")
+                raise _other_classes(train, other)
+        for boxed in (train, self.validation, self.test):
+            boxed.check_measurable()
+        for other in (self.validation, self.test):  # of train all are kept
+            other.check_pictures()  # measured later, the last at the end: too late to learn of a broken one
         self.training_images = len(train.items)
         self.graph = self.network.graph(data.height_px, data.width_px, len(self.labels) + SIDES)
         table = torch.tensor(self.record.table()).to(device)
@@ -93,6 +95,15 @@ class Detect(FromScratch):
         return ExaminedBoxes(self.test, self.record, self.config.data.contact_images)
 
 
+def _other_classes(train: BoxedPictures, other: BoxedPictures) -> DataError:
+    alike = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(train.classes, other.classes, strict=False)))
+    ours, theirs = (", ".join(data.classes[alike:])[:100] or "none" for data in (train, other))
+    return DataError(
+        f"{train.source} has other classes in {other.split} than in train: after {alike} that are alike "
+        f"{theirs}, not {ours}"
+    )
+
+
 class ExaminedBoxes:
     """Test pictures with boxes."""
 
@@ -119,7 +130,8 @@ class ExaminedBoxes:
                 detections(run(codes)[0], letterbox, self.data.classes, self.record, DetectOptions())
                 for run in columns.values()
             ]
-            rows.append([draw_boxes(picture.pixels, each) for each in (truth(item, self.data.classes), *found)])
+            annotated = draw_boxes(picture.pixels, truth(item, self.data.classes), confidences=False)
+            rows.append([annotated, *(draw_boxes(picture.pixels, each) for each in found)])
         return rows
 
 

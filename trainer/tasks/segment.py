@@ -43,6 +43,7 @@ class Segment(FromScratch):
         train = self._read("train")
         self.labels = train.classes
         self.validation = self._read("val")
+        self.validation.check_measurable()
         check_label_maps(folder, "test")  # measured once, at the end: too late to learn of a broken map
         self.training_images = len(train.images)
         self.graph = self.network.graph(data.height_px, data.width_px, len(self.labels))
