@@ -118,13 +118,14 @@ class _Outlook:
         self.left = left
         self.longer = 1 + margin
         possible_s = load.now_s + load.ready_s + min(ladder.alone_s)  # before that nothing can be done for them
-        coming = [one for one in load.coming if not one.hard or one.deadline_s >= possible_s]
-        self.count = len(left) + len(coming)
-        self.step = max(1, self.count // LOOKED_AT)
+        self.step = max(1, (len(left) + len(load.coming)) // LOOKED_AT)
         looked_at = [self.queue[position] for position in left[:: self.step]]
         self.comes: list[bool] = []
+        coming = [one for one in load.coming[:: self.step] if not one.hard or one.deadline_s >= possible_s]
+        coming_count = min(len(coming) * self.step, len(load.coming))
+        self.count = len(left) + coming_count
         if coming:
-            looked_at, self.comes = _merged(looked_at, coming[:: self.step])
+            looked_at, self.comes = _merged(looked_at, coming)
         self.each = self.count / len(looked_at)
         first = self.queue[left[0]]
         self.mask, self.pinned = first.allowed, first.pinned
@@ -156,7 +157,7 @@ class _Outlook:
         self.request_s = least_s / self.count + load.ready_s
         # What all workers take at least before newcomers have had their time, but for the first request here.
         self.backlog_s = (least_s - least_s / self.count + sum(self.others_s)) / self.workers
-        self.backlog_s += len(coming) * load.ready_s / self.workers
+        self.backlog_s += coming_count * load.ready_s / self.workers
         self.backlog_s += load.elsewhere_s(self.now_s + self.room_s)
 
     def best(self) -> tuple[int, tuple[int, ...], Reason] | None:
