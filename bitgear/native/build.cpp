@@ -1,6 +1,7 @@
 // Building a model: the geometry of its steps, their constants, and the arena.
 #include <algorithm>
 #include <cmath>
+#include <iterator>
 #include <numeric>
 #include <stdexcept>
 #include <utility>
@@ -23,35 +24,19 @@ bool countable(int height, int width) { return std::int64_t{height} * width <= k
 
 // What the numbers of the rows that a step reads of its input's picture are multiples of.
 int row_step(const Step& step, const Buffer& input) {
-    if (step.kind == Step::Kind::conv && step.method == Method::dot && step.geometry.kernel == 1 && input.top == 0)
-        return step.geometry.stride;
-    if (step.kind != Step::Kind::copy) return 1;
-    return std::accumulate(step.source_y.begin(), step.source_y.end(), 0, std::gcd<int, int>);
+    const auto of_windows = [&](const WindowPlaces& windows) {
+        return windows.kernel == 1 && input.top == 0 ? windows.stride : 1;
+    };
+    if (const auto* dot = std::get_if<DotWork>(&step.work)) return of_windows(dot->windows);
+    if (const auto* pooled = std::get_if<PooledWork>(&step.work)) return of_windows(pooled->windows);
+    if (const auto* copy = std::get_if<CopyWork>(&step.work))
+        return std::accumulate(copy->source_y.begin(), copy->source_y.end(), 0, std::gcd<int, int>);
+    return 1;
 }
 
 }  // namespace
 
-// Takes back the steps that were begun unless it is told to keep them.
-class Model::Undo {
-public:
-    explicit Undo(Model& model) : model_(model), steps_(model.steps_.size()), resident_bytes_(model.resident_bytes_) {}
-    Undo(const Undo&) = delete;
-    Undo& operator=(const Undo&) = delete;
-    ~Undo() {
-        if (kept_) return;
-        model_.steps_.erase(model_.steps_.begin() + static_cast<std::ptrdiff_t>(steps_), model_.steps_.end());
-        model_.resident_bytes_ = resident_bytes_;
-    }
-    void keep() { kept_ = true; }
-
-private:
-    Model& model_;
-    const std::size_t steps_;
-    const std::size_t resident_bytes_;
-    bool kept_ = false;
-};
-
-void Model::check(bool holds, const char* message) {
+void check(bool holds, const char* message) {
     if (!holds) throw std::invalid_argument(message);
 }
 
@@ -66,21 +51,24 @@ void Model::check_step(const Step& step) const {
     check(step.height >= 1 && step.width >= 1 && step.channels >= 1, "a step makes nothing");
     check(countable(step.height, step.width), "a value has more pixels than the engine counts");
     check(step.outputs.size() <= sz(kMaxOutputs), "a value has too many readers");
+    const auto* copy = std::get_if<CopyWork>(&step.work);
+    const int channels = step.channels + (copy != nullptr ? 2 * copy->pad_channels : 0);
     for (const Output& output : step.outputs) {
         const Buffer& b = checked_buffer(output.buffer);
         check(b.height == step.height && b.width == step.width && output.channel >= 0 && output.channel <= b.channels &&
-                  step.channels + 2 * step.pad_channels <= b.channels - output.channel,
+                  channels <= b.channels - output.channel,
               "a reader's buffer has another shape than the value");
         const Quantizer& q = output.quantizer;
         check(q.zero >= 0 && q.zero <= 255 && q.low >= -q.zero && q.high <= 255 - q.zero,
               "a reader's codes do not fit a byte");
     }
-    if (step.residual.buffer >= 0) {
-        const Buffer& b = checked_buffer(step.residual.buffer);
+    const Residual& residual = step.values.residual;
+    if (residual.buffer >= 0) {
+        const Buffer& b = checked_buffer(residual.buffer);
         check(b.height == step.height && b.width == step.width && step.channel + step.channels <= b.channels,
               "the residual has another shape than the value");
-        const std::int32_t zero = step.residual.zero;
-        check(zero >= 0 && zero <= 255 && (zero & (zero - 1)) == 0, "a residual's zero is 0 or a power of two");
+        check(residual.zero >= 0 && residual.zero <= 255 && (residual.zero & (residual.zero - 1)) == 0,
+              "a residual's zero is 0 or a power of two");
     }
 }
 
@@ -99,64 +87,68 @@ int Model::add_buffer(int height, int width, int channels, int top, int left, in
     return static_cast<int>(buffers_.size()) - 1;
 }
 
-Step& Model::push(Step::Kind kind, const std::string& name, int input) {
-    steps_.emplace_back();
-    Step& step = steps_.back();
-    step.kind = kind;
-    step.name = name;
-    step.input = input;
-    return step;
-}
-
 // After the step's outputs and residual are known.
-void Model::set_constants(Step& step, const Constants& constants, const Activation& activation, double largest_sum) {
+void Model::set_values(Step& step, const Constants& constants, const Activation& activation, double largest_sum,
+                       std::int32_t offset) {
     const std::size_t padded = sz(round_up(step.channels, kLutColumnsMax));
-    step.multiplier = constants.multiplier;
-    step.multiplier.resize(padded);
-    step.bias = constants.bias;
-    if (!step.bias.empty()) step.bias.resize(padded);
-    step.offset.assign(padded, 0);
-    step.floor = activation.relu ? 0.0f : -INFINITY;
-    step.ceiling = activation.clip;
-    step.quick.resize(2 * padded * step.outputs.size());
-    float* quick = step.quick.data();
+    Values& values = step.values;
+    values.multiplier = constants.multiplier;
+    values.multiplier.resize(padded);
+    values.bias = constants.bias;
+    if (!values.bias.empty()) values.bias.resize(padded);
+    values.offset.assign(padded, offset);
+    values.floor = activation.relu ? 0.0f : -INFINITY;
+    values.ceiling = activation.clip;
+    values.quick.resize(2 * padded * step.outputs.size());
+    float* quick = values.quick.data();
     for (Output& output : step.outputs) {
         Quantizer& q = output.quantizer;
-        bound_quantizer(q, step.floor, step.ceiling);
-        quicken(q, step.multiplier.data(), step.bias.empty() ? nullptr : step.bias.data(), step.channels,
-                static_cast<int>(padded), step.residual.buffer >= 0 ? step.residual.scale : 0.0f, step.residual.zero,
-                largest_sum, quick, quick + padded);
+        bound_quantizer(q, values.floor, values.ceiling);
+        quicken(q, values.multiplier.data(), values.bias.empty() ? nullptr : values.bias.data(), step.channels,
+                static_cast<int>(padded), values.residual.buffer >= 0 ? values.residual.scale : 0.0f,
+                values.residual.zero, largest_sum, quick, quick + padded);
         q.inverts = isa_->inverts != nullptr && isa_->inverts(q);
         quick += 2 * padded;
     }
 }
 
-void Model::set_result(const Step& step) {
-    if (!step.result) return;
-    check(result_channels_ == 0, "a model has one result");
-    result_height_ = step.height;
-    result_width_ = step.width;
-    result_channels_ = sz(step.result_channels);
+// Takes the finished steps of a node.
+void Model::add(std::vector<Step> steps) {
+    check(!steps.back().result || result_channels_ == 0, "a model has one result");
+    steps_.insert(steps_.end(), std::make_move_iterator(steps.begin()), std::make_move_iterator(steps.end()));
+    const Step& last = steps_.back();
+    if (!last.result) return;
+    result_height_ = last.height;
+    result_width_ = last.width;
+    result_channels_ = sz(last.result_channels);
+}
+
+void Model::add(Step step) {
+    std::vector<Step> one;
+    one.push_back(std::move(step));
+    add(std::move(one));
 }
 
 void Model::add_image(int buffer) {
-    Undo undo(*this);
     const Buffer& b = checked_buffer(buffer);
     check(b.channels == 3, "the image has three channels");
     check(image_height_ == 0 || (image_height_ == b.height && image_width_ == b.width), "the image has one size");
-    Step& step = push(Step::Kind::image, "image", -1);
-    step.height = image_height_ = b.height;
-    step.width = image_width_ = b.width;
+    Step step;
+    step.name = "image";
+    step.height = b.height;
+    step.width = b.width;
     step.channels = b.channels;
     step.outputs.push_back({buffer, 0, {}});
     check_step(step);
-    undo.keep();
+    add(std::move(step));
+    image_height_ = b.height;
+    image_width_ = b.width;
 }
 
 void Model::add_conv(const std::string& name, const ConvSpec& spec, const std::int8_t* q8, std::size_t q8_size) {
-    Undo undo(*this);
-    const Buffer input = checked_buffer(spec.input);
+    const Buffer& input = checked_buffer(spec.input);
     const Geometry& g = spec.geometry;
+    const Pooling& pool = spec.pooling;
     check(g.kernel >= 1 && g.kernel <= kMaxWindow && g.stride >= 1 && g.dilation >= 1 && g.dilation <= kMaxWindow &&
               g.groups >= 1 && spec.channels >= 1,
           "a convolution's sizes are out of range");
@@ -173,99 +165,88 @@ void Model::add_conv(const std::string& name, const ConvSpec& spec, const std::i
     const int parts = depthwise ? 1 : g.groups;  // any other grouping: a step for each group
     const int in_channels = input.channels / g.groups;
     const int channels = spec.channels / parts;
-    check(std::int64_t{in_channels} * g.kernel * g.kernel <= kMaxTerms,
-          "a convolution sums more terms than 32 bits hold");
+    const double terms = double(in_channels) * g.kernel * g.kernel;  // of a sum
+    check(terms <= kMaxTerms, "a convolution sums more terms than 32 bits hold");
     check(offsets_fit(g, input.row_bytes(), sz(input.pixel_bytes)),
           "a convolution's window spans more than 2 GiB of its input");
+    const int extent = g.dilation * (g.kernel - 1) + 1;
+    check(fits(input, extent), "a convolution's window is larger than its input");
+    const int height = (input.top + input.height + input.bottom - input.spare_bottom - extent) / g.stride + 1;
+    const int width = (input.left + input.width + input.right - input.spare_right - extent) / g.stride + 1;
+    check(countable(height, width), "a convolution has more pixels than the engine counts");
+    check(pool.kernel <= 0 ||
+              (g.groups == 1 && spec.residual.buffer < 0 && pool.kernel <= kMaxPooled && pool.stride >= 1 &&
+               pool.stride <= kMaxPooledStride && pool.padding >= 0 && pool.padding < pool.kernel && pool.height >= 1 &&
+               pool.width >= 1 && pool.height <= (height - 1 + pool.padding) / pool.stride + 1 &&
+               pool.width <= (width - 1 + pool.padding) / pool.stride + 1),
+          "pooling does not fit its convolution");
+    std::vector<Step> steps(sz(parts));
     for (int part = 0; part < parts; ++part) {
-        Step& step = push(Step::Kind::conv, name, spec.input);
-        const int extent = g.dilation * (g.kernel - 1) + 1;
-        check(fits(input, extent), "a convolution's window is larger than its input");
-        step.height = (input.top + input.height + input.bottom - input.spare_bottom - extent) / g.stride + 1;
-        step.width = (input.left + input.width + input.right - input.spare_right - extent) / g.stride + 1;
-        step.pooling = spec.pooling;
-        step.conv_height = step.height;
-        step.conv_width = step.width;
-        check(countable(step.conv_height, step.conv_width), "a convolution has more pixels than the engine counts");
-        if (spec.pooling.kernel > 0) {
-            const Pooling& pool = spec.pooling;
-            check(g.groups == 1 && spec.residual.buffer < 0 && pool.kernel <= kMaxPooled && pool.stride >= 1 &&
-                      pool.stride <= kMaxPooledStride && pool.padding >= 0 && pool.padding < pool.kernel &&
-                      pool.height >= 1 && pool.width >= 1 &&
-                      pool.height <= (step.conv_height - 1 + pool.padding) / pool.stride + 1 &&
-                      pool.width <= (step.conv_width - 1 + pool.padding) / pool.stride + 1,
-                  "pooling does not fit its convolution");
-            step.height = pool.height;
-            step.width = pool.width;
-        }
+        Step& step = steps[sz(part)];
+        step.name = name;
+        step.input = spec.input;
+        step.height = pool.kernel > 0 ? pool.height : height;
+        step.width = pool.kernel > 0 ? pool.width : width;
         step.channels = channels;
         step.result_channels = spec.channels;
-        step.input_channel = part * in_channels * (parts > 1 ? 1 : 0);
         step.channel = part * channels;
-        step.geometry = g;
-        step.residual = spec.residual;
+        step.values.residual = spec.residual;
         step.outputs = spec.outputs;
         for (Output& output : step.outputs) output.channel += step.channel;
         step.result = spec.result;
-        Constants constants;
+        check_step(step);
         const auto slice = [&](const std::vector<float>& all) {
             return all.empty() ? all
                                : std::vector<float>(all.begin() + step.channel, all.begin() + step.channel + channels);
         };
-        constants.multiplier = slice(spec.constants.multiplier);
-        constants.bias = slice(spec.constants.bias);
-        check_step(step);
-        set_constants(step, constants, spec.activation,
-                      double(in_channels) * g.kernel * g.kernel * spec.act_max * (1 << (spec.weight_bits - 1)));
-        step.macs = double(step.conv_height) * step.conv_width * channels * in_channels * g.kernel * g.kernel;
+        set_values(step, {slice(spec.constants.multiplier), slice(spec.constants.bias)}, spec.activation,
+                   terms * spec.act_max * (1 << (spec.weight_bits - 1)), 0);
+        step.macs = double(height) * width * channels * terms;
         const std::int8_t* codes = q8 + sz(step.channel) * sz(in_channels) * sz(g.kernel * g.kernel);
-        step.in_channels = in_channels;
-        if (depthwise) {
-            step.method = Method::depthwise;
-            prepare_depthwise(step, spec, codes);
-        } else {
-            const std::vector<Choice> all = choices(step, spec);
-            const bool prepared = std::any_of(all.begin(), all.end(),
-                                              [&](const Choice& choice) { return prepare(step, spec, codes, choice); });
-            check(prepared, "no path multiplies this convolution");
+        const int input_channel = depthwise ? 0 : part * in_channels;
+        const Layer layer{*isa_, rates_, spec, step, input, codes, in_channels, input_channel, height, width};
+        Prepared prepared = depthwise ? prepare_depthwise(layer) : prepare(layer);
+        step.work = std::move(prepared.work);
+        step.detail = std::move(prepared.detail);
+        step.resident_bytes = prepared.resident_bytes;
+        step.scratch_bytes = prepared.scratch_bytes;
+        step.overrun_bytes = prepared.overrun_bytes;
+        std::copy(prepared.offset.begin(), prepared.offset.end(), step.values.offset.begin());
+        if (prepared.largest_sum) {
+            for (Output& output : step.outputs) bound_sums(output.quantizer, *prepared.largest_sum);
         }
     }
-    set_result(steps_.back());  // of all parts together
-    undo.keep();
+    add(std::move(steps));
 }
 
 void Model::add_window_sum(const std::string& name, int input, int kernel, int stride, std::int32_t zero,
                            const Constants& constants, const std::vector<Output>& outputs, bool result) {
-    Undo undo(*this);
     const Buffer& b = checked_buffer(input);
     check(kernel >= 0 && kernel <= kMaxWindow && stride >= 1 && fits(b, kernel) &&
               constants.multiplier.size() == sz(b.channels),
           "a window's sizes are out of range");
-    Step& step = push(Step::Kind::sum, name, input);
+    const SumWork window{kernel > 0 ? kernel : b.height, kernel > 0 ? kernel : b.width, stride};
+    check(std::int64_t{window.height} * window.width <= kMaxSummed, "a window sums more pixels than 32 bits hold");
+    Step step;
+    step.name = name;
+    step.detail = "sum";
+    step.input = input;
+    step.height = (b.top + b.height + b.bottom - window.height) / stride + 1;
+    step.width = (b.left + b.width + b.right - window.width) / stride + 1;
     step.channels = step.result_channels = b.channels;
-    step.geometry.kernel = kernel;
-    step.geometry.stride = stride;
-    step.window_height = kernel > 0 ? kernel : b.height;
-    step.window_width = kernel > 0 ? kernel : b.width;
-    check(std::int64_t{step.window_height} * step.window_width <= kMaxSummed,
-          "a window sums more pixels than 32 bits hold");
-    step.height = (b.top + b.height + b.bottom - step.window_height) / stride + 1;
-    step.width = (b.left + b.width + b.right - step.window_width) / stride + 1;
     step.outputs = outputs;
     step.result = result;
+    step.work = window;
+    step.scratch_bytes = 2 * sizeof(std::int32_t) * sz(round_up(step.channels, kLutColumnsMax));
     check_step(step);
-    set_constants(step, constants, {false, INFINITY}, 255.0 * step.window_height * step.window_width);
-    std::fill(step.offset.begin(), step.offset.end(), -zero * step.window_height * step.window_width);
-    step.detail = "sum";
-    set_result(step);
-    undo.keep();
-    scratch_bytes_ = std::max(scratch_bytes_, 2 * sizeof(std::int32_t) * sz(round_up(step.channels, kLutColumnsMax)));
+    set_values(step, constants, {false, INFINITY}, 255.0 * window.height * window.width,
+               -zero * window.height * window.width);
+    add(std::move(step));
 }
 
 void Model::add_bilinear(const std::string& name, int input, const std::vector<Interpolation>& rows,
                          const std::vector<Interpolation>& columns, std::int32_t zero, const Constants& constants,
                          const std::vector<Output>& outputs, bool result) {
-    Undo undo(*this);
     const Buffer& source = checked_buffer(input);
     check(constants.multiplier.size() == sz(source.channels), "a multiplier for each channel is needed");
     const auto inside = [](const std::vector<Interpolation>& axis, int size) {
@@ -274,43 +255,42 @@ void Model::add_bilinear(const std::string& name, int input, const std::vector<I
         });
     };
     check(inside(rows, source.height) && inside(columns, source.width), "a resize reads outside its input");
-    Step& step = push(Step::Kind::bilinear, name, input);
-    step.channels = step.result_channels = buffers_[sz(input)].channels;
+    Step step;
+    step.name = name;
+    step.detail = "bilinear";
+    step.input = input;
     step.height = static_cast<int>(rows.size());
     step.width = static_cast<int>(columns.size());
-    step.rows = rows;
-    step.columns = columns;
+    step.channels = step.result_channels = source.channels;
     step.outputs = outputs;
     step.result = result;
+    step.work = BilinearWork{rows, columns};
+    step.scratch_bytes = sizeof(std::int32_t) * sz(round_up(step.channels, kLutColumnsMax));
     check_step(step);
-    set_constants(step, constants, {false, INFINITY}, 255.0 * kInterpolationOne * kInterpolationOne);
-    std::fill(step.offset.begin(), step.offset.end(), -zero * kInterpolationOne * kInterpolationOne);
-    step.detail = "bilinear";
-    set_result(step);
-    undo.keep();
-    scratch_bytes_ = std::max(scratch_bytes_, sizeof(std::int32_t) * sz(round_up(step.channels, kLutColumnsMax)));
+    set_values(step, constants, {false, INFINITY}, 255.0 * kInterpolationOne * kInterpolationOne,
+               -zero * kInterpolationOne * kInterpolationOne);
+    add(std::move(step));
 }
 
 void Model::add_maximum(const std::string& name, int input, int output, int channel, int kernel, int stride) {
-    Undo undo(*this);
     const Buffer& b = checked_buffer(input);
     check(kernel >= 1 && kernel <= kMaxWindow && stride >= 1 && fits(b, kernel), "a window's sizes are out of range");
-    Step& step = push(Step::Kind::maximum, name, input);
-    step.channels = b.channels;
-    step.geometry.kernel = kernel;
-    step.geometry.stride = stride;
+    Step step;
+    step.name = name;
+    step.detail = "maximum";
+    step.input = input;
     step.height = (b.top + b.height + b.bottom - kernel) / stride + 1;
     step.width = (b.left + b.width + b.right - kernel) / stride + 1;
+    step.channels = b.channels;
     step.outputs.push_back({output, channel, {}});
-    step.detail = "maximum";
+    step.work = MaximumWork{kernel, stride};
+    step.scratch_bytes = sizeof(const std::uint8_t*) * sz(kernel * kernel);
     check_step(step);
-    undo.keep();
-    max_window_ = std::max(max_window_, sz(kernel) * sz(kernel));
+    add(std::move(step));
 }
 
 void Model::add_copy(const std::string& name, int input, int output, int channel, const std::vector<int>& source_y,
                      const std::vector<int>& source_x, int pad_channels, std::uint8_t pad_byte) {
-    Undo undo(*this);
     const Buffer& source = checked_buffer(input);
     const auto inside = [](const std::vector<int>& axis, int size) {
         return std::all_of(axis.begin(), axis.end(), [size](int i) { return i >= 0 && i < size; });
@@ -318,18 +298,17 @@ void Model::add_copy(const std::string& name, int input, int output, int channel
     check(inside(source_y, source.height) && inside(source_x, source.width) && pad_channels >= 0 &&
               pad_channels <= kMaxSide,
           "a copy reads outside its input");
-    Step& step = push(Step::Kind::copy, name, input);
-    step.channels = source.channels;
+    Step step;
+    step.name = name;
+    step.detail = "copy";
+    step.input = input;
     step.height = static_cast<int>(source_y.size());
     step.width = static_cast<int>(source_x.size());
-    step.source_y = source_y;
-    step.source_x = source_x;
-    step.pad_channels = pad_channels;
-    step.pad_byte = pad_byte;
+    step.channels = source.channels;
     step.outputs.push_back({output, channel, {}});
-    step.detail = "copy";
+    step.work = CopyWork{source_y, source_x, pad_channels, pad_byte};
     check_step(step);
-    undo.keep();
+    add(std::move(step));
 }
 
 void Model::finish() {
@@ -345,18 +324,22 @@ void Model::finish() {
             buffers_[sz(b)].last_step = index;
         };
         uses(step.input);
-        uses(step.residual.buffer);
+        uses(step.values.residual.buffer);
         if (step.input >= 0) {
             Buffer& input = buffers_[sz(step.input)];
             input.row_step = std::gcd(input.row_step, row_step(step, input));
         }
-        if (step.residual.buffer >= 0) buffers_[sz(step.residual.buffer)].row_step = 1;
+        if (step.values.residual.buffer >= 0) buffers_[sz(step.values.residual.buffer)].row_step = 1;
         for (const Output& output : step.outputs) {
             if (buffers_[sz(output.buffer)].first_step < 0) step.prefill.push_back(output.buffer);
             uses(output.buffer);
         }
-        resident_bytes_ += (step.multiplier.size() + step.bias.size() + step.quick.size()) * sizeof(float) +
-                           step.offset.size() * sizeof(std::int32_t) + step.runs.size() * sizeof(Run);
+        const Values& values = step.values;
+        resident_bytes_ += step.resident_bytes +
+                           (values.multiplier.size() + values.bias.size() + values.quick.size()) * sizeof(float) +
+                           values.offset.size() * sizeof(std::int32_t);
+        scratch_bytes_ = std::max(scratch_bytes_, step.scratch_bytes);
+        overrun_bytes_ = std::max(overrun_bytes_, step.overrun_bytes);
     }
     // First fit, largest first: buffers that live at the same time get separate places.
     std::vector<Buffer*> order;
