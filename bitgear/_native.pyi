@@ -15,9 +15,6 @@ MAX_PICTURE_BYTES: int
 MAX_POOLED_KERNEL: int
 MAX_POOLED_STRIDE: int
 
-_Output = tuple[int, int, float, int, int, int]
-"""Buffer, first channel in it, scale, lowest and highest code, byte of code 0."""
-
 def instruction_sets() -> list[tuple[str, bool, bool, list[str]]]:
     """Return name, compiled in, offered by this processor, paths; best first."""
 
@@ -74,6 +71,26 @@ def paint_mask(
 def count_ids(mask: NDArray[np.uint8], counts: NDArray[np.int64]) -> None:
     """Add to ``counts`` (256,) how often each id stands in a mask (h, w)."""
 
+class Output:
+    """A reader of a value: a buffer, the first channel in it, and the codes; ``zero`` is the byte of code 0."""
+
+    def __init__(self, *, buffer: int, channel: int, scale: float, low: int, high: int, zero: int) -> None: ...
+
+class Residual:
+    """Codes of a buffer that are added to a value; ``zero`` is the byte of code 0."""
+
+    def __init__(self, *, buffer: int, scale: float, zero: int) -> None: ...
+
+class Pooling:
+    """Max pooling right behind a convolution, to a result of ``height`` and ``width``."""
+
+    def __init__(self, *, kernel: int, stride: int, padding: int, height: int, width: int) -> None: ...
+
+class Interpolation:
+    """Two source positions; ``second_weight`` is in parts of :data:`INTERPOLATION_ONE`."""
+
+    def __init__(self, *, first: int, second: int, second_weight: int) -> None: ...
+
 class Model:
     """A flat list of steps over byte buffers; see model.h. Arguments are checked for memory safety, not for sense."""
 
@@ -82,6 +99,7 @@ class Model:
 
     def add_buffer(
         self,
+        *,
         height: int,
         width: int,
         channels: int,
@@ -96,6 +114,7 @@ class Model:
     def add_image(self, buffer: int) -> None: ...
     def add_conv(
         self,
+        *,
         name: str,
         input: int,
         q8: NDArray[np.int8],
@@ -111,37 +130,40 @@ class Model:
         bias: list[float],
         relu: bool,
         clip: float,
-        residual: tuple[int, float, int],
-        outputs: list[_Output],
+        residual: Residual | None,
+        outputs: list[Output],
         result: bool,
-        pooling: tuple[int, int, int, int, int],
+        pooling: Pooling | None,
         path: str,
     ) -> None: ...
     def add_window_sum(
         self,
+        *,
         name: str,
         input: int,
         kernel: int,
         stride: int,
         zero: int,
         multiplier: list[float],
-        outputs: list[_Output],
+        outputs: list[Output],
         result: bool,
     ) -> None: ...
     def add_bilinear(
         self,
+        *,
         name: str,
         input: int,
-        rows: list[tuple[int, int, int]],
-        columns: list[tuple[int, int, int]],
+        rows: list[Interpolation],
+        columns: list[Interpolation],
         zero: int,
         multiplier: list[float],
-        outputs: list[_Output],
+        outputs: list[Output],
         result: bool,
     ) -> None: ...
-    def add_maximum(self, name: str, input: int, output: int, channel: int, kernel: int, stride: int) -> None: ...
+    def add_maximum(self, *, name: str, input: int, output: int, channel: int, kernel: int, stride: int) -> None: ...
     def add_copy(
         self,
+        *,
         name: str,
         input: int,
         output: int,

@@ -12,6 +12,7 @@ import math
 from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,8 +45,14 @@ from bitgear.reference import check_image, interpolation, nearest
 
 _ADVICE = "choose the engine onnxruntime"
 
-_Quantizer = tuple[float, int, int, int]
-"""Scale, lowest and highest code, zero."""
+
+class _Quantizer(NamedTuple):
+    """How codes are made of a value: ``low`` to ``high``, with ``zero`` as the byte of code 0."""
+
+    scale: float
+    low: int
+    high: int
+    zero: int
 
 
 @dataclass(frozen=True)
@@ -242,23 +249,27 @@ class _Lowering:
         if isinstance(node, Conv) and (self.path != "" or not self.core.avoids_winograd):
             _, height, width = self.shapes[node.name]
             spare = _native.winograd_spare(node.kernel, node.stride, node.dilation, height, width)
-        buffer = self._buffer(self.shapes[node.input], padding, spare, quantizer[3])
+        buffer = self._buffer(self.shapes[node.input], padding, spare, quantizer.zero)
         self.read_from[node.name] = buffer
         self.feeds[node.input].append(_Feed(buffer, 0, quantizer))
         if isinstance(node, Conv) and node.residual is not None:
             quantizer = self._quantizer(node.residual, folded.residual_scale, MASTER_BITS)
-            buffer = self._buffer(self.shapes[node.residual], (0, 0), (0, 0), quantizer[3])
+            buffer = self._buffer(self.shapes[node.residual], (0, 0), (0, 0), quantizer.zero)
             self.residual_from[node.name] = buffer
             self.feeds[node.residual].append(_Feed(buffer, 0, quantizer))
 
     def _quantizer(self, value: str, scale: np.float32 | None, bits: int) -> _Quantizer:
         low, high = activation_range(bits, self.graph.signed(value))
-        return (1.0 if scale is None else float(scale), low, high, -low)
+        return _Quantizer(1.0 if scale is None else float(scale), low, high, zero=-low)
 
     def _buffer(self, shape: Shape, padding: tuple[int, int], spare: tuple[int, int], fill: int) -> int:
         channels, height, width = shape if len(shape) == 3 else (shape[0], 1, 1)
         start, end = padding
-        return self.core.add_buffer(height, width, channels, start, start, end, end, *spare, fill)
+        spare_bottom, spare_right = spare
+        return self.core.add_buffer(
+            height=height, width=width, channels=channels, top=start, left=start, bottom=end, right=end,
+            spare_bottom=spare_bottom, spare_right=spare_right, fill=fill,
+        )  # fmt: skip
 
     def _emit(self, node: Node) -> None:
         self.node = node
@@ -267,7 +278,10 @@ class _Lowering:
                 pass  # its inputs were written side by side
             case MaxPool():
                 for buffer, feed in self.moves.get(node.name, []):
-                    self.core.add_maximum(node.name, buffer, feed.buffer, feed.channel, node.kernel, node.stride)
+                    self.core.add_maximum(
+                        name=node.name, input=buffer, output=feed.buffer, channel=feed.channel,
+                        kernel=node.kernel, stride=node.stride,
+                    )  # fmt: skip
             case Shortcut():
                 rows, columns = (range(0, side, node.stride) for side in self.shapes[node.input][1:])
                 pad = (node.channels - self.shapes[node.input][0]) // 2
@@ -282,17 +296,21 @@ class _Lowering:
 
     def _emit_copies(self, node: Shortcut | Resize, rows: list[int], columns: list[int], pad: int) -> None:
         for buffer, feed in self.moves[node.name]:
-            zero = feed.quantizer[3]
-            self.core.add_copy(node.name, buffer, feed.buffer, feed.channel, rows, columns, pad, zero)
+            self.core.add_copy(
+                name=node.name, input=buffer, output=feed.buffer, channel=feed.channel, source_y=rows, source_x=columns,
+                pad_channels=pad, pad_byte=feed.quantizer.zero,
+            )  # fmt: skip
 
     def _emit_conv(self, node: Conv | Linear) -> None:
         folded = self.folded[node.name]
         low, high = activation_range(folded.act_bits, self.graph.signed(node.input))
         conv = node if isinstance(node, Conv) else None
-        residual = (-1, 1.0, 0)
+        residual = None
         if conv is not None and conv.residual is not None:
-            scale, _, _, zero = self._quantizer(conv.residual, folded.residual_scale, MASTER_BITS)
-            residual = (self.residual_from[node.name], scale, zero)
+            quantizer = self._quantizer(conv.residual, folded.residual_scale, MASTER_BITS)
+            residual = _native.Residual(
+                buffer=self.residual_from[node.name], scale=quantizer.scale, zero=quantizer.zero
+            )
         self.core.add_conv(
             name=node.name,
             input=self.read_from[node.name],
@@ -316,34 +334,49 @@ class _Lowering:
             path=self.path,
         )
 
-    def _pooling(self, node: Conv | Linear) -> tuple[int, int, int, int, int]:
+    def _pooling(self, node: Conv | Linear) -> _native.Pooling | None:
         pool = self.pooled.get(node.name)
         if pool is None:
-            return (0, 1, 0, 0, 0)
+            return None
         _, height, width = self.shapes[pool.name]
-        return (pool.kernel, pool.stride, pool.padding, height, width)
+        return _native.Pooling(kernel=pool.kernel, stride=pool.stride, padding=pool.padding, height=height, width=width)
 
     def _emit_sum(self, node: Pool | AvgPool | Resize) -> None:
         folded = self.folded[node.name]
-        zero = self._quantizer(node.input, folded.act_scale, MASTER_BITS)[3]
+        zero = self._quantizer(node.input, folded.act_scale, MASTER_BITS).zero
         multiplier = _per_channel(folded.multiplier, self.shapes[node.input][0])
         buffer, outputs, result = self.read_from[node.name], self._outputs(node), node is self.last
         if isinstance(node, Resize):
             (_, height, width), (_, out_height, out_width) = self.shapes[node.input], self.shapes[node.name]
             rows, columns = _interpolation(height, out_height), _interpolation(width, out_width)
-            self.core.add_bilinear(node.name, buffer, rows, columns, zero, multiplier, outputs, result)
+            self.core.add_bilinear(
+                name=node.name, input=buffer, rows=rows, columns=columns, zero=zero, multiplier=multiplier,
+                outputs=outputs, result=result,
+            )  # fmt: skip
         else:
             kernel, stride = (0, 1) if isinstance(node, Pool) else (node.kernel, node.stride)
-            self.core.add_window_sum(node.name, buffer, kernel, stride, zero, multiplier, outputs, result)
+            self.core.add_window_sum(
+                name=node.name, input=buffer, kernel=kernel, stride=stride, zero=zero, multiplier=multiplier,
+                outputs=outputs, result=result,
+            )  # fmt: skip
 
-    def _outputs(self, node: Node) -> list[tuple[int, int, float, int, int, int]]:
-        return [(feed.buffer, feed.channel, *feed.quantizer) for feed in self.feeds[node.name]]
+    def _outputs(self, node: Node) -> list[_native.Output]:
+        return [
+            _native.Output(
+                buffer=feed.buffer, channel=feed.channel, scale=feed.quantizer.scale, low=feed.quantizer.low,
+                high=feed.quantizer.high, zero=feed.quantizer.zero,
+            )
+            for feed in self.feeds[node.name]
+        ]  # fmt: skip
 
 
-def _interpolation(size: int, out_size: int) -> list[tuple[int, int, int]]:
-    """Return two source positions and the second's weight for every output position of an axis."""
-    first, second, weight = interpolation(size, out_size)
-    return list(zip(first.tolist(), second.tolist(), weight.tolist(), strict=True))
+def _interpolation(size: int, out_size: int) -> list[_native.Interpolation]:
+    """Return where every output position of an axis lies between two source positions."""
+    axis = (positions.tolist() for positions in interpolation(size, out_size))
+    return [
+        _native.Interpolation(first=first, second=second, second_weight=weight)
+        for first, second, weight in zip(*axis, strict=True)
+    ]
 
 
 def _per_channel(values: NDArray[np.float32], channels: int) -> list[float]:

@@ -29,8 +29,7 @@ const int g_fork_handler = pthread_atfork([] { g_contexts_mutex.lock(); }, [] { 
 struct Model::Workspace {
     AlignedBytes arena;  // of one image
     AlignedBytes scratch;
-    std::vector<const std::uint8_t*> sources;  // room for the largest window of a maximum
-    std::vector<float> floats;                 // the result, channels last, where it has several pixels
+    std::vector<float> floats;  // the result, channels last, where it has several pixels
 };
 
 // Memory of one call at a time.
@@ -44,32 +43,7 @@ Model::~Model() = default;
 
 void Model::Pass::run_step(const Step& step, int index, int count) const {
     fill_borders(step, index, count);
-    switch (step.kind) {
-        case Step::Kind::image:
-            return run_image(step, index, count);
-        case Step::Kind::sum:
-            return run_sum(step, index, count);
-        case Step::Kind::bilinear:
-            return run_bilinear(step, index, count);
-        case Step::Kind::maximum:
-            return run_maximum(step, index, count);
-        case Step::Kind::copy:
-            return run_copy(step, index, count);
-        case Step::Kind::conv:
-            switch (step.method) {
-                case Method::dot:
-                    if (step.pooling.kernel > 0) return run_pooled(step, index, count);
-                    return run_dot(step, index, count);
-                case Method::lut:
-                    return run_lut(step, index, count);
-                case Method::pixel_lut:
-                    return run_pixel_lut(step, index, count);
-                case Method::winograd:
-                    return run_winograd(step, index, count);
-                case Method::depthwise:
-                    return run_depthwise(step, index, count);
-            }
-    }
+    std::visit([&](const auto& work) { run(step, work, index, count); }, step.work);
 }
 
 // One call: what its threads share.
@@ -101,11 +75,7 @@ void Model::Call::take_through(int image, int owner, int index, int count) {
     Workspace& own = context.threads[sz(owner + index)];
     const std::size_t pixels = sz(model.result_height_) * sz(model.result_width_), channels = model.result_channels_;
     float* result = results + sz(image) * pixels * channels;
-    const Pass pass{model,
-                    shared.arena.data(),
-                    own.scratch.data(),
-                    own.sources.data(),
-                    q_images + sz(image) * model.image_bytes(),
+    const Pass pass{model, shared.arena.data(), own.scratch.data(), q_images + sz(image) * model.image_bytes(),
                     pixels > 1 ? shared.floats.data() : result};
     using Clock = std::chrono::steady_clock;
     for (std::size_t s = 0; s < model.steps_.size(); ++s) {
@@ -145,7 +115,6 @@ std::unique_ptr<Model::Context> Model::take_context(int threads) const {
             *bytes = AlignedBytes(size + overrun_bytes_);
             std::memset(bytes->data(), 0, bytes->size());
         }
-        space.sources.resize(max_window_);
         if (result_height_ * result_width_ > 1)
             space.floats.resize(result_channels_ * sz(result_height_) * sz(result_width_));
     }

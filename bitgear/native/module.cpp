@@ -2,6 +2,7 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/map.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
@@ -9,6 +10,7 @@
 #include <unistd.h>
 
 #include <cmath>
+#include <optional>
 #include <tuple>
 
 #include "dispatch.h"
@@ -46,8 +48,6 @@ using Codes = nb::ndarray<const std::int8_t, nb::c_contig, nb::device::cpu>;
 using Floats = nb::ndarray<float, nb::c_contig, nb::device::cpu>;
 using Images = nb::ndarray<const std::int8_t, nb::ndim<4>, nb::c_contig, nb::device::cpu>;
 constexpr std::size_t kMostBytes = std::size_t{1} << 30;  // of a picture: its sizes fit an int
-// buffer, first channel, scale, lowest code, highest code, byte of code 0
-using OutputTuple = std::tuple<int, int, float, int, int, int>;
 
 // How many pictures there are.
 int batch_of(const Model& model, const Images& q_image) {
@@ -59,21 +59,6 @@ int batch_of(const Model& model, const Images& q_image) {
         throw nb::value_error("the picture has another shape than the model's");
     }
     return static_cast<int>(q_image.shape(0));
-}
-
-std::vector<Output> outputs_of(const std::vector<OutputTuple>& tuples) {
-    if (tuples.size() > static_cast<std::size_t>(kMaxOutputs))
-        throw nb::value_error("a value has more readers than the engine supports");
-    std::vector<Output> outputs;
-    for (const auto& [buffer, channel, scale, low, high, zero] : tuples) {
-        Quantizer quantizer{};
-        quantizer.scale = scale;
-        quantizer.low = low;
-        quantizer.high = high;
-        quantizer.zero = zero;
-        outputs.push_back({buffer, channel, quantizer});
-    }
-    return outputs;
 }
 
 // `multiplies`: or is about pictures and codes alone.
@@ -245,6 +230,38 @@ NB_MODULE(_native, m) {
           "y_share"_a.noconvert(), "x_first"_a.noconvert(), "x_share"_a.noconvert(), "mask"_a.noconvert());
     m.def("count_ids", count_ids_into, "mask"_a.noconvert(), "counts"_a.noconvert());
 
+    // Numbers of one type, a dozen of them in a call: by name alone, so that none takes another's place.
+    nb::class_<Output>(m, "Output")
+        .def(
+            "__init__",
+            [](Output* self, int buffer, int channel, float scale, int low, int high, int zero) {
+                new (self) Output{buffer, channel, {}};
+                self->quantizer.scale = scale;
+                self->quantizer.low = low;
+                self->quantizer.high = high;
+                self->quantizer.zero = zero;
+            },
+            nb::kw_only(), "buffer"_a, "channel"_a, "scale"_a, "low"_a, "high"_a, "zero"_a);
+    nb::class_<Residual>(m, "Residual")
+        .def(
+            "__init__",
+            [](Residual* self, int buffer, float scale, int zero) { new (self) Residual{buffer, scale, zero}; },
+            nb::kw_only(), "buffer"_a, "scale"_a, "zero"_a);
+    nb::class_<Pooling>(m, "Pooling")
+        .def(
+            "__init__",
+            [](Pooling* self, int kernel, int stride, int padding, int height, int width) {
+                new (self) Pooling{kernel, stride, padding, height, width};
+            },
+            nb::kw_only(), "kernel"_a, "stride"_a, "padding"_a, "height"_a, "width"_a);
+    nb::class_<Interpolation>(m, "Interpolation")
+        .def(
+            "__init__",
+            [](Interpolation* self, int first, int second, int second_weight) {
+                new (self) Interpolation{first, second, kInterpolationOne - second_weight, second_weight};
+            },
+            nb::kw_only(), "first"_a, "second"_a, "second_weight"_a);
+
     nb::class_<Model>(m, "Model")
         .def(
             "__init__",
@@ -253,15 +270,15 @@ NB_MODULE(_native, m) {
                 new (self) Model(isa, rates_of(*isa, rates));
             },
             "instruction_set"_a, "rates"_a)
-        .def("add_buffer", &Model::add_buffer, "height"_a, "width"_a, "channels"_a, "top"_a, "left"_a, "bottom"_a,
-             "right"_a, "spare_bottom"_a, "spare_right"_a, "fill"_a)
+        .def("add_buffer", &Model::add_buffer, nb::kw_only(), "height"_a, "width"_a, "channels"_a, "top"_a, "left"_a,
+             "bottom"_a, "right"_a, "spare_bottom"_a, "spare_right"_a, "fill"_a)
         .def("add_image", &Model::add_image, "buffer"_a)
         .def(
             "add_conv",
             [](Model& self, const std::string& name, int input, const Codes& q8, int channels, int kernel, int stride,
                int dilation, int groups, int weight_bits, int act_max, int zero, std::vector<float> multiplier,
-               std::vector<float> bias, bool relu, float clip, std::tuple<int, float, int> residual,
-               const std::vector<OutputTuple>& outputs, bool result, std::tuple<int, int, int, int, int> pooling,
+               std::vector<float> bias, bool relu, float clip, const std::optional<Residual>& residual,
+               std::vector<Output> outputs, bool result, const std::optional<Pooling>& pooling,
                const std::string& path) {
                 ConvSpec spec;
                 spec.input = input;
@@ -272,44 +289,38 @@ NB_MODULE(_native, m) {
                 spec.zero = zero;
                 spec.constants = {std::move(multiplier), std::move(bias)};
                 spec.activation = {relu, clip};
-                spec.residual = {std::get<0>(residual), std::get<1>(residual), std::get<2>(residual)};
-                spec.outputs = outputs_of(outputs);
+                spec.residual = residual.value_or(Residual{});
+                spec.outputs = std::move(outputs);
                 spec.result = result;
-                std::tie(spec.pooling.kernel, spec.pooling.stride, spec.pooling.padding, spec.pooling.height,
-                         spec.pooling.width) = pooling;
+                spec.pooling = pooling.value_or(Pooling{});
                 spec.path = path;
                 const WithoutLock released;
                 self.add_conv(name, spec, q8.data(), q8.size());
             },
-            "name"_a, "input"_a, "q8"_a, "channels"_a, "kernel"_a, "stride"_a, "dilation"_a, "groups"_a,
+            nb::kw_only(), "name"_a, "input"_a, "q8"_a, "channels"_a, "kernel"_a, "stride"_a, "dilation"_a, "groups"_a,
             "weight_bits"_a, "act_max"_a, "zero"_a, "multiplier"_a, "bias"_a, "relu"_a, "clip"_a, "residual"_a,
             "outputs"_a, "result"_a, "pooling"_a, "path"_a)
         .def(
             "add_window_sum",
             [](Model& self, const std::string& name, int input, int kernel, int stride, int zero,
-               std::vector<float> multiplier, const std::vector<OutputTuple>& outputs, bool result) {
-                self.add_window_sum(name, input, kernel, stride, zero, {std::move(multiplier), {}}, outputs_of(outputs),
-                                    result);
+               std::vector<float> multiplier, const std::vector<Output>& outputs, bool result) {
+                self.add_window_sum(name, input, kernel, stride, zero, {std::move(multiplier), {}}, outputs, result);
             },
-            "name"_a, "input"_a, "kernel"_a, "stride"_a, "zero"_a, "multiplier"_a, "outputs"_a, "result"_a)
+            nb::kw_only(), "name"_a, "input"_a, "kernel"_a, "stride"_a, "zero"_a, "multiplier"_a, "outputs"_a,
+            "result"_a)
         .def(
             "add_bilinear",
-            [](Model& self, const std::string& name, int input, const std::vector<std::tuple<int, int, int>>& rows,
-               const std::vector<std::tuple<int, int, int>>& columns, int zero, std::vector<float> multiplier,
-               const std::vector<OutputTuple>& outputs, bool result) {
-                const auto axis = [](const std::vector<std::tuple<int, int, int>>& tuples) {
-                    std::vector<Interpolation> all;
-                    for (const auto& [first, second, weight] : tuples)
-                        all.push_back({first, second, kInterpolationOne - weight, weight});
-                    return all;
-                };
-                self.add_bilinear(name, input, axis(rows), axis(columns), zero, {std::move(multiplier), {}},
-                                  outputs_of(outputs), result);
+            [](Model& self, const std::string& name, int input, const std::vector<Interpolation>& rows,
+               const std::vector<Interpolation>& columns, int zero, std::vector<float> multiplier,
+               const std::vector<Output>& outputs, bool result) {
+                self.add_bilinear(name, input, rows, columns, zero, {std::move(multiplier), {}}, outputs, result);
             },
-            "name"_a, "input"_a, "rows"_a, "columns"_a, "zero"_a, "multiplier"_a, "outputs"_a, "result"_a)
-        .def("add_maximum", &Model::add_maximum, "name"_a, "input"_a, "output"_a, "channel"_a, "kernel"_a, "stride"_a)
-        .def("add_copy", &Model::add_copy, "name"_a, "input"_a, "output"_a, "channel"_a, "source_y"_a, "source_x"_a,
-             "pad_channels"_a, "pad_byte"_a)
+            nb::kw_only(), "name"_a, "input"_a, "rows"_a, "columns"_a, "zero"_a, "multiplier"_a, "outputs"_a,
+            "result"_a)
+        .def("add_maximum", &Model::add_maximum, nb::kw_only(), "name"_a, "input"_a, "output"_a, "channel"_a,
+             "kernel"_a, "stride"_a)
+        .def("add_copy", &Model::add_copy, nb::kw_only(), "name"_a, "input"_a, "output"_a, "channel"_a, "source_y"_a,
+             "source_x"_a, "pad_channels"_a, "pad_byte"_a)
         .def("finish",
              [](Model& self) {
                  const WithoutLock released;

@@ -120,9 +120,8 @@ struct Pixels {
 // One image on its way through the steps, as one thread of those that work on it sees it.
 struct Model::Pass {
     const Model& model;
-    std::uint8_t* arena;           // the image's buffers
-    std::uint8_t* scratch;         // the thread's own
-    const std::uint8_t** sources;  // the thread's own
+    std::uint8_t* arena;    // the image's buffers
+    std::uint8_t* scratch;  // the thread's own
     const std::int8_t* q_image;
     float* values;  // the result, channels last
 
@@ -130,24 +129,24 @@ struct Model::Pass {
     const Buffer& buffer(int index) const { return model.buffers_[sz(index)]; }
 
     void fill_borders(const Step& step, int index, int count) const;
-    void run_image(const Step& step, int index, int count) const;
-    void run_dot(const Step& step, int index, int count) const;
-    void run_pooled(const Step& step, int index, int count) const;
-    void run_lut(const Step& step, int index, int count) const;
-    void index_pixels(const Step& step, int first_row, int rows) const;
-    void place_lanes(const Step& step, const Position& corner, int rows, int first, std::uint8_t* nowhere,
-                     PixelLutPlaces& places) const;
-    void write_lanes(const Step& step, const Position& corner, int rows, int first, const PixelLutSums& sums,
-                     int column, std::int32_t* acc, Writer& writer) const;
-    void run_pixel_lut(const Step& step, int index, int count) const;
-    void multiply_positions(const Step& step, const WinogradProducts& products) const;
-    void run_winograd(const Step& step, int index, int count) const;
-    void run_depthwise(const Step& step, int index, int count) const;
-    void run_depthwise_quick(const Step& step, const EpilogueTile& constants, const Range& rows) const;
-    void run_sum(const Step& step, int index, int count) const;
-    void run_bilinear(const Step& step, int index, int count) const;
-    void run_maximum(const Step& step, int index, int count) const;
-    void run_copy(const Step& step, int index, int count) const;
+    void run(const Step& step, const ImageWork& work, int index, int count) const;
+    void run(const Step& step, const DotWork& work, int index, int count) const;
+    void run(const Step& step, const PooledWork& work, int index, int count) const;
+    void run(const Step& step, const LutWork& work, int index, int count) const;
+    void run(const Step& step, const PixelLutWork& work, int index, int count) const;
+    void run(const Step& step, const WinogradWork& work, int index, int count) const;
+    void run(const Step& step, const DepthwiseWork& work, int index, int count) const;
+    void run(const Step& step, const SumWork& work, int index, int count) const;
+    void run(const Step& step, const BilinearWork& work, int index, int count) const;
+    void run(const Step& step, const MaximumWork& work, int index, int count) const;
+    void run(const Step& step, const CopyWork& work, int index, int count) const;
+    void index_pixels(const Step& step, const PixelLutWork& work, int first_row, int rows) const;
+    void place_lanes(const Step& step, const PixelGrid& grid, const Position& corner, int rows, int first,
+                     std::uint8_t* nowhere, PixelLutPlaces& places) const;
+    void write_lanes(const Step& step, const PixelGrid& grid, const Position& corner, int rows, int first,
+                     const PixelLutSums& sums, int column, std::int32_t* acc, Writer& writer) const;
+    void run_depthwise_quick(const Step& step, const DepthwiseWork& work, const EpilogueTile& constants,
+                             const Range& rows) const;
     void run_step(const Step& step, int index, int count) const;
     std::uint8_t* pixel(const Buffer& b, const Position& p) const { return start(b) + b.pixel(p.y, p.x); }
     // From a pixel of a buffer on, and a channel.
@@ -158,9 +157,8 @@ struct Model::Pass {
     WinogradPixels places(const Step& step, const Position& first, int rows, int pixels,
                           Area<std::uint8_t> (&to)[2]) const;
     // First byte of the window of an output pixel.
-    const std::uint8_t* window(const Step& step, const Buffer& b, const Position& p) const {
-        return start(b) + sz(p.y * step.geometry.stride) * b.row_bytes() +
-               sz(p.x * step.geometry.stride) * sz(b.pixel_bytes);
+    const std::uint8_t* window(const Buffer& b, int stride, const Position& p) const {
+        return start(b) + sz(p.y * stride) * b.row_bytes() + sz(p.x * stride) * sz(b.pixel_bytes);
     }
     float* result_pixel(const Step& step, const Position& p) const {
         return values + sz(p.y * step.width + p.x) * sz(step.result_channels) + step.channel;
@@ -171,15 +169,16 @@ struct Model::Pass {
 class Model::Writer {
 public:
     Writer(const Pass& pass, const Step& step) : pass_(pass), step_(step) {
-        tile_.offset = step.offset.data();
-        tile_.multiplier = step.multiplier.data();
-        tile_.bias = step.bias.empty() ? nullptr : step.bias.data();
-        tile_.floor = step.floor;
-        tile_.ceiling = step.ceiling;
-        if (step.residual.buffer >= 0) {
+        const Values& values = step.values;
+        tile_.offset = values.offset.data();
+        tile_.multiplier = values.multiplier.data();
+        tile_.bias = values.bias.empty() ? nullptr : values.bias.data();
+        tile_.floor = values.floor;
+        tile_.ceiling = values.ceiling;
+        if (values.residual.buffer >= 0) {
             tile_.residual = residual_;
-            tile_.residual_scale = step.residual.scale;
-            tile_.residual_zero = step.residual.zero;
+            tile_.residual_scale = values.residual.scale;
+            tile_.residual_zero = values.residual.zero;
         }
         tile_.outputs = static_cast<int>(step.outputs.size());
         for (int o = 0; o < tile_.outputs; ++o) {
@@ -202,7 +201,7 @@ public:
         const Isa& isa = *pass_.model.isa_;
         tile_.rows = pixels.rows;
         if (tile_.residual != nullptr) {
-            const Buffer& b = pass_.buffer(step_.residual.buffer);
+            const Buffer& b = pass_.buffer(step_.values.residual.buffer);
             pixels.addresses(isa, sz(b.pixel_bytes), residual_,
                              [&](const Position& p) { return pass_.pixel(b, p) + step_.channel; });
         }

@@ -5,6 +5,9 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <optional>
+#include <string>
+#include <variant>
 #include <vector>
 
 #include "integers.h"
@@ -12,12 +15,18 @@
 
 namespace bitgear {
 
+constexpr std::size_t kStripBytes =
+    512 * 1024;                       // look-up tables or transformed patches at hand: about half of a core's cache
 constexpr int kMostPixels = 1 << 30;  // of a value: 32 bits count them, and those that loops go beyond the last one
 
 // Whether 32-bit offsets from a window's first byte lead to its last one.
 inline bool offsets_fit(const Geometry& g, std::size_t row_bytes, std::size_t pixel_bytes) {
     const std::size_t last = sz(g.dilation * (g.kernel - 1));
     return last * row_bytes + (last + 1) * pixel_bytes <= INT32_MAX;
+}
+
+inline int period_of(const DotPath& dot, int act_max, int weight_max) {
+    return dot.period != nullptr ? dot.period(act_max, weight_max) : 0;
 }
 
 // Adds a run, in pieces if the path wants them short.
@@ -29,22 +38,34 @@ inline void add_runs(const DotPath& dot, const Run& run, std::vector<Run>& runs)
 
 constexpr std::size_t kOverrun = 64;  // codes are read and written in whole vectors
 
+// A convolution, or one group of it, that a path is sought for.
+struct Layer {
+    const Isa& isa;
+    const Rates& rates;
+    const ConvSpec& spec;
+    const Step& step;  // all of it but what a path makes
+    const Buffer& input;
+    const std::int8_t* q8;  // master codes, [step.channels][in_channels][kernel][kernel]
+    int in_channels;
+    int input_channel;  // the first one
+    int height, width;  // of the convolution, before pooling
+};
+
 // Codes of kBlock output channels from `first` on, in the order in which kernels read: [row][tap][tap_channels], zeros
 // where there is no channel. Of woven windows of `woven_side` taps each way, the taps of a column follow each other,
-// and zeros only fill up the last group. `q8`: master codes of the layer, [channels][in_channels][taps].
+// and zeros only fill up the last group.
 class WindowRows {
 public:
-    WindowRows(const Isa* isa, const std::int8_t* q8, int channels, int in_channels, int taps, int tap_channels,
-               int bits, int woven_side = 0)
-        : isa_(isa),
-          q8_(q8),
-          channels_(channels),
-          in_channels_(in_channels),
+    WindowRows(const Layer& layer, int taps, int tap_channels, int woven_side = 0)
+        : isa_(layer.isa),
+          q8_(layer.q8),
+          channels_(layer.step.channels),
+          in_channels_(layer.in_channels),
           taps_(taps),
           tap_channels_(tap_channels),
-          bits_(bits),
+          bits_(layer.spec.weight_bits),
           woven_side_(woven_side),
-          codes_(sz(in_channels) * sz(taps)) {}
+          codes_(sz(layer.in_channels) * sz(taps)) {}
 
     std::size_t row_bytes() const { return sz(round_up(taps_ * tap_channels_, kGroup)); }
 
@@ -57,17 +78,17 @@ public:
             }
             const std::int8_t* source = q8_ + sz(first + r) * codes_.size();
             if (taps_ == 1) {
-                isa_->derive(source, codes_.size(), bits_, rows);
+                isa_.derive(source, codes_.size(), bits_, rows);
                 std::memset(rows + in_channels_, 0, sz(tap_channels_ - in_channels_));
                 continue;
             }
-            if (bits_ < 8) isa_->derive(source, codes_.size(), bits_, codes_.data());
+            if (bits_ < 8) isa_.derive(source, codes_.size(), bits_, codes_.data());
             const std::int8_t* codes = bits_ < 8 ? codes_.data() : source;
             if (woven_side_ > 0) {
                 weave(codes, rows);
                 continue;
             }
-            isa_->transpose_taps(codes, in_channels_, taps_, sz(tap_channels_), rows);
+            isa_.transpose_taps(codes, in_channels_, taps_, sz(tap_channels_), rows);
             if (in_channels_ == tap_channels_) continue;
             for (int t = 0; t < taps_; ++t)
                 std::memset(rows + t * tap_channels_ + in_channels_, 0, sz(tap_channels_ - in_channels_));
@@ -85,7 +106,7 @@ private:
         std::fill(out, row + row_bytes(), std::int8_t{0});
     }
 
-    const Isa* isa_;
+    const Isa& isa_;
     const std::int8_t* q8_;
     int channels_, in_channels_, taps_, tap_channels_, bits_;
     int woven_side_;
@@ -112,16 +133,52 @@ inline std::int32_t largest_sum(const std::int8_t* row, std::size_t count) {
     return std::max(positive, positive - sum_of(row, count));
 }
 
+// What a path makes of a layer.
+struct Prepared {
+    Work work;
+    std::string detail;
+    std::vector<std::int32_t> offset;   // as far as there is one
+    std::optional<double> largest_sum;  // a better bound of |sum|, where the weights were looked at for it
+    std::size_t resident_bytes = 0;
+    std::size_t scratch_bytes = 0;
+    std::size_t overrun_bytes = kSlackBytes;
+};
+
+struct WinogradPath {
+    const WinogradForm* form;
+    const DotPath* dot;
+};
+
 // A way to run a convolution, and the estimated time of one thread for one image, from measured rates
 // (docs/kernels.md).
-struct Model::Choice {
-    Method method;
-    double ns;
-    const DotPath* dot = nullptr;
-    int act_max = 0, weight_max = 0;  // of the operands of `dot`
-    const LutPath* lut = nullptr;
-    const WinogradForm* form = nullptr;
+struct Choice {
+    std::variant<const DotPath*, const LutPath*, const PixelLutPath*, WinogradPath> path;
+    double ns = 0;
     double weight_bytes = 0;  // that a pass reads
 };
+
+// The path that is estimated to be the fastest of those that the layer and its weights allow, or the one asked for.
+Prepared prepare(const Layer& layer);
+
+// For estimates, in nanoseconds: a multiply-accumulate whose operands reach `act_max` and `weight_max`.
+double mac_ns(const Layer& layer, const DotPath& dot, int act_max, int weight_max);
+const DotRates& dot_rates(const Layer& layer, const DotPath& dot);
+// Of `weights` weights of `bytes` bytes with `rows` rows in `pieces` pieces.
+double product_ns(const Layer& layer, double weights, double rows, double pieces, double mac, double bytes);
+
+// Of each kind of path: whether a layer allows it, the estimate, and the work.
+Choice dot_choice(const Layer& layer, const DotPath& dot);
+Prepared prepare_dot(const Layer& layer, const DotPath& dot);
+bool lut_fits(const Layer& layer, const LutPath& lut);
+Choice lut_choice(const Layer& layer, const LutPath& lut);
+Prepared prepare_lut(const Layer& layer, const LutPath& lut);
+bool pixel_lut_fits(const Layer& layer);
+Choice pixel_lut_choice(const Layer& layer, const PixelLutPath& lut);
+Prepared prepare_pixel_lut(const Layer& layer, const PixelLutPath& lut);
+bool winograd_fits(const Layer& layer, const WinogradForm& form);
+Choice winograd_choice(const Layer& layer, const WinogradForm& form, const DotPath& dot);
+// Nothing if the weights turn out not to allow it.
+std::optional<Prepared> prepare_winograd(const Layer& layer, const WinogradForm& form, const DotPath& dot);
+Prepared prepare_depthwise(const Layer& layer);
 
 }  // namespace bitgear

@@ -3,6 +3,8 @@
 #include <cstdlib>
 #include <map>
 #include <numeric>
+#include <string>
+#include <utility>
 
 #include "prepare.h"
 
@@ -45,78 +47,28 @@ bool suits(const WinogradForm& form, const Geometry& g) {
     return g.kernel == 3 && g.stride == form.stride && g.dilation == 1;
 }
 
-}  // namespace
-
-Spare winograd_spare(const Geometry& geometry, int height, int width) {
-    Spare most;
-    for (const WinogradForm& form : kWinograd) {
-        if (!suits(form, geometry)) continue;
-        const Spare spare = spare_of(form, height, width);
-        most = {std::max(most.bottom, spare.bottom), std::max(most.right, spare.right)};
-    }
-    return most;
-}
-
-Model::Choice Model::winograd_choice(const Step& step, const ConvSpec& spec, const WinogradForm& form,
-                                     const DotPath& dot) const {
-    Choice choice{Method::winograd, 0.0};
-    choice.form = &form;
-    choice.act_max = form.span() * spec.act_max;
-    choice.weight_max = winograd_weight_bound(form, spec.weight_bits);
-    choice.dot = &dot;
-    const FormRates& rates = rates_.forms[&form - kWinograd];
-    const int positions = form.positions(), columns = round_up(step.channels, kBlock);
-    const double tiles = double((step.height + form.n - 1) / form.n) * ((step.width + form.m - 1) / form.m);
-    const int groups = round_up(step.in_channels, kGroup) * form.operand_bytes / kGroup;
-    const WinogradColumns* by_columns = winograd_columns(form, isa_->winograd[&form - kWinograd], dot, groups);
-    const double pieces = std::ceil(tiles / winograd_rows(form, by_columns, dot));
-    const double weights = double(columns) * round_up(step.in_channels, kGroup) * positions;
-    const double calls = form.sums() * pieces * std::ceil(double(step.channels) / (dot.max_blocks * kBlock));
-    const double in_vectors = std::ceil(double(step.in_channels) * form.operand_bytes / isa_->vector_bytes);
-    const double out_vectors = columns * double(sizeof(std::int32_t)) / isa_->vector_bytes;
-    choice.weight_bytes = weights * form.operand_bytes;
-    choice.ns = product_ns(weights, tiles, pieces, mac_ns(dot, choice.act_max, choice.weight_max), form.operand_bytes) +
-                (by_columns != nullptr ? 0.0 : calls * rates_of(dot).call) +
-                tiles * (positions * rates.patch * in_vectors +
-                         form.sums() * (by_columns != nullptr ? rates.columns : rates.sums) * out_vectors) +
-                tiles * form.n * form.m * columns * rates_.epilogue;
-    return choice;
-}
-
-bool Model::winograd_fits(const Step& step, const ConvSpec& spec, const WinogradForm& form) const {
-    if (!suits(form, spec.geometry) || step.in_channels > kWinogradMaxChannels) return false;
-    const Buffer& input = buffers_[sz(spec.input)];
-    const Spare spare = spare_of(form, step.height, step.width);
-    const bool room = input.spare_bottom >= spare.bottom && input.spare_right >= spare.right;
-    const std::size_t words = 2 * sz(form.positions()) * sz(step.channels) * sz(step.in_channels);
-    // Of small maps tiles of stride 2 reach over the ends, and save too little for nearly three times the weights.
-    const int tiles = round_up(step.height, form.n) / form.n * (round_up(step.width, form.m) / form.m);
-    const bool saves =
-        form.stride == 1 || double(tiles) * form.positions() <= kStridedShare * 9.0 * step.height * step.width;
-    // Sums that are divided as floats must be whole there.
-    const double most =
-        double(form.odd_divisor()) * spec.act_max * (1 << (spec.weight_bits - 1)) * 9 * step.in_channels;
-    return room && (saves || !spec.path.empty()) &&
-           (form.operand_bytes == 2 ? isa_->words != nullptr && (words <= kWordsBytes || !spec.path.empty())
-                                    : form.span() * spec.act_max <= 255 && spec.weight_bits <= kWinogradMaxWeightBits &&
-                                          most <= kFloatWhole);
+// What a form needs for results of that size.
+Spare spare_of(const WinogradForm& form, int height, int width) {
+    const auto missing = [&](int size, int side) { return form.stride * ((side - size % side) % side); };
+    return {missing(height, form.n), missing(width, form.m)};
 }
 
 // What was cut off from a weight.
-struct Model::Excess {
+struct Excess {
     int column, channel, value;
 };
 
 // Groups of channels with weights that were cut off, for each group of columns and position; a group again where 127
 // does not hold what was cut off. `excesses`: by position, columns ascending.
-void Model::pack_excess(Step& step, const std::vector<std::vector<Excess>>& excesses, int group_columns) const {
-    const int positions = step.form->positions(), groups = round_up(step.channels, group_columns) / group_columns;
-    const DotPath& dot = *step.dot;
+void pack_excess(WinogradWork& work, int channels, const std::vector<std::vector<Excess>>& excesses,
+                 int group_columns) {
+    const int positions = work.form->positions(), groups = ceil_div(channels, group_columns);
+    const DotPath& dot = *work.product.dot;
     std::vector<std::size_t> starts;  // of weights and runs
     std::vector<std::uint8_t> weights;
     for (int group = 0; group < groups; ++group) {
         const int first = group * group_columns;
-        const int blocks = std::min(group_columns, round_up(step.channels, kBlock) - first) / kBlock;
+        const int blocks = std::min(group_columns, round_up(channels, kBlock) - first) / kBlock;
         for (int p = 0; p < positions; ++p) {
             std::map<int, std::vector<Excess>> by_group;  // of channels
             for (const Excess& e : excesses[sz(p)]) {
@@ -124,10 +76,10 @@ void Model::pack_excess(Step& step, const std::vector<std::vector<Excess>>& exce
             }
             std::vector<std::int8_t> codes;  // [extra group][column][kGroup]
             const std::size_t size = sz(group_columns * kGroup);
-            const std::size_t first_run = step.excess_runs.size();
-            for (auto& [channels, left] : by_group) {
+            const std::size_t first_run = work.excess_runs.size();
+            for (auto& [input_group, left] : by_group) {
                 while (!left.empty()) {
-                    step.excess_runs.push_back({channels * kGroup, 1});
+                    work.excess_runs.push_back({input_group * kGroup, 1});
                     codes.resize(codes.size() + size);
                     std::int8_t* extra = codes.data() + codes.size() - size;
                     std::vector<Excess> again;
@@ -139,9 +91,9 @@ void Model::pack_excess(Step& step, const std::vector<std::vector<Excess>>& exce
                     left = std::move(again);
                 }
             }
-            const int count = static_cast<int>(step.excess_runs.size() - first_run);
+            const int count = static_cast<int>(work.excess_runs.size() - first_run);
             const std::size_t block_bytes = count == 0 ? 0 : sz(count * dot.group_bytes) + kBlockTail;
-            step.excess.push_back({count, nullptr, nullptr, block_bytes});
+            work.excess.push_back({count, nullptr, nullptr, block_bytes});
             starts.push_back(first_run);
             starts.push_back(weights.size());
             std::vector<std::int8_t> row(sz(kBlock * count * kGroup) + kOverrun);
@@ -157,35 +109,94 @@ void Model::pack_excess(Step& step, const std::vector<std::vector<Excess>>& exce
             }
         }
     }
-    step.excess_weights = AlignedBytes(weights.size());
-    std::copy(weights.begin(), weights.end(), step.excess_weights.data());
-    for (std::size_t i = 0; i < step.excess.size(); ++i) {
-        step.excess[i].runs = step.excess_runs.data() + starts[2 * i];
-        step.excess[i].w = step.excess_weights.data() + starts[2 * i + 1];
+    work.excess_weights = AlignedBytes(weights.size());
+    std::copy(weights.begin(), weights.end(), work.excess_weights.data());
+    for (std::size_t i = 0; i < work.excess.size(); ++i) {
+        work.excess[i].runs = work.excess_runs.data() + starts[2 * i];
+        work.excess[i].w = work.excess_weights.data() + starts[2 * i + 1];
     }
 }
 
-bool Model::prepare_winograd(Step& step, const ConvSpec& spec, const std::int8_t* q8) {
-    const Buffer& input = buffers_[sz(spec.input)];
-    const WinogradForm& form = *step.form;
-    const DotPath& dot = *step.dot;
+}  // namespace
+
+Spare winograd_spare(const Geometry& geometry, int height, int width) {
+    Spare most;
+    for (const WinogradForm& form : kWinograd) {
+        if (!suits(form, geometry)) continue;
+        const Spare spare = spare_of(form, height, width);
+        most = {std::max(most.bottom, spare.bottom), std::max(most.right, spare.right)};
+    }
+    return most;
+}
+
+Choice winograd_choice(const Layer& layer, const WinogradForm& form, const DotPath& dot) {
+    const Isa& isa = layer.isa;
+    const ConvSpec& spec = layer.spec;
+    const FormRates& rates = layer.rates.forms[&form - kWinograd];
+    const double mac = mac_ns(layer, dot, form.span() * spec.act_max, winograd_weight_bound(form, spec.weight_bits));
+    const int positions = form.positions(), columns = round_up(layer.step.channels, kBlock);
+    const double tiles = double((layer.height + form.n - 1) / form.n) * ((layer.width + form.m - 1) / form.m);
+    const int groups = round_up(layer.in_channels, kGroup) * form.operand_bytes / kGroup;
+    const WinogradColumns* by_columns = winograd_columns(form, isa.winograd[&form - kWinograd], dot, groups);
+    const double pieces = std::ceil(tiles / winograd_rows(form, by_columns, dot));
+    const double weights = double(columns) * round_up(layer.in_channels, kGroup) * positions;
+    const double calls = form.sums() * pieces * std::ceil(double(layer.step.channels) / (dot.max_blocks * kBlock));
+    const double in_vectors = std::ceil(double(layer.in_channels) * form.operand_bytes / isa.vector_bytes);
+    const double out_vectors = columns * double(sizeof(std::int32_t)) / isa.vector_bytes;
+    return {WinogradPath{&form, &dot},
+            product_ns(layer, weights, tiles, pieces, mac, form.operand_bytes) +
+                (by_columns != nullptr ? 0.0 : calls * dot_rates(layer, dot).call) +
+                tiles * (positions * rates.patch * in_vectors +
+                         form.sums() * (by_columns != nullptr ? rates.columns : rates.sums) * out_vectors) +
+                tiles * form.n * form.m * columns * layer.rates.epilogue,
+            weights * form.operand_bytes};
+}
+
+bool winograd_fits(const Layer& layer, const WinogradForm& form) {
+    const ConvSpec& spec = layer.spec;
+    const Buffer& input = layer.input;
+    if (!suits(form, spec.geometry) || layer.in_channels > kWinogradMaxChannels) return false;
+    const Spare spare = spare_of(form, layer.height, layer.width);
+    const bool room = input.spare_bottom >= spare.bottom && input.spare_right >= spare.right;
+    const std::size_t words = 2 * sz(form.positions()) * sz(layer.step.channels) * sz(layer.in_channels);
+    // Of small maps tiles of stride 2 reach over the ends, and save too little for nearly three times the weights.
+    const int tiles = round_up(layer.height, form.n) / form.n * (round_up(layer.width, form.m) / form.m);
+    const bool saves =
+        form.stride == 1 || double(tiles) * form.positions() <= kStridedShare * 9.0 * layer.height * layer.width;
+    // Sums that are divided as floats must be whole there.
+    const double most =
+        double(form.odd_divisor()) * spec.act_max * (1 << (spec.weight_bits - 1)) * 9 * layer.in_channels;
+    return room && (saves || !spec.path.empty()) &&
+           (form.operand_bytes == 2 ? layer.isa.words != nullptr && (words <= kWordsBytes || !spec.path.empty())
+                                    : form.span() * spec.act_max <= 255 && spec.weight_bits <= kWinogradMaxWeightBits &&
+                                          most <= kFloatWhole);
+}
+
+std::optional<Prepared> prepare_winograd(const Layer& layer, const WinogradForm& form, const DotPath& dot) {
+    const ConvSpec& spec = layer.spec;
+    const Step& step = layer.step;
     const int positions = form.positions(), tile_pixels = form.n * form.m;
     // What a sum may be at most, in sums of positive or of negative weights.
     const double most = std::ldexp(1.0, 31 - form.twos()) / spec.act_max;
-    const bool bounded = 9.0 * step.in_channels * (1 << (spec.weight_bits - 1)) < most;
+    const bool bounded = 9.0 * layer.in_channels * (1 << (spec.weight_bits - 1)) < most;
+    WinogradWork work;
+    work.form = &form;
+    work.transforms = &layer.isa.winograd[&form - kWinograd];
     int largest = 0;
     for (int p = 0; p < positions; ++p) {
         const int shift = winograd_shift(form, p, spec.act_max);
-        step.shifts[p] = static_cast<std::uint8_t>(shift);
+        work.shifts[p] = static_cast<std::uint8_t>(shift);
         largest = std::max(largest, shift + winograd_reach(form, p, spec.act_max));
     }
-    const int channels = input.pixel_bytes;
-    const int blocks = round_up(step.channels, kBlock) / kBlock;
-    const int k_groups = channels * form.operand_bytes / kGroup;
-    const std::size_t block_bytes = sz(k_groups) * sz(dot.group_bytes) + kBlockTail;
-    step.by_columns = winograd_columns(form, *step.transforms, dot, k_groups);
-    AlignedBytes packed(sz(blocks * positions) * block_bytes);
-    WindowRows rows(isa_, q8, step.channels, step.in_channels, 9, channels, spec.weight_bits);
+    const int channels = layer.input.pixel_bytes;
+    const int blocks = ceil_div(step.channels, kBlock);
+    work.groups = channels * form.operand_bytes / kGroup;
+    work.by_columns = winograd_columns(form, *work.transforms, dot, work.groups);
+    Product& product = work.product;
+    product.dot = &dot;
+    product.block_bytes = sz(work.groups) * sz(dot.group_bytes) + kBlockTail;
+    product.packed = AlignedBytes(sz(blocks * positions) * product.block_bytes);
+    WindowRows rows(layer, 9, channels);
     std::vector<std::int8_t> codes(rows.row_bytes() + kOverrun);
     const std::size_t row_bytes = sz(positions * form.operand_bytes) * sz(channels);
     std::vector<std::int8_t> transformed(sz(kBlock) * row_bytes + kOverrun);
@@ -198,11 +209,11 @@ bool Model::prepare_winograd(Step& step, const ConvSpec& spec, const std::int8_t
             const int o = b * kBlock + r;
             rows.fill(o, 1, codes.data());
             std::int8_t* row = transformed.data() + sz(r) * row_bytes;
-            const int extreme = step.transforms->weights(codes.data(), channels, row);
+            const int extreme = work.transforms->weights(codes.data(), channels, row);
             weight_max = std::max(weight_max, std::min(extreme, kWinogradMaxWeight));
             std::int32_t tap_sums[9];
             for (int t = 0; t < 9; ++t) tap_sums[t] = sum_of(codes.data() + t * channels, sz(channels));
-            if (!bounded && largest_sum(codes.data(), sz(9 * channels)) >= most) return false;
+            if (!bounded && largest_sum(codes.data(), sz(9 * channels)) >= most) return std::nullopt;
             if (spec.zero != 0) offset[sz(o)] = -spec.zero * std::accumulate(tap_sums, tap_sums + 9, 0);
             for (int p = 0; p < positions; ++p) sums[sz(o * positions + p)] = winograd_weight(form, p, tap_sums, 1);
             if (form.operand_bytes == 2 || extreme <= kWinogradMaxWeight) continue;
@@ -221,51 +232,51 @@ bool Model::prepare_winograd(Step& step, const ConvSpec& spec, const std::int8_t
                 }
             }
         }
-        if (excess_count * kExcessShare > sz(step.channels) * row_bytes) return false;  // not worth it
-        if (step.by_columns != nullptr) {
-            step.by_columns->pack(transformed.data(), row_bytes, k_groups,
-                                  packed.data() + sz(b * positions) * block_bytes);
+        if (excess_count * kExcessShare > sz(step.channels) * row_bytes) return std::nullopt;  // not worth it
+        if (work.by_columns != nullptr) {
+            work.by_columns->pack(transformed.data(), row_bytes, work.groups,
+                                  product.packed.data() + sz(b * positions) * product.block_bytes);
             continue;
         }
         for (int s = 0; s < form.sums(); ++s) {
             const int p = form.first_position(s), together = form.first_position(s + 1) - p;
-            dot.pack(transformed.data() + sz(p * channels * form.operand_bytes), row_bytes, together * k_groups,
-                     packed.data() + sz(b * positions + p) * block_bytes);
+            dot.pack(transformed.data() + sz(p * channels * form.operand_bytes), row_bytes, together * work.groups,
+                     product.packed.data() + sz(b * positions + p) * product.block_bytes);
         }
     }
-    step.packed = std::move(packed);
-    step.block_bytes = block_bytes;
-    step.k_groups = k_groups;
-    set_dot(step, dot, largest, weight_max);
-    step.tile_rows = winograd_rows(form, step.by_columns, dot);
-    const int group_columns = step.dot->max_blocks * kBlock;
-    const int groups = round_up(step.channels, group_columns) / group_columns;
-    step.correction.assign(sz(groups * tile_pixels * group_columns), 0);
+    product.period = period_of(dot, largest, weight_max);
+    work.tile_rows = winograd_rows(form, work.by_columns, dot);
+    const int group_columns = dot.max_blocks * kBlock;
+    const int groups = ceil_div(step.channels, group_columns);
+    work.correction.assign(sz(groups * tile_pixels * group_columns), 0);
     for (int o = 0; o < step.channels; ++o) {
         for (int i = 0; i < tile_pixels; ++i) {
-            step.correction[sz((o / group_columns * tile_pixels + i) * group_columns + o % group_columns)] =
-                static_cast<std::int32_t>(winograd_correction(form, i, sums.data() + sz(o * positions), step.shifts) -
+            work.correction[sz((o / group_columns * tile_pixels + i) * group_columns + o % group_columns)] =
+                static_cast<std::int32_t>(winograd_correction(form, i, sums.data() + sz(o * positions), work.shifts) -
                                           std::int64_t{form.divisor()} * offset[sz(o)]);  // modulo 2^32
         }
     }
-    pack_excess(step, excesses, group_columns);
-    step.detail = std::string(form.name) + " " + step.dot->name;
-    resident_bytes_ += step.packed.size() + step.correction.size() * sizeof(std::int32_t) + step.excess_weights.size();
+    pack_excess(work, step.channels, excesses, group_columns);
 
-    step.strip_tiles = winograd_strip(form, channels, step.tile_rows);
-    WinogradScratch& scratch = step.scratch;
+    work.strip_tiles = winograd_strip(form, channels, work.tile_rows);
+    WinogradScratch& scratch = work.scratch;
     scratch.patch_bytes = sz(round_up(channels * form.operand_bytes, 64));
-    scratch.position_bytes = scratch.patch_bytes * sz(step.strip_tiles) + kPositionGap;
+    scratch.position_bytes = scratch.patch_bytes * sz(work.strip_tiles) + kPositionGap;
     for (int s = 0; s < form.sums(); ++s) {
         for (int p = form.first_position(s); p < form.first_position(s + 1); ++p)
-            step.runs.push_back({(p - form.first_position(s)) * static_cast<int>(scratch.position_bytes), k_groups});
+            product.runs.push_back(
+                {(p - form.first_position(s)) * static_cast<int>(scratch.position_bytes), work.groups});
     }
     scratch.sums = sz(positions) * scratch.position_bytes + kSlackBytes;
     scratch.acc =
-        scratch.sums + sizeof(std::int32_t) * sz(sum_positions(form, step.by_columns) * step.tile_rows * group_columns);
-    scratch_bytes_ =
-        std::max(scratch_bytes_, scratch.acc + sizeof(std::int32_t) * sz(form.n * kMaxRows * group_columns));
-    return true;
+        scratch.sums + sizeof(std::int32_t) * sz(sum_positions(form, work.by_columns) * work.tile_rows * group_columns);
+    Prepared prepared;
+    prepared.detail = std::string(form.name) + " " + dot.name;
+    prepared.resident_bytes = product.packed.size() + work.correction.size() * sizeof(std::int32_t) +
+                              work.excess_weights.size() + product.runs.size() * sizeof(Run);
+    prepared.scratch_bytes = scratch.acc + sizeof(std::int32_t) * sz(form.n * kMaxRows * group_columns);
+    prepared.work = std::move(work);
+    return prepared;
 }
 
 }  // namespace bitgear

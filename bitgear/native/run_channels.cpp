@@ -30,7 +30,7 @@ void Model::Pass::fill_borders(const Step& step, int index, int count) const {
 }
 
 // Codes of the picture from [channel][row][column] to [row][column][channel], with zero 128.
-void Model::Pass::run_image(const Step& step, int index, int count) const {
+void Model::Pass::run(const Step& step, const ImageWork&, int index, int count) const {
     const std::size_t plane = sz(step.height) * sz(step.width);
     const Range rows = share(step.height, index, count);
     for (const Output& output : step.outputs) {
@@ -43,9 +43,10 @@ void Model::Pass::run_image(const Step& step, int index, int count) const {
 }
 
 // Whole rows, some at a time: their input stays in the first cache while all channels go over them.
-void Model::Pass::run_depthwise_quick(const Step& step, const EpilogueTile& constants, const Range& rows) const {
+void Model::Pass::run_depthwise_quick(const Step& step, const DepthwiseWork& work, const EpilogueTile& constants,
+                                      const Range& rows) const {
     const Buffer& input = buffer(step.input);
-    const int stride = step.geometry.stride;
+    const int stride = work.geometry.stride;
     const int strip = std::max(static_cast<int>(kDepthwiseStripBytes / (sz(stride) * input.row_bytes())), 1);
     Area<std::uint8_t> to[2];
     DepthwiseArea area{};
@@ -53,11 +54,11 @@ void Model::Pass::run_depthwise_quick(const Step& step, const EpilogueTile& cons
     area.from = {nullptr, input.row_bytes(), sz(input.pixel_bytes)};
     area.stride = stride;
     area.channels = step.channels;
-    area.w = step.packed.data();
+    area.w = work.packed.data();
     area.to = to;
     for (int y = rows.begin; y < rows.end; y += strip) {
         area.rows = std::min(strip, rows.end - y);
-        area.from.first = window(step, input, {y, 0});
+        area.from.first = window(input, stride, {y, 0});
         for (std::size_t o = 0; o < step.outputs.size(); ++o) {
             to[o] = area_from(step.outputs[o].buffer, {y, 0}, step.outputs[o].channel);
         }
@@ -65,29 +66,31 @@ void Model::Pass::run_depthwise_quick(const Step& step, const EpilogueTile& cons
     }
 }
 
-void Model::Pass::run_depthwise(const Step& step, int index, int count) const {
+void Model::Pass::run(const Step& step, const DepthwiseWork& work, int index, int count) const {
     const Buffer& input = buffer(step.input);
+    const Geometry& g = work.geometry;
     const int pixels = step.height * step.width;
     const int padded = ceil_div(step.channels, kBlock) * kBlock;
     Writer writer(*this, step);
-    if (writer.quick() && model.isa_->depthwise.run_quick != nullptr && step.residual.buffer < 0 &&
-        step.geometry.kernel == 3 && step.geometry.dilation == 1 && step.geometry.stride <= 2)
-        return run_depthwise_quick(step, writer.target(0, step.channels), share(step.height, index, count));
+    if (writer.quick() && model.isa_->depthwise.run_quick != nullptr && step.values.residual.buffer < 0 &&
+        g.kernel == 3 && g.dilation == 1 && g.stride <= 2)
+        return run_depthwise_quick(step, work, writer.target(0, step.channels), share(step.height, index, count));
     const Range mine = share(pixels, index, count);
     const std::uint8_t* a[kMaxRows];
-    const std::size_t window_step = sz(step.geometry.stride) * sz(input.pixel_bytes);
+    const std::size_t window_step = sz(g.stride) * sz(input.pixel_bytes);
     DepthwiseTile tile{};
     tile.a = a;
-    tile.taps = step.geometry.kernel * step.geometry.kernel;
-    tile.tap_offsets = step.tap_offsets.data();
+    tile.taps = g.kernel * g.kernel;
+    tile.tap_offsets = work.tap_offsets.data();
     tile.channels = step.channels;
-    tile.w = step.packed.data();
+    tile.w = work.packed.data();
     tile.acc = reinterpret_cast<std::int32_t*>(scratch);
     Position p = position(mine.begin, step.width);
     for (int i = mine.begin; i < mine.end; i += kDepthwisePixels) {
         Pixels where;
         where.add_following(p, std::min(kDepthwisePixels, mine.end - i), step.width);
-        where.addresses(*model.isa_, window_step, a, [&](const Position& first) { return window(step, input, first); });
+        where.addresses(*model.isa_, window_step, a,
+                        [&](const Position& first) { return window(input, g.stride, first); });
         tile.pixels = where.rows;
         model.isa_->depthwise.run(tile);
         writer.at(where);
@@ -95,7 +98,7 @@ void Model::Pass::run_depthwise(const Step& step, int index, int count) const {
     }
 }
 
-void Model::Pass::run_sum(const Step& step, int index, int count) const {
+void Model::Pass::run(const Step& step, const SumWork& work, int index, int count) const {
     const Buffer& input = buffer(step.input);
     const Range mine = share(step.height * step.width, index, count);
     constexpr int kSources = 64;
@@ -105,13 +108,13 @@ void Model::Pass::run_sum(const Step& step, int index, int count) const {
     const int padded = ceil_div(step.channels, kLutColumnsMax) * kLutColumnsMax;
     std::int32_t* part = acc + padded;
     Position p = position(mine.begin, step.width);
-    const int taps = step.window_height * step.window_width;
+    const int taps = work.height * work.width;
     for (int i = mine.begin; i < mine.end; ++i, advance(p, step.width)) {
-        const std::uint8_t* corner = window(step, input, p);
+        const std::uint8_t* corner = window(input, work.stride, p);
         for (int first = 0; first < taps; first += kSources) {
             const int n = std::min(kSources, taps - first);
             for (int s = 0; s < n; ++s) {
-                const int wy = (first + s) / step.window_width, wx = (first + s) % step.window_width;
+                const int wy = (first + s) / work.width, wx = (first + s) % work.width;
                 sources[s] = corner + sz(wy) * input.row_bytes() + sz(wx) * sz(input.pixel_bytes);
             }
             model.isa_->weighted_sum(sources, nullptr, n, step.channels, first == 0 ? acc : part);
@@ -125,15 +128,15 @@ void Model::Pass::run_sum(const Step& step, int index, int count) const {
     }
 }
 
-void Model::Pass::run_bilinear(const Step& step, int index, int count) const {
+void Model::Pass::run(const Step& step, const BilinearWork& work, int index, int count) const {
     const Buffer& input = buffer(step.input);
     const Range mine = share(step.height * step.width, index, count);
     auto* acc = reinterpret_cast<std::int32_t*>(scratch);
     Writer writer(*this, step);
     Position p = position(mine.begin, step.width);
     for (int i = mine.begin; i < mine.end; ++i, advance(p, step.width)) {
-        const Interpolation& v = step.rows[sz(p.y)];
-        const Interpolation& h = step.columns[sz(p.x)];
+        const Interpolation& v = work.rows[sz(p.y)];
+        const Interpolation& h = work.columns[sz(p.x)];
         const std::uint8_t* base = start(input);
         const std::uint8_t* sources[] = {base + input.pixel(v.first, h.first), base + input.pixel(v.first, h.second),
                                          base + input.pixel(v.second, h.first), base + input.pixel(v.second, h.second)};
@@ -147,15 +150,16 @@ void Model::Pass::run_bilinear(const Step& step, int index, int count) const {
     }
 }
 
-void Model::Pass::run_maximum(const Step& step, int index, int count) const {
+void Model::Pass::run(const Step& step, const MaximumWork& work, int index, int count) const {
     const Buffer& input = buffer(step.input);
     const Output& output = step.outputs[0];
     const Buffer& target = buffer(output.buffer);
-    const int kernel = step.geometry.kernel;
+    const int kernel = work.kernel;
+    auto** sources = reinterpret_cast<const std::uint8_t**>(scratch);
     const Range mine = share(step.height * step.width, index, count);
     Position p = position(mine.begin, step.width);
     for (int i = mine.begin; i < mine.end; ++i, advance(p, step.width)) {
-        const std::uint8_t* corner = window(step, input, p);
+        const std::uint8_t* corner = window(input, work.stride, p);
         int n = 0;
         for (int ky = 0; ky < kernel; ++ky) {
             for (int kx = 0; kx < kernel; ++kx)
@@ -165,7 +169,7 @@ void Model::Pass::run_maximum(const Step& step, int index, int count) const {
     }
 }
 
-void Model::Pass::run_copy(const Step& step, int index, int count) const {
+void Model::Pass::run(const Step& step, const CopyWork& work, int index, int count) const {
     constexpr int kCopied = 16;  // bytes at a time
     const Buffer& input = buffer(step.input);
     const Output& output = step.outputs[0];
@@ -173,15 +177,15 @@ void Model::Pass::run_copy(const Step& step, int index, int count) const {
     const Range rows = share(step.height, index, count);
     const std::size_t from_bytes = sz(input.pixel_bytes), to_bytes = sz(target.pixel_bytes);
     for (int y = rows.begin; y < rows.end; ++y) {
-        const std::uint8_t* const row = start(input) + input.pixel(step.source_y[sz(y)], 0);
+        const std::uint8_t* const row = start(input) + input.pixel(work.source_y[sz(y)], 0);
         std::uint8_t* to = start(target) + target.pixel(y, 0) + output.channel;
         for (int x = 0; x < step.width; ++x, to += to_bytes) {
-            const std::uint8_t* const from = row + sz(step.source_x[sz(x)]) * from_bytes;
+            const std::uint8_t* const from = row + sz(work.source_x[sz(x)]) * from_bytes;
             std::uint8_t* out = to;
-            if (step.pad_channels > 0) {
-                std::memset(out, step.pad_byte, sz(step.pad_channels));
-                std::memset(out + step.pad_channels + step.channels, step.pad_byte, sz(step.pad_channels));
-                out += step.pad_channels;
+            if (work.pad_channels > 0) {
+                std::memset(out, work.pad_byte, sz(work.pad_channels));
+                std::memset(out + work.pad_channels + step.channels, work.pad_byte, sz(work.pad_channels));
+                out += work.pad_channels;
             }
             int c = 0;
             for (; c + kCopied <= step.channels; c += kCopied) std::memcpy(out + c, from + c, kCopied);  // no call

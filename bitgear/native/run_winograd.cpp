@@ -5,9 +5,12 @@
 #include "pass.h"
 
 namespace bitgear {
+namespace {
 
 // Winograd's multiplication, a sum at a time: a position, or some that are multiplied to one.
-void Model::Pass::multiply_positions(const Step& step, const WinogradProducts& products) const {
+void multiply_positions(const WinogradWork& work, const WinogradProducts& products) {
+    const Product& product = work.product;
+    const WinogradForm& form = *work.form;
     const int columns = products.blocks * kBlock;
     const std::uint8_t* a[kMaxRows];
     alignas(64) std::int32_t more[kMaxRows * kMaxBlocks * kBlock];
@@ -15,21 +18,21 @@ void Model::Pass::multiply_positions(const Step& step, const WinogradProducts& p
     tile.rows = products.tiles;
     tile.blocks = products.blocks;
     tile.a = a;
-    tile.period = step.period;
+    tile.period = product.period;
     const auto at = [&](int position) {
         const std::uint8_t* v = products.patches + sz(position) * products.position_bytes;
         for (int t = 0; t < products.tiles; ++t) a[t] = v + sz(t) * products.patch_bytes;
     };
-    for (int s = 0; s < step.form->sums(); ++s) {
-        const int first = step.form->first_position(s), end = step.form->first_position(s + 1);
+    for (int s = 0; s < form.sums(); ++s) {
+        const int first = form.first_position(s), end = form.first_position(s + 1);
         std::int32_t* sums = products.sums + sz(s) * products.position_stride;
         at(first);
-        tile.runs = step.runs.data() + first;
+        tile.runs = product.runs.data() + first;
         tile.run_count = end - first;
-        tile.w = products.w + sz(first) * step.block_bytes;
+        tile.w = products.w + sz(first) * product.block_bytes;
         tile.block_bytes = products.block_bytes;
         tile.acc = sums;
-        step.dot->run(tile);
+        product.dot->run(tile);
         for (int p = first; p < end; ++p) {
             const WinogradExcess& excess = products.excess[p];
             if (excess.count == 0) continue;
@@ -39,11 +42,13 @@ void Model::Pass::multiply_positions(const Step& step, const WinogradProducts& p
             tile.w = excess.w;
             tile.block_bytes = excess.block_bytes;
             tile.acc = more;
-            step.dot->run(tile);
+            product.dot->run(tile);
             for (int i = 0; i < products.tiles * columns; ++i) sums[i] += more[i];
         }
     }
 }
+
+}  // namespace
 
 // `rows` x `pixels` pixels from `first` on of all that a step writes, at most two
 // outputs, and of its residual.
@@ -52,54 +57,55 @@ WinogradPixels Model::Pass::places(const Step& step, const Position& first, int 
     WinogradPixels found{rows, pixels, to, {}};
     for (std::size_t o = 0; o < step.outputs.size(); ++o)
         to[o] = area_from(step.outputs[o].buffer, first, step.outputs[o].channel);
-    if (step.residual.buffer >= 0) {
-        const Area<std::uint8_t> residual = area_from(step.residual.buffer, first, step.channel);
+    if (step.values.residual.buffer >= 0) {
+        const Area<std::uint8_t> residual = area_from(step.values.residual.buffer, first, step.channel);
         found.residual = {residual.first, residual.row_bytes, residual.pixel_bytes};
     }
     return found;
 }
 
-void Model::Pass::run_winograd(const Step& step, int index, int count) const {
+void Model::Pass::run(const Step& step, const WinogradWork& work, int index, int count) const {
     const Buffer& input = buffer(step.input);
-    const WinogradForm& form = *step.form;
+    const WinogradForm& form = *work.form;
     const int n = form.n, m = form.m, tile_pixels = n * m;
     const int tile_rows = ceil_div(step.height, n), tile_columns = ceil_div(step.width, m);
     const int tiles = tile_rows * tile_columns;
-    const int blocks = ceil_div(step.channels, kBlock), max_blocks = step.dot->max_blocks, max_rows = step.tile_rows;
+    const int blocks = ceil_div(step.channels, kBlock), max_blocks = work.product.dot->max_blocks,
+              max_rows = work.tile_rows;
     const int groups = ceil_div(blocks, max_blocks);
     const int group_columns = max_blocks * kBlock;
     // Threads that share columns make all patches each.
-    const bool columns = share_columns(tiles, groups, step.packed.size(), count, 512 * 1024);
+    const bool columns = share_columns(tiles, groups, work.product.packed.size(), count, 512 * 1024);
     const Range my_groups = columns ? share(groups, index, count) : Range{0, groups};
     const Range my_tiles = columns ? Range{0, tiles} : share(tiles, index, count);
 
     std::uint8_t* patches = scratch;
-    auto* sums = reinterpret_cast<std::int32_t*>(scratch + step.scratch.sums);
-    auto* acc = reinterpret_cast<std::int32_t*>(scratch + step.scratch.acc);
+    auto* sums = reinterpret_cast<std::int32_t*>(scratch + work.scratch.sums);
+    auto* acc = reinterpret_cast<std::int32_t*>(scratch + work.scratch.acc);
     WinogradProducts products{};
-    products.groups = step.k_groups;
-    products.patch_bytes = step.scratch.patch_bytes;
-    products.position_bytes = step.scratch.position_bytes;
-    products.block_bytes = sz(form.positions()) * step.block_bytes;
+    products.groups = work.groups;
+    products.patch_bytes = work.scratch.patch_bytes;
+    products.position_bytes = work.scratch.position_bytes;
+    products.block_bytes = sz(form.positions()) * work.product.block_bytes;
     products.sums = sums;
     WinogradSums out{};
     products.position_stride = out.position_stride = sz(max_rows * group_columns);
     out.correction_stride = sz(group_columns);
     out.acc = acc;
-    const auto output = step.by_columns != nullptr ? step.by_columns->output : step.transforms->output;
-    const int unit = step.by_columns != nullptr ? step.by_columns->patches : 1;  // tiles
+    const auto output = work.by_columns != nullptr ? work.by_columns->output : work.transforms->output;
+    const int unit = work.by_columns != nullptr ? work.by_columns->patches : 1;  // tiles
     Writer writer(*this, step);
     const WinogradQuick output_quick = !writer.quick()              ? nullptr
-                                       : step.by_columns != nullptr ? step.by_columns->output_quick
-                                                                    : step.transforms->output_quick;
+                                       : work.by_columns != nullptr ? work.by_columns->output_quick
+                                                                    : work.transforms->output_quick;
     Area<std::uint8_t> to[2];
 
-    for (int begin = my_tiles.begin; begin < my_tiles.end; begin += step.strip_tiles) {
-        const int strip = std::min(step.strip_tiles, my_tiles.end - begin);
+    for (int begin = my_tiles.begin; begin < my_tiles.end; begin += work.strip_tiles) {
+        const int strip = std::min(work.strip_tiles, my_tiles.end - begin);
         Position p = position(begin, tile_columns);
         for (int t = 0; t < strip; ++t, advance(p, tile_columns)) {
-            const std::uint8_t* corner = window(step, input, {n * p.y, m * p.x});
-            step.transforms->input(corner, input.row_bytes(), sz(input.pixel_bytes), input.pixel_bytes, step.shifts,
+            const std::uint8_t* corner = window(input, form.stride, {n * p.y, m * p.x});
+            work.transforms->input(corner, input.row_bytes(), sz(input.pixel_bytes), input.pixel_bytes, work.shifts,
                                    patches + sz(t) * products.patch_bytes, products.position_bytes);
         }
         const int units = ceil_div(strip, unit), pieces = ceil_div(units, max_rows / unit);
@@ -109,18 +115,18 @@ void Model::Pass::run_winograd(const Step& step, int index, int count) const {
             const int tile_width = products.blocks * kBlock;
             out.columns = tile_width;
             out.tile_stride = out.acc_stride = sz(tile_width);
-            out.correction = step.correction.data() + sz(group * tile_pixels * group_columns);
-            products.w = step.packed.data() + sz(group * max_blocks) * products.block_bytes;
-            products.excess = step.excess.data() + sz(group * form.positions());
+            out.correction = work.correction.data() + sz(group * tile_pixels * group_columns);
+            products.w = work.product.packed.data() + sz(group * max_blocks) * products.block_bytes;
+            products.excess = work.excess.data() + sz(group * form.positions());
             for (int piece = 0; piece < pieces; ++piece) {
                 const Range mine = share(units, piece, pieces);
                 const int first_tile = mine.begin * unit;
                 products.tiles = std::min(mine.end * unit, strip) - first_tile;
                 products.patches = patches + sz(first_tile) * products.patch_bytes;
-                if (step.by_columns != nullptr) {
-                    step.by_columns->run(products);
+                if (work.by_columns != nullptr) {
+                    work.by_columns->run(products);
                 } else {
-                    multiply_positions(step, products);
+                    multiply_positions(work, products);
                 }
                 // Tiles side by side make a few stretches of pixels, one below the other.
                 Position corner = position(begin + first_tile, tile_columns);

@@ -34,6 +34,18 @@ from tests.native.paths import (
     stride_of,
     taken,
 )
+from tests.native.steps import (
+    add_bilinear,
+    add_buffer,
+    add_conv,
+    add_copy,
+    add_maximum,
+    add_sum,
+    interpolation,
+    output,
+    pooling,
+    residual,
+)
 
 from bitgear.engines.native import NativeEngine  # isort: skip - not before the extension is known to be there
 
@@ -194,15 +206,15 @@ def test_a_picture_takes_2_gib_of_codes_and_no_more() -> None:
 def test_a_model_that_would_take_more_than_2_gib_never_runs(width_px: int) -> None:
     """For codes alone, or for what is computed beside them: here, two rows of sums that are pooled together."""
     core = _native.Model("portable", measured("portable"))
-    core.add_buffer(1, width_px, 3, 0, 0, 0, 0, 0, 0, 128)
+    add_buffer(core, 1, width_px, 3, fill=128)
     core.add_image(0)
     channels = 4096
     add_conv(
         core, q8=np.ones((channels, 3, 1, 1), np.int8), channels=channels, kernel=1, multiplier=[1.0] * channels,
-        pooling=(2, 1, 1, 1, width_px),
+        pooling=pooling(2, 1, width_px, padding=1),
     )  # fmt: skip
     if width_px == 1:
-        core.add_buffer(2**15, 2**14, 4, 0, 0, 0, 0, 0, 0, 0)
+        add_buffer(core, 2**15, 2**14, 4)
     for _ in range(2):
         with pytest.raises(ValueError, match="more than 2 GiB"):
             core.finish()
@@ -214,7 +226,7 @@ def test_a_model_that_would_take_more_than_2_gib_never_runs(width_px: int) -> No
 def test_a_pooled_convolution_of_one_pixel_reads_one_window(instruction_set: str) -> None:
     """And not what would be its neighbours', a stride away: here those lie tens of megabytes further."""
     core = _native.Model(instruction_set, measured(instruction_set))
-    image, wide, pooled = (core.add_buffer(1, 1, channels, *[0] * 7) for channels in (3, 512, 32))
+    image, wide, pooled = (add_buffer(core, 1, 1, channels) for channels in (3, 512, 32))
     core.add_image(image)
     ones = {"kernel": 1, "bias": [], "relu": False, "clip": float("inf")}
     add_conv(
@@ -223,7 +235,7 @@ def test_a_pooled_convolution_of_one_pixel_reads_one_window(instruction_set: str
     )  # fmt: skip
     add_conv(
         core, input=wide, q8=np.ones((32, 512, 1, 1), np.int8), channels=32, stride=2**16, zero=0,
-        multiplier=[1.0] * 32, outputs=[output(pooled)], result=False, pooling=(1, 1, 0, 1, 1), **ones,
+        multiplier=[1.0] * 32, outputs=[output(pooled)], result=False, pooling=pooling(1, 1, 1), **ones,
     )  # fmt: skip
     add_conv(core, input=pooled, q8=np.ones((8, 32, 1, 1), np.int8), channels=8, zero=0, multiplier=[1.0] * 8, **ones)
     core.finish()
@@ -289,7 +301,7 @@ def test_what_a_model_keeps_of_a_large_picture_is_counted(instruction_set: str) 
     for _ in range(4):
         core = _native.Model(instruction_set, measured(instruction_set))
         for channels in (3, 4):
-            core.add_buffer(4096, 4096, channels, 0, 0, 0, 0, 0, 0, 0)
+            add_buffer(core, 4096, 4096, channels)
         core.add_image(0)
         ones: dict[str, Any] = {"kernel": 1, "act_max": 255, "zero": 0}
         add_conv(core, q8=np.ones((4, 3, 1, 1), np.int8), outputs=[output(1)], result=False, **ones)
@@ -392,37 +404,24 @@ def test_a_profile_has_a_row_for_every_step() -> None:
 # -- mistakes of a caller below the engine ----------------------------------------------------------------------------
 
 
-def add_conv(core: Any, **changes: Any) -> None:
-    """Add a 3x3 convolution of buffer 0 to the result, but for some of its arguments."""
-    arguments: dict[str, Any] = {
-        "name": "c", "input": 0, "q8": np.ones((4, 3, 3, 3), np.int8), "channels": 4, "kernel": 3, "stride": 1,
-        "dilation": 1, "groups": 1, "weight_bits": 8, "act_max": 255, "zero": 128, "multiplier": [1.0] * 4, "bias": [],
-        "relu": True, "clip": 6.0, "residual": (-1, 1.0, 0), "outputs": [], "result": True,
-        "pooling": (0, 1, 0, 0, 0), "path": "",
-    }  # fmt: skip
-    core.add_conv(**{**arguments, **changes})
+BORDER = dict.fromkeys(("top", "left", "bottom", "right"), 1)
 
 
 def begun(instruction_set: str = "portable") -> Any:
     """A model of a 5x5 image in buffer 0, with a border of a pixel; buffer 1 has 4 channels, buffer 2 another size."""
     core = _native.Model(instruction_set, measured(instruction_set))
-    assert core.add_buffer(5, 5, 3, 1, 1, 1, 1, 1, 3, 128) == 0
-    assert core.add_buffer(5, 5, 4, 0, 0, 0, 0, 0, 0, 0) == 1
-    assert core.add_buffer(4, 5, 4, 0, 0, 0, 0, 0, 0, 0) == 2
+    assert add_buffer(core, 5, 5, 3, **BORDER, spare_bottom=1, spare_right=3, fill=128) == 0
+    assert add_buffer(core, 5, 5, 4) == 1
+    assert add_buffer(core, 4, 5, 4) == 2
     core.add_image(0)
     return core
 
 
-def output(buffer: int = 1, channel: int = 0, low: int = 0, high: int = 255, zero: int = 0) -> Any:
-    return (buffer, channel, 1.0, low, high, zero)
-
-
 HUGE = 2**31 - 1
-ROWS = [(0, 1, 0)] * 5
 MISTAKES: dict[str, Callable[[Any], None]] = {
-    "buffer without size": lambda core: core.add_buffer(0, 5, 3, 0, 0, 0, 0, 0, 0, 0),
-    "buffer too large": lambda core: core.add_buffer(5, HUGE, 3, 0, 0, 0, 0, 0, 0, 0),
-    "negative border": lambda core: core.add_buffer(5, 5, 3, -1, 0, 0, 0, 0, 0, 0),
+    "buffer without size": lambda core: add_buffer(core, 0, 5, 3),
+    "buffer too large": lambda core: add_buffer(core, 5, HUGE, 3),
+    "negative border": lambda core: add_buffer(core, 5, 5, 3, top=-1),
     "no such image buffer": lambda core: core.add_image(3),
     "negative image buffer": lambda core: core.add_image(-1),
     "image of four channels": lambda core: core.add_image(1),
@@ -451,11 +450,11 @@ MISTAKES: dict[str, Callable[[Any], None]] = {
     "zero beyond the codes": lambda core: add_conv(core, zero=256),
     "too few multipliers": lambda core: add_conv(core, multiplier=[1.0] * 3),
     "too few biases": lambda core: add_conv(core, bias=[1.0] * 3),
-    "no such residual": lambda core: add_conv(core, residual=(7, 1.0, 0)),
-    "residual of another size": lambda core: add_conv(core, residual=(2, 1.0, 0)),
-    "residual whose zero is no power of two": lambda core: add_conv(core, residual=(1, 1.0, 3)),
-    "residual whose zero is beyond a byte": lambda core: add_conv(core, residual=(1, 1.0, 256)),
-    "residual of fewer channels": lambda core: add_conv(core, residual=(0, 1.0, 0)),
+    "no such residual": lambda core: add_conv(core, residual=residual(7)),
+    "residual of another size": lambda core: add_conv(core, residual=residual(2)),
+    "residual whose zero is no power of two": lambda core: add_conv(core, residual=residual(1, zero=3)),
+    "residual whose zero is beyond a byte": lambda core: add_conv(core, residual=residual(1, zero=256)),
+    "residual of fewer channels": lambda core: add_conv(core, residual=residual(0)),
     "no such reader": lambda core: add_conv(core, outputs=[output(9)]),
     "negative reader": lambda core: add_conv(core, outputs=[output(-1)]),
     "reader of another size": lambda core: add_conv(core, outputs=[output(2)]),
@@ -468,39 +467,39 @@ MISTAKES: dict[str, Callable[[Any], None]] = {
     "codes beyond a byte": lambda core: add_conv(core, outputs=[output(high=256)]),
     "codes below a byte": lambda core: add_conv(core, outputs=[output(low=-1)]),
     "too many readers": lambda core: add_conv(core, outputs=[output()] * (_native.MAX_OUTPUTS + 1)),
-    "pooling with a residual": lambda core: add_conv(core, pooling=(2, 1, 0, 4, 4), residual=(1, 1.0, 0)),
-    "pooling beyond the value": lambda core: add_conv(core, pooling=(2, 1, 0, 9, 4)),
-    "pooling without a pixel": lambda core: add_conv(core, pooling=(2, 1, 2, 4, 4)),
-    "pooling of a huge window": lambda core: add_conv(core, pooling=(HUGE, 1, 0, 1, 1)),
-    "pooling to nothing": lambda core: add_conv(core, pooling=(2, 1, 0, 0, 4)),
-    "sum of no such buffer": lambda core: core.add_window_sum("s", 5, 0, 1, 0, [1.0] * 3, [], True),
-    "sum of a negative window": lambda core: core.add_window_sum("s", 0, -1, 1, 0, [1.0] * 3, [], True),
-    "sum of a huge window": lambda core: core.add_window_sum("s", 0, HUGE, 1, 0, [1.0] * 3, [], True),
-    "sum of a window larger than the input": lambda core: core.add_window_sum("s", 0, 11, 4, 0, [1.0] * 3, [], True),
-    "sum without stride": lambda core: core.add_window_sum("s", 0, 2, 0, 0, [1.0] * 3, [], True),
-    "sum without multipliers": lambda core: core.add_window_sum("s", 0, 0, 1, 0, [1.0], [], True),
-    "sum to another size": lambda core: core.add_window_sum("s", 0, 3, 1, 0, [1.0] * 3, [output(2)], False),
-    "resize of no such buffer": lambda core: core.add_bilinear("b", 5, ROWS, ROWS, 0, [1.0] * 3, [], True),
-    "resize from outside": lambda core: core.add_bilinear("b", 0, ROWS, [(4, 5, 1)], 0, [1.0] * 3, [], True),
-    "resize from before": lambda core: core.add_bilinear("b", 0, [(-1, 0, 1)], ROWS, 0, [1.0] * 3, [], True),
-    "resize to nothing": lambda core: core.add_bilinear("b", 0, [], ROWS, 0, [1.0] * 3, [], True),
-    "resize without multipliers": lambda core: core.add_bilinear("b", 0, ROWS, ROWS, 0, [], [], True),
-    "resize to another size": lambda core: core.add_bilinear("b", 0, ROWS, ROWS, 0, [1.0] * 3, [output(2)], True),
-    "maximum of no such buffer": lambda core: core.add_maximum("m", 5, 1, 0, 3, 1),
-    "maximum to no such buffer": lambda core: core.add_maximum("m", 0, 5, 0, 3, 1),
-    "maximum without window": lambda core: core.add_maximum("m", 0, 1, 0, 0, 1),
-    "maximum without stride": lambda core: core.add_maximum("m", 0, 1, 0, 3, 0),
-    "maximum of a window larger than the input": lambda core: core.add_maximum("m", 0, 1, 0, 12, 16),
-    "maximum to another size": lambda core: core.add_maximum("m", 0, 2, 0, 3, 1),
-    "maximum beyond the channels": lambda core: core.add_maximum("m", 0, 1, 2, 3, 1),
-    "copy of no such buffer": lambda core: core.add_copy("k", 5, 1, 0, [0] * 5, [0] * 5, 0, 0),
-    "copy to no such buffer": lambda core: core.add_copy("k", 0, -1, 0, [0] * 5, [0] * 5, 0, 0),
-    "copy from outside": lambda core: core.add_copy("k", 0, 1, 0, [5] * 5, [0] * 5, 0, 0),
-    "copy from before": lambda core: core.add_copy("k", 0, 1, 0, [0] * 5, [-1] * 5, 0, 0),
-    "copy to another size": lambda core: core.add_copy("k", 0, 1, 0, [0] * 6, [0] * 5, 0, 0),
-    "copy beyond the channels": lambda core: core.add_copy("k", 0, 1, 0, [0] * 5, [0] * 5, 1, 0),
-    "copy with negative padding": lambda core: core.add_copy("k", 0, 1, 1, [0] * 5, [0] * 5, -1, 0),
-    "copy with huge padding": lambda core: core.add_copy("k", 0, 1, 0, [0] * 5, [0] * 5, HUGE, 0),
+    "pooling with a residual": lambda core: add_conv(core, pooling=pooling(2, 4, 4), residual=residual(1)),
+    "pooling beyond the value": lambda core: add_conv(core, pooling=pooling(2, 9, 4)),
+    "pooling without a pixel": lambda core: add_conv(core, pooling=pooling(2, 4, 4, padding=2)),
+    "pooling of a huge window": lambda core: add_conv(core, pooling=pooling(HUGE, 1, 1)),
+    "pooling to nothing": lambda core: add_conv(core, pooling=pooling(2, 0, 4)),
+    "sum of no such buffer": lambda core: add_sum(core, input=5),
+    "sum of a negative window": lambda core: add_sum(core, kernel=-1),
+    "sum of a huge window": lambda core: add_sum(core, kernel=HUGE),
+    "sum of a window larger than the input": lambda core: add_sum(core, kernel=11, stride=4),
+    "sum without stride": lambda core: add_sum(core, kernel=2, stride=0),
+    "sum without multipliers": lambda core: add_sum(core, multiplier=[1.0]),
+    "sum to another size": lambda core: add_sum(core, kernel=3, outputs=[output(2)], result=False),
+    "resize of no such buffer": lambda core: add_bilinear(core, input=5),
+    "resize from outside": lambda core: add_bilinear(core, columns=[interpolation(4, 5)]),
+    "resize from before": lambda core: add_bilinear(core, rows=[interpolation(-1, 0)]),
+    "resize to nothing": lambda core: add_bilinear(core, rows=[]),
+    "resize without multipliers": lambda core: add_bilinear(core, multiplier=[]),
+    "resize to another size": lambda core: add_bilinear(core, outputs=[output(2)]),
+    "maximum of no such buffer": lambda core: add_maximum(core, input=5),
+    "maximum to no such buffer": lambda core: add_maximum(core, output=5),
+    "maximum without window": lambda core: add_maximum(core, kernel=0),
+    "maximum without stride": lambda core: add_maximum(core, stride=0),
+    "maximum of a window larger than the input": lambda core: add_maximum(core, kernel=12, stride=16),
+    "maximum to another size": lambda core: add_maximum(core, output=2),
+    "maximum beyond the channels": lambda core: add_maximum(core, channel=2),
+    "copy of no such buffer": lambda core: add_copy(core, input=5),
+    "copy to no such buffer": lambda core: add_copy(core, output=-1),
+    "copy from outside": lambda core: add_copy(core, source_y=[5] * 5),
+    "copy from before": lambda core: add_copy(core, source_x=[-1] * 5),
+    "copy to another size": lambda core: add_copy(core, source_y=[0] * 6),
+    "copy beyond the channels": lambda core: add_copy(core, pad_channels=1),
+    "copy with negative padding": lambda core: add_copy(core, channel=1, pad_channels=-1),
+    "copy with huge padding": lambda core: add_copy(core, pad_channels=HUGE),
 }
 
 
@@ -520,12 +519,32 @@ def test_a_mistake_in_building_raises_and_harms_nothing(mistake: str) -> None:
     np.testing.assert_array_equal(result, np.repeat(np.maximum(sums, 0)[:, None], 4, 1))
 
 
+def test_numbers_that_could_take_each_others_place_are_given_by_name() -> None:
+    core = begun()
+    for call in (
+        lambda: core.add_buffer(5, 5, 3, 1, 1, 1, 1, 1, 3, 128),
+        lambda: core.add_window_sum("s", 0, 0, 1, 0, [1.0] * 3, [], True),
+        lambda: core.add_maximum("m", 0, 1, 0, 3, 1),
+        lambda: add_conv(core, residual=(1, 1.0, 0)),
+        lambda: add_conv(core, pooling=(2, 1, 0, 4, 4)),
+        lambda: add_conv(core, outputs=[(1, 0, 1.0, 0, 255, 0)]),
+        lambda: add_bilinear(core, rows=[(0, 1, 0)] * 5),
+        lambda: _native.Residual(1, 1.0, 0),
+        lambda: _native.Pooling(2, 1, 0, 4, 4),
+        lambda: _native.Output(1, 0, 1.0, 0, 255, 0),
+        lambda: _native.Interpolation(0, 1, 0),
+    ):
+        with pytest.raises(TypeError):
+            call()
+    assert core.paths == [("image", "")]
+
+
 @pytest.mark.parametrize("instruction_set", OFFERED)
 @pytest.mark.parametrize("path", FORMS)
 def test_a_buffer_without_room_for_patches_is_no_danger(instruction_set: str, path: str) -> None:
     """Patches reach over odd sizes; without the spare pixels another path is taken or the step refused."""
     core = _native.Model(instruction_set, measured(instruction_set))
-    core.add_buffer(5, 5, 3, 1, 1, 1, 1, 0, 0, 0)
+    add_buffer(core, 5, 5, 3, **BORDER)
     core.add_image(0)
     try:
         add_conv(core, stride=stride_of(path), weight_bits=3, act_max=7, zero=4, path=path)
@@ -544,7 +563,7 @@ MOST_ROW_PX, ROW_CHANNELS = 8190, 1024
 
 def spread(instruction_set: str, row_px: int) -> Any:
     core = _native.Model(instruction_set, measured(instruction_set))
-    core.add_buffer(2 * SPREAD + 1, row_px, ROW_CHANNELS, 0, 0, 0, 0, 0, 0, 0)
+    add_buffer(core, 2 * SPREAD + 1, row_px, ROW_CHANNELS)
     return core
 
 
@@ -582,17 +601,19 @@ def test_tables_whose_window_spans_more_than_2_gib_are_not_made(instruction_set:
 
 SIDE = 2**15 + 1
 """Of a square of more than 2^30 pixels."""
-EVERY, EVERY_ROW = list(range(SIDE)), [(i, i, 0) for i in range(SIDE)]
+EVERY, EVERY_ROW = list(range(SIDE)), [interpolation(i, i) for i in range(SIDE)]
 ONES = np.ones((4, 4, 1, 1), np.int8)
 TOO_LARGE: dict[str, Callable[[Any], None]] = {
     "convolution": lambda core: add_conv(core, q8=ONES, kernel=1),
-    "pooled convolution": lambda core: add_conv(core, q8=ONES, kernel=1, pooling=(2, 2, 0, SIDE // 2, SIDE // 2)),
+    "pooled convolution": lambda core: add_conv(
+        core, q8=ONES, kernel=1, pooling=pooling(2, SIDE // 2, SIDE // 2, stride=2)
+    ),
     "depthwise convolution": lambda core: add_conv(core, q8=ONES[:, :1], kernel=1, groups=4),
-    "sums": lambda core: core.add_window_sum("s", 0, 1, 1, 0, [1.0] * 4, [], True),
-    "one sum": lambda core: core.add_window_sum("s", 0, 0, 1, 0, [1.0] * 4, [], True),
-    "resize": lambda core: core.add_bilinear("b", 0, EVERY_ROW, EVERY_ROW, 0, [1.0] * 4, [], True),
-    "maximum": lambda core: core.add_maximum("m", 0, 1, 0, 1, 1),
-    "copy": lambda core: core.add_copy("k", 0, 1, 0, EVERY, EVERY, 0, 0),
+    "sums": lambda core: add_sum(core, kernel=1, multiplier=[1.0] * 4),
+    "one sum": lambda core: add_sum(core, multiplier=[1.0] * 4),
+    "resize": lambda core: add_bilinear(core, rows=EVERY_ROW, columns=EVERY_ROW, multiplier=[1.0] * 4),
+    "maximum": lambda core: add_maximum(core, kernel=1),
+    "copy": lambda core: add_copy(core, source_y=EVERY, source_x=EVERY),
     "image": lambda core: core.add_image(2),
     "sum of many terms": lambda core: add_conv(
         core, q8=np.ones((1, 4, 129, 129), np.int8), channels=1, kernel=129, multiplier=[1.0], stride=1000
@@ -604,7 +625,7 @@ TOO_LARGE: dict[str, Callable[[Any], None]] = {
 def test_what_32_bits_do_not_count_is_refused(step: str) -> None:
     core = _native.Model("portable", measured("portable"))
     for channels in (4, 4, 3):
-        core.add_buffer(SIDE, SIDE, channels, 0, 0, 0, 0, 0, 0, 0)
+        add_buffer(core, SIDE, SIDE, channels)
     with pytest.raises(ValueError, match=r"more pixels|more terms"):
         TOO_LARGE[step](core)
     assert core.paths == []
@@ -615,8 +636,8 @@ RESULTS: dict[str, Callable[[Any], None]] = {
     "grouped convolution": lambda core: add_conv(
         core, input=1, q8=np.ones((4, 2, 1, 1), np.int8), kernel=1, groups=2, multiplier=[1.0] * 4
     ),
-    "sums": lambda core: core.add_window_sum("s", 0, 0, 1, 0, [1.0] * 3, [], True),
-    "resize": lambda core: core.add_bilinear("b", 0, ROWS, ROWS, 0, [1.0] * 3, [], True),
+    "sums": add_sum,
+    "resize": add_bilinear,
 }
 
 
@@ -646,7 +667,7 @@ def test_a_model_runs_after_the_end_of_building_and_not_before() -> None:
     core.run(q_image, result, 1)
     for more in (
         lambda: add_conv(core),
-        lambda: core.add_buffer(5, 5, 3, 0, 0, 0, 0, 0, 0, 0),
+        lambda: add_buffer(core, 5, 5, 3),
         lambda: core.add_image(0),
         lambda: core.finish(),
     ):

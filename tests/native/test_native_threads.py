@@ -20,6 +20,7 @@ from bitgear.engines import ModelCache, create_engine
 from bitgear.graph import IMAGE, Conv, Graph, Linear, Pool
 from tests.masters import random_codes, random_master, tiny_master
 from tests.native.paths import OFFERED, NativeModel, _native, derived, measured
+from tests.native.steps import add_buffer, add_maximum, add_sum
 
 ROOT = Path(__file__).parents[2]
 
@@ -204,11 +205,11 @@ def test_the_lock_is_released_while_buffers_get_their_places() -> None:
     def finishes() -> Iterator[Callable[[], None]]:
         for _ in range(30):
             core = _native.Model("portable", measured("portable"))
-            buffers = [core.add_buffer(1, 1, 3, 0, 0, 0, 0, 0, 0, 0) for _ in range(3000)]
+            buffers = [add_buffer(core, 1, 1, 3) for _ in range(3000)]
             core.add_image(buffers[0])
             for before, after in itertools.pairwise(buffers):
-                core.add_maximum("m", before, after, 0, 1, 1)
-            core.add_window_sum("s", buffers[-1], 0, 1, 0, [1.0] * 3, [], True)
+                add_maximum(core, input=before, output=after, kernel=1)
+            add_sum(core, input=buffers[-1])
             yield core.finish
 
     assert others_go_on_during(finishes())
