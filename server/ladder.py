@@ -18,8 +18,8 @@ EFFICIENT = 1.05
 """An image in an efficient batch takes no more than so many times what it takes in the best one."""
 
 PROMPT = 1.15
-"""The same of a prompt batch, for whom a deadline is set: what larger ones save, their first images lose by waiting for
-the last."""
+"""The same of a prompt batch, for which it is worth to wait where a deadline is set: what larger ones save, their first
+images lose by waiting for the last to be decoded."""
 
 
 class LadderError(BitgearError):
@@ -126,7 +126,7 @@ class Ladder:
 
     @cached_property
     def prompt_batches(self) -> tuple[int, ...]:
-        """Likewise, but for whom a deadline is set."""
+        """Likewise, but those worth waiting for where a deadline is set."""
         return self._batches(PROMPT)
 
     def _batches(self, longer: float) -> tuple[int, ...]:

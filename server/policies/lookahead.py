@@ -129,7 +129,7 @@ class _Outlook:
         self.each = self.count / len(looked_at)
         first = self.queue[left[0]]
         self.mask, self.pinned = first.allowed, first.pinned
-        self.batches = ladder.prompt_batches if first.hard else ladder.efficient_batches
+        self.batches = ladder.efficient_batches
         self.masks = list(map(allowed_of, looked_at))
         self.kinds = {self.masks[0]} if self.masks.count(self.masks[0]) == len(looked_at) else set(self.masks)
         self.worth = ladder.worth(self.mask)

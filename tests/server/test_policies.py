@@ -307,12 +307,12 @@ def test_look_ahead_leaves_work_for_idle_workers() -> None:
     assert LookAhead(DEFAULT_MARGIN).dispatch(THREE, load_of(queue_of(*[1000] * 4), workers=2)).members == (0, 1)
 
 
-def test_batches_are_smaller_where_a_deadline_is_set() -> None:
+@pytest.mark.parametrize("hard", [True, False])
+def test_batches_are_efficient(hard: bool) -> None:
     # an image takes 5.83 ms in a batch of six and 6.25 in one of four; 5.63 in the best
     assert (THREE.efficient_batches, THREE.prompt_batches) == ((6,) * 3, (4,) * 3)
-    policy = LookAhead(DEFAULT_MARGIN)
-    assert len(policy.dispatch(THREE, load_of(queue_of(*[1000] * 7, hard=False))).members) == 6
-    assert len(policy.dispatch(THREE, load_of(queue_of(*[1000] * 7))).members) == 4
+    load = load_of(queue_of(*[1000] * 7, hard=hard))
+    assert len(LookAhead(DEFAULT_MARGIN).dispatch(THREE, load).members) == 6
 
 
 def test_who_would_be_in_time_with_luck_gives_way_where_some_must() -> None:
