@@ -5,12 +5,15 @@ So large pictures, which are decoded few at a time, leave threads for small ones
 """
 
 import threading
+import time
 from bisect import insort
 from collections.abc import Callable
 from itertools import count
 from typing import NamedTuple
 
 from bitgear.tasks.pictures import Picture, decode_picture
+from server.policy import Waiting
+from server.turns import Turns
 
 SMALL = 1 / 32
 """A picture of no more than this share of the limit does not count: each thread has one at a time."""
@@ -25,33 +28,45 @@ class NoRoom(Exception):
 
 
 class Pixels:
-    """Pictures in work, no larger than ``limit`` pixels, nor together. From any thread but the event loop's."""
+    """Pictures in work, no larger than ``limit`` pixels, nor together. From any thread but the event loop's.
 
-    def __init__(self, limit: int) -> None:
+    ``clock`` gives monotonic seconds.
+    """
+
+    def __init__(self, limit: int, clock: Callable[[], float] = time.monotonic) -> None:
         self.limit = limit
+        self._clock = clock
         self._in_work = 0
         self._lock = threading.Lock()
+        self._first: _Waiting | None = None
+        """Who has the next room."""
         self._waiting: list[_Waiting] = []
+        self._turns = Turns()
         self._numbers = count()
+
+    @property
+    def waiting(self) -> int:
+        """How many requests wait."""
+        return len(self._waiting) + (self._first is not None)
 
     def room(self) -> "Room":
         """Return what a request may have of it: nothing yet."""
         return Room(self, 0)
 
-    def wait(self, order_s: float, pixels: int, resume: Callable[["Room"], None]) -> None:
-        """Have ``resume`` called once there is room for so many pixels, which is what it is given.
+    def wait(self, request: Waiting, pixels: int, resume: Callable[["Room"], None]) -> None:
+        """Have ``resume`` called once there is room for so many pixels of a request, which is what it is given.
 
-        Of those that wait the least ``order_s`` goes first, and nobody overtakes it. ``resume`` must be short, and
-        raise nothing; it may run on this thread, at once.
+        Who has waited for the next room is not overtaken; behind them the order is that of :mod:`server.scheduler`.
+        ``resume`` must be short, and raise nothing; it may run on this thread, at once.
         """
         with self._lock:
-            insort(self._waiting, _Waiting(order_s, next(self._numbers), pixels, resume))
+            insort(self._waiting, _Waiting(request.order_s, next(self._numbers), request, pixels, resume))
         self._go_on()
 
     def take(self, more: int, held: int) -> bool:
         """Return whether there is room for ``more`` pixels, which are in work from now on, beside those held."""
         with self._lock:
-            if self._in_work + more > self.limit or (self._waiting and not held):
+            if self._in_work + more > self.limit or (self._first is not None and not held):
                 return False
             self._in_work += more
             return True
@@ -65,11 +80,22 @@ class Pixels:
     def _go_on(self) -> None:
         while True:
             with self._lock:
-                if not self._waiting or self._in_work + self._waiting[0].pixels > self.limit:
+                self._first = first = self._first or self._next()
+                if first is None or self._in_work + first.pixels > self.limit:
                     return
-                first = self._waiting.pop(0)
+                self._first = None
                 self._in_work += first.pixels
             first.resume(Room(self, first.pixels))
+
+    def _next(self) -> "_Waiting | None":
+        """Take out of those that wait the one whose turn it is. The lock is held."""
+        now_s, queue = self._clock(), self._waiting
+        if any(one.request.is_late(now_s) for one in queue):
+            first = [one for one in queue if one.request.goes_first(now_s)]
+            if self._turns.gives_way(bool(first)):
+                queue.remove(first[0])
+                return first[0]
+        return queue.pop(0) if queue else None
 
 
 class Room:
@@ -78,6 +104,7 @@ class Room:
     def __init__(self, pixels: Pixels, held: int) -> None:
         self._pixels = pixels
         self._held = held
+        self._used = False
 
     @property
     def limit(self) -> int:
@@ -89,7 +116,9 @@ class Room:
 
         Raises what :func:`~bitgear.tasks.pictures.decode_picture` raises, and :class:`NoRoom`.
         """
-        return decode_picture(data, self.limit, self._need)
+        picture = decode_picture(data, self.limit, self._need)
+        self._used = True
+        return picture
 
     def close(self) -> None:
         """Give back what is held: the last picture is gone."""
@@ -101,12 +130,14 @@ class Room:
         if pixels <= max(self._held, SMALL * self.limit):
             return
         if not self._pixels.take(pixels - self._held, self._held):
-            raise NoRoom(pixels)
+            # Not again for each picture that is larger than those before it.
+            raise NoRoom(self.limit if self._used else pixels)
         self._held = pixels
 
 
 class _Waiting(NamedTuple):
     order_s: float
     number: int
+    request: Waiting
     pixels: int
     resume: Callable[[Room], None]

@@ -73,25 +73,25 @@ class Requests:
         """
         pending: Pending[_Done[T]] = Pending(exchange.started_s + self._rules.longest_s(wish))
         exchange.target_s = self._rules.target_s(model, wish)
-        request = _Request(pending, model, exchange, prepare, time.monotonic())
-        known = self._waiting(request, wish, self._likely(request, wish))
-        if model.refresh is not None and self._scheduler.crowded_out(model, known, self._rules.conduct.margin):
+        waiting = self._waiting(model, exchange, wish, self._likely(model, wish))
+        if model.refresh is not None and self._scheduler.crowded_out(model, waiting, self._rules.conduct.margin):
             raise DeadlineExceeded("queue")
+        request = _Request(pending, model, exchange, wish, prepare, waiting, time.monotonic())
         done = await pending.wait(
             receive,
-            lambda: self._crew.errand(lambda: self._prepare(request, wish, known, self._pixels.room()), known, model),
+            lambda: self._crew.errand(lambda: self._prepare(request, self._pixels.room()), waiting, model),
         )
         exchange.steps = done.steps
         exchange.served = done.inference.served
         return done.inference
 
-    def _prepare(self, request: "_Request[T]", wish: Wish, known: Waiting, room: Room) -> None:
+    def _prepare(self, request: "_Request[T]", room: Room) -> None:
         """Make a request ready and queue it, or have that done once there is room for it. An errand of the crew."""
         try:
-            job = None if request.pending.gone else self._job(request, wish, room)
+            job = None if request.pending.gone else self._job(request, room)
         except NoRoom as full:
             room.close()
-            self._pixels.wait(known.order_s, full.pixels, lambda room: self._resume(request, wish, known, room))
+            self._pixels.wait(request.waiting, full.pixels, lambda room: self._resume(request, room))
             return
         finally:
             room.close()
@@ -99,13 +99,13 @@ class Requests:
             request.pending.attach(job)
             self._scheduler.submit(job)
 
-    def _resume(self, request: "_Request[T]", wish: Wish, known: Waiting, room: Room) -> None:
+    def _resume(self, request: "_Request[T]", room: Room) -> None:
         try:
-            self._crew.errand(lambda: self._prepare(request, wish, known, room), known, request.model)
+            self._crew.errand(lambda: self._prepare(request, room), request.waiting, request.model)
         except Draining as error:  # nothing is decoded any more, so nobody misses the room
             request.pending.fail(error)
 
-    def _job(self, request: "_Request[T]", wish: Wish, room: Room) -> Job | None:
+    def _job(self, request: "_Request[T]", room: Room) -> Job | None:
         """Return what a request is to the scheduler; None, and the request has failed, if it cannot be made ready.
 
         Raises :class:`~server.pixels.NoRoom`.
@@ -113,20 +113,15 @@ class Requests:
         pending, model, exchange = request.pending, request.model, request.exchange
         try:
             began_s, computed_s = time.monotonic(), time.thread_time()
-            work = request.prepare(lambda whole: self._check_hope(request, whole), room)
-            exchange.asked = work.wish.asked
-            admission = self._admission(request, work.wish)
-            exchange.target_s = self._rules.target_s(model, work.wish)
-            expires_s = exchange.started_s + self._rules.longest_s(work.wish)
-            if work.wish.deadline_ms != wish.deadline_ms:  # it stood in the body
-                pending.expire_at(expires_s)
+            work = request.prepare(lambda wish: self._know(request, wish), room)
+            admission = self._admission(model, work.wish)
             ended_s = time.monotonic()
             prepared = _Prepared(work, admission, began_s, ended_s)
             return Job(
                 model=model,
                 q_image=work.q_image,
-                waiting=self._waiting(request, work.wish, admission, len(work.q_image)),
-                expires_s=expires_s,
+                waiting=self._waiting(model, exchange, work.wish, admission, len(work.q_image)),
+                expires_s=exchange.started_s + self._rules.longest_s(work.wish),
                 ready_s=time.thread_time() - computed_s,  # without what it waited for others
                 deliver=lambda outcome: self._finish(request, prepared, outcome),
             )
@@ -136,28 +131,39 @@ class Requests:
             pending.fail(error)
             return None
 
-    def _check_hope(self, request: "_Request[T]", wish: Wish) -> None:
-        """Raise :class:`~server.errors.DeadlineExceeded` if it is known before a picture is decoded that it is late."""
-        model = request.model
-        if wish.deadline_ms is None or model.refresh is None:
-            return  # nothing is promised, or times are assumed
-        newcomer = self._waiting(request, wish, self._admission(request, wish))
-        if self._scheduler.hopeless(model, newcomer, self._rules.conduct.margin):
+    def _know(self, request: "_Request[T]", wish: Wish) -> None:
+        """Take in all that a request asks for, before its picture is decoded.
+
+        Raises :class:`~server.errors.DeadlineExceeded` if it is known by now that it is late.
+        """
+        model, exchange = request.model, request.exchange
+        exchange.asked = wish.asked
+        exchange.target_s = self._rules.target_s(model, wish)
+        if wish.deadline_ms != request.wish.deadline_ms:  # it stood in the body
+            request.pending.expire_at(exchange.started_s + self._rules.longest_s(wish))
+        if wish.deadline_ms is None:
+            return  # nothing is promised
+        request.waiting = self._waiting(model, exchange, wish, self._admission(model, wish))
+        if model.refresh is None:
+            return  # times are assumed
+        if self._scheduler.hopeless(model, request.waiting, self._rules.conduct.margin):
             raise DeadlineExceeded("queue")
 
-    def _admission(self, request: "_Request[T]", wish: Wish) -> Admission:
-        return admit(wish, request.model.ladder, self._rules.profile_of(wish))
+    def _admission(self, model: ServedModel, wish: Wish) -> Admission:
+        return admit(wish, model.ladder, self._rules.profile_of(wish))
 
-    def _likely(self, request: "_Request[T]", wish: Wish) -> Admission:
+    def _likely(self, model: ServedModel, wish: Wish) -> Admission:
         """Return the admission of a request of which not all may be known yet."""
         try:
-            return self._admission(request, wish)
+            return self._admission(model, wish)
         except RequestError:  # it may ask for something else in its body, or be refused when that was read
-            return Admission(request.model.ladder.all_rungs, 0, "default", "default", pinned=False)
+            return Admission(model.ladder.all_rungs, 0, "default", "default", pinned=False)
 
-    def _waiting(self, request: "_Request[T]", wish: Wish, admission: Admission, images: int = 1) -> Waiting:
+    def _waiting(
+        self, model: ServedModel, exchange: Exchange, wish: Wish, admission: Admission, images: int = 1
+    ) -> Waiting:
         return Waiting(
-            deadline_s=request.exchange.started_s + self._rules.target_s(request.model, wish),
+            deadline_s=exchange.started_s + self._rules.target_s(model, wish),
             allowed=admission.allowed,
             hard=wish.deadline_ms is not None,
             priority=wish.priority,
@@ -197,12 +203,18 @@ class Requests:
 
 @dataclass(eq=False, slots=True)
 class _Request(Generic[T]):
-    """One request on its way through the threads."""
+    """One request on its way through the threads.
+
+    ``wish``: what was known of it before its body was looked at. ``waiting``: what it is to those who decide whose turn
+    it is, as far as it is known.
+    """
 
     pending: "Pending[_Done[T]]"
     model: ServedModel
     exchange: Exchange
+    wish: Wish
     prepare: Prepare[T]
+    waiting: Waiting
     made_s: float
 
 

@@ -236,7 +236,7 @@ def _coco(
             numbers.add(number)
         if len(entry["bbox"]) != 4 or not all(type(n) in (int, float) and not abs(n) > FARTHEST for n in entry["bbox"]):
             raise DataError(f"{label()} has the bbox {str(entry['bbox'])[:60]}; expected four numbers [x, y, w, h]")
-        if entry.get("iscrowd", 0) not in (0, 1):
+        if entry.get("iscrowd") not in (None, 0, 1):
             raise DataError(f"{label()} has the iscrowd {entry['iscrowd']!r:.40}; expected 0 or 1")
         x, y, width, height = map(float, entry["bbox"])
         box = _checked_box(label, (x, y, x + width, y + height), picture["width"], picture["height"])
@@ -394,7 +394,9 @@ def _voc(
         stem = _listed_stem(line, parsed)
         if stem not in parsed or stem not in pictures:
             missing = f"Annotations/{stem}.xml" if stem not in parsed else f"a picture JPEGImages/{stem}"
-            raise DataError(f"{source}: {listed}, line {number} names {stem[:80]!r}, but {missing} is not there")
+            deeper = min((each for each in parsed if each.endswith(f"/{stem}")), default=None)
+            hint = "" if deeper is None else f"; there is {deeper[:80]!r}, which is to be listed with its folder"
+            raise DataError(f"{source}: {listed}, line {number} names {stem[:80]!r}, but {missing} is not there{hint}")
         numbers.append(number)
         (width, height), objects = parsed[stem]
         numbered = [_Object(box, classes.index(label), difficult) for label, box, difficult in objects]

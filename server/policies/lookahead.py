@@ -118,11 +118,15 @@ class _Outlook:
         self.left = left
         self.longer = 1 + margin
         possible_s = load.now_s + load.ready_s + min(ladder.alone_s)  # before that nothing can be done for them
-        self.step = max(1, (len(left) + len(load.coming)) // LOOKED_AT)
+        rough = max(1, len(load.coming) // LOOKED_AT)
+        coming = [one for one in load.coming[::rough] if not one.hard or one.deadline_s >= possible_s]
+        coming_count = min(len(coming) * rough, len(load.coming))
+        self.step = max(1, (len(left) + coming_count) // LOOKED_AT)
         looked_at = [self.queue[position] for position in left[:: self.step]]
         self.comes: list[bool] = []
-        coming = [one for one in load.coming[:: self.step] if not one.hard or one.deadline_s >= possible_s]
-        coming_count = min(len(coming) * self.step, len(load.coming))
+        if coming and self.step != rough:
+            coming = [one for one in load.coming[:: self.step] if not one.hard or one.deadline_s >= possible_s]
+            coming_count = min(len(coming) * self.step, len(load.coming))
         self.count = len(left) + coming_count
         if coming:
             looked_at, self.comes = _merged(looked_at, coming)

@@ -28,7 +28,7 @@ COCO = {
     "categories": [{"id": 5, "name": "dog"}, {"id": 2, "name": "cat"}],
     "annotations": [
         {"image_id": 7, "category_id": 5, "bbox": [1, 2, 10, 20]},
-        {"image_id": 7, "category_id": 2, "bbox": [30.5, 20.5, 10, 9.5]},
+        {"image_id": 7, "category_id": 2, "bbox": [30.5, 20.5, 10, 9.5], "iscrowd": None},
         {"image_id": 7, "category_id": 2, "bbox": [0, 0, 5, 5], "iscrowd": 1},
     ],
 }
@@ -295,6 +295,15 @@ def test_voc_names_of_one_stem_in_two_folders_are_two_pictures(voc: Path, form: 
     data = read_boxed_pictures(form(voc), "train")
     assert [item.name for item in data.items] == ["JPEGImages/x.png", "JPEGImages/night/x.png"]
     assert [[data.classes[i] for i in item.class_ids] for item in data.items] == [["dog", "cat"], ["owl"]]
+
+
+def test_a_voc_list_without_the_folders_of_its_names_is_told_them(voc: Path) -> None:
+    save(voc / "JPEGImages" / "night" / "z.png", picture())
+    (voc / "Annotations" / "night").mkdir()
+    (voc / "Annotations" / "night" / "z.xml").write_text(voc_xml(("owl", (2, 2, 9, 9))))
+    (voc / "ImageSets" / "Main" / "train.txt").write_text("z\n")
+    with pytest.raises(DataError, match=r"names .z., but .* is not there; there is .night/z., which"):
+        read_boxed_pictures(voc, "train")
 
 
 def test_two_pictures_of_one_voc_annotation_are_refused(voc: Path) -> None:

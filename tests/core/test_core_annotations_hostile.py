@@ -65,7 +65,6 @@ def test_text_is_utf_8_whatever_it_says_of_itself(tmp_path: Path, encoding: str)
             lambda d: d["annotations"][1].update(iscrowd="0"),
             r"annotation 1 \(id 2\) has the iscrowd '0'; expected 0 or 1",
         ),
-        (lambda d: d["annotations"][1].update(iscrowd=None), "has the iscrowd None"),
         (lambda d: d["annotations"][1].update(iscrowd=[]), r"has the iscrowd \[\]"),
         (lambda d: d["images"].append({**d["images"][0], "id": 2}), r"line 1 lists the picture '1\.png' a second"),
         (lambda d: d["categories"].append({"id": 2, "name": "a"}), "name of its own"),

@@ -307,6 +307,13 @@ def test_look_ahead_leaves_work_for_idle_workers() -> None:
     assert LookAhead(DEFAULT_MARGIN).dispatch(THREE, load_of(queue_of(*[1000] * 4), workers=2)).members == (0, 1)
 
 
+def test_what_is_lost_before_it_is_ready_takes_no_look_from_others() -> None:
+    policy, lost = LookAhead(DEFAULT_MARGIN), [Waiting(100.0, 7, hard=True)] * 900
+    for last_ms in range(20, 60, 4):
+        load = replace(load_of(queue_of(18, 19, 20, last_ms)), ready_s=0.001)
+        assert policy.dispatch(THREE, replace(load, coming=lost)) == policy.dispatch(THREE, load)
+
+
 @pytest.mark.parametrize("hard", [True, False])
 def test_batches_are_efficient(hard: bool) -> None:
     # an image takes 5.83 ms in a batch of six and 6.25 in one of four; 5.63 in the best
