@@ -53,23 +53,26 @@ def lost(ladder: Ladder, load: Load, rung_of: Callable[[Waiting], int], longer: 
     fixed_s = [now_s + scale * rung.fixed_ms for rung in ladder.rungs]
     image_s = [scale * rung.per_image_ms for rung in ladder.rungs]
 
-    def within(queue: Sequence[Waiting], images: int) -> Sequence[Waiting]:
-        """Leave out of a queue what is in time if no request has more images than so many."""
-        longest_s = max(fixed_s) + images * max(image_s)
+    def longest_s(images: int) -> float:
+        """Return until when a request takes that has no more images than so many."""
+        return max(fixed_s) + images * max(image_s)
+
+    def within(queue: Sequence[Waiting], until_s: float) -> Sequence[Waiting]:
         # No deadline is before what the queue is sorted by; where late ones stand at the end, none of them is hard.
-        return queue[: bisect_left(queue, longest_s, key=attrgetter("order_s"))]
+        return queue[: bisect_left(queue, until_s, key=attrgetter("order_s"))]
 
     def late(waiting: Waiting) -> bool:
         rung = rung_of(waiting)
         return waiting.deadline_s < fixed_s[rung] + image_s[rung] * waiting.images
 
-    urgent = within(load.queue, ladder.max_batch)
-    urgent = within(urgent, max(map(images_of, urgent), default=1))
+    urgent = within(load.queue, longest_s(ladder.max_batch))
+    until_s = longest_s(max(map(images_of, urgent), default=1))
+    urgent = within(urgent, until_s)
     return tuple(
         position
         for position, waiting in enumerate(urgent)
         # A backlog that has expired is long: what is over needs no closer look.
-        if waiting.hard and (waiting.deadline_s < now_s or late(waiting))
+        if waiting.deadline_s < until_s and waiting.hard and (waiting.deadline_s < now_s or late(waiting))
     )
 
 
