@@ -14,8 +14,9 @@ from benchmarks.measure import command_line, summary, write_report
 from benchmarks.pictures import noise
 from bitgear.checkpoint import read_master
 from bitgear.models import find_master
+from server.exchange import PHASES
 
-PHASES = ("queue", "decode", "switch", "infer", "post", "total")
+TIMES = (*PHASES, "total")
 
 
 def main() -> None:
@@ -38,7 +39,7 @@ def main() -> None:
     rows: dict[str, Any] = {}
     print("bits   round trip    infer   overhead   decode    queue     post    top-1")
     for bits, measured in samples.items():
-        phases = {phase: summary([row[phase] for row in measured]) for phase in PHASES}
+        phases = {phase: summary([row[phase] for row in measured]) for phase in TIMES}
         overhead = summary([row["round_trip"] - row["infer"] for row in measured])
         round_trip = summary([row["round_trip"] for row in measured])
         top1 = master.accuracy[bits]["top1"]
@@ -56,7 +57,7 @@ def _request(connection: http.client.HTTPConnection, path: str, body: bytes, bit
     round_trip_ms, answer = servers.ask(connection, path, body, {"Content-Type": "image/png", "Precision": str(bits)})
     if answer["precision"]["served"] != bits:
         raise SystemExit(f"asked {bits} bits, served {answer['precision']['served']}")
-    return {"round_trip": round_trip_ms, **{phase: answer["timing_ms"][phase] for phase in PHASES}}
+    return {"round_trip": round_trip_ms, **{phase: answer["timing_ms"][phase] for phase in TIMES}}
 
 
 if __name__ == "__main__":

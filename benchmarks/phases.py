@@ -22,9 +22,10 @@ from bitgear.checkpoint import Master, read_master
 from bitgear.evaluate import read_data
 from bitgear.models import find_master
 from bitgear.tasks.annotations import BoxedPictures
+from server.exchange import PHASES
 
 WIDTH_PX, HEIGHT_PX, QUALITY = 640, 480, 90
-PHASES = ("queue", "decode", "switch", "infer", "post", "total")
+TIMES = (*PHASES, "total")
 AROUND = ("decode", "post")
 WARM_ROUNDS = 1
 
@@ -85,7 +86,7 @@ def _measured(
     rows: dict[str, Any] = {}
     print(f"{master.name}\nbits   whole   decode    infer     post   before and after")
     for bits, taken in samples.items():
-        phases = {phase: summary([row[phase] for row in taken]) for phase in (*PHASES, "round_trip")}
+        phases = {phase: summary([row[phase] for row in taken]) for phase in (*TIMES, "round_trip")}
         share = [sum(row[phase] for phase in AROUND) / row["total"] for row in taken]
         low, middle, high = (float(v) for v in np.percentile(share, [10, 50, 90]))
         rows[str(bits)] = {

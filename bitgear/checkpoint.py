@@ -71,8 +71,9 @@ VERSION = 4
 TASKS = ("classify", "detect", "segment")
 EXTRA_CHANNELS: Mapping[str, int] = {"detect": 4}
 """Channels of the output that stand for no class: the four sides of a box."""
+
 DATA_DIGEST = "data_sha256"
-"""Metadata entry, which may be missing: SHA-256 of all bytes behind the header, in hexadecimal."""
+"""Metadata entry, which may be missing: SHA-256 of all bytes behind the header, in lower-case hexadecimal."""
 
 MAX_HEADER_BYTES = 4 * 1024 * 1024
 """A hundred times what a network of fifty layers needs. Parsed, nested lists take up to forty times their bytes."""
@@ -303,11 +304,7 @@ def _read(path: Path) -> Master:
     view = memoryview(content).toreadonly()
     tensors: dict[str, NDArray[Any]] = {}
     data = view[header.data_start :]
-    if header.metadata.get(DATA_DIGEST, found := hashlib.sha256(data).hexdigest()) != found:
-        raise CheckpointCorrupt(
-            f"holds other tensors than were written: their SHA-256 begins with {found[:12]}, and metadata entry "
-            f"{DATA_DIGEST!r} says {quoted(header.metadata[DATA_DIGEST][:12])}; copy the file again"
-        )
+    _check_digest(header.metadata, data)
     for name, entry in header.entries.items():
         begin, end = entry["data_offsets"]
         tensors[name] = np.frombuffer(data[begin:end], _DTYPES[entry["dtype"]]).reshape(entry["shape"])
@@ -319,6 +316,15 @@ def _read(path: Path) -> Master:
     if int(version) < int(_version(master)):
         raise MetadataInvalid(f"metadata entry 'version' is {version}; what the file holds is of {_version(master)}")
     return master
+
+
+def _check_digest(metadata: Mapping[str, str], data: memoryview) -> None:
+    said = metadata.get(DATA_DIGEST)
+    if said is not None and said != (found := hashlib.sha256(data).hexdigest()):
+        raise CheckpointCorrupt(
+            f"holds other tensors than were written: their SHA-256 begins with {found[:12]}, and metadata entry "
+            f"{DATA_DIGEST!r} says {quoted(said[:12])}; copy the file again"
+        )
 
 
 def _with_own(plan: NamedPlan, own: Own, tensors: dict[str, NDArray[Any]], graph: Graph) -> NamedPlan:

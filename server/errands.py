@@ -5,10 +5,59 @@ from bisect import bisect_left, insort
 from collections import Counter
 from collections.abc import Callable
 from operator import itemgetter
-from typing import NamedTuple
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from server.policy import Waiting
 from server.turns import Turns
+
+
+class Asked(Protocol):
+    """Whatever is for a request."""
+
+    @property
+    def request(self) -> Waiting: ...
+
+
+A = TypeVar("A", bound=Asked)
+
+_order_of = itemgetter(0)
+
+
+class InTurn(Generic[A]):
+    """What waits, each for a request. Not for several threads at once.
+
+    The least ``order_s`` goes first. While those that are not hard are late, hard ones go before them, in most turns
+    (:mod:`server.turns`): the rule of :mod:`server.scheduler`, for what is not in its lanes yet.
+    """
+
+    def __init__(self) -> None:
+        self._hard: list[tuple[float, int, A]] = []
+        self._others: list[tuple[float, int, A]] = []
+        self._numbers = itertools.count()
+        self._turns = Turns()
+
+    def __len__(self) -> int:
+        return len(self._hard) + len(self._others)
+
+    def put(self, item: A) -> None:
+        """Add one; behind those of the same order."""
+        queue = self._hard if item.request.hard else self._others
+        insort(queue, (item.request.order_s, next(self._numbers), item))
+
+    def pop(self, now_s: float) -> A:
+        """Remove and return the one whose turn it is. There must be one."""
+        if not self._hard or not self._others:
+            queue = self._hard or self._others
+        elif self._others[0] < self._hard[0]:
+            queue = self._hard if self._turns.gives_way(self._others[0][2].request.is_late(now_s)) else self._others
+        else:
+            queue = self._hard
+        return queue.pop(0)[2]
+
+    def clear(self) -> None:
+        """Forget them all."""
+        self._hard.clear()
+        self._others.clear()
 
 
 class Errand(NamedTuple):
@@ -19,40 +68,8 @@ class Errand(NamedTuple):
     whose: object
 
 
-_order_of = itemgetter(0)
-_Queue = list[tuple[float, int, Errand]]
-
-
-class Errands:
-    """Errands that wait, each for a request. Not for several threads at once.
-
-    The least ``order_s`` goes first. While those that are not hard are late, hard ones go before them, in most turns
-    (:mod:`server.turns`): the rule of :mod:`server.scheduler`, for what is not in its lanes yet.
-    """
-
-    def __init__(self) -> None:
-        self._hard: _Queue = []
-        self._others: _Queue = []
-        self._numbers = itertools.count()
-        self._turns = Turns()
-
-    def __len__(self) -> int:
-        return len(self._hard) + len(self._others)
-
-    def put(self, errand: Errand) -> None:
-        """Add an errand; behind those of the same order."""
-        queue = self._hard if errand.request.hard else self._others
-        insort(queue, (errand.request.order_s, next(self._numbers), errand))
-
-    def pop(self, now_s: float) -> Errand:
-        """Remove and return the one whose turn it is. There must be one."""
-        if not self._hard or not self._others:
-            queue = self._hard or self._others
-        elif self._others[0] < self._hard[0]:
-            queue = self._hard if self._turns.gives_way(self._others[0][2].request.is_late(now_s)) else self._others
-        else:
-            queue = self._hard
-        return queue.pop(0)[2]
+class Errands(InTurn[Errand]):
+    """Errands that wait."""
 
     def of(self, whose: object) -> list[Waiting]:
         """Return the requests of one whose errands wait."""
@@ -70,8 +87,3 @@ class Errands:
             for _, _, errand in queue[: bisect_left(queue, order_s, key=_order_of)]
             if errand.request.deadline_s >= now_s
         )
-
-    def clear(self) -> None:
-        """Forget them all."""
-        self._hard.clear()
-        self._others.clear()

@@ -6,14 +6,12 @@ So large pictures, which are decoded few at a time, leave threads for small ones
 
 import threading
 import time
-from bisect import insort
 from collections.abc import Callable
-from itertools import count
 from typing import NamedTuple
 
 from bitgear.tasks.pictures import Picture, decode_picture
+from server.errands import InTurn
 from server.policy import Waiting
-from server.turns import Turns
 
 SMALL = 1 / 32
 """A picture of no more than this share of the limit does not count: each thread has one at a time."""
@@ -40,9 +38,7 @@ class Pixels:
         self._lock = threading.Lock()
         self._first: _Waiting | None = None
         """Who has the next room."""
-        self._waiting: list[_Waiting] = []
-        self._turns = Turns()
-        self._numbers = count()
+        self._waiting = InTurn[_Waiting]()
 
     @property
     def waiting(self) -> int:
@@ -60,7 +56,7 @@ class Pixels:
         ``resume`` must be short, and raise nothing; it may run on this thread, at once.
         """
         with self._lock:
-            insort(self._waiting, _Waiting(request.order_s, next(self._numbers), request, pixels, resume))
+            self._waiting.put(_Waiting(request, pixels, resume))
         self._go_on()
 
     def take(self, more: int, held: int) -> bool:
@@ -80,22 +76,14 @@ class Pixels:
     def _go_on(self) -> None:
         while True:
             with self._lock:
-                self._first = first = self._first or self._next()
+                if self._first is None and self._waiting:
+                    self._first = self._waiting.pop(self._clock())
+                first = self._first
                 if first is None or self._in_work + first.pixels > self.limit:
                     return
                 self._first = None
                 self._in_work += first.pixels
             first.resume(Room(self, first.pixels))
-
-    def _next(self) -> "_Waiting | None":
-        """Take out of those that wait the one whose turn it is. The lock is held."""
-        now_s, queue = self._clock(), self._waiting
-        if any(one.request.is_late(now_s) for one in queue):
-            first = [one for one in queue if one.request.goes_first(now_s)]
-            if self._turns.gives_way(bool(first)):
-                queue.remove(first[0])
-                return first[0]
-        return queue.pop(0) if queue else None
 
 
 class Room:
@@ -136,8 +124,6 @@ class Room:
 
 
 class _Waiting(NamedTuple):
-    order_s: float
-    number: int
     request: Waiting
     pixels: int
     resume: Callable[[Room], None]

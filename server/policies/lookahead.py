@@ -118,22 +118,25 @@ class _Outlook:
         self.left = left
         self.longer = 1 + margin
         possible_s = load.now_s + load.ready_s + min(ladder.alone_s)  # before that nothing can be done for them
+
+        def possible(step: int) -> tuple[list[Waiting], int]:
+            """Return each so manieth of what comes, as far as it is not lost, and how many these stand for."""
+            some = [one for one in load.coming[::step] if not one.hard or one.deadline_s >= possible_s]
+            return some, min(len(some) * step, len(load.coming))
+
         rough = max(1, len(load.coming) // LOOKED_AT)
-        coming = [one for one in load.coming[::rough] if not one.hard or one.deadline_s >= possible_s]
-        coming_count = min(len(coming) * rough, len(load.coming))
+        coming, coming_count = possible(rough)
         self.step = max(1, (len(left) + coming_count) // LOOKED_AT)
+        if coming and self.step != rough:
+            coming, coming_count = possible(self.step)
         looked_at = [self.queue[position] for position in left[:: self.step]]
         self.comes: list[bool] = []
-        if coming and self.step != rough:
-            coming = [one for one in load.coming[:: self.step] if not one.hard or one.deadline_s >= possible_s]
-            coming_count = min(len(coming) * self.step, len(load.coming))
         self.count = len(left) + coming_count
         if coming:
             looked_at, self.comes = _merged(looked_at, coming)
         self.each = self.count / len(looked_at)
         first = self.queue[left[0]]
         self.mask, self.pinned = first.allowed, first.pinned
-        self.batches = ladder.efficient_batches
         self.masks = list(map(allowed_of, looked_at))
         self.kinds = {self.masks[0]} if self.masks.count(self.masks[0]) == len(looked_at) else set(self.masks)
         self.worth = ladder.worth(self.mask)
@@ -221,7 +224,7 @@ class _Outlook:
 
     def _timely_batch(self, rung: int) -> int:
         """Return a worthwhile batch that leaves something for the other workers that are idle, and is not late."""
-        batch = min(max(self.batches[rung], self.crowd), self.share)
+        batch = min(max(self.ladder.efficient_batches[rung], self.crowd), self.share)
         if self.head_s == math.inf:
             return batch
         return self.ladder.rungs[rung].images_within(1000 * self.head_s / self.longer, batch)
@@ -260,7 +263,7 @@ class _Outlook:
         return None if first_s > due_s - self.now_s else first_s
 
     def _rest_in_time(self, rung: int, members: tuple[int, ...], first_s: float) -> bool:
-        batch, taken = self.batches[rung], self._looked_at(members)
+        batch, taken = self.ladder.efficient_batches[rung], self._looked_at(members)
         piece = max(batch, -(-(len(self.masks) - len(taken)) // PIECES))
         pieces = self._pieces(taken, piece)
         parts_s = pieces.ready_s
@@ -337,7 +340,7 @@ class _Outlook:
             return known
         chosen, scale = self.ladder.rungs[rung], self.longer / 1000
         batch_s, request_s = scale * chosen.fixed_ms, scale * chosen.per_image_ms * self.images
-        requests = max(1.0, self.batches[rung] / self.images)
+        requests = max(1.0, self.ladder.efficient_batches[rung] / self.images)
         found = [count * request_s - (-count // requests) * batch_s for count in pieces.counts[mask]]
         pieces.kinds_s[mask, rung] = found
         return found
